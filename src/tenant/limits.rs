@@ -1,0 +1,110 @@
+//! What a tenant may use (`Limits`, from its tier) and how its API is exposed (`Api`).
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// Limits of one tier. Every wait and every size a tenant can cause is bounded by one of these.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Most connections one router opens to the tenant's database. The login role's CONNECTION LIMIT on the
+    /// server is twice this, so that a router and its successor fit beside each other during a deploy.
+    pub max_connections: u32,
+    /// Longest wait for a free connection before 503.
+    #[serde(with = "humantime_serde")]
+    pub acquire_timeout: Duration,
+    /// PostgreSQL's `statement_timeout` for each statement of a request.
+    #[serde(with = "humantime_serde")]
+    pub statement_timeout: Duration,
+    /// PostgreSQL's `idle_in_transaction_session_timeout`: what a stuck router can hold locks for.
+    #[serde(with = "humantime_serde")]
+    pub transaction_idle_timeout: Duration,
+    /// Longest time from a request's head to its answer.
+    #[serde(with = "humantime_serde")]
+    pub request_timeout: Duration,
+    /// Time without use after which a tenant's connections are closed.
+    #[serde(with = "humantime_serde")]
+    pub idle_timeout: Duration,
+    /// Largest request body, in bytes; 413 above it.
+    pub max_body: usize,
+    /// Most rows a read returns; `None` for no limit of ours.
+    pub max_rows: Option<u64>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_connections: 10,
+            acquire_timeout: Duration::from_secs(5),
+            statement_timeout: Duration::from_secs(15),
+            transaction_idle_timeout: Duration::from_secs(30),
+            request_timeout: Duration::from_secs(30),
+            idle_timeout: Duration::from_secs(60),
+            max_body: 10 * 1024 * 1024,
+            max_rows: None,
+        }
+    }
+}
+
+/// How a tenant's REST API is exposed.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Api {
+    /// Schemas that requests may name; the first is the default one.
+    pub schemas: Vec<String>,
+    /// Schemas added to the `search_path` behind the exposed one, for extensions' functions and operators.
+    pub extra_search_path: Vec<String>,
+    /// The role of requests without a token; `None` refuses them with 401.
+    pub anon_role: Option<String>,
+    /// The roles that a token may claim. The tenant's login is a member of these and of nothing else.
+    pub roles: Vec<String>,
+}
+
+impl Default for Api {
+    fn default() -> Self {
+        Self {
+            schemas: vec!["public".into()],
+            extra_search_path: vec!["extensions".into()],
+            anon_role: Some("anon".into()),
+            roles: vec!["anon".into(), "authenticated".into(), "service".into()],
+        }
+    }
+}
+
+/// What one tenant has different from its tier and from the defaults. Absent means: as they say.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Overrides {
+    /// See [`Api::schemas`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub schemas: Option<Vec<String>>,
+    /// See [`Api::anon_role`]; an empty text switches anonymous requests off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub anon_role: Option<String>,
+    /// See [`Limits::max_connections`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_connections: Option<u32>,
+    /// See [`Limits::max_rows`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_rows: Option<u64>,
+    /// See [`Limits::statement_timeout`].
+    #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
+    pub statement_timeout: Option<Duration>,
+}
+
+impl Overrides {
+    /// Lays the tenant's own values over those of its tier and of the defaults.
+    pub fn over(&self, mut limits: Limits, mut api: Api) -> (Limits, Api) {
+        if let Some(schemas) = &self.schemas {
+            api.schemas.clone_from(schemas);
+        }
+        if let Some(role) = &self.anon_role {
+            api.anon_role = Some(role.clone()).filter(|r| !r.is_empty());
+        }
+        limits.max_connections = self.max_connections.unwrap_or(limits.max_connections);
+        limits.max_rows = self.max_rows.or(limits.max_rows);
+        limits.statement_timeout = self.statement_timeout.unwrap_or(limits.statement_timeout);
+        (limits, api)
+    }
+}
