@@ -1,1 +1,13 @@
-//! Placeholder.
+//! What we know of PostgreSQL itself: connecting, quoting, error classes, locks, credentials.
+
+mod connect;
+mod credentials;
+mod ident;
+mod lock;
+mod sqlstate;
+
+pub use connect::{Connection, Endpoint, Error, Login, Secret, connect, connect_listening};
+pub use credentials::{KeyRing, MasterKey, Weak, migrator_login, scram_verifier};
+pub use ident::{Ident, literal};
+pub use lock::AdvisoryLock;
+pub use sqlstate::{is_outage, is_refused_login};

@@ -170,7 +170,9 @@ impl FromStr for UrlTemplate {
 
     fn from_str(text: &str) -> Result<Self, Invalid> {
         if text.matches("{tenant}").count() != 1 {
-            return Err(Invalid(format!("`{text}` is not a base URL template: it must contain {{tenant}} once")));
+            return Err(Invalid(format!(
+                "`{text}` is not a base URL template: it must contain {{tenant}} once"
+            )));
         }
         text.replace("{tenant}", "a").parse::<BaseUrl>()?;
         Ok(Self(text.to_owned()))

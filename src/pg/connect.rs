@@ -1,0 +1,292 @@
+//! Connections: where a server is, who logs in, TLS, timeouts.
+
+use std::fmt;
+use std::ops::{Deref, DerefMut};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::poll_fn;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{AsyncMessage, Client, Config, Notification};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+/// Longest wait for a TCP or socket connect, each host of a multi-host URL apart.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Notices kept for a listener that is busy. One that falls further behind loses its connection and reloads.
+const NOTICES: usize = 1024;
+
+/// A failure to connect or of a statement, with the server's own words.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No session could be had.
+    #[error("cannot connect to server `{server}`, database `{database}`, as `{user}`: {}", cause(.source))]
+    Connect {
+        /// The server's name in the settings.
+        server: String,
+        /// The database.
+        database: String,
+        /// The role.
+        user: String,
+        /// What went wrong.
+        source: tokio_postgres::Error,
+    },
+    /// A statement failed, or the connection broke under it.
+    #[error("{}", cause(.0))]
+    Statement(#[from] tokio_postgres::Error),
+    /// The server's URL or its certificate is not usable.
+    #[error("server `{server}`: {reason}")]
+    Settings {
+        /// The server's name in the settings.
+        server: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+impl Error {
+    /// The server's SQLSTATE; `None` when the server did not answer.
+    pub fn code(&self) -> Option<&SqlState> {
+        match self {
+            Self::Connect { source, .. } | Self::Statement(source) => source.code(),
+            Self::Settings { .. } => None,
+        }
+    }
+}
+
+/// tokio-postgres prints only "db error" and leaves the server's sentence to `source()`.
+fn cause(error: &tokio_postgres::Error) -> String {
+    if let Some(db) = error.as_db_error() {
+        let hint = db.hint().map(|h| format!(" ({h})")).unwrap_or_default();
+        return format!("{} [{}]{hint}", db.message(), db.code().code());
+    }
+    match std::error::Error::source(error) {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
+}
+
+/// A text that must not be printed.
+#[derive(Clone, PartialEq, Eq, zeroize::ZeroizeOnDrop)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps a secret.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The secret itself.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// Who logs in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Login {
+    /// The role.
+    pub user: String,
+    /// Its password.
+    pub password: Secret,
+}
+
+/// Where a server is, without any credentials: what the data plane may know.
+#[derive(Clone)]
+pub struct Endpoint {
+    name: String,
+    config: Config,
+    tls: MakeRustlsConnect,
+}
+
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Endpoint({} at {:?}:{:?})", self.name, self.config.get_hosts(), self.config.get_ports())
+    }
+}
+
+impl Endpoint {
+    /// Splits a connection URL (libpq's form, several hosts allowed) into the place and the login in it, if any.
+    /// `root_cert` is a PEM file of certificate authorities to trust instead of the system's.
+    ///
+    /// # Errors
+    /// When the URL or the certificate file can't be read. The URL, which may hold a password, is not repeated.
+    pub fn parse(name: &str, url: &str, root_cert: Option<&Path>) -> Result<(Self, Option<Login>), Error> {
+        let settings = |reason: String| Error::Settings { server: name.to_owned(), reason };
+        let given: Config =
+            url.parse().map_err(|e| settings(format!("its url is not usable: {}", cause(&e))))?;
+        if given.get_hosts().is_empty() {
+            return Err(settings("its url names no host".into()));
+        }
+        let login = match (given.get_user(), given.get_password()) {
+            (Some(user), Some(password)) => Some(Login {
+                user: user.to_owned(),
+                password: Secret::new(String::from_utf8_lossy(password).into_owned()),
+            }),
+            _ => None,
+        };
+        // Taken over piece by piece: a Config can't be told to forget its password.
+        let mut config = Config::new();
+        for host in given.get_hosts() {
+            match host {
+                tokio_postgres::config::Host::Tcp(host) => config.host(host),
+                tokio_postgres::config::Host::Unix(path) => config.host_path(path),
+            };
+        }
+        for port in given.get_ports() {
+            config.port(*port);
+        }
+        config
+            .ssl_mode(given.get_ssl_mode())
+            .target_session_attrs(given.get_target_session_attrs())
+            .load_balance_hosts(given.get_load_balance_hosts())
+            .connect_timeout(given.get_connect_timeout().copied().unwrap_or(CONNECT_TIMEOUT))
+            .keepalives_idle(Duration::from_secs(30))
+            .application_name("manybox");
+        let tls = tls(root_cert).map_err(settings)?;
+        Ok((Self { name: name.to_owned(), config, tls }, login))
+    }
+
+    /// The server's name in the settings.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What to connect with.
+    pub fn config(&self, login: &Login, database: &str) -> Config {
+        let mut config = self.config.clone();
+        config.user(&login.user).password(login.password.expose()).dbname(database);
+        config
+    }
+
+    /// The TLS side of a connection; used when the URL's `sslmode` asks for it.
+    pub fn tls(&self) -> MakeRustlsConnect {
+        self.tls.clone()
+    }
+
+    /// A libpq URL for a program such as psql; the password goes by `PGPASSWORD`, where `ps` doesn't show it.
+    pub fn psql_arguments(&self, user: &str, database: &str) -> Vec<String> {
+        let mut arguments = vec![format!("--username={user}"), format!("--dbname={database}")];
+        if let Some(host) = self.config.get_hosts().first() {
+            arguments.push(match host {
+                tokio_postgres::config::Host::Tcp(host) => format!("--host={host}"),
+                tokio_postgres::config::Host::Unix(path) => format!("--host={}", path.display()),
+            });
+        }
+        if let Some(port) = self.config.get_ports().first() {
+            arguments.push(format!("--port={port}"));
+        }
+        arguments
+    }
+}
+
+fn tls(root_cert: Option<&Path>) -> Result<MakeRustlsConnect, String> {
+    let mut roots = rustls::RootCertStore::empty();
+    match root_cert {
+        Some(path) => {
+            let unreadable = |e: &dyn fmt::Display| format!("root_cert `{}`: {e}", path.display());
+            for cert in CertificateDer::pem_file_iter(path).map_err(|e| unreadable(&e))? {
+                roots.add(cert.map_err(|e| unreadable(&e))?).map_err(|e| unreadable(&e))?;
+            }
+        }
+        // A machine without certificates can still use sockets; a TLS connection then fails and says so.
+        None => {
+            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        }
+    }
+    let config =
+        rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .map_err(|e| e.to_string())?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+    Ok(MakeRustlsConnect::new(config))
+}
+
+/// A session of our own, outside any pool. Dropping it closes it.
+pub struct Connection {
+    client: Client,
+    driver: JoinHandle<()>,
+}
+
+impl Deref for Connection {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.client
+    }
+}
+
+impl DerefMut for Connection {
+    fn deref_mut(&mut self) -> &mut Client {
+        &mut self.client
+    }
+}
+
+impl Connection {
+    /// Says good-bye and waits until the server has closed the socket, that is until the backend has exited.
+    pub async fn close(self) {
+        drop(self.client);
+        let _ = self.driver.await;
+    }
+}
+
+/// Opens one session.
+///
+/// # Errors
+/// [`Error::Connect`] with the server's words.
+pub async fn connect(endpoint: &Endpoint, login: &Login, database: &str) -> Result<Connection, Error> {
+    let (client, connection) = open(endpoint, login, database).await?;
+    let driver = tokio::spawn(async move {
+        // A connection that breaks tells whoever uses its client next.
+        let _ = connection.await;
+    });
+    Ok(Connection { client, driver })
+}
+
+/// Opens one session whose notifications arrive at the receiver, which ends when the connection is lost.
+///
+/// # Errors
+/// [`Error::Connect`] with the server's words.
+pub async fn connect_listening(
+    endpoint: &Endpoint,
+    login: &Login,
+    database: &str,
+) -> Result<(Connection, mpsc::Receiver<Notification>), Error> {
+    let (client, mut connection) = open(endpoint, login, database).await?;
+    let (sender, receiver) = mpsc::channel(NOTICES);
+    let driver = tokio::spawn(async move {
+        while let Some(Ok(message)) = poll_fn(|cx| connection.poll_message(cx)).await {
+            if let AsyncMessage::Notification(notice) = message
+                && sender.try_send(notice).is_err()
+            {
+                break;
+            }
+        }
+    });
+    Ok((Connection { client, driver }, receiver))
+}
+
+type Driver = tokio_postgres::Connection<
+    tokio_postgres::Socket,
+    <MakeRustlsConnect as tokio_postgres::tls::MakeTlsConnect<tokio_postgres::Socket>>::Stream,
+>;
+
+async fn open(endpoint: &Endpoint, login: &Login, database: &str) -> Result<(Client, Driver), Error> {
+    endpoint.config(login, database).connect(endpoint.tls()).await.map_err(|source| Error::Connect {
+        server: endpoint.name.clone(),
+        database: database.to_owned(),
+        user: login.user.clone(),
+        source,
+    })
+}

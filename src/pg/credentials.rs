@@ -1,0 +1,257 @@
+//! Derived credentials: every tenant's password and JWT key comes from a master key, none is stored.
+
+use std::fmt;
+use std::fmt::Write as _;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use hmac::{Hmac, Mac};
+use sha2::{Digest, Sha256};
+
+use super::{Login, Secret};
+use crate::tenant::Record;
+
+type HmacSha256 = Hmac<Sha256>;
+
+/// Iterations of the SCRAM verifiers we make. Stretching protects passwords that can be guessed; ours are 256 derived
+/// bits, and every iteration is paid at every connect (30 % of a cold one at PostgreSQL's default of 4,096).
+const SCRAM_ITERATIONS: u32 = 1;
+
+/// Why a master key is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Weak(String);
+
+/// One master key: a number that grows with each rotation, and 32 secret bytes.
+#[derive(Clone, PartialEq, Eq, zeroize::ZeroizeOnDrop)]
+pub struct MasterKey {
+    #[zeroize(skip)]
+    id: i32,
+    bytes: [u8; 32],
+}
+
+impl fmt::Debug for MasterKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "MasterKey({}:***)", self.id)
+    }
+}
+
+impl MasterKey {
+    /// A new key from the operating system's random source.
+    ///
+    /// # Errors
+    /// When the operating system gives no random bytes.
+    pub fn generate(id: i32) -> Result<Self, Weak> {
+        let mut bytes = [0_u8; 32];
+        getrandom::fill(&mut bytes)
+            .map_err(|e| Weak(format!("no random bytes from the operating system: {e}")))?;
+        Ok(Self { id, bytes })
+    }
+
+    /// The rotation's number.
+    pub fn id(&self) -> i32 {
+        self.id
+    }
+
+    fn parse(text: &str) -> Result<Self, Weak> {
+        let shape = || {
+            Weak("a master key must be `NUMBER:BASE64` with 32 random bytes in base64; make one with `manybox init`".into())
+        };
+        let (id, encoded) = text.trim().split_once(':').ok_or_else(shape)?;
+        let id = id.parse().ok().filter(|id| *id > 0).ok_or_else(shape)?;
+        let bytes: [u8; 32] =
+            STANDARD.decode(encoded).ok().and_then(|b| b.try_into().ok()).ok_or_else(shape)?;
+        // 32 random bytes have about 30 different values; a phrase or a pattern has far fewer or only letters.
+        let distinct = bytes.iter().collect::<std::collections::BTreeSet<_>>().len();
+        if distinct < 16 || bytes.iter().all(|b| b.is_ascii_graphic() || *b == b' ') {
+            return Err(Weak(format!(
+                "master key {id} is weak: it is a text or a pattern, not 32 random bytes; make one with `manybox init`"
+            )));
+        }
+        Ok(Self { id, bytes })
+    }
+
+    fn derive(&self, parts: &[&str]) -> [u8; 32] {
+        // Each part with its length in front: no two lists of parts give the same message.
+        let mut mac = keyed(&self.bytes);
+        for part in parts {
+            mac.update(&(part.len() as u64).to_be_bytes());
+            mac.update(part.as_bytes());
+        }
+        mac.finalize().into_bytes().into()
+    }
+
+    fn login(&self, user: &str, parts: &[&str]) -> Login {
+        Login { user: user.to_owned(), password: Secret::new(URL_SAFE_NO_PAD.encode(self.derive(parts))) }
+    }
+
+    /// The login of a tenant under this key.
+    pub fn tenant_login(&self, tenant: &Record) -> Login {
+        let generation = tenant.generation.to_string();
+        self.login(&tenant.id.database(), &["tenant-login", tenant.id.as_str(), &generation])
+    }
+
+    /// The key that signs the tenant's tokens under this master key.
+    pub fn jwt_key(&self, tenant: &Record) -> [u8; 32] {
+        self.derive(&["tenant-jwt", tenant.id.as_str(), &tenant.generation.to_string()])
+    }
+
+    /// The login with which a router reads the catalog database of this name, and nothing else.
+    pub fn router_login(&self, catalog: &str) -> Login {
+        self.login(&format!("{catalog}_router"), &["router-login", catalog])
+    }
+}
+
+/// The master keys in use, newest first: one, or two while a rotation is under way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyRing(Vec<MasterKey>);
+
+impl KeyRing {
+    /// A ring of one new key.
+    ///
+    /// # Errors
+    /// When the operating system gives no random bytes.
+    pub fn generate() -> Result<Self, Weak> {
+        Ok(Self(vec![MasterKey::generate(1)?]))
+    }
+
+    /// Reads keys separated by commas or line ends; lines that start with `#` are comments.
+    ///
+    /// # Errors
+    /// When there is no key, one is malformed or weak, or two have the same number.
+    pub fn parse(text: &str) -> Result<Self, Weak> {
+        let mut keys = text
+            .split(['\n', ','])
+            .map(str::trim)
+            .filter(|line| !line.is_empty() && !line.starts_with('#'))
+            .map(MasterKey::parse)
+            .collect::<Result<Vec<_>, _>>()?;
+        keys.sort_by_key(|key| std::cmp::Reverse(key.id));
+        if keys.is_empty() {
+            return Err(Weak("there is no master key; make one with `manybox init`".into()));
+        }
+        if keys.windows(2).any(|pair| pair[0].id == pair[1].id) {
+            return Err(Weak("two master keys have the same number".into()));
+        }
+        Ok(Self(keys))
+    }
+
+    /// The text that [`KeyRing::parse`] reads: what goes into the key file.
+    pub fn to_text(&self) -> Secret {
+        let mut text = String::new();
+        for key in &self.0 {
+            let _ = writeln!(text, "{}:{}", key.id, STANDARD.encode(key.bytes));
+        }
+        Secret::new(text)
+    }
+
+    /// The ring with one more key, which becomes the newest.
+    ///
+    /// # Errors
+    /// When the operating system gives no random bytes.
+    pub fn rotated(&self) -> Result<Self, Weak> {
+        let mut keys = vec![MasterKey::generate(self.newest().id + 1)?];
+        keys.extend(self.0.iter().cloned());
+        Ok(Self(keys))
+    }
+
+    /// The ring without all but the newest key.
+    pub fn finished(&self) -> Self {
+        Self(vec![self.newest().clone()])
+    }
+
+    /// The key that new credentials are derived from.
+    pub fn newest(&self) -> &MasterKey {
+        &self.0[0]
+    }
+
+    /// Whether a rotation is under way.
+    pub fn is_rotating(&self) -> bool {
+        self.0.len() > 1
+    }
+
+    /// The tenant's logins to try in turn: its record's key first, then the others, because a record may be read
+    /// a moment before or after the password was changed.
+    pub fn tenant_logins(&self, tenant: &Record) -> Vec<Login> {
+        let (own, others): (Vec<_>, Vec<_>) = self.0.iter().partition(|key| key.id == tenant.key);
+        own.into_iter().chain(others).map(|key| key.tenant_login(tenant)).collect()
+    }
+
+    /// The keys that the tenant's tokens may be signed with, newest first: tokens made before a rotation hold
+    /// until it is finished.
+    pub fn jwt_keys(&self, tenant: &Record) -> Vec<[u8; 32]> {
+        self.0.iter().map(|key| key.jwt_key(tenant)).collect()
+    }
+
+    /// The router's logins to try in turn.
+    pub fn router_logins(&self, catalog: &str) -> Vec<Login> {
+        self.0.iter().map(|key| key.router_login(catalog)).collect()
+    }
+}
+
+/// The migrator's login. It derives from the admin's password and not from the master key, because `serve` holds the
+/// master key and must not be able to become the migrator.
+pub fn migrator_login(admin: &Login, user: &str) -> Login {
+    let mut mac = keyed(admin.password.expose().as_bytes());
+    mac.update(b"manybox migrator ");
+    mac.update(user.as_bytes());
+    Login {
+        user: user.to_owned(),
+        password: Secret::new(URL_SAFE_NO_PAD.encode(mac.finalize().into_bytes())),
+    }
+}
+
+/// The SCRAM-SHA-256 verifier of a password (RFC 5803, as `pg_authid.rolpassword` holds it), so that the password
+/// itself is never sent in a statement that a server may log.
+///
+/// # Errors
+/// When the operating system gives no random bytes for the salt.
+pub fn scram_verifier(password: &Secret) -> Result<String, Weak> {
+    let mut salt = [0_u8; 16];
+    getrandom::fill(&mut salt)
+        .map_err(|e| Weak(format!("no random bytes from the operating system: {e}")))?;
+    let mut salted = [0_u8; 32];
+    pbkdf2::pbkdf2_hmac::<Sha256>(password.expose().as_bytes(), &salt, SCRAM_ITERATIONS, &mut salted);
+    let hmac = |message: &[u8]| {
+        let mut mac = keyed(&salted);
+        mac.update(message);
+        mac.finalize().into_bytes()
+    };
+    let stored_key = STANDARD.encode(Sha256::digest(hmac(b"Client Key")));
+    let server_key = STANDARD.encode(hmac(b"Server Key"));
+    Ok(format!("SCRAM-SHA-256${SCRAM_ITERATIONS}:{}${stored_key}:{server_key}", STANDARD.encode(salt)))
+}
+
+#[allow(clippy::expect_used)]
+fn keyed(key: &[u8]) -> HmacSha256 {
+    // RFC 2104: a key of any length is a key, so this cannot fail.
+    HmacSha256::new_from_slice(key).expect("HMAC takes keys of any length")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ring_survives_its_text() {
+        let ring = KeyRing::generate().unwrap().rotated().unwrap();
+        assert_eq!(KeyRing::parse(ring.to_text().expose()).unwrap(), ring);
+        assert_eq!(ring.newest().id(), 2);
+        assert!(!ring.finished().is_rotating());
+    }
+
+    #[test]
+    fn weak_keys_are_refused() {
+        let phrase = STANDARD.encode(b"correct horse battery staple 123");
+        let zeros = STANDARD.encode([0_u8; 32]);
+        for bad in ["", "x", "1:", "0:AAAA", &format!("1:{phrase}"), &format!("1:{zeros}"), "1:c2hvcnQ="] {
+            assert!(KeyRing::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn no_secret_in_debug() {
+        let ring = KeyRing::generate().unwrap();
+        assert_eq!(format!("{ring:?}"), "KeyRing([MasterKey(1:***)])");
+    }
+}
