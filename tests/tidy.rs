@@ -23,8 +23,20 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "tenant", "settings", "telemetry", "pg", "embedded", "catalog", "directory", "pool", "rest", "migrate",
-            "fleet", "rollout", "front", "admin",
+            "tenant",
+            "settings",
+            "telemetry",
+            "pg",
+            "embedded",
+            "catalog",
+            "directory",
+            "pool",
+            "rest",
+            "migrate",
+            "fleet",
+            "rollout",
+            "front",
+            "admin",
         ],
     ),
 ];
@@ -83,7 +95,8 @@ fn code(text: &str) -> String {
 
 /// The identifiers that directly follow `marker`, also those in a brace list: `crate::{a, b::c}`.
 fn after<'a>(code: &'a str, marker: &str) -> Vec<&'a str> {
-    let word = |text: &'a str| text.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or_default();
+    let word =
+        |text: &'a str| text.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or_default();
     code.match_indices(marker)
         .flat_map(|(at, _)| {
             let rest = &code[at + marker.len()..];
@@ -103,7 +116,11 @@ fn arrows_go_down_only() {
     let mut wrong = Vec::new();
     for source in sources().iter().filter(|s| !matches!(s.module.as_str(), "lib" | "main")) {
         let Some((_, allowed)) = MAY_IMPORT.iter().find(|(module, _)| *module == source.module) else {
-            wrong.push(format!("{}: module `{}` has no row in the table", source.path.display(), source.module));
+            wrong.push(format!(
+                "{}: module `{}` has no row in the table",
+                source.path.display(),
+                source.module
+            ));
             continue;
         };
         for import in after(&code(&source.text), "crate::") {
@@ -139,9 +156,11 @@ fn crates_have_one_owner() {
 fn stages_use_earlier_stages_only() {
     let mut wrong = Vec::new();
     for source in sources().iter().filter(|s| s.module == "rest") {
-        let stage = source.path.components().map(|c| c.as_os_str().to_string_lossy().into_owned()).find_map(|part| {
-            STAGES.iter().position(|stage| *stage == part.trim_end_matches(".rs"))
-        });
+        let stage = source
+            .path
+            .components()
+            .map(|c| c.as_os_str().to_string_lossy().into_owned())
+            .find_map(|part| STAGES.iter().position(|stage| *stage == part.trim_end_matches(".rs")));
         let Some(stage) = stage else { continue };
         let code = code(&source.text);
         for (later, name) in STAGES.iter().enumerate().skip(stage + 1) {

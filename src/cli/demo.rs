@@ -31,7 +31,9 @@ pub(super) async fn demo(context: &Context) -> Done {
 async fn fill(fleet: &Fleet, slug: &str) -> Done {
     let row = fleet.tenant(slug).await?;
     let edition = &row.record.lineage.edition;
-    let Some(file) = fleet.settings.editions.get(edition).and_then(|e| e.demo.as_ref()) else { return Ok(()) };
+    let Some(file) = fleet.settings.editions.get(edition).and_then(|e| e.demo.as_ref()) else {
+        return Ok(());
+    };
     if !row.record.is_served() {
         return Ok(());
     }
@@ -47,7 +49,9 @@ async fn fill(fleet: &Fleet, slug: &str) -> Done {
             &[&slug],
         )
         .await?;
-    let told = |e: tokio_postgres::Error| Failure(format!("`{}` in tenant `{slug}`: {}", file.display(), pg::Error::from(e)));
+    let told = |e: tokio_postgres::Error| {
+        Failure(format!("`{}` in tenant `{slug}`: {}", file.display(), pg::Error::from(e)))
+    };
     transaction.batch_execute(&sql).await.map_err(told)?;
     transaction.commit().await.map_err(told)
 }
@@ -70,12 +74,15 @@ async fn connect(
 /// Each tenant's base URLs with three lines to paste: what anybody may read, what nobody may, and what a token opens.
 async fn greeting(context: &Context, fleet: &Fleet) -> Result<String, Failure> {
     let settings = &context.settings;
-    let mut text = String::from("\nmanybox is serving. Each of these answers when pasted into another terminal:\n");
+    let mut text =
+        String::from("\nmanybox is serving. Each of these answers when pasted into another terminal:\n");
     for slug in settings.tenants.keys() {
         let row = fleet.tenant(slug).await?;
         // The path form works without any name resolution.
         let urls = &row.record.base_urls;
-        let Some(url) = urls.iter().find(|url| !url.prefix.as_str().is_empty()).or(urls.first()) else { continue };
+        let Some(url) = urls.iter().find(|url| !url.prefix.as_str().is_empty()).or(urls.first()) else {
+            continue;
+        };
         let all: Vec<_> = urls.iter().map(ToString::to_string).collect();
         let token = tenant::token(fleet, &row, "authenticated", &["branch=1".into()], TOKEN)?;
         text.push_str(&format!(

@@ -84,7 +84,9 @@ async fn migrate(fleet: &Fleet, scope: Scope, jobs: usize, output: Output) -> Do
     if failed.is_empty() {
         return Ok(());
     }
-    let rows = failed.iter().map(|f| vec![f.slug.clone(), f.after.to_string(), f.failure.clone().unwrap_or_default()]);
+    let rows = failed
+        .iter()
+        .map(|f| vec![f.slug.clone(), f.after.to_string(), f.failure.clone().unwrap_or_default()]);
     let list = table(&["TENANT", "VERSION", "FAILURE"], rows);
     Err(Failure(format!(
         "{} of {} tenant(s) failed; the others are done. Mend these, then run `manybox migrate` again: it touches only them.\n{list}",

@@ -18,7 +18,11 @@ pub(super) struct Output {
 impl Output {
     /// Prints a value as JSON, or as the text that `words` makes of it.
     pub(super) fn answer<T: Serialize>(self, value: &T, words: impl FnOnce(&T) -> String) -> Done {
-        if self.json { line(&serde_json::to_string_pretty(value)?) } else { line(&words(value)) }
+        if self.json {
+            line(&serde_json::to_string_pretty(value)?)
+        } else {
+            line(&words(value))
+        }
         Ok(())
     }
 

@@ -9,12 +9,12 @@ use tokio::sync::watch;
 
 use super::context::start_embedded;
 use super::{Done, Failure};
+use crate::admin;
 use crate::embedded::Embedded;
 use crate::fleet::Servers;
 use crate::front::{self, App};
 use crate::pg::KeyRing;
 use crate::settings::Settings;
-use crate::admin;
 
 pub(super) async fn serve(settings: Settings) -> Done {
     let embedded = start_embedded(&settings).await?;
@@ -41,7 +41,8 @@ pub(super) async fn with(settings: &Settings, embedded: Option<&Embedded>, ready
     let until = |mut stopped: watch::Receiver<bool>| async move {
         let _ = stopped.wait_for(|stop| *stop).await;
     };
-    let data = front::serve(http, front::router(app.clone()), until(stopped.clone()), settings.listen.drain_timeout);
+    let data =
+        front::serve(http, front::router(app.clone()), until(stopped.clone()), settings.listen.drain_timeout);
     let data = tokio::spawn(data);
     let control = tokio::spawn(admin::serve(admin, admin::router(app.directory.clone()), until(stopped)));
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);

@@ -28,7 +28,9 @@ impl Server {
             context.servers.get(name)?;
         }
         let mut lines = Vec::new();
-        for (name, access) in context.servers.iter().filter(|(name, _)| server.as_deref().is_none_or(|s| s == *name)) {
+        for (name, access) in
+            context.servers.iter().filter(|(name, _)| server.as_deref().is_none_or(|s| s == *name))
+        {
             let spinner = output.spinner(format!("checking server {name}"));
             let findings = fleet::check(&context.settings, access).await?;
             spinner.finish_and_clear();
@@ -39,7 +41,13 @@ impl Server {
             &["SERVER", "TRIAL", "", "MESSAGE", "AS A SUPERUSER"],
             |l| {
                 let ok = if l.finding.ok { "ok" } else { "FAILED" };
-                vec![l.server.clone(), l.finding.trial.clone(), ok.into(), l.finding.message.clone(), l.finding.remedy.clone()]
+                vec![
+                    l.server.clone(),
+                    l.finding.trial.clone(),
+                    ok.into(),
+                    l.finding.message.clone(),
+                    l.finding.remedy.clone(),
+                ]
             },
             "there are no servers",
         )?;

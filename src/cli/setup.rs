@@ -84,7 +84,8 @@ impl Rekey {
         if self.finish && in_file {
             keys.finished().save(file)?;
         }
-        let answer = serde_json::json!({ "key": keys.newest().id(), "tenants": rows.len(), "finished": self.finish });
+        let answer =
+            serde_json::json!({ "key": keys.newest().id(), "tenants": rows.len(), "finished": self.finish });
         output.answer(&answer, |_| {
             let next = if self.finish {
                 "the key before is forgotten"

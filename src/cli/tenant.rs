@@ -203,7 +203,14 @@ async fn show(fleet: &Fleet, slug: &str, jwt_key: bool, output: Output) -> Done 
         let mut facts = vec![
             ("slug", record.slug.to_string()),
             ("id", record.id.to_string()),
-            ("state", format!("{}{}", record.state, if row.unsettled { " (unsettled: run `manybox apply`)" } else { "" })),
+            (
+                "state",
+                format!(
+                    "{}{}",
+                    record.state,
+                    if row.unsettled { " (unsettled: run `manybox apply`)" } else { "" }
+                ),
+            ),
             ("edition", format!("{} at version {}", record.lineage.edition, record.lineage.version)),
             ("tier", record.tier.clone()),
             ("server", record.server.clone()),
@@ -215,7 +222,9 @@ async fn show(fleet: &Fleet, slug: &str, jwt_key: bool, output: Output) -> Done 
         facts.extend(key.clone().map(|key| ("jwt key", key)));
         facts.extend(record.base_urls.iter().map(|url| ("base url", url.to_string())));
         let facts = table(&["", ""], facts.into_iter().map(|(name, value)| vec![name.to_owned(), value]));
-        let lines = journal.iter().map(|e| vec![e.at.to_string(), e.actor.clone(), e.action.clone(), e.detail.to_string()]);
+        let lines = journal
+            .iter()
+            .map(|e| vec![e.at.to_string(), e.actor.clone(), e.action.clone(), e.detail.to_string()]);
         format!("{}\n\n{}", facts.trim_start(), table(&["AT", "ACTOR", "ACTION", "DETAIL"], lines))
     })
 }
@@ -226,11 +235,12 @@ async fn set(fleet: &Fleet, slug: &str, settings: &[String]) -> Result<TenantRow
     let (mut tier, mut overrides) = (row.record.tier.clone(), row.record.overrides.clone());
     let mut base_urls = None;
     for setting in settings {
-        let (key, value) = setting
-            .split_once('=')
-            .ok_or_else(|| Failure(format!("`{setting}`: expected KEY=VALUE")))?;
+        let (key, value) =
+            setting.split_once('=').ok_or_else(|| Failure(format!("`{setting}`: expected KEY=VALUE")))?;
         let wrong = |expected: &str| Failure(format!("`{setting}`: expected {expected}"));
-        let list = || value.split(',').map(str::trim).filter(|v| !v.is_empty()).map(str::to_owned).collect::<Vec<_>>();
+        let list = || {
+            value.split(',').map(str::trim).filter(|v| !v.is_empty()).map(str::to_owned).collect::<Vec<_>>()
+        };
         let unset = value.is_empty();
         match key {
             "tier" if fleet.settings.tiers.contains_key(value) => tier = value.to_owned(),
@@ -248,12 +258,16 @@ async fn set(fleet: &Fleet, slug: &str, settings: &[String]) -> Result<TenantRow
             }
             "anon_role" => overrides.anon_role = (!unset).then(|| value.to_owned()),
             "max_connections" => {
-                overrides.max_connections = parsed(unset, || value.parse().ok().filter(|n| *n > 0)).ok_or_else(|| wrong("a number from 1"))?;
+                overrides.max_connections = parsed(unset, || value.parse().ok().filter(|n| *n > 0))
+                    .ok_or_else(|| wrong("a number from 1"))?;
             }
-            "max_rows" => overrides.max_rows = parsed(unset, || value.parse().ok()).ok_or_else(|| wrong("a number of rows"))?,
+            "max_rows" => {
+                overrides.max_rows =
+                    parsed(unset, || value.parse().ok()).ok_or_else(|| wrong("a number of rows"))?
+            }
             "statement_timeout" => {
-                overrides.statement_timeout =
-                    parsed(unset, || humantime::parse_duration(value).ok()).ok_or_else(|| wrong("a duration such as 10s"))?;
+                overrides.statement_timeout = parsed(unset, || humantime::parse_duration(value).ok())
+                    .ok_or_else(|| wrong("a duration such as 10s"))?;
             }
             _ => {
                 return Err(Failure(format!(
@@ -276,7 +290,9 @@ fn parsed<T>(unset: bool, parse: impl FnOnce() -> Option<T>) -> Option<Option<T>
 
 fn confirm(slug: &str) -> Done {
     if !std::io::stdin().is_terminal() {
-        return Err(Failure(format!("purge drops the database of `{slug}` for good; give --yes to do it without being asked")));
+        return Err(Failure(format!(
+            "purge drops the database of `{slug}` for good; give --yes to do it without being asked"
+        )));
     }
     line(&format!("This drops the database of `{slug}` for good. Type its slug to go on:"));
     let mut typed = String::new();
@@ -285,7 +301,13 @@ fn confirm(slug: &str) -> Done {
 }
 
 /// A token of this role, signed with the tenant's newest key.
-pub(super) fn token(fleet: &Fleet, row: &TenantRow, role: &str, claims: &[String], expires: Duration) -> Result<String, Failure> {
+pub(super) fn token(
+    fleet: &Fleet,
+    row: &TenantRow,
+    role: &str,
+    claims: &[String],
+    expires: Duration,
+) -> Result<String, Failure> {
     let roles = &fleet.settings.defaults.api.roles;
     if !roles.iter().any(|r| r == role) {
         return Err(Failure(format!("`{role}` is not an API role; expected one of {}", roles.join(", "))));
@@ -315,6 +337,8 @@ async fn psql(fleet: &Fleet, slug: &str, arguments: Vec<String>) -> Done {
         .env("PGPASSWORD", admin.password.expose())
         .status()
         .await
-        .map_err(|e| Failure(format!("psql could not be started: {e}; install PostgreSQL's client programs")))?;
+        .map_err(|e| {
+            Failure(format!("psql could not be started: {e}; install PostgreSQL's client programs"))
+        })?;
     if status.success() { Ok(()) } else { Err(Failure(format!("psql ended with {status}"))) }
 }

@@ -67,7 +67,8 @@ pub(super) fn resolve(
 
 fn host(asked: &Asked<'_>) -> Result<Host, Refusal> {
     let parse = |text: &[u8]| {
-        let text = std::str::from_utf8(text).map_err(|_| Refusal::Ambiguous("the host is not a host name"))?;
+        let text =
+            std::str::from_utf8(text).map_err(|_| Refusal::Ambiguous("the host is not a host name"))?;
         Host::parse_authority(text)
             .map(|(host, _)| host)
             .map_err(|_| Refusal::Ambiguous("the host is not a host name"))
@@ -174,26 +175,52 @@ mod tests {
     #[test]
     fn what_two_programs_may_read_differently_is_refused() {
         for path in [
-            "/a/../b/x", "/a/./x", "/a%2f..%2fb", "/%2e%2e/b", "//b/x", "/a//x", "/a%5cb", "/a\\b", "/a/%2E%2E/b", "/a%00",
+            "/a/../b/x",
+            "/a/./x",
+            "/a%2f..%2fb",
+            "/%2e%2e/b",
+            "//b/x",
+            "/a//x",
+            "/a%5cb",
+            "/a\\b",
+            "/a/%2E%2E/b",
+            "/a%00",
         ] {
             assert!(matches!(ask("shared.test", path), Err(Refusal::Ambiguous(_))), "{path}");
         }
-        for host in ["a b", "shared.test/x", "", "shared.test@b.test", "b.test\0", "shared.test:x", "shared.test,b.test"] {
+        for host in [
+            "a b",
+            "shared.test/x",
+            "",
+            "shared.test@b.test",
+            "b.test\0",
+            "shared.test:x",
+            "shared.test,b.test",
+        ] {
             assert!(matches!(ask(host, "/a"), Err(Refusal::Ambiguous(_))), "{host}");
         }
         let two = Asked { hosts: vec![b"shared.test", b"b.test"], path: "/a", ..Asked::default() };
         assert!(matches!(resolve(&two, find), Err(Refusal::Ambiguous(_))));
-        let other = Asked { hosts: vec![b"shared.test"], authority: Some("b.test"), path: "/a", ..Asked::default() };
+        let other =
+            Asked { hosts: vec![b"shared.test"], authority: Some("b.test"), path: "/a", ..Asked::default() };
         assert!(matches!(resolve(&other, find), Err(Refusal::Ambiguous(_))));
-        let same = Asked { hosts: vec![b"b.test:80"], authority: Some("B.test"), path: "/x", ..Asked::default() };
+        let same =
+            Asked { hosts: vec![b"b.test:80"], authority: Some("B.test"), path: "/x", ..Asked::default() };
         assert!(resolve(&same, find).is_ok());
-        assert!(matches!(resolve(&Asked { path: "/a", ..Asked::default() }, find), Err(Refusal::Ambiguous(_))));
+        assert!(matches!(
+            resolve(&Asked { path: "/a", ..Asked::default() }, find),
+            Err(Refusal::Ambiguous(_))
+        ));
     }
 
     #[test]
     fn a_trusted_proxy_says_the_host() {
-        let asked =
-            Asked { hosts: vec![b"shared.test"], forwarded_host: Some(b"b.test"), path: "/x", ..Asked::default() };
+        let asked = Asked {
+            hosts: vec![b"shared.test"],
+            forwarded_host: Some(b"b.test"),
+            path: "/x",
+            ..Asked::default()
+        };
         assert_eq!(resolve(&asked, find).unwrap().tenant.as_str(), B);
     }
 

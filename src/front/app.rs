@@ -40,7 +40,8 @@ impl App {
         let catalog = endpoints.get(&settings.catalog.server).cloned();
         let pools = Pools::new(endpoints, Arc::clone(&keys));
         let rest = Rest::new(pools.clone(), Arc::clone(&keys));
-        let mut tasks = vec![tokio::spawn(follow_key_file(Arc::clone(&settings), Arc::clone(&keys))).abort_handle()];
+        let mut tasks =
+            vec![tokio::spawn(follow_key_file(Arc::clone(&settings), Arc::clone(&keys))).abort_handle()];
         // The settings were checked: the catalog's server is among them.
         if let Some(endpoint) = catalog {
             let reader = Reader::new(endpoint, keys, settings.catalog.database.clone());

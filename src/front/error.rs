@@ -81,8 +81,9 @@ impl Error {
                 "Report it with the x-request-id of this answer",
             ),
         };
-        let mut response =
-            rest::Error::new(status, code, message, None, Some(hint.to_owned())).into_response().map(Body::from);
+        let mut response = rest::Error::new(status, code, message, None, Some(hint.to_owned()))
+            .into_response()
+            .map(Body::from);
         if status == StatusCode::SERVICE_UNAVAILABLE {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }

@@ -79,7 +79,11 @@ impl tower::Service<Request> for Dispatch {
             let (mut parts, body) = request.into_parts();
             let method = parts.method.clone();
             let from_page = parts.headers.contains_key(header::ORIGIN);
-            let id = parts.extensions.get::<RequestId>().map(|id| id.header_value().clone());
+            let request_id = parts
+                .extensions
+                .get::<RequestId>()
+                .and_then(|id| id.header_value().to_str().ok())
+                .map(str::to_owned);
             let resolved = tenant::resolve(&app, &mut parts);
             let path = parts.uri.path().to_owned();
             let tenant = resolved.as_ref().ok().cloned();
@@ -98,15 +102,17 @@ impl tower::Service<Request> for Dispatch {
                 cors::allow(response.headers_mut());
             }
             // The path holds names of tables only; the query, where values are, is left out, and so are tokens.
+            let (status, ms) = (response.status().as_u16(), begun.elapsed().as_millis() as u64);
+            let (id, slug) = tenant.as_ref().map(|t| (t.id.as_str(), t.slug.as_str())).unzip();
             tracing::info!(
-                target: "manybox::access",
-                request.id = id.as_ref().and_then(|id| id.to_str().ok()),
-                tenant.id = tenant.as_ref().map(|t| t.id.as_str()),
-                tenant.slug = tenant.as_ref().map(|t| t.slug.as_str()),
-                %method,
-                path,
-                status = response.status().as_u16(),
-                ms = begun.elapsed().as_millis() as u64,
+                request.id = request_id,
+                tenant.id = id,
+                tenant.slug = slug,
+                http.method = %method,
+                http.path = path,
+                http.status = status,
+                ms,
+                "request"
             );
             Ok(response)
         })

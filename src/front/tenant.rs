@@ -23,11 +23,14 @@ pub(super) fn resolve(app: &App, parts: &mut Parts) -> Result<Arc<tenant::Tenant
     }
     let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip());
     let mut forwarded = parts.headers.get_all("x-forwarded-host").iter();
-    let forwarded_host = match (peer.is_some_and(|ip| is_trusted(app, ip)), forwarded.next(), forwarded.next()) {
-        (true, Some(_), Some(_)) => return Err(Error::Ambiguous("there is more than one X-Forwarded-Host header")),
-        (true, Some(host), None) => Some(host.as_bytes()),
-        _ => None,
-    };
+    let forwarded_host =
+        match (peer.is_some_and(|ip| is_trusted(app, ip)), forwarded.next(), forwarded.next()) {
+            (true, Some(_), Some(_)) => {
+                return Err(Error::Ambiguous("there is more than one X-Forwarded-Host header"));
+            }
+            (true, Some(host), None) => Some(host.as_bytes()),
+            _ => None,
+        };
     let asked = Asked {
         hosts: parts.headers.get_all(header::HOST).iter().map(|host| host.as_bytes()).collect(),
         authority: parts.uri.authority().map(|authority| authority.as_str()),

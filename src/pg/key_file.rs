@@ -53,7 +53,8 @@ impl KeyRing {
                 fs::create_dir_all(folder)?;
             }
             let beside = file.with_extension(format!("new-{}", std::process::id()));
-            let mut new = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+            let mut new =
+                OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
             new.write_all(b"# manybox master keys. Whoever reads this file can log in as every tenant.\n")?;
             new.write_all(self.to_text().expose().as_bytes())?;
             new.sync_all()?;

@@ -90,7 +90,8 @@ async fn bring(fleet: &Fleet, step: &Step, edition: Option<&migrate::Edition>) -
         Ok(Ok(outcome)) => (Some((outcome.after, outcome.history)), None),
         Ok(Err(failure)) => {
             let message = failure.to_string();
-            (failure.known.then_some((failure.reached, failure.history)), Some(message))
+            // 0 also stands for a history that could not be read: then what the catalog knows stays.
+            ((failure.reached > 0).then_some((failure.reached, failure.history)), Some(message))
         }
         Err(unreachable) => (None, Some(unreachable.to_string())),
     };
