@@ -1,1 +1,180 @@
-//! Placeholder.
+//! Fleet: the life of tenants, from the intent in the catalog to the purge of their databases. Every verb is idempotent.
+
+mod apply;
+mod check;
+mod database;
+mod init;
+mod lifecycle;
+mod provision;
+mod rekey;
+mod server;
+mod template;
+
+pub use apply::{Change, Plan};
+pub use check::{Finding, check};
+pub use init::init;
+pub use provision::Wish;
+pub use server::{MIGRATOR, OWNER, Server, Servers};
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::catalog::{self, Catalog, TenantRow};
+use crate::migrate;
+use crate::pg::{self, Connection, KeyRing};
+use crate::settings::Settings;
+use crate::tenant::{Invalid, State, Verb};
+
+/// Why a verb could not be carried out; says what stands and what to do next.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The catalog could not be read or changed.
+    #[error(transparent)]
+    Catalog(#[from] catalog::Error),
+    /// A server refused, or did not answer.
+    #[error("{doing}: {source}")]
+    Server {
+        /// What was being done.
+        doing: String,
+        /// The server's words.
+        source: pg::Error,
+    },
+    /// Something of our name is there that we did not make.
+    #[error("{what} `{name}` exists on server `{server}` but not in the journal: manybox did not make it and leaves it alone; remove or rename it by hand")]
+    Foreign {
+        /// `role` or `database`.
+        what: &'static str,
+        /// Its name.
+        name: String,
+        /// The server that has it.
+        server: String,
+    },
+    /// No tenant has this slug.
+    #[error("there is no tenant `{0}`; see `manybox tenant list`")]
+    Unknown(String),
+    /// The tenant is not in a state from which the verb may start.
+    #[error("cannot {verb} `{slug}`: it is {state}; {}", verb.hint(*state))]
+    State {
+        /// The tenant.
+        slug: String,
+        /// What was asked for.
+        verb: Verb,
+        /// Where it stands.
+        state: State,
+    },
+    /// Something named in the catalog or by the operator is not in the settings.
+    #[error("{0}")]
+    Settings(String),
+    /// A migration of a template or of the catalog failed.
+    #[error("{doing}: {source}")]
+    Migrate {
+        /// What was being done.
+        doing: String,
+        /// Why it failed.
+        source: Box<migrate::Failure>,
+    },
+    /// An edition's files are not usable.
+    #[error(transparent)]
+    Edition(#[from] migrate::Error),
+    /// A file could not be read or written.
+    #[error("{0}")]
+    File(String),
+    /// Another command is at work on the same thing.
+    #[error("{0} is being worked on by another command; try again when it has ended")]
+    Busy(String),
+}
+
+impl From<Invalid> for Error {
+    fn from(error: Invalid) -> Self {
+        Self::Settings(error.0)
+    }
+}
+
+/// Adds what was being done to a server's error.
+pub(crate) trait Doing<T> {
+    fn doing(self, what: impl FnOnce() -> String) -> Result<T, Error>;
+}
+
+impl<T, E: Into<pg::Error>> Doing<T> for Result<T, E> {
+    fn doing(self, what: impl FnOnce() -> String) -> Result<T, Error> {
+        self.map_err(|e| Error::Server { doing: what(), source: e.into() })
+    }
+}
+
+/// The control plane's handle: settings, catalog, servers with their admins, master keys.
+pub struct Fleet {
+    /// The settings this process was started with.
+    pub settings: Settings,
+    /// The control database.
+    pub catalog: Catalog,
+    /// Every server by name.
+    pub servers: Servers,
+    /// The master keys.
+    pub keys: Arc<KeyRing>,
+}
+
+impl Fleet {
+    /// Opens the catalog as the admin of its server.
+    ///
+    /// # Errors
+    /// When it is not there ([`init`] makes it) or its server can't be reached.
+    pub async fn open(settings: Settings, servers: Servers, keys: Arc<KeyRing>) -> Result<Self, Error> {
+        let server = servers.get(&settings.catalog.server)?;
+        let catalog = Catalog::open(&server.endpoint, server.admin()?, &settings.catalog.database).await;
+        let catalog = catalog.map_err(|error| match error {
+            catalog::Error::Server(e)
+                if e.code() == Some(&tokio_postgres::error::SqlState::INVALID_CATALOG_NAME) =>
+            {
+                Error::Settings(format!(
+                    "there is no catalog `{}` on server `{}`; make it with `manybox init`",
+                    settings.catalog.database, settings.catalog.server
+                ))
+            }
+            other => other.into(),
+        })?;
+        Ok(Self { settings, catalog, servers, keys })
+    }
+
+    /// The tenant that has this slug.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`] when none has.
+    pub async fn tenant(&self, slug: &str) -> Result<TenantRow, Error> {
+        self.catalog.tenant_by_slug(slug).await?.ok_or_else(|| Error::Unknown(slug.to_owned()))
+    }
+
+    /// Every edition of the settings, read and checked.
+    ///
+    /// # Errors
+    /// When a file is malformed or may not be run; names it.
+    pub fn editions(&self) -> Result<BTreeMap<String, migrate::Edition>, Error> {
+        self.settings.editions.keys().map(|name| Ok((name.clone(), self.edition(name)?))).collect()
+    }
+
+    /// One edition, read and checked.
+    ///
+    /// # Errors
+    /// When the settings don't have it, or one of its files is malformed or may not be run.
+    pub fn edition(&self, name: &str) -> Result<migrate::Edition, Error> {
+        let files = self.settings.editions.get(name).and_then(|e| e.migrations.as_deref()).ok_or_else(|| {
+            Error::Settings(format!("there is no edition `{name}` in the settings; add [editions.{name}]"))
+        })?;
+        Ok(migrate::Edition::read(name, files)?)
+    }
+
+    /// How migrations run by the settings.
+    pub fn migrate_options(&self) -> migrate::Options {
+        migrate::Options {
+            owner: OWNER.to_owned(),
+            lock_timeout: self.settings.migrate.lock_timeout,
+            retries: self.settings.migrate.lock_retries,
+            ..migrate::Options::default()
+        }
+    }
+
+    /// A session as the admin on the server's maintenance database.
+    async fn admin(&self, server: &str) -> Result<(&Server, Connection), Error> {
+        let server = self.servers.get(server)?;
+        Ok((server, server.connect_admin().await?))
+    }
+}

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::fmt::Write as _;
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -103,8 +104,15 @@ impl MasterKey {
 }
 
 /// The master keys in use, newest first: one, or two while a rotation is under way.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KeyRing(Vec<MasterKey>);
+///
+/// Shared behind an `Arc`; [`KeyRing::replace`] lets a running router take up a rotation without a restart.
+pub struct KeyRing(RwLock<Vec<MasterKey>>);
+
+impl fmt::Debug for KeyRing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "KeyRing({:?})", *self.keys())
+    }
+}
 
 impl KeyRing {
     /// A ring of one new key.
@@ -112,7 +120,7 @@ impl KeyRing {
     /// # Errors
     /// When the operating system gives no random bytes.
     pub fn generate() -> Result<Self, Weak> {
-        Ok(Self(vec![MasterKey::generate(1)?]))
+        Ok(Self(RwLock::new(vec![MasterKey::generate(1)?])))
     }
 
     /// Reads keys separated by commas or line ends; lines that start with `#` are comments.
@@ -133,13 +141,24 @@ impl KeyRing {
         if keys.windows(2).any(|pair| pair[0].id == pair[1].id) {
             return Err(Weak("two master keys have the same number".into()));
         }
-        Ok(Self(keys))
+        Ok(Self(RwLock::new(keys)))
+    }
+
+    /// A reader that panicked left the keys whole: they are only ever replaced in one assignment.
+    fn keys(&self) -> RwLockReadGuard<'_, Vec<MasterKey>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes over the keys of another ring.
+    pub fn replace(&self, other: Self) {
+        let keys = other.0.into_inner().unwrap_or_else(PoisonError::into_inner);
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = keys;
     }
 
     /// The text that [`KeyRing::parse`] reads: what goes into the key file.
     pub fn to_text(&self) -> Secret {
         let mut text = String::new();
-        for key in &self.0 {
+        for key in self.keys().iter() {
             let _ = writeln!(text, "{}:{}", key.id, STANDARD.encode(key.bytes));
         }
         Secret::new(text)
@@ -151,41 +170,42 @@ impl KeyRing {
     /// When the operating system gives no random bytes.
     pub fn rotated(&self) -> Result<Self, Weak> {
         let mut keys = vec![MasterKey::generate(self.newest().id + 1)?];
-        keys.extend(self.0.iter().cloned());
-        Ok(Self(keys))
+        keys.extend(self.keys().iter().cloned());
+        Ok(Self(RwLock::new(keys)))
     }
 
     /// The ring without all but the newest key.
     pub fn finished(&self) -> Self {
-        Self(vec![self.newest().clone()])
+        Self(RwLock::new(vec![self.newest()]))
     }
 
     /// The key that new credentials are derived from.
-    pub fn newest(&self) -> &MasterKey {
-        &self.0[0]
+    pub fn newest(&self) -> MasterKey {
+        self.keys()[0].clone()
     }
 
     /// Whether a rotation is under way.
     pub fn is_rotating(&self) -> bool {
-        self.0.len() > 1
+        self.keys().len() > 1
     }
 
     /// The tenant's logins to try in turn: its record's key first, then the others, because a record may be read
     /// a moment before or after the password was changed.
     pub fn tenant_logins(&self, tenant: &Record) -> Vec<Login> {
-        let (own, others): (Vec<_>, Vec<_>) = self.0.iter().partition(|key| key.id == tenant.key);
+        let keys = self.keys();
+        let (own, others): (Vec<_>, Vec<_>) = keys.iter().partition(|key| key.id == tenant.key);
         own.into_iter().chain(others).map(|key| key.tenant_login(tenant)).collect()
     }
 
     /// The keys that the tenant's tokens may be signed with, newest first: tokens made before a rotation hold
     /// until it is finished.
     pub fn jwt_keys(&self, tenant: &Record) -> Vec<[u8; 32]> {
-        self.0.iter().map(|key| key.jwt_key(tenant)).collect()
+        self.keys().iter().map(|key| key.jwt_key(tenant)).collect()
     }
 
     /// The router's logins to try in turn.
     pub fn router_logins(&self, catalog: &str) -> Vec<Login> {
-        self.0.iter().map(|key| key.router_login(catalog)).collect()
+        self.keys().iter().map(|key| key.router_login(catalog)).collect()
     }
 }
 
@@ -235,7 +255,7 @@ mod tests {
     #[test]
     fn a_ring_survives_its_text() {
         let ring = KeyRing::generate().unwrap().rotated().unwrap();
-        assert_eq!(KeyRing::parse(ring.to_text().expose()).unwrap(), ring);
+        assert_eq!(*KeyRing::parse(ring.to_text().expose()).unwrap().keys(), *ring.keys());
         assert_eq!(ring.newest().id(), 2);
         assert!(!ring.finished().is_rotating());
     }

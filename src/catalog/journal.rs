@@ -1,0 +1,41 @@
+//! Journal: what was done to the fleet, when and by whom; only ever appended to.
+
+use time::OffsetDateTime;
+
+use super::{Catalog, Error};
+use crate::tenant::TenantId;
+
+/// One line of the journal.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct Entry {
+    /// When.
+    #[serde(with = "time::serde::rfc3339")]
+    pub at: OffsetDateTime,
+    /// The login that did it.
+    pub actor: String,
+    /// What.
+    pub action: String,
+    /// More about it.
+    pub detail: serde_json::Value,
+}
+
+impl Catalog {
+    /// A tenant's newest lines, newest first.
+    ///
+    /// # Errors
+    /// When the catalog can't be read.
+    pub async fn journal(&self, id: &TenantId, most: i64) -> Result<Vec<Entry>, Error> {
+        let sql = "SELECT at, actor, action, detail FROM catalog.journal WHERE tenant = $1 ORDER BY id DESC LIMIT $2";
+        let rows = self.connection.query(sql, &[&id.as_str(), &most]).await?;
+        rows.iter()
+            .map(|row| {
+                Ok(Entry {
+                    at: row.try_get(0)?,
+                    actor: row.try_get(1)?,
+                    action: row.try_get(2)?,
+                    detail: row.try_get(3)?,
+                })
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,82 @@
+//! Templates in the catalog: one ready per server and edition, others being built or waiting to be dropped.
+
+use super::{Catalog, Error};
+use crate::tenant::Lineage;
+
+/// A template database.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Template {
+    /// Its name.
+    pub database: String,
+    /// The server that has it.
+    pub server: String,
+    /// What was applied to it.
+    pub lineage: Lineage,
+    /// `building`, `ready` or `stale`.
+    pub state: String,
+}
+
+impl Catalog {
+    /// All templates.
+    ///
+    /// # Errors
+    /// When the catalog can't be read.
+    pub async fn templates(&self) -> Result<Vec<Template>, Error> {
+        let sql = "SELECT database, server, edition, version, history, state FROM catalog.template ORDER BY server, edition, created_at";
+        let rows = self.connection.query(sql, &[]).await?;
+        rows.iter()
+            .map(|row| {
+                Ok(Template {
+                    database: row.try_get(0)?,
+                    server: row.try_get(1)?,
+                    lineage: Lineage {
+                        edition: row.try_get(2)?,
+                        version: row.try_get(3)?,
+                        history: row.try_get(4)?,
+                    },
+                    state: row.try_get(5)?,
+                })
+            })
+            .collect()
+    }
+
+    /// Writes the intent to build a template.
+    ///
+    /// # Errors
+    /// When the catalog can't be changed.
+    pub async fn template_insert(&self, database: &str, server: &str, edition: &str) -> Result<(), Error> {
+        let sql =
+            "INSERT INTO catalog.template (database, server, edition, state) VALUES ($1, $2, $3, 'building')";
+        self.connection.execute(sql, &[&database, &server, &edition]).await?;
+        Ok(())
+    }
+
+    /// Makes a built template the one that new tenants are copied from; the one before becomes stale.
+    ///
+    /// # Errors
+    /// When the catalog can't be changed.
+    pub async fn template_ready(&self, database: &str, version: i32, history: &str) -> Result<(), Error> {
+        // Two statements in one transaction would do as well; one UPDATE can't, because the unique index is checked
+        // row by row. The first is harmless alone: a create without a ready template builds one.
+        self.connection
+            .execute(
+                "UPDATE catalog.template o SET state = 'stale' FROM catalog.template n
+                 WHERE n.database = $1 AND o.server = n.server AND o.edition = n.edition AND o.state = 'ready'",
+                &[&database],
+            )
+            .await?;
+        let sql =
+            "UPDATE catalog.template SET state = 'ready', version = $2, history = $3 WHERE database = $1";
+        self.connection.execute(sql, &[&database, &version, &history]).await?;
+        Ok(())
+    }
+
+    /// Forgets a template whose database is gone.
+    ///
+    /// # Errors
+    /// When the catalog can't be changed.
+    pub async fn template_delete(&self, database: &str) -> Result<(), Error> {
+        self.connection.execute("DELETE FROM catalog.template WHERE database = $1", &[&database]).await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,365 @@
+//! Tenants in the catalog: insert, read, change of state, change of settings.
+
+use serde::Serialize;
+use time::OffsetDateTime;
+use tokio_postgres::Row;
+use tokio_postgres::types::{Json, ToSql};
+
+use super::{Catalog, Error};
+use crate::tenant::{BaseUrl, Lineage, Overrides, Record, State, TenantId, Verb};
+
+pub(super) const SELECT: &str = "
+    SELECT t.id, t.slug, t.state, t.tier, t.server, t.edition, t.version, t.history, t.generation, t.key,
+           t.overrides, t.unsettled, t.failure, t.migrated_at, t.created_at, t.changed_at,
+           ARRAY(SELECT b.url FROM catalog.base_url b WHERE b.tenant = t.id ORDER BY b.templated, b.url) AS base_urls
+    FROM catalog.tenant t";
+
+pub(super) fn record(row: &Row) -> Result<Record, Error> {
+    let text = |column: &str| row.try_get::<_, String>(column);
+    let urls: Vec<String> = row.try_get("base_urls")?;
+    Ok(Record {
+        id: text("id")?.parse()?,
+        slug: text("slug")?.parse()?,
+        state: text("state")?.parse()?,
+        tier: text("tier")?,
+        server: text("server")?,
+        generation: row.try_get("generation")?,
+        key: row.try_get("key")?,
+        lineage: Lineage {
+            edition: text("edition")?,
+            version: row.try_get("version")?,
+            history: text("history")?,
+        },
+        base_urls: urls.iter().map(|url| url.parse()).collect::<Result<_, _>>()?,
+        overrides: row.try_get::<_, Json<Overrides>>("overrides")?.0,
+    })
+}
+
+/// A tenant with what only operators ask for.
+#[derive(Debug, Clone, Serialize)]
+pub struct TenantRow {
+    /// What the data plane sees.
+    #[serde(flatten)]
+    pub record: Record,
+    /// Whether a change of state has not reached the server yet: the command was killed. `apply` finishes it.
+    pub unsettled: bool,
+    /// Why the last migration failed.
+    pub failure: Option<String>,
+    /// When the last migration ended well.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub migrated_at: Option<OffsetDateTime>,
+    /// When it was intended.
+    #[serde(with = "time::serde::rfc3339")]
+    pub created_at: OffsetDateTime,
+    /// When its state or settings last changed.
+    #[serde(with = "time::serde::rfc3339")]
+    pub changed_at: OffsetDateTime,
+}
+
+fn tenant_row(row: &Row) -> Result<TenantRow, Error> {
+    Ok(TenantRow {
+        record: record(row)?,
+        unsettled: row.try_get("unsettled")?,
+        failure: row.try_get("failure")?,
+        migrated_at: row.try_get("migrated_at")?,
+        created_at: row.try_get("created_at")?,
+        changed_at: row.try_get("changed_at")?,
+    })
+}
+
+/// Which tenants to list. `None` means any; purged ones are listed only when asked for by state.
+#[derive(Debug, Clone, Default)]
+pub struct Filter {
+    /// Only in this state.
+    pub state: Option<State>,
+    /// Only of this edition.
+    pub edition: Option<String>,
+    /// Only with this text in the slug or in a base URL.
+    pub search: Option<String>,
+}
+
+/// A tenant to be: its row is the intent that a crash leaves behind.
+#[derive(Debug, Clone)]
+pub struct NewTenant {
+    /// Fresh.
+    pub id: TenantId,
+    /// Not in use by a tenant that is not purged.
+    pub slug: crate::tenant::Slug,
+    /// The tier's name.
+    pub tier: String,
+    /// The server's name.
+    pub server: String,
+    /// The edition's name.
+    pub edition: String,
+    /// The master key its password derives from.
+    pub key: i32,
+    /// Base URLs from the templates.
+    pub templated: Vec<BaseUrl>,
+    /// Base URLs given by the operator.
+    pub given: Vec<BaseUrl>,
+    /// What it has different.
+    pub overrides: Overrides,
+}
+
+/// The columns of `catalog.base_url` as parallel arrays.
+struct Urls {
+    hosts: Vec<String>,
+    prefixes: Vec<String>,
+    urls: Vec<String>,
+}
+
+impl Urls {
+    fn of(urls: &[BaseUrl]) -> Self {
+        Self {
+            hosts: urls.iter().map(|u| u.host.to_string()).collect(),
+            prefixes: urls.iter().map(|u| u.prefix.as_str().to_owned()).collect(),
+            urls: urls.iter().map(ToString::to_string).collect(),
+        }
+    }
+}
+
+impl Catalog {
+    /// Writes the intent to create a tenant: a row in state `creating`.
+    ///
+    /// # Errors
+    /// `unique_violation` when the slug or a base URL is taken.
+    pub async fn tenant_insert(&self, new: &NewTenant) -> Result<(), Error> {
+        let (templated, given) = (Urls::of(&new.templated), Urls::of(&new.given));
+        self.connection
+            .execute(
+                "WITH t AS (
+                    INSERT INTO catalog.tenant (id, slug, state, tier, server, edition, key, overrides)
+                    VALUES ($1, $2, 'creating', $3, $4, $5, $6, $7) RETURNING id
+                 ), b AS (
+                    INSERT INTO catalog.base_url (tenant, host, prefix, url, templated)
+                    SELECT t.id, u.* FROM t, (
+                        SELECT DISTINCT ON (host, prefix) * FROM (
+                            SELECT *, true AS templated FROM unnest($8::text[], $9::text[], $10::text[]) AS a (host, prefix, url)
+                            UNION ALL
+                            SELECT *, false FROM unnest($11::text[], $12::text[], $13::text[]) AS a (host, prefix, url)
+                        ) every ORDER BY host, prefix, templated DESC) u
+                 )
+                 INSERT INTO catalog.journal (tenant, action, detail)
+                 SELECT id, 'create', jsonb_build_object('slug', $2::text, 'server', $4::text, 'edition', $5::text) FROM t",
+                &[
+                    &new.id.as_str(),
+                    &new.slug.as_str(),
+                    &new.tier,
+                    &new.server,
+                    &new.edition,
+                    &new.key,
+                    &Json(&new.overrides),
+                    &templated.hosts,
+                    &templated.prefixes,
+                    &templated.urls,
+                    &given.hosts,
+                    &given.prefixes,
+                    &given.urls,
+                ],
+            )
+            .await?;
+        Ok(())
+    }
+
+    /// The tenants that match, by slug.
+    ///
+    /// # Errors
+    /// When the catalog can't be read.
+    pub async fn tenants(&self, filter: &Filter) -> Result<Vec<TenantRow>, Error> {
+        let sql = format!(
+            "{SELECT}
+             WHERE CASE WHEN $1::text IS NULL THEN t.state <> 'purged' ELSE t.state = $1 END
+               AND ($2::text IS NULL OR t.edition = $2)
+               AND ($3::text IS NULL OR position(lower($3) IN t.slug) > 0 OR EXISTS (
+                    SELECT FROM catalog.base_url b WHERE b.tenant = t.id AND position(lower($3) IN b.url) > 0))
+             ORDER BY t.slug, t.created_at"
+        );
+        let state = filter.state.map(State::as_str);
+        let rows = self.connection.query(&sql, &[&state, &filter.edition, &filter.search]).await?;
+        rows.iter().map(tenant_row).collect()
+    }
+
+    /// The tenant that has this slug now; purged ones have none.
+    ///
+    /// # Errors
+    /// When the catalog can't be read.
+    pub async fn tenant_by_slug(&self, slug: &str) -> Result<Option<TenantRow>, Error> {
+        let sql = format!("{SELECT} WHERE t.slug = $1 AND t.state <> 'purged'");
+        self.connection.query_opt(&sql, &[&slug]).await?.as_ref().map(tenant_row).transpose()
+    }
+
+    /// The tenant of this id, whatever its state.
+    ///
+    /// # Errors
+    /// When the catalog can't be read.
+    pub async fn tenant(&self, id: &TenantId) -> Result<Option<TenantRow>, Error> {
+        let sql = format!("{SELECT} WHERE t.id = $1");
+        self.connection.query_opt(&sql, &[&id.as_str()]).await?.as_ref().map(tenant_row).transpose()
+    }
+
+    /// Moves a tenant by `verb`, if it is in a state from which the verb may start. Returns whether it was.
+    ///
+    /// The row is unsettled until [`Catalog::tenant_settled`].
+    ///
+    /// # Errors
+    /// When the catalog can't be changed.
+    pub async fn tenant_transition(&self, id: &TenantId, verb: Verb) -> Result<bool, Error> {
+        let from: Vec<&str> = verb.from().iter().map(|s| s.as_str()).collect();
+        let changed = self
+            .connection
+            .execute(
+                "WITH t AS (
+                    UPDATE catalog.tenant SET state = $2, unsettled = true, changed_at = now()
+                    WHERE id = $1 AND state = ANY ($3) RETURNING id
+                 )
+                 INSERT INTO catalog.journal (tenant, action) SELECT id, $4 FROM t",
+                &[&id.as_str(), &verb.to().as_str(), &from, &verb.to_string()],
+            )
+            .await?;
+        Ok(changed == 1)
+    }
+
+    /// The server now does what the state says.
+    ///
+    /// # Errors
+    /// When the catalog can't be changed.
+    pub async fn tenant_settled(&self, id: &TenantId) -> Result<(), Error> {
+        self.change("UPDATE catalog.tenant SET unsettled = false WHERE id = $1", &[&id.as_str()]).await
+    }
+
+    /// The tenant's database is whole: it goes into service with its template's lineage.
+    ///
+    /// # Errors
+    /// When the catalog can't be changed.
+    pub async fn tenant_created(&self, id: &TenantId, lineage: &Lineage) -> Result<(), Error> {
+        self.change(
+            "WITH t AS (
+                UPDATE catalog.tenant SET state = 'active', unsettled = false, version = $2, history = $3, changed_at = now()
+                WHERE id = $1 AND state = 'creating' RETURNING id
+             )
+             INSERT INTO catalog.journal (tenant, action) SELECT id, 'created' FROM t",
+            &[&id.as_str(), &lineage.version, &lineage.history],
+        )
+        .await
+    }
+
+    /// Nothing of the tenant is left on its server: its slug and its base URLs are free.
+    ///
+    /// # Errors
+    /// When the catalog can't be changed.
+    pub async fn tenant_purged(&self, id: &TenantId) -> Result<(), Error> {
+        self.change(
+            "WITH u AS (DELETE FROM catalog.base_url WHERE tenant = $1), t AS (
+                UPDATE catalog.tenant SET state = 'purged', unsettled = false, changed_at = now()
+                WHERE id = $1 RETURNING id
+             )
+             INSERT INTO catalog.journal (tenant, action) SELECT id, 'purged' FROM t",
+            &[&id.as_str()],
+        )
+        .await
+    }
+
+    /// Changes a tenant's tier and what it has different.
+    ///
+    /// # Errors
+    /// When the catalog can't be changed.
+    pub async fn tenant_configure(
+        &self,
+        id: &TenantId,
+        tier: &str,
+        overrides: &Overrides,
+    ) -> Result<(), Error> {
+        self.change(
+            "WITH t AS (
+                UPDATE catalog.tenant SET tier = $2, overrides = $3, changed_at = now() WHERE id = $1 RETURNING id
+             )
+             INSERT INTO catalog.journal (tenant, action, detail)
+             SELECT id, 'set', jsonb_build_object('tier', $2::text, 'settings', $3::jsonb) FROM t",
+            &[&id.as_str(), &tier, &Json(overrides)],
+        )
+        .await
+    }
+
+    /// Makes these the tenant's base URLs: all that were `templated`, or all that were given.
+    ///
+    /// # Errors
+    /// `unique_violation` when one belongs to another tenant or is nested with one of its.
+    pub async fn base_urls_replace(
+        &self,
+        id: &TenantId,
+        urls: &[BaseUrl],
+        templated: bool,
+    ) -> Result<(), Error> {
+        let urls = Urls::of(urls);
+        self.change(
+            "WITH gone AS (
+                DELETE FROM catalog.base_url
+                WHERE tenant = $1 AND templated = $2
+                  AND (host, prefix) NOT IN (SELECT * FROM unnest($3::text[], $4::text[]))
+             ), new AS (
+                INSERT INTO catalog.base_url (tenant, host, prefix, url, templated)
+                SELECT $1, host, prefix, url, $2 FROM unnest($3::text[], $4::text[], $5::text[]) AS u (host, prefix, url)
+                ON CONFLICT (host, prefix) DO UPDATE SET url = excluded.url
+                WHERE base_url.tenant = excluded.tenant
+             )
+             INSERT INTO catalog.journal (tenant, action, detail) VALUES ($1, 'base-urls', to_jsonb($5::text[]))",
+            &[&id.as_str(), &templated, &urls.hosts, &urls.prefixes, &urls.urls],
+        )
+        .await
+    }
+
+    /// The tenant's base URLs that an operator gave, without those made from templates.
+    ///
+    /// # Errors
+    /// When the catalog can't be read.
+    pub async fn base_urls_given(&self, id: &TenantId) -> Result<Vec<BaseUrl>, Error> {
+        let sql = "SELECT url FROM catalog.base_url WHERE tenant = $1 AND NOT templated ORDER BY url";
+        let rows = self.connection.query(sql, &[&id.as_str()]).await?;
+        rows.iter().map(|row| Ok(row.try_get::<_, String>(0)?.parse()?)).collect()
+    }
+
+    /// What a migration left: where the database stands, and why it went no further.
+    ///
+    /// # Errors
+    /// When the catalog can't be changed.
+    pub async fn tenant_migrated(
+        &self,
+        id: &TenantId,
+        lineage: Option<(i32, &str)>,
+        failure: Option<&str>,
+    ) -> Result<(), Error> {
+        let (version, history) = lineage.unzip();
+        self.change(
+            "WITH t AS (
+                UPDATE catalog.tenant
+                SET version = COALESCE($2, version), history = COALESCE($3, history), failure = $4,
+                    migrated_at = CASE WHEN $4 IS NULL THEN now() ELSE migrated_at END
+                WHERE id = $1 RETURNING id, version
+             )
+             INSERT INTO catalog.journal (tenant, action, detail)
+             SELECT id, CASE WHEN $4 IS NULL THEN 'migrated' ELSE 'migration-failed' END,
+                    jsonb_build_object('version', version, 'failure', $4::text) FROM t",
+            &[&id.as_str(), &version, &history, &failure],
+        )
+        .await
+    }
+
+    /// The tenant's password now derives from this master key.
+    ///
+    /// # Errors
+    /// When the catalog can't be changed.
+    pub async fn tenant_rekeyed(&self, id: &TenantId, key: i32) -> Result<(), Error> {
+        self.change(
+            "WITH t AS (UPDATE catalog.tenant SET key = $2 WHERE id = $1 RETURNING id)
+             INSERT INTO catalog.journal (tenant, action, detail)
+             SELECT id, 'rekey', jsonb_build_object('key', $2::int) FROM t",
+            &[&id.as_str(), &key],
+        )
+        .await
+    }
+
+    async fn change(&self, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<(), Error> {
+        self.connection.execute(sql, parameters).await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,79 @@
+//! Init: the roles of every server, and the catalog with its router's login. Run again, it changes nothing.
+
+use std::time::Duration;
+
+use super::server::{OWNER, prepare, role_exists, run};
+use super::{Doing, Error, Servers, database};
+use crate::catalog;
+use crate::migrate;
+use crate::pg::{AdvisoryLock, Ident, KeyRing, literal, scram_verifier};
+use crate::settings::Settings;
+
+/// The key of the lock under which a server is prepared ("manybox" in ASCII).
+const LOCK: i64 = 0x6d61_6e79_626f_7800;
+const LOCK_WAIT: Duration = Duration::from_secs(60);
+
+/// Prepares every server, and makes or upgrades the catalog.
+///
+/// # Errors
+/// When a server is too old, refuses or can't be reached.
+pub async fn init(settings: &Settings, servers: &Servers, keys: &KeyRing) -> Result<(), Error> {
+    for (name, server) in servers.iter() {
+        let client = server.connect_admin().await?;
+        let lock = AdvisoryLock::acquire(&client, LOCK, LOCK_WAIT)
+            .await
+            .doing(|| format!("locking server `{name}`"))?
+            .ok_or_else(|| Error::Busy(format!("server `{name}`")))?;
+        prepare(server, &client, &settings.defaults.api.roles).await?;
+        if name == settings.catalog.server {
+            make_catalog(settings, server, &client, keys).await?;
+        }
+        lock.release(&client).await.doing(|| "releasing the server's lock".into())?;
+    }
+    Ok(())
+}
+
+async fn make_catalog(
+    settings: &Settings,
+    server: &super::Server,
+    client: &tokio_postgres::Client,
+    keys: &KeyRing,
+) -> Result<(), Error> {
+    let name = &settings.catalog.database;
+    // The router's login first: the database opens with CONNECT for it.
+    let router = keys.newest().router_login(name);
+    set_router_password(client, keys, name).await?;
+    if !database::exists(client, name).await? {
+        database::create_closed(client, name, "template0").await?;
+    }
+    database::open(client, name, &[&router.user]).await?;
+
+    let admin = server.connect_admin_to(name).await?;
+    migrate::prepare_template(&admin, OWNER, &[]).await.doing(|| "preparing the catalog".into())?;
+    let edition = migrate::Edition::embedded("catalog", catalog::MIGRATIONS)?;
+    let mut migrator = server.connect_migrator(name).await?;
+    let options = migrate::Options { owner: OWNER.to_owned(), ..migrate::Options::default() };
+    migrate::bring(&mut migrator, &edition, &options).await.map_err(|failure| Error::Migrate {
+        doing: "upgrading the catalog".into(),
+        source: Box::new(failure),
+    })?;
+    let role = Ident::new(&router.user);
+    let grants = format!(
+        "GRANT USAGE ON SCHEMA catalog TO {role};
+         GRANT SELECT ON catalog.tenant, catalog.base_url, catalog.clock TO {role};"
+    );
+    run(&admin, &grants).await
+}
+
+/// Gives the router's login the password of the newest master key.
+pub(super) async fn set_router_password(
+    client: &tokio_postgres::Client,
+    keys: &KeyRing,
+    catalog: &str,
+) -> Result<(), Error> {
+    let router = keys.newest().router_login(catalog);
+    let verifier = scram_verifier(&router.password).map_err(|e| Error::Settings(e.to_string()))?;
+    let verb = if role_exists(client, &router.user).await? { "ALTER" } else { "CREATE" };
+    run(client, &format!("{verb} ROLE {} LOGIN NOINHERIT PASSWORD {}", Ident::new(&router.user), literal(&verifier)))
+        .await
+}

@@ -1,0 +1,78 @@
+//! Lifecycle: suspend, resume, retire, restore, purge. The catalog says what shall be, `settle` makes it so.
+
+use std::time::Duration;
+
+use super::server::{role_exists, run};
+use super::{Doing, Error, Fleet, database};
+use crate::catalog::TenantRow;
+use crate::pg::{AdvisoryLock, Ident};
+use crate::tenant::{State, TenantId, Verb};
+
+/// How long to wait for another command that is at work on the same tenant.
+const LOCK_WAIT: Duration = Duration::from_secs(60);
+
+impl Fleet {
+    /// Carries out a verb on the tenant that has this slug, or finishes what a killed command began.
+    ///
+    /// Suspend and retire take LOGIN from the tenant's role and end its sessions, so that a router that missed the
+    /// notice is fenced; the database stays open, because a closed one locks the admin out as well. Retire lets
+    /// requests under way finish first, for at most `listen.drain_timeout`.
+    ///
+    /// # Errors
+    /// [`Error::State`] when the verb may not start from the tenant's state.
+    pub async fn carry_out(&self, slug: &str, verb: Verb) -> Result<TenantRow, Error> {
+        let row = self.tenant(slug).await?;
+        let id = &row.record.id;
+        if !self.catalog.tenant_transition(id, verb).await? {
+            let state = self.tenant(slug).await?.record.state;
+            return Err(Error::State { slug: slug.to_owned(), verb, state });
+        }
+        self.settle(id).await
+    }
+
+    /// Makes the server do what the tenant's state says.
+    ///
+    /// # Errors
+    /// When the server refuses or can't be reached: the row stays unsettled, and `apply` tries again.
+    pub async fn settle(&self, id: &TenantId) -> Result<TenantRow, Error> {
+        let unknown = || Error::Unknown(id.to_string());
+        let row = self.catalog.tenant(id).await?.ok_or_else(unknown)?;
+        let (_, client) = self.admin(&row.record.server).await?;
+        let lock = AdvisoryLock::acquire(&client, id.lock_key(), LOCK_WAIT)
+            .await
+            .doing(|| format!("locking tenant `{}`", row.record.slug))?
+            .ok_or_else(|| Error::Busy(format!("tenant `{}`", row.record.slug)))?;
+        // Read again: another command may have moved it while this one waited for the lock.
+        let row = self.catalog.tenant(id).await?.ok_or_else(unknown)?;
+        let name = id.database();
+        let role = Ident::new(&name);
+        match row.record.state {
+            State::Active => run(&client, &format!("ALTER ROLE {role} LOGIN")).await?,
+            State::Suspended => {
+                run(&client, &format!("ALTER ROLE {role} NOLOGIN")).await?;
+                database::terminate(&client, &name).await?;
+            }
+            State::Retired => {
+                run(&client, &format!("ALTER ROLE {role} NOLOGIN")).await?;
+                database::drain(&client, &name, self.settings.listen.drain_timeout).await?;
+                database::terminate(&client, &name).await?;
+            }
+            State::Purging => {
+                if role_exists(&client, &name).await? {
+                    run(&client, &format!("ALTER ROLE {role} NOLOGIN")).await?;
+                    database::terminate(&client, &name).await?;
+                }
+                // The role last: a database without its role can still be found by the id that both are named by.
+                database::drop(&client, &name).await?;
+                run(&client, &format!("DROP ROLE IF EXISTS {role}")).await?;
+                self.catalog.tenant_purged(id).await?;
+            }
+            State::Creating | State::Purged => {}
+        }
+        if !matches!(row.record.state, State::Creating | State::Purging | State::Purged) {
+            self.catalog.tenant_settled(id).await?;
+        }
+        lock.release(&client).await.doing(|| "releasing the tenant's lock".into())?;
+        self.catalog.tenant(id).await?.ok_or_else(unknown)
+    }
+}

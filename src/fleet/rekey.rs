@@ -1,0 +1,45 @@
+//! Rekey: every password moves to the newest master key, tenant by tenant, while requests go on.
+
+use super::init::set_router_password;
+use super::server::{role_exists, run};
+use super::{Error, Fleet};
+use crate::catalog::{Filter, TenantRow};
+use crate::pg::{Ident, literal, scram_verifier};
+
+impl Fleet {
+    /// The tenants whose password does not derive from the newest master key yet.
+    ///
+    /// # Errors
+    /// When the catalog can't be read.
+    pub async fn to_rekey(&self) -> Result<Vec<TenantRow>, Error> {
+        let newest = self.keys.newest().id();
+        let mut rows = self.catalog.tenants(&Filter::default()).await?;
+        rows.retain(|row| row.record.key != newest);
+        Ok(rows)
+    }
+
+    /// Gives the router's login the newest key's password.
+    ///
+    /// # Errors
+    /// When the server refuses.
+    pub async fn rekey_router(&self) -> Result<(), Error> {
+        let (_, client) = self.admin(&self.settings.catalog.server).await?;
+        set_router_password(&client, &self.keys, &self.settings.catalog.database).await
+    }
+
+    /// Gives one tenant's login the newest key's password. Sessions that are open stay; routers try both keys for
+    /// new ones, so it does not matter whether they hear of the row before or after the change.
+    ///
+    /// # Errors
+    /// When the server refuses.
+    pub async fn rekey(&self, row: &TenantRow) -> Result<(), Error> {
+        let record = &row.record;
+        let (_, client) = self.admin(&record.server).await?;
+        let login = self.keys.newest().tenant_login(record);
+        if role_exists(&client, &login.user).await? {
+            let verifier = scram_verifier(&login.password).map_err(|e| Error::Settings(e.to_string()))?;
+            run(&client, &format!("ALTER ROLE {} PASSWORD {}", Ident::new(&login.user), literal(&verifier))).await?;
+        }
+        Ok(self.catalog.tenant_rekeyed(&record.id, self.keys.newest().id()).await?)
+    }
+}

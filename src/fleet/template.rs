@@ -1,0 +1,121 @@
+//! Template: a closed database per server, edition and version, from which tenants are copied.
+
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+
+use super::server::OWNER;
+use super::{Doing, Error, Fleet, database};
+use crate::catalog::Template;
+use crate::migrate;
+use crate::pg::{AdvisoryLock, Connection, Ident};
+use crate::tenant::TenantId;
+
+/// How long to wait for another command that builds the same template.
+const LOCK_WAIT: Duration = Duration::from_secs(300);
+
+impl Fleet {
+    /// The ready template of an edition on a server; builds the first one.
+    ///
+    /// # Errors
+    /// When the server refuses, or one of the edition's files fails.
+    pub async fn template(&self, server: &str, edition: &str) -> Result<Template, Error> {
+        match self.ready(server, edition).await? {
+            Some(template) => Ok(template),
+            None => self.refresh_template(server, &self.edition(edition)?).await,
+        }
+    }
+
+    async fn ready(&self, server: &str, edition: &str) -> Result<Option<Template>, Error> {
+        let templates = self.catalog.templates().await?;
+        Ok(templates
+            .into_iter()
+            .find(|t| t.server == server && t.lineage.edition == edition && t.state == "ready"))
+    }
+
+    /// Makes the ready template the one of the edition's newest version. The next one is built beside it, so that
+    /// creates go on meanwhile; the old one is dropped when no create copies it.
+    ///
+    /// # Errors
+    /// When the server refuses, or one of the edition's files fails; the template before stays in use.
+    pub async fn refresh_template(&self, server: &str, edition: &migrate::Edition) -> Result<Template, Error> {
+        let (_, client) = self.admin(server).await?;
+        let digest = Sha256::digest(format!("template {server} {} {}", self.settings.catalog.database, edition.name));
+        let mut key = [0_u8; 8];
+        key.copy_from_slice(&digest[..8]);
+        let lock = AdvisoryLock::acquire(&client, i64::from_be_bytes(key), LOCK_WAIT)
+            .await
+            .doing(|| format!("locking the template of edition `{}`", edition.name))?
+            .ok_or_else(|| Error::Busy(format!("the template of edition `{}`", edition.name)))?;
+        self.sweep(&client, server, &edition.name).await?;
+        let template = match self.ready(server, &edition.name).await? {
+            Some(ready)
+                if ready.lineage.version == edition.latest()
+                    && ready.lineage.history == edition.history_digest(edition.latest()) =>
+            {
+                ready
+            }
+            _ => self.build(&client, server, edition).await?,
+        };
+        self.sweep(&client, server, &edition.name).await?;
+        lock.release(&client).await.doing(|| "releasing the template's lock".into())?;
+        Ok(template)
+    }
+
+    async fn build(
+        &self,
+        client: &Connection,
+        server: &str,
+        edition: &migrate::Edition,
+    ) -> Result<Template, Error> {
+        let name = format!("mb_t_{}", TenantId::random()?);
+        self.catalog.template_insert(&name, server, &edition.name).await?;
+        database::create_closed(client, &name, "template0").await?;
+        database::open(client, &name, &[]).await?;
+
+        let access = self.servers.get(server)?;
+        let admin = access.connect_admin_to(&name).await?;
+        migrate::prepare_template(&admin, OWNER, &self.settings.defaults.api.roles)
+            .await
+            .doing(|| format!("preparing template `{name}`"))?;
+        let extensions = self.settings.editions.get(&edition.name).map(|e| e.extensions.as_slice());
+        for extension in extensions.unwrap_or_default() {
+            let sql =
+                format!("CREATE EXTENSION IF NOT EXISTS {} WITH SCHEMA extensions", Ident::new(extension));
+            admin.batch_execute(&sql).await.doing(|| {
+                format!("creating extension `{extension}` of edition `{}` (see `manybox server check`)", edition.name)
+            })?;
+        }
+        admin.close().await;
+
+        let mut migrator = access.connect_migrator(&name).await?;
+        let outcome =
+            migrate::bring(&mut migrator, edition, &self.migrate_options()).await.map_err(|failure| {
+                Error::Migrate {
+                    doing: format!("building the template of edition `{}`", edition.name),
+                    source: Box::new(failure),
+                }
+            })?;
+        migrator.close().await;
+        database::seal(client, &name).await?;
+        self.catalog.template_ready(&name, outcome.after, &outcome.history).await?;
+        self.ready(server, &edition.name).await?.ok_or_else(|| Error::Busy(format!("template `{name}`")))
+    }
+
+    /// Drops what no longer serves: templates that were replaced, and those whose building was killed or failed.
+    /// Called under the template's lock, so a `building` row is nobody's work in progress.
+    async fn sweep(&self, client: &Connection, server: &str, edition: &str) -> Result<(), Error> {
+        for template in self.catalog.templates().await? {
+            if template.server != server || template.lineage.edition != edition || template.state == "ready" {
+                continue;
+            }
+            match database::drop(client, &template.database).await {
+                Ok(()) => self.catalog.template_delete(&template.database).await?,
+                // A create is copying it; the next refresh drops it.
+                Err(error) if database::in_use(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,292 @@
+//! Loading: the three layers joined, and every contradiction found before anything starts.
+
+use std::path::{Path, PathBuf};
+
+use config::{Config, Environment, File, FileFormat};
+
+use super::Settings;
+use crate::tenant::{BaseUrl, Limits, Slug};
+
+/// Why the settings can't be used; names the file or variable, the key, and what would be right.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A key or a value that isn't known, in the file or the environment.
+    #[error("settings: {0}\n(known keys: see `manybox config`; defaults < {1} < MANYBOX__SECTION__KEY)")]
+    Value(config::ConfigError, String),
+    /// Two settings that can't both hold.
+    #[error("settings ({file}): {key}: {reason}")]
+    Contradiction {
+        /// The file that was read.
+        file: String,
+        /// The key at fault.
+        key: String,
+        /// What is wrong, and what would be right.
+        reason: String,
+    },
+}
+
+/// Where the settings come from.
+#[derive(Debug, Clone)]
+pub struct Paths {
+    /// The settings file. Relative paths in it are relative to its folder.
+    pub file: PathBuf,
+}
+
+impl Paths {
+    fn folder(&self) -> &Path {
+        self.file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
+    }
+}
+
+impl Settings {
+    /// Reads all three layers. A missing file counts as an empty one.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn load(paths: &Paths) -> Result<Self, Error> {
+        let name = paths.file.display().to_string();
+        let environment = Environment::with_prefix("MANYBOX")
+            .prefix_separator("__")
+            .separator("__")
+            .try_parsing(true)
+            .ignore_empty(true)
+            .list_separator(",")
+            .with_list_parse_key("listen.base_urls")
+            .with_list_parse_key("listen.trusted_proxies")
+            .with_list_parse_key("defaults.api.schemas")
+            .with_list_parse_key("defaults.api.extra_search_path")
+            .with_list_parse_key("defaults.api.roles");
+        let mut settings: Self = Config::builder()
+            .add_source(File::from(paths.file.as_path()).format(FileFormat::Toml).required(false))
+            .add_source(environment)
+            .build()
+            .and_then(Config::try_deserialize)
+            .map_err(|e| Error::Value(e, name.clone()))?;
+        settings.complete(paths.folder());
+        settings.check(&name)?;
+        Ok(settings)
+    }
+
+    /// Fills in what depends on other values.
+    fn complete(&mut self, folder: &Path) {
+        self.tiers.entry("standard".into()).or_insert_with(Limits::default);
+        for (name, edition) in &mut self.editions {
+            let files = edition.migrations.take().unwrap_or_else(|| Path::new("migrations").join(name));
+            edition.migrations = Some(folder.join(files));
+            edition.demo = edition.demo.take().map(|demo| folder.join(demo));
+        }
+        self.keys.file = folder.join(&self.keys.file);
+        self.embedded.folder = folder.join(&self.embedded.folder);
+        if self.defaults.edition.is_none() && self.editions.len() == 1 {
+            self.defaults.edition = self.editions.keys().next().cloned();
+        }
+    }
+
+    fn check(&self, file: &str) -> Result<(), Error> {
+        let wrong =
+            |key: String, reason: String| Err(Error::Contradiction { file: file.to_owned(), key, reason });
+        let known_server =
+            |name: &str| self.servers.contains_key(name) || (self.is_embedded() && name == "main");
+        let servers = || {
+            if self.is_embedded() {
+                "`main` (the embedded one)".to_owned()
+            } else {
+                listed(self.servers.keys())
+            }
+        };
+        for (key, server) in
+            [("catalog.server", &self.catalog.server), ("defaults.server", &self.defaults.server)]
+        {
+            if !known_server(server) {
+                return wrong(
+                    key.into(),
+                    format!("there is no server `{server}`; expected one of {}", servers()),
+                );
+            }
+        }
+        if !self.tiers.contains_key(&self.defaults.tier) {
+            return wrong(
+                "defaults.tier".into(),
+                format!(
+                    "there is no tier `{}`; expected one of {}",
+                    self.defaults.tier,
+                    listed(self.tiers.keys())
+                ),
+            );
+        }
+        if let Some(edition) = &self.defaults.edition
+            && !self.editions.contains_key(edition)
+        {
+            return wrong(
+                "defaults.edition".into(),
+                format!("there is no edition `{edition}`; expected one of {}", listed(self.editions.keys())),
+            );
+        }
+        if self.listen.base_urls.is_empty() {
+            return wrong(
+                "listen.base_urls".into(),
+                "expected at least one template such as https://{tenant}.example.com".into(),
+            );
+        }
+        if self.listen.http == self.listen.admin && self.listen.http.port() != 0 {
+            return wrong(
+                "listen.admin".into(),
+                format!("is the same address as listen.http ({}); expected another port", self.listen.http),
+            );
+        }
+        if self.defaults.api.schemas.is_empty() {
+            return wrong("defaults.api.schemas".into(), "expected at least one schema".into());
+        }
+        if self.migrate.jobs == 0 {
+            return wrong("migrate.jobs".into(), "expected 1 or more".into());
+        }
+        let database = &self.catalog.database;
+        if database.is_empty()
+            || database.len() > 40
+            || !database.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+        {
+            return wrong(
+                "catalog.database".into(),
+                format!("`{database}`: expected up to 40 of a-z, 0-9 and _"),
+            );
+        }
+        for (name, limits) in &self.tiers {
+            if limits.max_connections == 0 {
+                return wrong(format!("tiers.{name}.max_connections"), "expected 1 or more".into());
+            }
+        }
+        for (slug, tenant) in &self.tenants {
+            let at = |key: &str| format!("tenants.{slug}{key}");
+            if let Err(invalid) = slug.parse::<Slug>() {
+                return wrong(at(""), invalid.to_string());
+            }
+            for url in &tenant.base_urls {
+                if let Err(invalid) = url.parse::<BaseUrl>() {
+                    return wrong(at(".base_urls"), invalid.to_string());
+                }
+            }
+            match tenant.edition.as_ref().or(self.defaults.edition.as_ref()) {
+                None => {
+                    return wrong(
+                        at(".edition"),
+                        format!(
+                            "is missing and defaults.edition is not set; expected one of {}",
+                            listed(self.editions.keys())
+                        ),
+                    );
+                }
+                Some(edition) if !self.editions.contains_key(edition) => {
+                    return wrong(
+                        at(".edition"),
+                        format!(
+                            "there is no edition `{edition}`; expected one of {}",
+                            listed(self.editions.keys())
+                        ),
+                    );
+                }
+                Some(_) => {}
+            }
+            if let Some(tier) = &tenant.tier
+                && !self.tiers.contains_key(tier)
+            {
+                return wrong(
+                    at(".tier"),
+                    format!("there is no tier `{tier}`; expected one of {}", listed(self.tiers.keys())),
+                );
+            }
+            if let Some(server) = &tenant.server
+                && !known_server(server)
+            {
+                return wrong(
+                    at(".server"),
+                    format!("there is no server `{server}`; expected one of {}", servers()),
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// The settings as TOML, with secrets masked.
+    ///
+    /// # Errors
+    /// When a value has no TOML form, which none of ours lacks.
+    pub fn masked_toml(&self) -> Result<String, toml::ser::Error> {
+        let mut shown = self.clone();
+        shown.keys.master = shown.keys.master.map(|_| "***".into());
+        for server in shown.servers.values_mut() {
+            server.url = mask_url(&server.url);
+        }
+        toml::to_string_pretty(&shown)
+    }
+}
+
+/// `postgres://user:secret@host/db` and `password=secret` with the secret replaced. What can't be taken apart is
+/// masked whole.
+fn mask_url(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return "***".into() };
+    let (authority, path) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
+    let authority = match authority.rsplit_once('@') {
+        Some((userinfo, hosts)) => {
+            let user = userinfo.split(':').next().unwrap_or_default();
+            if userinfo.contains(':') { format!("{user}:***@{hosts}") } else { format!("{user}@{hosts}") }
+        }
+        None => authority.to_owned(),
+    };
+    if path.contains("password=") {
+        format!("{scheme}://{authority}/***")
+    } else {
+        format!("{scheme}://{authority}{path}")
+    }
+}
+
+fn listed<'a>(names: impl Iterator<Item = &'a String>) -> String {
+    let names: Vec<_> = names.map(|n| format!("`{n}`")).collect();
+    if names.is_empty() { "(none is set)".into() } else { names.join(", ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str) -> Result<Settings, Error> {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("tenants.toml");
+        std::fs::write(&file, text).unwrap();
+        Settings::load(&Paths { file })
+    }
+
+    #[test]
+    fn an_empty_file_is_enough() {
+        let settings = load("").unwrap();
+        assert!(settings.is_embedded());
+        assert!(settings.tiers.contains_key("standard"));
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        for (text, key, expected) in [
+            ("[listen]\nhtp = 1", "htp", "http"),
+            ("[listen]\nhttp = 1", "listen.http", "expected"),
+            ("[tiers.a]\nmax_connections = \"many\"", "max_connections", "expected"),
+            ("[tenants.acme]", "tenants.acme.edition", "(none is set)"),
+            ("[editions.a]\n[tenants.acme]\nedition = \"b\"", "tenants.acme.edition", "`a`"),
+            ("[editions.a]\n[tenants.Acme]", "tenants.Acme", "not a slug"),
+            ("[defaults]\nserver = \"x\"", "defaults.server", "`main`"),
+            ("[listen]\nbase_urls = [\"http://x.com\"]", "listen.base_urls", "{tenant}"),
+        ] {
+            let error = load(text).unwrap_err().to_string();
+            assert!(
+                error.contains(key) && error.contains(expected) && error.contains("tenants.toml"),
+                "{text}: {error}"
+            );
+        }
+    }
+
+    #[test]
+    fn no_secret_is_shown() {
+        let mut settings = load("[servers.main]\nurl = \"postgres://a:hunter2@h:1/postgres\"").unwrap();
+        settings.keys.master = Some("1:hunter2".into());
+        let shown = settings.masked_toml().unwrap();
+        assert!(!shown.contains("hunter2") && shown.contains("postgres://a:***@h:1/postgres"), "{shown}");
+    }
+}
