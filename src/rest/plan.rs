@@ -105,6 +105,13 @@ impl<'a> Plan<'a> {
     }
 }
 
+impl Plan<'_> {
+    /// Whether the answer is one value whatever happens, so that its rows need no counting.
+    pub(super) fn gives_one_value(&self) -> bool {
+        matches!(self, Self::Call { routine, .. } if !routine.returns.set)
+    }
+}
+
 /// The columns that the payload fills, in the order of its keys.
 fn columns<'a>(request: &Request, relation: &'a Relation, payload: &Payload) -> Result<Vec<&'a Column>, Error> {
     if payload.shape == Shape::Other {
