@@ -1,0 +1,204 @@
+//! What was applied to a database: reading it, its digest, and whether an edition agrees with it.
+
+use sha2::{Digest, Sha256};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use tokio_postgres::{Client, GenericClient};
+
+use super::edition::{Edition, File};
+use crate::pg;
+use crate::tenant::Lineage;
+
+/// refinery's table, in a schema that no API exposes.
+pub(super) const HISTORY: &str = "manybox.schema_history";
+/// Files outside transactions that were begun and not recorded yet.
+pub(super) const UNFINISHED: &str = "manybox.schema_unfinished";
+
+/// One row of the history.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Applied {
+    pub(super) version: i32,
+    pub(super) name: String,
+    pub(super) checksum: u64,
+}
+
+/// How a database's history differs from an edition; the sentence says where first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Disagreement {
+    /// Something else was applied than the edition holds.
+    Divergent(String),
+    /// Newer versions were applied than the edition holds.
+    Ahead(String),
+    /// The edition has a file below a version that was already applied.
+    OutOfOrder(String),
+}
+
+/// Hex SHA-256 over the rows, empty for none.
+pub(super) fn digest<'a>(rows: impl Iterator<Item = (i32, &'a str, u64)>) -> String {
+    let mut hash = Sha256::new();
+    let mut any = false;
+    for (version, name, checksum) in rows {
+        any = true;
+        // A file's name holds neither tab nor newline, so no two histories give the same text.
+        hash.update(format!("{version}\t{name}\t{checksum}\n"));
+    }
+    if !any {
+        return String::new();
+    }
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+pub(super) fn digest_of(rows: &[Applied]) -> String {
+    digest(rows.iter().map(|row| (row.version, row.name.as_str(), row.checksum)))
+}
+
+/// Why the history can't be had.
+#[derive(Debug)]
+pub(super) enum Unread {
+    Database(pg::Error),
+    /// A row that refinery can't have written; refinery itself would panic on it.
+    Tampered(String),
+}
+
+impl From<tokio_postgres::Error> for Unread {
+    fn from(error: tokio_postgres::Error) -> Self {
+        Self::Database(error.into())
+    }
+}
+
+/// Reads the history in order of version; empty when there is no table.
+pub(super) async fn read(client: &impl GenericClient) -> Result<Vec<Applied>, Unread> {
+    let exists = "SELECT pg_catalog.to_regclass($1) IS NOT NULL";
+    if !client.query_one(exists, &[&HISTORY]).await?.try_get::<_, bool>(0)? {
+        return Ok(Vec::new());
+    }
+    let rows = client
+        .query("SELECT version, name, checksum, applied_on FROM manybox.schema_history ORDER BY version", &[])
+        .await?;
+    let mut applied = Vec::with_capacity(rows.len());
+    for row in rows {
+        let version: i32 = row.try_get(0)?;
+        let name: Option<String> = row.try_get(1)?;
+        let checksum: Option<String> = row.try_get(2)?;
+        let applied_on: Option<String> = row.try_get(3)?;
+        let dated = applied_on.is_some_and(|text| OffsetDateTime::parse(&text, &Rfc3339).is_ok());
+        match (name, checksum.as_deref().map(str::parse)) {
+            (Some(name), Some(Ok(checksum))) if dated => applied.push(Applied { version, name, checksum }),
+            _ => {
+                return Err(Unread::Tampered(format!(
+                    "row {version} of {HISTORY} was not written by a migration (checksum {}): compare the \
+                     database with a sound one and restore the row",
+                    checksum.as_deref().unwrap_or("missing")
+                )));
+            }
+        }
+    }
+    Ok(applied)
+}
+
+/// What schema the database behind `client` has, by its own history. Needs the owner's rights.
+///
+/// # Errors
+/// When the connection fails or the role may not read the history. A tampered row gives a lineage that no edition
+/// has, so that it shows as divergent.
+pub async fn lineage(client: &Client, edition: &str) -> Result<Lineage, pg::Error> {
+    let edition = edition.to_owned();
+    match read(client).await {
+        Ok(rows) => {
+            let version = rows.last().map_or(0, |row| row.version);
+            Ok(Lineage { edition, version, history: digest_of(&rows) })
+        }
+        Err(Unread::Tampered(_)) => Ok(Lineage { edition, version: 0, history: "tampered".to_owned() }),
+        Err(Unread::Database(error)) => Err(error),
+    }
+}
+
+/// Checks that the edition's first files are exactly what was applied, and gives the others.
+pub(super) fn pending<'e>(edition: &'e Edition, applied: &[Applied]) -> Result<&'e [File], Disagreement> {
+    let mut files = edition.files.iter();
+    for row in applied {
+        let Some(file) = files.next() else {
+            return Err(Disagreement::Ahead(format!(
+                "V{}__{} is applied, while edition `{}` ends at {}: use the newer edition's files",
+                row.version,
+                row.name,
+                edition.name,
+                edition.latest()
+            )));
+        };
+        if file.version < row.version {
+            return Err(Disagreement::OutOfOrder(format!(
+                "{} was never applied, while V{}__{} was: give the file a version over {}",
+                file.file_name(),
+                row.version,
+                row.name,
+                edition.latest()
+            )));
+        }
+        if file.version > row.version {
+            return Err(Disagreement::Divergent(format!(
+                "V{}__{} is applied (checksum {}), and edition `{}` has no such file: put it back",
+                row.version, row.name, row.checksum, edition.name
+            )));
+        }
+        if file.name != row.name || file.checksum != row.checksum {
+            return Err(Disagreement::Divergent(format!(
+                "version {} was applied as `{}` with checksum {}, and edition `{}` has `{}` with checksum {}: \
+                 restore the file that was applied and put the change into a new version",
+                row.version, row.name, row.checksum, edition.name, file.name, file.checksum
+            )));
+        }
+    }
+    Ok(files.as_slice())
+}
+
+/// What a bring would add to the history: its row in refinery's form.
+pub(super) fn row_of(file: &File) -> Applied {
+    Applied { version: file.version, name: file.name.clone(), checksum: file.checksum }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn edition() -> Edition {
+        Edition::embedded(
+            "core",
+            &[("V1__a.sql", "SELECT 1;"), ("V3__b.sql", "SELECT 2;"), ("V5__c.sql", "SELECT 3;")],
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn what_is_pending_follows_what_was_applied() {
+        let edition = edition();
+        let rows: Vec<_> = edition.files.iter().map(row_of).collect();
+        for (count, left) in [(0, 3), (1, 2), (3, 0)] {
+            assert_eq!(pending(&edition, &rows[..count]).unwrap().len(), left);
+            let version = if count == 0 { 0 } else { rows[count - 1].version };
+            assert_eq!(digest_of(&rows[..count]), edition.history_digest(version));
+        }
+    }
+
+    #[test]
+    fn every_disagreement_names_the_first_version() {
+        let edition = edition();
+        let mut rows: Vec<_> = edition.files.iter().map(row_of).collect();
+        rows[1].checksum ^= 1;
+        let Err(Disagreement::Divergent(said)) = pending(&edition, &rows) else { panic!() };
+        assert!(said.contains("version 3") && said.contains(&rows[1].checksum.to_string()), "{said}");
+        assert!(said.contains(&edition.files[1].checksum.to_string()), "{said}");
+
+        let row = |version| Applied { version, name: "x".to_owned(), checksum: 1 };
+        assert!(
+            matches!(pending(&edition, &[row(2)]), Err(Disagreement::OutOfOrder(s)) if s.contains("V1__a.sql"))
+        );
+        let first = row_of(&edition.files[0]);
+        assert!(
+            matches!(pending(&edition, &[first, row(2)]), Err(Disagreement::Divergent(s)) if s.contains("V2__x"))
+        );
+        let mut newer: Vec<_> = edition.files.iter().map(row_of).collect();
+        newer.push(row(9));
+        assert!(matches!(pending(&edition, &newer), Err(Disagreement::Ahead(s)) if s.contains("V9__x")));
+    }
+}

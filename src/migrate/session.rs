@@ -1,0 +1,172 @@
+//! The session that migrations run in: as the owner, pinned before each file, checked after it.
+
+use std::fmt;
+use std::time::Duration;
+
+use tokio_postgres::Client;
+use tokio_postgres::error::{ErrorPosition, SqlState};
+
+use super::history::{HISTORY, UNFINISHED};
+use crate::pg::{Error, Ident, literal};
+
+/// The advisory lock that a migrator of a database holds. Advisory locks are apart for each database.
+pub(super) const LOCK: i64 = i64::from_be_bytes(*b"mb:migra");
+
+/// What the database, or our own check, said. tokio-postgres' error can't be kept: refinery lends it only.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Said {
+    /// `None` when the server did not answer, and in our own words.
+    pub(super) code: Option<SqlState>,
+    pub(super) text: String,
+    /// The character of the statement's text, from 1.
+    pub(super) position: Option<usize>,
+    /// The connection is of no more use.
+    pub(super) lost: bool,
+}
+
+impl Said {
+    pub(super) fn ours(text: String) -> Self {
+        Self { code: None, text, position: None, lost: false }
+    }
+}
+
+impl From<&tokio_postgres::Error> for Said {
+    fn from(error: &tokio_postgres::Error) -> Self {
+        let Some(db) = error.as_db_error() else {
+            let source = std::error::Error::source(error).map(|s| format!(": {s}")).unwrap_or_default();
+            return Self { code: None, text: format!("{error}{source}"), position: None, lost: true };
+        };
+        let more =
+            [db.detail(), db.hint()].into_iter().flatten().map(|m| format!(" ({m})")).collect::<String>();
+        Self {
+            code: Some(db.code().clone()),
+            text: format!("{} [{}]{more}", db.message(), db.code().code()),
+            position: match db.position() {
+                Some(ErrorPosition::Original(position)) => usize::try_from(*position).ok(),
+                _ => None,
+            },
+            // 57P01 to 57P05: the server ends the session after the message.
+            lost: db.code().code().starts_with("57P"),
+        }
+    }
+}
+
+impl From<tokio_postgres::Error> for Said {
+    fn from(error: tokio_postgres::Error) -> Self {
+        Self::from(&error)
+    }
+}
+
+impl From<Error> for Said {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Connect { source, .. } | Error::Statement(source) => source.into(),
+            other @ Error::Settings { .. } => Self::ours(other.to_string()),
+        }
+    }
+}
+
+impl fmt::Display for Said {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// Makes the session what each file expects, whatever the one before left: the owner's role, objects made in `public`,
+/// strings read as the linter read them.
+pub(super) async fn pin(
+    client: &Client,
+    owner: &str,
+    lock_timeout: Duration,
+    statement_timeout: Option<Duration>,
+) -> Result<(), Said> {
+    // 0 would mean no timeout at all.
+    let lock = lock_timeout.as_millis().max(1);
+    let statement = statement_timeout.map_or(0, |timeout| timeout.as_millis().max(1));
+    // A DISCARD TEMP belongs here too: whether a file sees the temporary tables of the one before would otherwise
+    // depend on whether both were applied by one call.
+    let sql = format!(
+        "RESET ALL; DISCARD TEMP; SET ROLE {}; SET search_path TO public; SET standard_conforming_strings = on; \
+         SET client_min_messages = warning; SET lock_timeout = {}; SET statement_timeout = {}",
+        Ident::new(owner),
+        literal(&lock.to_string()),
+        literal(&statement.to_string()),
+    );
+    Ok(client.batch_execute(&sql).await?)
+}
+
+/// Gives the session back as it was, lock included. On a broken connection there is nothing to give back.
+pub(super) async fn restore(client: &Client) -> Result<(), Said> {
+    Ok(client.batch_execute("RESET ALL; RESET ROLE").await?)
+}
+
+/// Makes the tables of the history when they are missing; nobody but the owner has rights there.
+pub(super) async fn ensure_history(client: &Client) -> Result<(), Said> {
+    let there = client
+        .query_one(
+            "SELECT pg_catalog.to_regnamespace('manybox') IS NOT NULL,
+                    pg_catalog.to_regclass($1) IS NOT NULL AND pg_catalog.to_regclass($2) IS NOT NULL",
+            &[&HISTORY, &UNFINISHED],
+        )
+        .await?;
+    let (schema, tables): (bool, bool) = (there.try_get(0)?, there.try_get(1)?);
+    if tables {
+        return Ok(());
+    }
+    // CREATE SCHEMA IF NOT EXISTS needs the right to create one even when there is one.
+    let schema = if schema { "" } else { "CREATE SCHEMA manybox; REVOKE ALL ON SCHEMA manybox FROM PUBLIC;" };
+    // The first table as refinery would make it.
+    let sql = format!(
+        "{schema}
+         CREATE TABLE IF NOT EXISTS {HISTORY} (
+             version int4 PRIMARY KEY, name varchar(255), applied_on varchar(255), checksum varchar(255));
+         CREATE TABLE IF NOT EXISTS {UNFINISHED} (
+             version int4 PRIMARY KEY, begun_at timestamptz NOT NULL DEFAULT pg_catalog.now());
+         REVOKE ALL ON {HISTORY}, {UNFINISHED} FROM PUBLIC"
+    );
+    Ok(client.batch_execute(&sql).await?)
+}
+
+/// What a file must leave alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct State {
+    pub(super) current_user: String,
+    pub(super) session_user: String,
+    pub(super) locked: bool,
+    /// An object that doesn't belong to the owner, with whom it belongs to.
+    pub(super) foreign: Option<(String, String)>,
+}
+
+/// Everything that a file can make and that has an owner, but for what belongs to an extension.
+const STATE: &str = "
+WITH object AS (
+    SELECT 'pg_catalog.pg_namespace'::regclass::oid AS class, oid, nspowner AS owner, oid AS schema FROM pg_catalog.pg_namespace
+    UNION ALL SELECT 'pg_catalog.pg_class'::regclass, oid, relowner, relnamespace FROM pg_catalog.pg_class
+    UNION ALL SELECT 'pg_catalog.pg_proc'::regclass, oid, proowner, pronamespace FROM pg_catalog.pg_proc
+    UNION ALL SELECT 'pg_catalog.pg_type'::regclass, oid, typowner, typnamespace FROM pg_catalog.pg_type
+), foreign_object AS (
+    SELECT pg_catalog.pg_describe_object(o.class, o.oid, 0) AS name, pg_catalog.pg_get_userbyid(o.owner)::text AS owner
+    FROM object o JOIN pg_catalog.pg_namespace n ON n.oid = o.schema
+    WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+      AND o.owner <> (SELECT r.oid FROM pg_catalog.pg_roles r WHERE r.rolname = $1::text)
+      AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
+                      WHERE d.classid = o.class AND d.objid = o.oid AND d.deptype = 'e')
+    ORDER BY o.class, o.oid LIMIT 1
+)
+SELECT current_user::text, session_user::text, f.name, f.owner,
+       EXISTS (SELECT FROM pg_catalog.pg_locks l
+               WHERE l.locktype = 'advisory' AND l.pid = pg_catalog.pg_backend_pid() AND l.granted AND l.objsubid = 1
+                 AND (l.classid::bigint << 32 | l.objid::bigint) = $2)
+FROM (SELECT) AS one LEFT JOIN foreign_object f ON true";
+
+/// Reads what [`State`] holds.
+pub(super) async fn state(client: &Client, owner: &str) -> Result<State, Said> {
+    let row = client.query_one(STATE, &[&owner, &LOCK]).await?;
+    let foreign: (Option<String>, Option<String>) = (row.try_get(2)?, row.try_get(3)?);
+    Ok(State {
+        current_user: row.try_get(0)?,
+        session_user: row.try_get(1)?,
+        foreign: foreign.0.zip(foreign.1),
+        locked: row.try_get(4)?,
+    })
+}
