@@ -1,10 +1,10 @@
 //! manybox: a database-per-tenant router for PostgreSQL.
-pub mod tenant;
 pub mod settings;
 pub mod telemetry;
+pub mod tenant;
 
-pub mod pg;
 pub mod embedded;
+pub mod pg;
 
 pub mod catalog;
 pub mod schema;
@@ -13,10 +13,10 @@ pub mod directory;
 pub mod pool;
 pub mod rest;
 
-pub mod migrate;
 pub mod fleet;
+pub mod migrate;
 pub mod rollout;
 
-pub mod front;
 pub mod admin;
 pub mod cli;
+pub mod front;
