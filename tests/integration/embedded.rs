@@ -41,7 +41,7 @@ async fn refusal(url: &str) -> String {
         Ok(_) => format!("{url} got in"),
         Err(error) => error
             .as_db_error()
-            .map_or_else(|| error.to_string(), |e| format!("{} {}", e.code().code(), e.message())),
+            .map_or_else(|| format!("{error:?}"), |e| format!("{} {}", e.code().code(), e.message())),
     }
 }
 
