@@ -105,6 +105,11 @@ impl Embedded {
         format!("postgres://{}:{}@{host}:{port}/postgres", admin::NAME, self.password)
     }
 
+    /// The URL without user and password: what a process that is not the admin's may know.
+    pub fn place_url(&self) -> String {
+        format!("postgres://{}:{}/postgres", url_host(self.host()), self.port())
+    }
+
     /// The URL of the bootstrap superuser, who comes in as this process's OS user and has no password. For tests only.
     pub fn superuser_url(&self) -> String {
         format!("postgres://{}@{}:{}/postgres", cluster::SUPERUSER, url_host(self.host()), self.port())
