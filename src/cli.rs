@@ -72,7 +72,8 @@ enum Command {
 /// Runs the program: 0 done, 1 failed, 2 wrong usage.
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
-    crate::telemetry::init(cli.json && matches!(cli.command, Command::Serve));
+    let serves = matches!(cli.command, Command::Serve);
+    crate::telemetry::init(serves, cli.json && serves);
     let output = Output { json: cli.json };
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -93,9 +94,11 @@ async fn command(cli: Cli, output: Output) -> Done {
         _ => {}
     }
     let context = Context::start(settings).await?;
+    // These two have their own use for Ctrl-C: a drained stop, and the cancelling of a query.
+    let own = matches!(cli.command, Command::Demo | Command::Tenant(tenant::Tenant::Psql { .. }));
     let outcome = tokio::select! {
         outcome = dispatch(cli.command, &context, output) => outcome,
-        _ = tokio::signal::ctrl_c() => Err(Failure("interrupted; what was begun goes on when the command is run again".into())),
+        _ = tokio::signal::ctrl_c(), if !own => Err(Failure("interrupted; what was begun goes on when the command is run again".into())),
     };
     // The server is let go whatever happened, but the first failure is the one to tell.
     outcome.and(context.stop().await)

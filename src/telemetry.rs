@@ -4,10 +4,12 @@ use tracing_subscriber::EnvFilter;
 
 /// Sends log lines to standard error: standard output belongs to a command's answer.
 ///
-/// `RUST_LOG` filters (default `manybox=info,warn`). `json` writes one JSON object a line, for log collectors.
-/// Called once by a process; a second call is ignored, so that tests may call it too.
-pub fn init(json: bool) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("manybox=info,warn"));
+/// `RUST_LOG` filters; without it warnings are shown, and in a `service`, whose log is all that is seen of it, what
+/// it does as well. `json` writes one JSON object a line, for log collectors. Called once by a process; a second call
+/// is ignored, so that tests may call it too.
+pub fn init(service: bool, json: bool) {
+    let usual = if service { "manybox=info,warn" } else { "warn" };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(usual));
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let _ = if json { subscriber.json().try_init() } else { subscriber.compact().try_init() };
 }

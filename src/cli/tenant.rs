@@ -331,6 +331,8 @@ async fn psql(fleet: &Fleet, slug: &str, arguments: Vec<String>) -> Done {
     let row = fleet.tenant(slug).await?;
     let server = fleet.servers.get(&row.record.server)?;
     let admin = server.admin()?;
+    // With a listener of its own Ctrl-C does not end this process: it is psql's, to cancel a query.
+    let _ctrl_c = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
     let status = tokio::process::Command::new("psql")
         .args(server.endpoint.psql_arguments(&admin.user, &row.record.id.database()))
         .args(arguments)

@@ -1,3 +1,12 @@
-//! Tests against a real PostgreSQL, one module per subject.
+//! Integration tests: the whole of manybox on a real PostgreSQL, each test with a fleet of its own.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod embedded;
+mod isolation;
+mod lifecycle;
+mod migrations;
+mod pool;
+mod program;
+mod rest;
+mod routing;
+mod support;

@@ -1,0 +1,171 @@
+//! Routing: base URL to tenant, refusals, and changes that reach a running router.
+
+use std::time::Duration;
+
+use manybox::tenant::Verb;
+use reqwest::Method;
+use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use crate::support::{Answer, TestFleet, eventually, private_server};
+
+async fn by_host(fleet: &TestFleet, host: &str, path: &str) -> Answer {
+    Answer::of(fleet.request(Method::GET, path).header("Host", host).send().await.unwrap()).await
+}
+
+/// Sends bytes as they are, for what no client would send.
+async fn raw(fleet: &TestFleet, request: &str) -> String {
+    let address = fleet.url("").replace("http://", "");
+    let mut socket = tokio::net::TcpStream::connect(address).await.unwrap();
+    socket.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    let _ = tokio::time::timeout(Duration::from_secs(5), socket.read_to_string(&mut answer)).await;
+    answer
+}
+
+#[tokio::test]
+async fn by_prefix_subdomain_and_custom_host() {
+    let fleet = TestFleet::builder().tenants(&["acme", "globex"]).serve().await;
+    assert_eq!(fleet.get("/acme/items").await.json(), json!([]));
+    assert_eq!(by_host(&fleet, "globex.localhost:8080", "/items").await.json(), json!([]));
+    assert_eq!(by_host(&fleet, "GLOBEX.localhost.", "/items").await.status, 200);
+    assert_eq!(by_host(&fleet, "clinic.example", "/items").await.status, 404);
+    // A new base URL reaches the running router.
+    let (code, _, error) = fleet.run(&["tenant", "set", "acme", "base_urls=https://clinic.example,https://shared.example/a/b"]).await;
+    assert_eq!(code, 0, "{error}");
+    eventually("the custom host answers", || async { by_host(&fleet, "clinic.example", "/items").await.status == 200 }).await;
+    assert_eq!(by_host(&fleet, "shared.example", "/a/b/items").await.status, 200);
+    assert_eq!(by_host(&fleet, "shared.example", "/a/items").await.status, 404);
+    // And one that is taken away leaves it.
+    fleet.run(&["tenant", "set", "acme", "base_urls="]).await;
+    eventually("the custom host is gone", || async { by_host(&fleet, "clinic.example", "/items").await.status == 404 }).await;
+    assert_eq!(fleet.get("/acme/items").await.status, 200);
+}
+
+#[tokio::test]
+async fn definite_answers() {
+    let fleet = TestFleet::builder().tenants(&["acme"]).serve().await;
+    for path in ["/acme/items", "/acme/items/", "/acme/rest/v1/items", "/acme", "/acme/", "/acme/rest/v1/"] {
+        assert_eq!(fleet.get(path).await.status, 200, "{path}");
+    }
+    let unknown = fleet.get("/acme/itmes").await;
+    assert_eq!((unknown.status.as_u16(), unknown.code().as_str()), (404, "PGRST205"));
+    assert!(unknown.json()["hint"].as_str().unwrap().contains("items"), "{}", unknown.text);
+    let nowhere = fleet.get("/nobody/items").await;
+    assert_eq!((nowhere.status.as_u16(), nowhere.code().as_str()), (404, "MBX102"));
+    let options = Answer::of(fleet.request(Method::OPTIONS, "/acme/items").send().await.unwrap()).await;
+    assert_eq!(options.status, 200);
+    assert!(options.headers["allow"].contains("GET"), "{:?}", options.headers);
+    let preflight = fleet
+        .request(Method::OPTIONS, "/acme/items")
+        .header("Origin", "https://app.example")
+        .header("Access-Control-Request-Method", "PATCH")
+        .header("Access-Control-Request-Headers", "authorization, x-own");
+    let preflight = Answer::of(preflight.send().await.unwrap()).await;
+    assert_eq!(preflight.status, 200);
+    assert_eq!(preflight.headers["access-control-allow-origin"], "*");
+    assert_eq!(preflight.headers["access-control-allow-headers"], "authorization, x-own");
+}
+
+#[tokio::test]
+async fn ambiguous_requests_are_refused() {
+    let fleet = TestFleet::builder().tenants(&["acme", "globex"]).serve().await;
+    for (what, request) in [
+        ("two hosts", "GET /items HTTP/1.1\r\nHost: acme.localhost\r\nHost: globex.localhost\r\n"),
+        ("two ways to say the host", "GET http://globex.localhost/items HTTP/1.1\r\nHost: acme.localhost\r\n"),
+        ("no host", "GET /acme/items HTTP/1.1\r\n"),
+        ("a step up", "GET /acme/../globex/items HTTP/1.1\r\nHost: 127.0.0.1\r\n"),
+        ("an encoded slash", "GET /acme%2f..%2fglobex/items HTTP/1.1\r\nHost: 127.0.0.1\r\n"),
+        ("an empty segment", "GET //acme/items HTTP/1.1\r\nHost: 127.0.0.1\r\n"),
+    ] {
+        let answer = raw(&fleet, &format!("{request}Connection: close\r\n\r\n")).await;
+        assert!(answer.starts_with("HTTP/1.1 400"), "{what}: {answer}");
+    }
+    // From nobody's proxy, it is only a header.
+    let forwarded = fleet.request(Method::GET, "/acme/rpc/seen").header("X-Forwarded-Host", "globex.localhost");
+    assert_eq!(Answer::of(forwarded.send().await.unwrap()).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_trusted_proxy_says_the_host() {
+    let fleet = TestFleet::builder()
+        .toml("[tenants.acme]\nbase_urls = ['https://clinic.example']")
+        .tenants(&[])
+        .build()
+        .await;
+    drop(fleet);
+    let fleet = TestFleet::builder().tenants(&["acme"]).build().await;
+    let file = fleet.folder.path().join("tenants.toml");
+    let text = std::fs::read_to_string(&file).unwrap().replace("[listen]", "[listen]\ntrusted_proxies = ['127.0.0.0/8']");
+    std::fs::write(&file, text).unwrap();
+    let mut fleet = fleet;
+    fleet.reload_settings().await;
+    fleet.start_router().await;
+    let ask = fleet.request(Method::GET, "/items").header("X-Forwarded-Host", "acme.localhost");
+    assert_eq!(Answer::of(ask.send().await.unwrap()).await.status, 200);
+}
+
+#[tokio::test]
+async fn states_reach_a_running_router() {
+    let fleet = TestFleet::builder().tenants(&["acme"]).serve().await;
+    let answers = |status: u16| {
+        let fleet = &fleet;
+        move || async move { fleet.get("/acme/items").await.status == status }
+    };
+    assert_eq!(fleet.get("/acme/items").await.status, 200);
+    fleet.fleet.carry_out("acme", Verb::Suspend).await.unwrap();
+    eventually("suspended is 403", answers(403)).await;
+    let refused = fleet.get("/acme/items").await;
+    assert_eq!(refused.code(), "MBX103");
+    assert!(refused.json()["hint"].is_string());
+    fleet.fleet.carry_out("acme", Verb::Resume).await.unwrap();
+    eventually("resumed is 200", answers(200)).await;
+    fleet.fleet.carry_out("acme", Verb::Retire).await.unwrap();
+    eventually("retired is 404", answers(404)).await;
+    fleet.fleet.carry_out("acme", Verb::Restore).await.unwrap();
+    eventually("restored is 200", answers(200)).await;
+    // A tenant made while the router runs.
+    fleet.create("delta").await;
+    eventually("a new tenant answers", || async { fleet.get("/delta/items").await.status == 200 }).await;
+}
+
+#[tokio::test]
+async fn a_router_that_missed_the_notice_is_fenced() {
+    let fleet = TestFleet::builder().tenants(&["acme"]).serve().await;
+    let before = fleet.tenant("acme").await;
+    let app = fleet.app.as_ref().unwrap();
+    assert_eq!(fleet.get("/acme/items").await.status, 200);
+    app.abort();
+    fleet.fleet.carry_out("acme", Verb::Suspend).await.unwrap();
+    // This router still believes that the tenant is served.
+    assert!(app.directory.get(&before.id).unwrap().is_served());
+    for _ in 0..3 {
+        let answer = fleet.get("/acme/items").await;
+        assert_eq!(answer.status, 503, "{}", answer.text);
+    }
+}
+
+#[tokio::test]
+async fn survives_a_killed_postgresql() {
+    let folder = tempfile::Builder::new().tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let server = private_server(folder.path().join("own"), false).await;
+    let mut fleet = TestFleet::builder().tenants(&["acme"]).build_on(&server.admin_url()).await;
+    fleet.start_router().await;
+    let supervisor = server.supervise();
+    assert_eq!(fleet.get("/acme/items").await.status, 200);
+    let pid = server.postmaster_pid().unwrap();
+    std::process::Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap();
+    // Until it is back: an outage, said as one, and never a wrong answer.
+    eventually("the tenant answers again", || async {
+        let answer = fleet.get("/acme/items").await;
+        assert!([200, 503].contains(&answer.status.as_u16()), "{} {}", answer.status, answer.text);
+        assert!(answer.status != 503 || answer.headers.contains_key("retry-after"), "{:?}", answer.headers);
+        answer.status == 200 && server.postmaster_pid() != Some(pid)
+    })
+    .await;
+    // The catalog's connection is mended as well: a change reaches the router.
+    drop(fleet.fleet);
+    fleet.fleet = fleet.reopened.take().unwrap_or_else(|| unreachable!());
+    supervisor.abort();
+    server.stop().await.unwrap();
+}
