@@ -1,1 +1,115 @@
-//! Placeholder.
+//! The command line: the tree of commands, exit codes, and what runs before and after each of them.
+
+mod apply;
+mod context;
+mod demo;
+mod migrate;
+mod output;
+mod serve;
+mod server;
+mod setup;
+mod tenant;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::settings::{Paths, Settings};
+use context::Context;
+use output::Output;
+
+/// A failure, in the operator's words. What it says is all that is printed.
+#[derive(Debug)]
+struct Failure(String);
+
+impl<E: std::error::Error> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self(error.to_string())
+    }
+}
+
+type Done = Result<(), Failure>;
+
+/// A database-per-tenant router for PostgreSQL.
+#[derive(Parser)]
+#[command(name = "manybox", version, propagate_version = true)]
+struct Cli {
+    /// The settings file; what it does not say comes from defaults and MANYBOX__SECTION__KEY
+    #[arg(long, global = true, default_value = "tenants.toml", env = "MANYBOX_CONFIG", value_name = "FILE")]
+    config: PathBuf,
+    /// Print JSON instead of tables and sentences; log lines become JSON as well
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Make the master key, the servers' roles and the catalog; run again, it changes nothing
+    Init,
+    /// Print the effective settings, secrets masked
+    Config,
+    /// Make catalog and databases match the tenants declared in the settings; never deletes
+    Apply(apply::Apply),
+    /// Create and look after tenants
+    #[command(subcommand)]
+    Tenant(tenant::Tenant),
+    /// Look after PostgreSQL servers
+    #[command(subcommand)]
+    Server(server::Server),
+    /// Bring every tenant to its edition's newest version
+    Migrate(migrate::Migrate),
+    /// Serve tenants: the router
+    Serve,
+    /// Apply, fill with data, and serve: manybox to look at
+    Demo,
+    /// Move every password to a new master key, tenant by tenant, while requests go on
+    Rekey(setup::Rekey),
+}
+
+/// Runs the program: 0 done, 1 failed, 2 wrong usage.
+pub fn run() -> ExitCode {
+    let cli = Cli::parse();
+    crate::telemetry::init(cli.json && matches!(cli.command, Command::Serve));
+    let output = Output { json: cli.json };
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return output.failed(&Failure(format!("no async runtime: {error}"))),
+    };
+    match runtime.block_on(command(cli, output)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => output.failed(&failure),
+    }
+}
+
+async fn command(cli: Cli, output: Output) -> Done {
+    let settings = Settings::load(&Paths { file: cli.config })?;
+    // Those that need neither catalog nor server.
+    match &cli.command {
+        Command::Config => return setup::config(&settings, output),
+        Command::Serve => return serve::serve(settings).await,
+        _ => {}
+    }
+    let context = Context::start(settings).await?;
+    let outcome = tokio::select! {
+        outcome = dispatch(cli.command, &context, output) => outcome,
+        _ = tokio::signal::ctrl_c() => Err(Failure("interrupted; what was begun goes on when the command is run again".into())),
+    };
+    // The server is let go whatever happened, but the first failure is the one to tell.
+    outcome.and(context.stop().await)
+}
+
+async fn dispatch(command: Command, context: &Context, output: Output) -> Done {
+    match command {
+        Command::Init => setup::init(context, output).await,
+        Command::Apply(apply) => apply.run(context, output).await,
+        Command::Tenant(tenant) => tenant.run(context, output).await,
+        Command::Server(server) => server.run(context, output).await,
+        Command::Migrate(migrate) => migrate.run(context, output).await,
+        Command::Rekey(rekey) => rekey.run(context, output).await,
+        Command::Demo => demo::demo(context).await,
+        Command::Config | Command::Serve => Ok(()),
+    }
+}

@@ -1,1 +1,122 @@
-//! Placeholder.
+//! Directory: the router's in-memory copy of the catalog, from base URL to tenant.
+
+mod resolve;
+mod watch;
+
+pub use resolve::{Asked, Refusal, Resolved};
+pub use watch::watch;
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use dashmap::DashMap;
+use tokio::sync::watch as signal;
+
+use crate::tenant::{Host, Prefix, State, Tenant, TenantId};
+
+/// The handle; clones share one directory.
+#[derive(Clone)]
+pub struct Directory(Arc<Shared>);
+
+struct Shared {
+    urls: DashMap<(Host, Prefix), TenantId>,
+    tenants: DashMap<TenantId, Arc<Tenant>>,
+    ready: signal::Sender<bool>,
+}
+
+impl Default for Directory {
+    fn default() -> Self {
+        let (ready, _) = signal::channel(false);
+        Self(Arc::new(Shared { urls: DashMap::new(), tenants: DashMap::new(), ready }))
+    }
+}
+
+impl Directory {
+    /// The tenant that a request is for, and the path it has there.
+    ///
+    /// # Errors
+    /// See [`Refusal`].
+    pub fn resolve(&self, asked: &Asked<'_>) -> Result<(Arc<Tenant>, Resolved), Refusal> {
+        let resolved = resolve::resolve(asked, |host, prefix| {
+            // A clone of the key for the look-up: DashMap wants the pair as it is stored.
+            self.0.urls.get(&(host.clone(), prefix.clone())).map(|id| id.value().clone())
+        })?;
+        let tenant = self.get(&resolved.tenant).ok_or(Refusal::Unknown)?;
+        Ok((tenant, resolved))
+    }
+
+    /// The tenant of this id, if it is served or suspended.
+    pub fn get(&self, id: &TenantId) -> Option<Arc<Tenant>> {
+        self.0.tenants.get(id).map(|tenant| Arc::clone(tenant.value()))
+    }
+
+    /// How many tenants are known.
+    pub fn len(&self) -> usize {
+        self.0.tenants.len()
+    }
+
+    /// Whether no tenant is known.
+    pub fn is_empty(&self) -> bool {
+        self.0.tenants.is_empty()
+    }
+
+    /// Whether the catalog has been read once.
+    pub fn is_ready(&self) -> bool {
+        *self.0.ready.borrow()
+    }
+
+    /// Waits until the catalog has been read once.
+    pub async fn wait_ready(&self) {
+        // The sender lives as long as this handle, so it can't be gone.
+        let _ = self.0.ready.subscribe().wait_for(|ready| *ready).await;
+    }
+
+    /// Takes over one row as it is now. Returns the tenant as it was before.
+    pub fn put(&self, tenant: Tenant) -> Option<Arc<Tenant>> {
+        if !matches!(tenant.state, State::Active | State::Suspended) {
+            return self.remove(&tenant.id);
+        }
+        let tenant = Arc::new(tenant);
+        let before = self.0.tenants.insert(tenant.id.clone(), Arc::clone(&tenant));
+        let keys: HashSet<_> = tenant.base_urls.iter().map(|u| (u.host.clone(), u.prefix.clone())).collect();
+        if let Some(before) = &before {
+            self.forget_urls(before, &keys);
+        }
+        for key in keys {
+            self.0.urls.insert(key, tenant.id.clone());
+        }
+        before
+    }
+
+    /// Forgets a tenant. Returns it as it was.
+    pub fn remove(&self, id: &TenantId) -> Option<Arc<Tenant>> {
+        let (_, before) = self.0.tenants.remove(id)?;
+        self.forget_urls(&before, &HashSet::new());
+        Some(before)
+    }
+
+    /// Takes over all rows; what is not among them is forgotten. Returns the tenants that changed or went, as they
+    /// were before.
+    pub fn replace_all(&self, tenants: Vec<Tenant>) -> Vec<Arc<Tenant>> {
+        let known: HashSet<_> = tenants.iter().map(|tenant| tenant.id.clone()).collect();
+        let gone: Vec<_> =
+            self.0.tenants.iter().map(|entry| entry.key().clone()).filter(|id| !known.contains(id)).collect();
+        let mut changed: Vec<_> = gone.iter().filter_map(|id| self.remove(id)).collect();
+        for tenant in tenants {
+            let now = tenant.clone();
+            changed.extend(self.put(tenant).filter(|before| **before != now));
+        }
+        self.0.ready.send_replace(true);
+        changed
+    }
+
+    /// A base URL may have moved to another tenant whose row came first: only what still points here goes.
+    fn forget_urls(&self, tenant: &Tenant, keep: &HashSet<(Host, Prefix)>) {
+        for url in &tenant.base_urls {
+            let key = (url.host.clone(), url.prefix.clone());
+            if !keep.contains(&key) {
+                self.0.urls.remove_if(&key, |_, owner| *owner == tenant.id);
+            }
+        }
+    }
+}

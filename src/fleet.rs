@@ -40,7 +40,9 @@ pub enum Error {
         source: pg::Error,
     },
     /// Something of our name is there that we did not make.
-    #[error("{what} `{name}` exists on server `{server}` but not in the journal: manybox did not make it and leaves it alone; remove or rename it by hand")]
+    #[error(
+        "{what} `{name}` exists on server `{server}` but not in the journal: manybox did not make it and leaves it alone; remove or rename it by hand"
+    )]
     Foreign {
         /// `role` or `database`.
         what: &'static str,
@@ -156,9 +158,12 @@ impl Fleet {
     /// # Errors
     /// When the settings don't have it, or one of its files is malformed or may not be run.
     pub fn edition(&self, name: &str) -> Result<migrate::Edition, Error> {
-        let files = self.settings.editions.get(name).and_then(|e| e.migrations.as_deref()).ok_or_else(|| {
-            Error::Settings(format!("there is no edition `{name}` in the settings; add [editions.{name}]"))
-        })?;
+        let files =
+            self.settings.editions.get(name).and_then(|e| e.migrations.as_deref()).ok_or_else(|| {
+                Error::Settings(format!(
+                    "there is no edition `{name}` in the settings; add [editions.{name}]"
+                ))
+            })?;
         Ok(migrate::Edition::read(name, files)?)
     }
 

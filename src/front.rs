@@ -1,1 +1,13 @@
-//! Placeholder.
+//! Front: the data plane's HTTP. A request's tenant is known before its route is looked for.
+
+mod app;
+mod cors;
+mod error;
+mod layers;
+mod serve;
+mod tenant;
+
+pub use app::App;
+pub use layers::{Service, router, router_with};
+pub use serve::serve;
+pub use tenant::{Tenant, Transaction};

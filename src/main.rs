@@ -1,2 +1,7 @@
-//! The binary.
-fn main() {}
+//! The `manybox` program.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    manybox::cli::run()
+}

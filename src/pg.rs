@@ -3,6 +3,7 @@
 mod connect;
 mod credentials;
 mod ident;
+mod key_file;
 mod lock;
 mod sqlstate;
 

@@ -94,7 +94,9 @@ impl Fleet {
             there.insert(slug.clone());
             match row.record.state {
                 State::Creating => changes.push(Change::Finish { slug }),
-                state if row.unsettled || state == State::Purging => changes.push(Change::Settle { slug, state }),
+                state if row.unsettled || state == State::Purging => {
+                    changes.push(Change::Settle { slug, state })
+                }
                 _ => changes.extend(self.differences(row, declared).await?),
             }
         }
@@ -103,7 +105,11 @@ impl Fleet {
                 let defaults = &self.settings.defaults;
                 changes.push(Change::Create {
                     slug: slug.clone(),
-                    edition: declared.edition.clone().or_else(|| defaults.edition.clone()).unwrap_or_default(),
+                    edition: declared
+                        .edition
+                        .clone()
+                        .or_else(|| defaults.edition.clone())
+                        .unwrap_or_default(),
                     server: declared.server.clone().unwrap_or_else(|| defaults.server.clone()),
                 });
             }
@@ -112,7 +118,11 @@ impl Fleet {
         Ok(Plan { changes })
     }
 
-    async fn differences(&self, row: &TenantRow, declared: Option<&Declared>) -> Result<Option<Change>, Error> {
+    async fn differences(
+        &self,
+        row: &TenantRow,
+        declared: Option<&Declared>,
+    ) -> Result<Option<Change>, Error> {
         let record = &row.record;
         let slug = record.slug.to_string();
         let mut what = Vec::new();
@@ -124,7 +134,8 @@ impl Fleet {
                 if let Some(wanted) = wanted
                     && wanted != is
                 {
-                    let reason = format!("its {name} is `{is}` and can't be changed to `{wanted}`; declare `{is}`");
+                    let reason =
+                        format!("its {name} is `{is}` and can't be changed to `{wanted}`; declare `{is}`");
                     return Ok(Some(Change::Conflict { slug, reason }));
                 }
             }
@@ -195,7 +206,9 @@ impl Fleet {
                 }
                 self.catalog.base_urls_replace(&record.id, &self.templated(&record.slug)?, true).await?;
             }
-            Change::Conflict { reason, .. } => return Err(Error::Settings(format!("tenant `{slug}`: {reason}"))),
+            Change::Conflict { reason, .. } => {
+                return Err(Error::Settings(format!("tenant `{slug}`: {reason}")));
+            }
         }
         Ok(())
     }

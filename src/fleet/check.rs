@@ -54,7 +54,11 @@ pub async fn check(settings: &Settings, server: &Server) -> Result<Vec<Finding>,
     } else {
         Ok(())
     };
-    note("the admin is no superuser", not_super, format!("ALTER ROLE {admin} NOSUPERUSER CREATEDB CREATEROLE;"));
+    note(
+        "the admin is no superuser",
+        not_super,
+        format!("ALTER ROLE {admin} NOSUPERUSER CREATEDB CREATEROLE;"),
+    );
     let roles = prepare(server, &client, &settings.defaults.api.roles).await;
     let set = if major >= 16 { " WITH SET TRUE, INHERIT TRUE" } else { "" };
     note(
@@ -62,38 +66,66 @@ pub async fn check(settings: &Settings, server: &Server) -> Result<Vec<Finding>,
         roles,
         format!("ALTER ROLE {admin} CREATEROLE; GRANT {} TO {admin}{set};", Ident::new(OWNER)),
     );
-    let login = run(&client, &format!("CREATE ROLE {scratch_ident} LOGIN NOINHERIT CONNECTION LIMIT 1 PASSWORD {}", literal(&scratch))).await;
+    let login = run(
+        &client,
+        &format!(
+            "CREATE ROLE {scratch_ident} LOGIN NOINHERIT CONNECTION LIMIT 1 PASSWORD {}",
+            literal(&scratch)
+        ),
+    )
+    .await;
     note("create a tenant's login", login, format!("ALTER ROLE {admin} CREATEROLE;"));
     for role in &settings.defaults.api.roles {
         let role = Ident::new(role);
         let remedy = format!("GRANT {role} TO {admin} WITH ADMIN OPTION;");
-        note(&format!("make it a member of {role}"), run(&client, &format!("GRANT {role} TO {scratch_ident}")).await, remedy);
+        note(
+            &format!("make it a member of {role}"),
+            run(&client, &format!("GRANT {role} TO {scratch_ident}")).await,
+            remedy,
+        );
     }
     let created = database::create_closed(&client, &scratch, "template0").await;
     if note("create a database, closed", created, format!("ALTER ROLE {admin} CREATEDB;")) {
         let opened = database::open(&client, &scratch, &[&scratch]).await;
         note("set its ACL and open it", opened, format!("ALTER DATABASE {scratch_ident} OWNER TO {admin};"));
         let inside = inside(settings, server, &scratch, &mut note).await;
-        note("work in it as admin and as migrator", inside, format!("GRANT {} TO {admin}{set}; GRANT {} TO {};", Ident::new(OWNER), Ident::new(OWNER), Ident::new(MIGRATOR)));
+        note(
+            "work in it as admin and as migrator",
+            inside,
+            format!(
+                "GRANT {} TO {admin}{set}; GRANT {} TO {};",
+                Ident::new(OWNER),
+                Ident::new(OWNER),
+                Ident::new(MIGRATOR)
+            ),
+        );
     }
     let signal = "SELECT pg_catalog.pg_has_role(current_user, 'pg_signal_backend', 'USAGE')";
     let signal = client.query_one(signal, &[]).await.and_then(|row| row.try_get::<_, bool>(0));
     let signal = signal.doing(|| "looking at the admin's role".into())?;
-    let signal = if signal { Ok(()) } else { Err(Error::Settings("the admin may not end tenants' sessions".into())) };
+    let signal =
+        if signal { Ok(()) } else { Err(Error::Settings("the admin may not end tenants' sessions".into())) };
     note("end a tenant's sessions", signal, format!("GRANT pg_signal_backend TO {admin};"));
     note("close and drop the database", database::drop(&client, &scratch).await, String::new());
-    note("drop the login", run(&client, &format!("DROP ROLE IF EXISTS {scratch_ident}")).await, String::new());
+    note(
+        "drop the login",
+        run(&client, &format!("DROP ROLE IF EXISTS {scratch_ident}")).await,
+        String::new(),
+    );
     for database in ["postgres", "template1"] {
         let open: bool = client
             .query_one("SELECT pg_catalog.has_database_privilege('public', $1, 'CONNECT')", &[&database])
             .await
             .and_then(|row| row.try_get(0))
             .doing(|| format!("looking at database `{database}`"))?;
-        let closed = if open { Err(Error::Settings("every tenant's login can connect to it".into())) } else { Ok(()) };
+        let closed =
+            if open { Err(Error::Settings("every tenant's login can connect to it".into())) } else { Ok(()) };
         note(
             &format!("`{database}` is closed to PUBLIC"),
             closed,
-            format!("REVOKE CONNECT, TEMPORARY ON DATABASE {database} FROM PUBLIC; GRANT CONNECT ON DATABASE {database} TO {admin};"),
+            format!(
+                "REVOKE CONNECT, TEMPORARY ON DATABASE {database} FROM PUBLIC; GRANT CONNECT ON DATABASE {database} TO {admin};"
+            ),
         );
     }
     Ok(findings)
@@ -109,14 +141,18 @@ async fn inside(
     crate::migrate::prepare_template(&admin, OWNER, &settings.defaults.api.roles)
         .await
         .doing(|| "preparing a template".into())?;
-    let wanted: std::collections::BTreeSet<_> = settings.editions.values().flat_map(|e| &e.extensions).collect();
+    let wanted: std::collections::BTreeSet<_> =
+        settings.editions.values().flat_map(|e| &e.extensions).collect();
     for extension in wanted {
         let ident = Ident::new(extension);
-        let made = run(&admin, &format!("CREATE EXTENSION IF NOT EXISTS {ident} WITH SCHEMA extensions")).await;
+        let made =
+            run(&admin, &format!("CREATE EXTENSION IF NOT EXISTS {ident} WITH SCHEMA extensions")).await;
         note(
             &format!("create extension {ident}"),
             made,
-            format!("install its package, then if it is not trusted, in template0's stead: CREATE EXTENSION {ident}; in each template as a superuser"),
+            format!(
+                "install its package, then if it is not trusted, in template0's stead: CREATE EXTENSION {ident}; in each template as a superuser"
+            ),
         );
     }
     admin.close().await;

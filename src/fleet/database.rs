@@ -53,7 +53,8 @@ pub(super) async fn open(client: &Client, database: &str, logins: &[&str]) -> Re
     }
     client.batch_execute(&sql).await.doing(|| format!("setting the ACL of database `{database}`"))?;
 
-    let mut expected = vec![format!("{MIGRATOR}:CONNECT"), format!("{OWNER}:CONNECT"), format!("{OWNER}:CREATE")];
+    let mut expected =
+        vec![format!("{MIGRATOR}:CONNECT"), format!("{OWNER}:CONNECT"), format!("{OWNER}:CREATE")];
     expected.extend(logins.iter().map(|login| format!("{login}:CONNECT")));
     expected.sort();
     let granted: Vec<String> = client
@@ -81,7 +82,8 @@ pub(super) async fn open(client: &Client, database: &str, logins: &[&str]) -> Re
 
 /// Closes a finished template, for everybody.
 pub(super) async fn seal(client: &Client, database: &str) -> Result<(), Error> {
-    run(client, &format!("ALTER DATABASE {} IS_TEMPLATE true ALLOW_CONNECTIONS false", Ident::new(database))).await?;
+    run(client, &format!("ALTER DATABASE {} IS_TEMPLATE true ALLOW_CONNECTIONS false", Ident::new(database)))
+        .await?;
     // A session that is still leaving makes every copy wait.
     let deadline = Instant::now() + LEAVE;
     while sessions(client, database).await? > 0 && Instant::now() < deadline {

@@ -74,6 +74,9 @@ pub(super) async fn set_router_password(
     let router = keys.newest().router_login(catalog);
     let verifier = scram_verifier(&router.password).map_err(|e| Error::Settings(e.to_string()))?;
     let verb = if role_exists(client, &router.user).await? { "ALTER" } else { "CREATE" };
-    run(client, &format!("{verb} ROLE {} LOGIN NOINHERIT PASSWORD {}", Ident::new(&router.user), literal(&verifier)))
-        .await
+    run(
+        client,
+        &format!("{verb} ROLE {} LOGIN NOINHERIT PASSWORD {}", Ident::new(&router.user), literal(&verifier)),
+    )
+    .await
 }

@@ -60,7 +60,9 @@ impl Fleet {
         self.edition(&edition)?;
         let tier = wish.tier.clone().unwrap_or_else(|| defaults.tier.clone());
         if !self.settings.tiers.contains_key(&tier) {
-            return Err(Error::Settings(format!("there is no tier `{tier}` in the settings; add [tiers.{tier}]")));
+            return Err(Error::Settings(format!(
+                "there is no tier `{tier}` in the settings; add [tiers.{tier}]"
+            )));
         }
         let server = wish.server.clone().unwrap_or_else(|| defaults.server.clone());
         let (_, client) = self.admin(&server).await?;

@@ -38,7 +38,8 @@ impl Fleet {
         let login = self.keys.newest().tenant_login(record);
         if role_exists(&client, &login.user).await? {
             let verifier = scram_verifier(&login.password).map_err(|e| Error::Settings(e.to_string()))?;
-            run(&client, &format!("ALTER ROLE {} PASSWORD {}", Ident::new(&login.user), literal(&verifier))).await?;
+            run(&client, &format!("ALTER ROLE {} PASSWORD {}", Ident::new(&login.user), literal(&verifier)))
+                .await?;
         }
         Ok(self.catalog.tenant_rekeyed(&record.id, self.keys.newest().id()).await?)
     }

@@ -38,9 +38,14 @@ impl Fleet {
     ///
     /// # Errors
     /// When the server refuses, or one of the edition's files fails; the template before stays in use.
-    pub async fn refresh_template(&self, server: &str, edition: &migrate::Edition) -> Result<Template, Error> {
+    pub async fn refresh_template(
+        &self,
+        server: &str,
+        edition: &migrate::Edition,
+    ) -> Result<Template, Error> {
         let (_, client) = self.admin(server).await?;
-        let digest = Sha256::digest(format!("template {server} {} {}", self.settings.catalog.database, edition.name));
+        let digest =
+            Sha256::digest(format!("template {server} {} {}", self.settings.catalog.database, edition.name));
         let mut key = [0_u8; 8];
         key.copy_from_slice(&digest[..8]);
         let lock = AdvisoryLock::acquire(&client, i64::from_be_bytes(key), LOCK_WAIT)
@@ -83,7 +88,10 @@ impl Fleet {
             let sql =
                 format!("CREATE EXTENSION IF NOT EXISTS {} WITH SCHEMA extensions", Ident::new(extension));
             admin.batch_execute(&sql).await.doing(|| {
-                format!("creating extension `{extension}` of edition `{}` (see `manybox server check`)", edition.name)
+                format!(
+                    "creating extension `{extension}` of edition `{}` (see `manybox server check`)",
+                    edition.name
+                )
             })?;
         }
         admin.close().await;

@@ -23,6 +23,12 @@ const SCRAM_ITERATIONS: u32 = 1;
 #[error("{0}")]
 pub struct Weak(String);
 
+impl Weak {
+    pub(super) fn new(reason: String) -> Self {
+        Self(reason)
+    }
+}
+
 /// One master key: a number that grows with each rotation, and 32 secret bytes.
 #[derive(Clone, PartialEq, Eq, zeroize::ZeroizeOnDrop)]
 pub struct MasterKey {

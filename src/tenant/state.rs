@@ -34,7 +34,7 @@ pub enum Verb {
     Retire,
     /// Back into service after `Retire`.
     Restore,
-    /// Drop a retired tenant's database.
+    /// Drop a retired tenant's database, or what there is of one whose creation failed.
     Purge,
 }
 
@@ -47,7 +47,7 @@ impl Verb {
             Self::Resume => &[State::Suspended, State::Active],
             Self::Retire => &[State::Active, State::Suspended, State::Retired],
             Self::Restore => &[State::Retired, State::Active],
-            Self::Purge => &[State::Retired, State::Purging],
+            Self::Purge => &[State::Retired, State::Purging, State::Creating],
         }
     }
 

@@ -1,0 +1,158 @@
+//! `manybox migrate` and `migrate status`.
+
+use super::output::{line, table};
+use super::{Context, Done, Failure, Output};
+use crate::catalog::Filter;
+use crate::fleet::Fleet;
+use crate::migrate::{Standing, standing};
+use crate::rollout::{self, Scope};
+
+#[derive(clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(super) struct Migrate {
+    #[command(subcommand)]
+    command: Option<Sub>,
+    /// Only tenants of this edition
+    #[arg(long, value_name = "EDITION")]
+    edition: Option<String>,
+    /// Only this tenant
+    #[arg(long, value_name = "SLUG")]
+    tenant: Option<String>,
+    /// Databases brought up at the same time; migrate.jobs when not given
+    #[arg(long, value_name = "N")]
+    jobs: Option<usize>,
+}
+
+#[derive(clap::Subcommand)]
+enum Sub {
+    /// Show every tenant's version, from the catalog: no tenant's database is connected to
+    Status {
+        /// Only tenants of this edition
+        #[arg(long, value_name = "EDITION")]
+        edition: Option<String>,
+    },
+}
+
+/// One line of `migrate status`.
+#[derive(serde::Serialize)]
+struct Line {
+    slug: String,
+    edition: String,
+    version: i32,
+    newest: i32,
+    standing: &'static str,
+    behind: usize,
+    failure: Option<String>,
+}
+
+impl Migrate {
+    pub(super) async fn run(self, context: &Context, output: Output) -> Done {
+        let fleet = context.fleet().await?;
+        match self.command {
+            Some(Sub::Status { edition }) => status(&fleet, edition, output).await,
+            None => {
+                let jobs = self.jobs.unwrap_or(context.settings.migrate.jobs);
+                migrate(&fleet, Scope { edition: self.edition, tenant: self.tenant }, jobs, output).await
+            }
+        }
+    }
+}
+
+async fn migrate(fleet: &Fleet, scope: Scope, jobs: usize, output: Output) -> Done {
+    if let Some(edition) = &scope.edition {
+        fleet.edition(edition)?;
+    }
+    if let Some(slug) = &scope.tenant {
+        fleet.tenant(slug).await?;
+    }
+    let editions = fleet.editions()?;
+    let templates = fleet.catalog.templates().await?;
+    let tenants = fleet.catalog.tenants(&Filter::default()).await?;
+    let rollout = rollout::plan(&editions, &templates, &tenants, &scope);
+    let bar = output.bar(rollout.steps.len(), "migrating");
+    let report = rollout.execute(fleet, jobs, &|_| bar.inc(1)).await;
+    bar.finish_and_clear();
+    let report = report?;
+    let failed: Vec<_> = report.failures().cloned().collect();
+    output.answer(&report, |report| {
+        if report.tenants.is_empty() && report.templates.is_empty() {
+            return "nothing to do: every tenant is at its edition's newest version".into();
+        }
+        let done = report.tenants.len() - failed.len();
+        format!("{done} tenant(s) and {} template(s) brought up", report.templates.len())
+    })?;
+    if failed.is_empty() {
+        return Ok(());
+    }
+    let rows = failed
+        .iter()
+        .map(|f| vec![f.slug.clone(), f.after.to_string(), f.failure.clone().unwrap_or_default()]);
+    let list = table(&["TENANT", "VERSION", "FAILURE"], rows);
+    Err(Failure(format!(
+        "{} of {} tenant(s) failed; the others are done. Mend these, then run `manybox migrate` again: it touches only them.\n{list}",
+        failed.len(),
+        report.tenants.len()
+    )))
+}
+
+async fn status(fleet: &Fleet, edition: Option<String>, output: Output) -> Done {
+    let editions = fleet.editions()?;
+    let rows = fleet.catalog.tenants(&Filter { edition, ..Filter::default() }).await?;
+    let lines: Vec<Line> = rows
+        .iter()
+        .map(|row| {
+            let lineage = &row.record.lineage;
+            let edition = editions.get(&lineage.edition);
+            let (standing, behind) = match edition.map(|e| standing(e, lineage)) {
+                None => ("unknown edition", 0),
+                Some(Standing::Current) => ("current", 0),
+                Some(Standing::Behind { by }) => ("behind", by),
+                Some(Standing::Ahead) => ("ahead", 0),
+                Some(Standing::Divergent) => ("divergent", 0),
+            };
+            Line {
+                slug: row.record.slug.to_string(),
+                edition: lineage.edition.clone(),
+                version: lineage.version,
+                newest: edition.map_or(0, crate::migrate::Edition::latest),
+                standing,
+                behind,
+                failure: row.failure.clone(),
+            }
+        })
+        .collect();
+    if output.json {
+        let count = |wanted: &str| lines.iter().filter(|l| l.standing == wanted).count();
+        let answer = serde_json::json!({
+            "summary": {
+                "tenants": lines.len(),
+                "current": count("current"),
+                "behind": count("behind"),
+                "ahead": count("ahead"),
+                "divergent": count("divergent"),
+                "failed": lines.iter().filter(|l| l.failure.is_some()).count(),
+            },
+            "tenants": lines,
+        });
+        return output.answer(&answer, |_| String::new());
+    }
+    output.list(
+        &lines,
+        &["TENANT", "EDITION", "VERSION", "NEWEST", "STANDING", "FAILURE"],
+        |l| {
+            vec![
+                l.slug.clone(),
+                l.edition.clone(),
+                l.version.to_string(),
+                l.newest.to_string(),
+                if l.behind > 0 { format!("{} by {}", l.standing, l.behind) } else { l.standing.to_owned() },
+                l.failure.clone().unwrap_or_default(),
+            ]
+        },
+        "there are no tenants",
+    )?;
+    if lines.iter().any(|l| l.failure.is_some() || l.standing == "divergent") {
+        line("\nfailed and divergent tenants keep serving at the version shown; see docs/operations.md");
+    }
+    Ok(())
+}

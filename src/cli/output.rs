@@ -1,0 +1,93 @@
+//! Output: tables and sentences for people, JSON for programs, progress for those who wait at a terminal.
+
+use std::io::Write as _;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use comfy_table::{ContentArrangement, Table, presets};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
+
+use super::{Done, Failure};
+
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Output {
+    pub(super) json: bool,
+}
+
+impl Output {
+    /// Prints a value as JSON, or as the text that `words` makes of it.
+    pub(super) fn answer<T: Serialize>(self, value: &T, words: impl FnOnce(&T) -> String) -> Done {
+        if self.json {
+            line(&serde_json::to_string_pretty(value)?)
+        } else {
+            line(&words(value))
+        }
+        Ok(())
+    }
+
+    /// Prints rows as a JSON array, or as a table.
+    pub(super) fn list<T: Serialize>(
+        self,
+        rows: &[T],
+        columns: &[&str],
+        cells: impl Fn(&T) -> Vec<String>,
+        none: &str,
+    ) -> Done {
+        if self.json {
+            line(&serde_json::to_string_pretty(rows)?);
+        } else if rows.is_empty() {
+            line(none);
+        } else {
+            line(&table(columns, rows.iter().map(cells)));
+        }
+        Ok(())
+    }
+
+    /// Prints a failure and gives its exit code.
+    pub(super) fn failed(self, failure: &Failure) -> ExitCode {
+        if self.json {
+            eprintln!("{}", serde_json::json!({ "error": failure.0 }));
+        } else {
+            eprintln!("manybox: {}", failure.0);
+        }
+        ExitCode::from(1)
+    }
+
+    /// A bar for `length` pieces of work. Silent when standard error is no terminal.
+    pub(super) fn bar(self, length: usize, what: &'static str) -> ProgressBar {
+        let style = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} {eta}");
+        let bar = ProgressBar::new(length as u64).with_message(what);
+        bar.set_draw_target(self.target());
+        style.map_or(bar.clone(), |style| bar.with_style(style))
+    }
+
+    /// A spinner for work of unknown length. Silent when standard error is no terminal.
+    pub(super) fn spinner(self, what: impl Into<String>) -> ProgressBar {
+        let spinner = ProgressBar::new_spinner().with_message(what.into());
+        spinner.set_draw_target(self.target());
+        spinner.enable_steady_tick(Duration::from_millis(100));
+        spinner
+    }
+
+    fn target(self) -> ProgressDrawTarget {
+        if self.json { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() }
+    }
+}
+
+/// A reader that went away (`manybox tenant list | head`) is no failure of ours, so this does not panic as
+/// `println!` does.
+pub(super) fn line(text: &str) {
+    let _ = writeln!(std::io::stdout().lock(), "{text}");
+}
+
+/// Rows under a header, without frames, so that columns can be cut out by other programs.
+pub(super) fn table(columns: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+    table.set_header(columns);
+    for row in rows {
+        table.add_row(row);
+    }
+    table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
+}

@@ -1,0 +1,344 @@
+//! `manybox tenant`: create and look after tenants.
+
+use std::io::{BufRead as _, IsTerminal as _};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use jsonwebtoken::{EncodingKey, Header};
+use serde_json::{Map, Value};
+
+use super::output::{line, table};
+use super::{Context, Done, Failure, Output};
+use crate::catalog::{Filter, TenantRow};
+use crate::fleet::{Fleet, Wish};
+use crate::tenant::{BaseUrl, Overrides, Slug, State, Verb};
+
+#[derive(clap::Subcommand)]
+pub(super) enum Tenant {
+    /// Create a tenant, or finish a creation that was interrupted
+    Create {
+        /// Its name: a-z, 0-9 and dashes
+        slug: Slug,
+        /// Its line of schema versions; defaults.edition when not given
+        #[arg(long)]
+        edition: Option<String>,
+        /// Its limits; defaults.tier when not given
+        #[arg(long)]
+        tier: Option<String>,
+        /// Where its database is made; defaults.server when not given
+        #[arg(long)]
+        server: Option<String>,
+        /// A base URL beside those from listen.base_urls; may be given more than once
+        #[arg(long = "base-url", value_name = "URL")]
+        base_urls: Vec<BaseUrl>,
+    },
+    /// List tenants
+    List {
+        /// Only in this state: creating, active, suspended, retired, purging, purged
+        #[arg(long)]
+        state: Option<State>,
+        /// Only of this edition
+        #[arg(long)]
+        edition: Option<String>,
+        /// Only with this text in slug or base URL
+        #[arg(long, value_name = "TEXT")]
+        search: Option<String>,
+    },
+    /// Show one tenant and what was done to it
+    Show {
+        /// The tenant
+        slug: String,
+        /// Show the key that signs its tokens (HS256, base64) as well
+        #[arg(long)]
+        jwt_key: bool,
+    },
+    /// Change settings: tier=…, base_urls=URL,URL, schemas=a,b, anon_role=…, max_connections=…, max_rows=…,
+    /// statement_timeout=10s; an empty value goes back to the default
+    Set {
+        /// The tenant
+        slug: String,
+        /// KEY=VALUE
+        #[arg(required = true, value_name = "KEY=VALUE")]
+        settings: Vec<String>,
+    },
+    /// Refuse its requests (403), data untouched
+    Suspend {
+        /// The tenant
+        slug: String,
+    },
+    /// Serve it again after `suspend`
+    Resume {
+        /// The tenant
+        slug: String,
+    },
+    /// Take it out of service (404) and keep its database
+    Retire {
+        /// The tenant
+        slug: String,
+    },
+    /// Bring it back into service after `retire`
+    Restore {
+        /// The tenant
+        slug: String,
+    },
+    /// Drop a retired tenant's database and login for good
+    Purge {
+        /// The tenant
+        slug: String,
+        /// Don't ask for the slug again
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Make a signed token to try things with
+    Token {
+        /// The tenant
+        slug: String,
+        /// The API role to claim
+        #[arg(long)]
+        role: String,
+        /// A further claim; a value that is JSON is taken as such
+        #[arg(long = "claim", value_name = "KEY=VALUE")]
+        claims: Vec<String>,
+        /// How long it holds
+        #[arg(long, default_value = "1h", value_parser = humantime::parse_duration)]
+        expires: Duration,
+    },
+    /// Open psql in its database, as the admin
+    Psql {
+        /// The tenant
+        slug: String,
+        /// What to hand on to psql
+        #[arg(last = true)]
+        arguments: Vec<String>,
+    },
+}
+
+impl Tenant {
+    pub(super) async fn run(self, context: &Context, output: Output) -> Done {
+        let fleet = context.fleet().await?;
+        match self {
+            Self::Create { slug, edition, tier, server, base_urls } => {
+                let wish = Wish { edition, tier, server, base_urls, overrides: Overrides::default() };
+                let spinner = output.spinner(format!("creating {slug}"));
+                let row = fleet.create(&slug, &wish).await;
+                spinner.finish_and_clear();
+                output.answer(&row?, |row| format!("{}\n{}", done(row), urls(row)))
+            }
+            Self::List { state, edition, search } => {
+                let rows = fleet.catalog.tenants(&Filter { state, edition, search }).await?;
+                output.list(
+                    &rows,
+                    &["TENANT", "STATE", "EDITION", "VERSION", "TIER", "SERVER", "BASE URL"],
+                    cells,
+                    "there are no tenants that match; create one with `manybox tenant create SLUG`",
+                )
+            }
+            Self::Show { slug, jwt_key } => show(&fleet, &slug, jwt_key, output).await,
+            Self::Set { slug, settings } => {
+                let row = set(&fleet, &slug, &settings).await?;
+                output.answer(&row, done)
+            }
+            Self::Suspend { slug } => verb(&fleet, &slug, Verb::Suspend, output).await,
+            Self::Resume { slug } => verb(&fleet, &slug, Verb::Resume, output).await,
+            Self::Retire { slug } => verb(&fleet, &slug, Verb::Retire, output).await,
+            Self::Restore { slug } => verb(&fleet, &slug, Verb::Restore, output).await,
+            Self::Purge { slug, yes } => {
+                let row = fleet.tenant(&slug).await?;
+                if !Verb::Purge.from().contains(&row.record.state) {
+                    return verb(&fleet, &slug, Verb::Purge, output).await;
+                }
+                if !yes {
+                    confirm(&slug)?;
+                }
+                verb(&fleet, &slug, Verb::Purge, output).await
+            }
+            Self::Token { slug, role, claims, expires } => {
+                let row = fleet.tenant(&slug).await?;
+                let token = token(&fleet, &row, &role, &claims, expires)?;
+                output.answer(&serde_json::json!({ "token": token }), |_| token.clone())
+            }
+            Self::Psql { slug, arguments } => psql(&fleet, &slug, arguments).await,
+        }
+    }
+}
+
+async fn verb(fleet: &Fleet, slug: &str, verb: Verb, output: Output) -> Done {
+    let spinner = output.spinner(format!("{verb} {slug}"));
+    let row = fleet.carry_out(slug, verb).await;
+    spinner.finish_and_clear();
+    output.answer(&row?, done)
+}
+
+fn done(row: &TenantRow) -> String {
+    format!("{} is {}", row.record.slug, row.record.state)
+}
+
+fn urls(row: &TenantRow) -> String {
+    row.record.base_urls.iter().map(|url| format!("  {url}")).collect::<Vec<_>>().join("\n")
+}
+
+fn cells(row: &TenantRow) -> Vec<String> {
+    let record = &row.record;
+    vec![
+        record.slug.to_string(),
+        record.state.to_string(),
+        record.lineage.edition.clone(),
+        record.lineage.version.to_string(),
+        record.tier.clone(),
+        record.server.clone(),
+        record.base_urls.first().map(ToString::to_string).unwrap_or_default(),
+    ]
+}
+
+async fn show(fleet: &Fleet, slug: &str, jwt_key: bool, output: Output) -> Done {
+    let row = fleet.tenant(slug).await?;
+    let journal = fleet.catalog.journal(&row.record.id, 20).await?;
+    let key = fleet.keys.jwt_keys(&row.record).first().map(|key| STANDARD.encode(key)).filter(|_| jwt_key);
+    let answer = serde_json::json!({
+        "tenant": row, "database": row.record.id.database(), "journal": journal, "jwt_key": key,
+    });
+    output.answer(&answer, |_| {
+        let record = &row.record;
+        let mut facts = vec![
+            ("slug", record.slug.to_string()),
+            ("id", record.id.to_string()),
+            (
+                "state",
+                format!(
+                    "{}{}",
+                    record.state,
+                    if row.unsettled { " (unsettled: run `manybox apply`)" } else { "" }
+                ),
+            ),
+            ("edition", format!("{} at version {}", record.lineage.edition, record.lineage.version)),
+            ("tier", record.tier.clone()),
+            ("server", record.server.clone()),
+            ("database", record.id.database()),
+            ("settings", serde_json::to_string(&record.overrides).unwrap_or_default()),
+            ("created", row.created_at.to_string()),
+        ];
+        facts.extend(row.failure.clone().map(|failure| ("failure", failure)));
+        facts.extend(key.clone().map(|key| ("jwt key", key)));
+        facts.extend(record.base_urls.iter().map(|url| ("base url", url.to_string())));
+        let facts = table(&["", ""], facts.into_iter().map(|(name, value)| vec![name.to_owned(), value]));
+        let lines = journal
+            .iter()
+            .map(|e| vec![e.at.to_string(), e.actor.clone(), e.action.clone(), e.detail.to_string()]);
+        format!("{}\n\n{}", facts.trim_start(), table(&["AT", "ACTOR", "ACTION", "DETAIL"], lines))
+    })
+}
+
+/// Applies `KEY=VALUE`s; all are checked before the first is written.
+async fn set(fleet: &Fleet, slug: &str, settings: &[String]) -> Result<TenantRow, Failure> {
+    let row = fleet.tenant(slug).await?;
+    let (mut tier, mut overrides) = (row.record.tier.clone(), row.record.overrides.clone());
+    let mut base_urls = None;
+    for setting in settings {
+        let (key, value) =
+            setting.split_once('=').ok_or_else(|| Failure(format!("`{setting}`: expected KEY=VALUE")))?;
+        let wrong = |expected: &str| Failure(format!("`{setting}`: expected {expected}"));
+        let list = || {
+            value.split(',').map(str::trim).filter(|v| !v.is_empty()).map(str::to_owned).collect::<Vec<_>>()
+        };
+        let unset = value.is_empty();
+        match key {
+            "tier" if fleet.settings.tiers.contains_key(value) => tier = value.to_owned(),
+            "tier" => {
+                let known: Vec<_> = fleet.settings.tiers.keys().cloned().collect();
+                return Err(wrong(&format!("one of {}", known.join(", "))));
+            }
+            "base_urls" => {
+                let urls = list().iter().map(|url| url.parse::<BaseUrl>()).collect::<Result<Vec<_>, _>>();
+                base_urls = Some(urls.map_err(|e| Failure(format!("`{setting}`: {e}")))?);
+            }
+            "schemas" => overrides.schemas = (!unset).then(list),
+            "anon_role" if !unset && !fleet.settings.defaults.api.roles.iter().any(|r| r == value) => {
+                return Err(wrong(&format!("one of {}", fleet.settings.defaults.api.roles.join(", "))));
+            }
+            "anon_role" => overrides.anon_role = (!unset).then(|| value.to_owned()),
+            "max_connections" => {
+                overrides.max_connections = parsed(unset, || value.parse().ok().filter(|n| *n > 0))
+                    .ok_or_else(|| wrong("a number from 1"))?;
+            }
+            "max_rows" => {
+                overrides.max_rows =
+                    parsed(unset, || value.parse().ok()).ok_or_else(|| wrong("a number of rows"))?
+            }
+            "statement_timeout" => {
+                overrides.statement_timeout = parsed(unset, || humantime::parse_duration(value).ok())
+                    .ok_or_else(|| wrong("a duration such as 10s"))?;
+            }
+            _ => {
+                return Err(Failure(format!(
+                    "`{key}` is no setting of a tenant; expected tier, base_urls, schemas, anon_role, max_connections, max_rows or statement_timeout"
+                )));
+            }
+        }
+    }
+    if let Some(urls) = base_urls {
+        fleet.catalog.base_urls_replace(&row.record.id, &urls, false).await?;
+    }
+    fleet.catalog.tenant_configure(&row.record.id, &tier, &overrides).await?;
+    Ok(fleet.tenant(slug).await?)
+}
+
+/// `None` when the value is not of the expected form; `Some(None)` when it was left empty.
+fn parsed<T>(unset: bool, parse: impl FnOnce() -> Option<T>) -> Option<Option<T>> {
+    if unset { Some(None) } else { parse().map(Some) }
+}
+
+fn confirm(slug: &str) -> Done {
+    if !std::io::stdin().is_terminal() {
+        return Err(Failure(format!(
+            "purge drops the database of `{slug}` for good; give --yes to do it without being asked"
+        )));
+    }
+    line(&format!("This drops the database of `{slug}` for good. Type its slug to go on:"));
+    let mut typed = String::new();
+    std::io::stdin().lock().read_line(&mut typed)?;
+    if typed.trim() == slug { Ok(()) } else { Err(Failure("that is not its slug; nothing was done".into())) }
+}
+
+/// A token of this role, signed with the tenant's newest key.
+pub(super) fn token(
+    fleet: &Fleet,
+    row: &TenantRow,
+    role: &str,
+    claims: &[String],
+    expires: Duration,
+) -> Result<String, Failure> {
+    let roles = &fleet.settings.defaults.api.roles;
+    if !roles.iter().any(|r| r == role) {
+        return Err(Failure(format!("`{role}` is not an API role; expected one of {}", roles.join(", "))));
+    }
+    let mut body = Map::new();
+    for claim in claims {
+        let (key, value) =
+            claim.split_once('=').ok_or_else(|| Failure(format!("`{claim}`: expected KEY=VALUE")))?;
+        let value = serde_json::from_str(value).unwrap_or_else(|_| Value::String(value.to_owned()));
+        body.insert(key.to_owned(), value);
+    }
+    let until = std::time::SystemTime::now() + expires;
+    let until = until.duration_since(std::time::UNIX_EPOCH)?.as_secs();
+    body.insert("role".into(), role.into());
+    body.insert("exp".into(), until.into());
+    let key = fleet.keys.jwt_keys(&row.record).first().copied().unwrap_or_default();
+    Ok(jsonwebtoken::encode(&Header::default(), &body, &EncodingKey::from_secret(&key))?)
+}
+
+async fn psql(fleet: &Fleet, slug: &str, arguments: Vec<String>) -> Done {
+    let row = fleet.tenant(slug).await?;
+    let server = fleet.servers.get(&row.record.server)?;
+    let admin = server.admin()?;
+    let status = tokio::process::Command::new("psql")
+        .args(server.endpoint.psql_arguments(&admin.user, &row.record.id.database()))
+        .args(arguments)
+        .env("PGPASSWORD", admin.password.expose())
+        .status()
+        .await
+        .map_err(|e| {
+            Failure(format!("psql could not be started: {e}; install PostgreSQL's client programs"))
+        })?;
+    if status.success() { Ok(()) } else { Err(Failure(format!("psql ended with {status}"))) }
+}

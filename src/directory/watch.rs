@@ -1,0 +1,124 @@
+//! Watch: keeps the directory true to the catalog by notices, and serves on from what it knows when the catalog is away.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::broadcast;
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, timeout};
+
+use super::Directory;
+use crate::catalog::{Error, Feed, Reader};
+use crate::settings::Settings;
+use crate::tenant::{Record, Tenant, TenantId};
+
+/// Waits between attempts to reach the catalog: the first, and the longest.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// Longest wait for one answer of the catalog: past it, the connection counts as half-open and is dropped.
+const ANSWER: Duration = Duration::from_secs(10);
+
+/// Runs until it is aborted. `changed` hears of every tenant that changed, with the row as it was before.
+///
+/// LISTEN comes before the first load, so that no change falls between them, and again after every lost connection.
+/// The version counter is compared every `poll_interval` besides. `refused` names tenants whose login a server
+/// refused: their rows are read again, in case a notice was missed.
+pub async fn watch(
+    directory: Directory,
+    reader: Reader,
+    settings: Arc<Settings>,
+    mut refused: broadcast::Receiver<TenantId>,
+    changed: impl Fn(&Tenant) + Send + 'static,
+) {
+    let mut wait = BACKOFF.0;
+    loop {
+        let keeper = Keeper { directory: &directory, settings: &settings, changed: &changed };
+        let ended = match timeout(ANSWER, reader.open()).await {
+            Ok(Ok(feed)) => keeper.follow(feed, &mut refused, &mut wait).await,
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "no answer".to_owned(),
+        };
+        tracing::warn!(error = %ended, retry.ms = wait.as_millis() as u64, "catalog lost; serving on from the directory");
+        sleep(wait).await;
+        wait = (wait * 2).min(BACKOFF.1);
+    }
+}
+
+struct Keeper<'a, F> {
+    directory: &'a Directory,
+    settings: &'a Settings,
+    changed: &'a F,
+}
+
+impl<F: Fn(&Tenant)> Keeper<'_, F> {
+    /// Follows one feed until it ends, and says why it did.
+    async fn follow(
+        &self,
+        mut feed: Feed,
+        refused: &mut broadcast::Receiver<TenantId>,
+        wait: &mut Duration,
+    ) -> String {
+        let mut version = match self.load_all(&feed).await {
+            Ok(version) => version,
+            Err(error) => return error,
+        };
+        *wait = BACKOFF.0;
+        tracing::info!(tenants = self.directory.len(), "directory loaded");
+        let poll = self.settings.catalog.poll_interval.max(Duration::from_millis(100));
+        let mut ticks = interval_at(Instant::now() + poll, poll);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let outcome = tokio::select! {
+                notice = feed.next() => match notice {
+                    Some(id) => self.load(&feed, &id).await,
+                    None => return "the connection was closed".into(),
+                },
+                id = refused.recv() => match id {
+                    Ok(id) => self.load(&feed, &id).await,
+                    // Some were dropped: which ones is not known, so all are read.
+                    Err(broadcast::error::RecvError::Lagged(_)) => self.load_all(&feed).await.map(drop),
+                    Err(broadcast::error::RecvError::Closed) => return "the pools are gone".into(),
+                },
+                _ = ticks.tick() => match answer(feed.version()).await {
+                    Ok(now) if now == version => Ok(()),
+                    // Most often the notices have told it all already; a reload costs one query.
+                    Ok(_) => self.load_all(&feed).await.map(|now| version = now),
+                    Err(error) => Err(error),
+                },
+            };
+            if let Err(error) = outcome {
+                return error;
+            }
+        }
+    }
+
+    async fn load_all(&self, feed: &Feed) -> Result<i64, String> {
+        // The version first: a change between the two is loaded again at the next tick, never missed.
+        let version = answer(feed.version()).await?;
+        let records = answer(feed.load_all()).await?;
+        let tenants = records.into_iter().map(|record| self.settings.tenant(record)).collect();
+        for before in self.directory.replace_all(tenants) {
+            (self.changed)(&before);
+        }
+        Ok(version)
+    }
+
+    async fn load(&self, feed: &Feed, id: &TenantId) -> Result<(), String> {
+        let record: Option<Record> = answer(feed.load(id)).await?;
+        let before = match record {
+            Some(record) => self.directory.put(self.settings.tenant(record)),
+            None => self.directory.remove(id),
+        };
+        if let Some(before) = before
+            && self.directory.get(id).as_deref() != Some(&*before)
+        {
+            (self.changed)(&before);
+        }
+        Ok(())
+    }
+}
+
+async fn answer<T>(asked: impl Future<Output = Result<T, Error>>) -> Result<T, String> {
+    match timeout(ANSWER, asked).await {
+        Ok(outcome) => outcome.map_err(|e| e.to_string()),
+        Err(_) => Err("no answer".into()),
+    }
+}

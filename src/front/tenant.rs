@@ -1,0 +1,103 @@
+//! Tenant: from a request to its tenant, and what routes of your own may take from it.
+
+use std::net::{IpAddr, SocketAddr};
+use std::ops::Deref;
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{ConnectInfo, FromRequestParts};
+use axum::response::Response;
+use http::request::Parts;
+use http::{Uri, header};
+
+use super::App;
+use super::error::Error;
+use crate::directory::{Asked, Resolved};
+use crate::rest;
+use crate::tenant;
+
+/// Finds the request's tenant, and takes its prefix from the path.
+pub(super) fn resolve(app: &App, parts: &mut Parts) -> Result<Arc<tenant::Tenant>, Error> {
+    if !app.directory.is_ready() {
+        return Err(Error::NotReady);
+    }
+    let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip());
+    let mut forwarded = parts.headers.get_all("x-forwarded-host").iter();
+    let forwarded_host =
+        match (peer.is_some_and(|ip| is_trusted(app, ip)), forwarded.next(), forwarded.next()) {
+            (true, Some(_), Some(_)) => {
+                return Err(Error::Ambiguous("there is more than one X-Forwarded-Host header"));
+            }
+            (true, Some(host), None) => Some(host.as_bytes()),
+            _ => None,
+        };
+    let asked = Asked {
+        hosts: parts.headers.get_all(header::HOST).iter().map(|host| host.as_bytes()).collect(),
+        authority: parts.uri.authority().map(|authority| authority.as_str()),
+        forwarded_host,
+        path: parts.uri.path(),
+    };
+    let (tenant, Resolved { path, .. }) = app.directory.resolve(&asked)?;
+    if !tenant.is_served() {
+        return Err(Error::Suspended);
+    }
+    let target = match parts.uri.query() {
+        Some(query) => format!("{path}?{query}"),
+        None => path,
+    };
+    parts.uri = target.parse::<Uri>().map_err(|_| Error::Ambiguous("the path is not one"))?;
+    parts.extensions.insert(Arc::clone(&tenant));
+    Ok(tenant)
+}
+
+fn is_trusted(app: &App, peer: IpAddr) -> bool {
+    // An IPv4 peer on a dual-stack socket comes as ::ffff:a.b.c.d.
+    app.trusted_proxies.iter().any(|network| network.contains(&peer.to_canonical()))
+}
+
+/// The request's tenant, for routes of your own.
+#[derive(Debug, Clone)]
+pub struct Tenant(pub Arc<tenant::Tenant>);
+
+impl Deref for Tenant {
+    type Target = tenant::Tenant;
+
+    fn deref(&self) -> &tenant::Tenant {
+        &self.0
+    }
+}
+
+impl FromRequestParts<App> for Tenant {
+    type Rejection = Response<Body>;
+
+    async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Self, Self::Rejection> {
+        let tenant = parts.extensions.get::<Arc<tenant::Tenant>>().cloned();
+        tenant.map(Self).ok_or_else(|| Error::Unknown.into_response())
+    }
+}
+
+/// A transaction in the request's tenant's database, under the role and with the claims of the request's token: the
+/// same as a request of the REST API runs in. Dropped without [`rest::Session::commit`], nothing of it stays.
+///
+/// There is no other way to a connection, and none without a tenant.
+pub struct Transaction(pub rest::Session);
+
+impl Deref for Transaction {
+    type Target = rest::Session;
+
+    fn deref(&self) -> &rest::Session {
+        &self.0
+    }
+}
+
+impl FromRequestParts<App> for Transaction {
+    type Rejection = Response<Body>;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Self::Rejection> {
+        let Tenant(tenant) = Tenant::from_request_parts(parts, app).await?;
+        match app.rest.begin(&tenant, parts).await {
+            Ok(session) => Ok(Self(session)),
+            Err(error) => Err(error.into_response().map(Body::from)),
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! The master key's file: readable by its owner only, replaced in one step.
+
+use std::fs::{self, OpenOptions};
+use std::io::Write as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::path::Path;
+
+use super::credentials::{KeyRing, Weak};
+use crate::settings::Keys;
+
+impl KeyRing {
+    /// The keys of the settings: the environment's, else the file's.
+    ///
+    /// # Errors
+    /// When there are none, they are weak, or the file can be read by others than its owner.
+    pub fn load(keys: &Keys) -> Result<Self, Weak> {
+        if let Some(text) = &keys.master {
+            return Self::parse(text).map_err(|e| Weak::new(format!("MANYBOX__KEYS__MASTER: {e}")));
+        }
+        let file = &keys.file;
+        let at = |what: &dyn std::fmt::Display| Weak::new(format!("master key `{}`: {what}", file.display()));
+        let mode = match fs::metadata(file) {
+            Ok(metadata) => metadata.permissions().mode(),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                return Err(at(&"there is no such file; make it with `manybox init`"));
+            }
+            Err(e) => return Err(at(&e)),
+        };
+        if mode & 0o077 != 0 {
+            return Err(at(&format!("others may read it (mode {:o}); run chmod 600 on it", mode & 0o777)));
+        }
+        Self::parse(&fs::read_to_string(file).map_err(|e| at(&e))?).map_err(|e| at(&e))
+    }
+
+    /// Like [`KeyRing::load`], but makes the file with a new key when there is none.
+    ///
+    /// # Errors
+    /// As [`KeyRing::load`], and when the file can't be written.
+    pub fn load_or_create(keys: &Keys) -> Result<Self, Weak> {
+        if keys.master.is_none() && !keys.file.exists() {
+            Self::generate()?.save(&keys.file)?;
+        }
+        Self::load(keys)
+    }
+
+    /// Writes the file beside its place and moves it there, so that a reader never sees half of it.
+    ///
+    /// # Errors
+    /// When it can't be written.
+    pub fn save(&self, file: &Path) -> Result<(), Weak> {
+        let write = || -> std::io::Result<()> {
+            if let Some(folder) = file.parent() {
+                fs::create_dir_all(folder)?;
+            }
+            let beside = file.with_extension(format!("new-{}", std::process::id()));
+            let mut new =
+                OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+            new.write_all(b"# manybox master keys. Whoever reads this file can log in as every tenant.\n")?;
+            new.write_all(self.to_text().expose().as_bytes())?;
+            new.sync_all()?;
+            fs::rename(&beside, file)
+        };
+        write().map_err(|e| Weak::new(format!("master key `{}`: {e}", file.display())))
+    }
+}

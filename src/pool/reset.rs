@@ -1,0 +1,25 @@
+//! The two messages that end a request's transaction and leave the session as it was when it was opened.
+
+/// What `DISCARD ALL` does, less what would cost us our prepared statements; it can't be sent itself, because behind
+/// `COMMIT` in one message the server opens a transaction again, in which `DISCARD ALL` is refused.
+///
+/// - `SET SESSION AUTHORIZATION DEFAULT` and `RESET ROLE` first: `RESET ALL` leaves both alone.
+/// - `RESET ALL` goes back to what the startup packet said, so to the tier's timeouts.
+/// - `UNLISTEN *` holds from the end of the message on; what arrived before is thrown away by the connection's task.
+/// - `DISCARD TEMP` and the others cost nothing where there is nothing to discard.
+macro_rules! ending {
+    ($end:literal) => {
+        concat!(
+            $end,
+            "; SET SESSION AUTHORIZATION DEFAULT; RESET ROLE; RESET ALL; CLOSE ALL; UNLISTEN *; ",
+            "SELECT pg_catalog.pg_advisory_unlock_all(); DISCARD SEQUENCES; DISCARD TEMP"
+        )
+    };
+}
+
+/// Commits and resets. Sent as one simple query; when it fails (a deferred constraint does at `COMMIT`), nothing
+/// behind the `COMMIT` has run, and [`ROLLBACK`] must follow before the checkout is clean.
+pub const COMMIT: &str = ending!("COMMIT");
+
+/// Rolls back and resets. Outside a transaction its first step only warns, so it may always be sent.
+pub const ROLLBACK: &str = ending!("ROLLBACK");

@@ -1,0 +1,46 @@
+//! Prepared statements of one connection: found by role, search path and text, bounded.
+
+use std::num::NonZeroUsize;
+use std::sync::{Mutex, PoisonError};
+
+use lru::LruCache;
+use tokio_postgres::Statement;
+
+/// Most statements kept per connection. Each costs some 10 to 100 KB in the backend.
+const CAPACITY: NonZeroUsize = NonZeroUsize::new(256).unwrap();
+
+/// What a prepared statement depends on.
+///
+/// The role and the search path are part of it because the server resolves names when it parses.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct StatementKey {
+    /// The role it was prepared under.
+    pub role: String,
+    /// The `search_path` it was prepared under.
+    pub search_path: String,
+    /// Its text.
+    pub sql: String,
+}
+
+/// The cache. One that falls out is closed on the server by its own drop.
+pub(super) struct Statements(Mutex<LruCache<StatementKey, Statement>>);
+
+impl Statements {
+    pub(super) fn new() -> Self {
+        Self(Mutex::new(LruCache::new(CAPACITY)))
+    }
+
+    pub(super) fn get(&self, key: &StatementKey) -> Option<Statement> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
+    }
+
+    pub(super) fn put(&self, key: StatementKey, statement: Statement) {
+        let replaced = self.0.lock().unwrap_or_else(PoisonError::into_inner).push(key, statement);
+        drop(replaced);
+    }
+
+    pub(super) fn remove(&self, key: &StatementKey) {
+        let removed = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop(key);
+        drop(removed);
+    }
+}

@@ -1,0 +1,337 @@
+//! Stage 3: `Plan` becomes a `Statement`: text of constants and quoted names, and bound values. Pure.
+
+pub(super) mod session;
+mod clause;
+mod snippet;
+
+pub(super) use snippet::Value;
+
+use std::collections::BTreeSet;
+
+use self::clause::Place;
+use self::snippet::Snippet;
+use super::plan::{Plan, Source};
+use super::request::filter::Filter;
+use super::request::payload::{Payload, Shape as Json};
+use super::request::prefer::{Resolution, Return};
+use super::request::select::Item;
+use super::request::{Accept, Arguments, Action, Request};
+use crate::pg::Ident;
+use crate::schema::{Column, Mode, Relation, Routine, Shape, Volatility};
+
+/// The document's privileges.
+const DOCUMENT: &str = include_str!("sql/document.sql");
+/// What every main query gives besides its body: `rows`, `total`, what a function set for the answer, the key of
+/// the row that was made.
+const ANSWER: &str = ", pg_catalog.nullif(pg_catalog.current_setting('response.headers', true), '') AS headers, \
+                      pg_catalog.nullif(pg_catalog.current_setting('response.status', true), '') AS status";
+
+/// A main query. It gives one row: body, rows, total, location, headers, status.
+#[derive(Debug, PartialEq)]
+pub(super) struct Statement {
+    /// The text; equal requests with other values have equal texts, so it is what statements are cached by.
+    pub(super) sql: String,
+    /// `$1` and so on.
+    pub(super) values: Vec<Value>,
+    /// Whether its transaction may write.
+    pub(super) writes: bool,
+}
+
+/// Writes the main query; `None` when the answer needs no database (OPTIONS).
+pub(super) fn build(plan: &Plan<'_>, request: &Request, max_rows: Option<u64>) -> Option<Statement> {
+    let mut sql = Snippet::default();
+    let mut writes = true;
+    match plan {
+        Plan::Options(_) => return None,
+        Plan::Document => {
+            writes = false;
+            sql.bind_silently(request.schema.as_str());
+            sql.push(DOCUMENT.trim_end());
+        }
+        Plan::Read(relation) => {
+            writes = false;
+            let place = Place::relation(relation);
+            let rows = request.query.rows.at_most(max_rows);
+            answer(&mut sql, request, Body::Rows, Total::Counted(&place, &request.query.filters));
+            sql.push(", NULL::pg_catalog.text AS location FROM (SELECT ");
+            place.select(&mut sql, request.query.select.as_deref().unwrap_or(&[Item::All]));
+            sql.push(" FROM ").push(place.name());
+            place.filter(&mut sql, &request.query.filters);
+            place.order(&mut sql, &request.query.order);
+            clause::limit(&mut sql, rows);
+            sql.push(") AS _mb_row");
+        }
+        Plan::Insert { relation, payload, columns, conflict } => {
+            sql.push("WITH _mb_source AS (INSERT INTO ").push(Place::relation(relation).name());
+            insert(&mut sql, relation, payload, columns);
+            if let Some((key, resolution)) = conflict {
+                sql.push(" ON CONFLICT (").join(key, ", ", |sql, c| drop(sql.push(name(c)))).push(")");
+                if *resolution == Resolution::Ignore || columns.is_empty() {
+                    sql.push(" DO NOTHING");
+                } else {
+                    sql.push(" DO UPDATE SET ");
+                    sql.join(columns, ", ", |sql, c| drop(sql.push(name(c)).push(" = EXCLUDED.").push(name(c))));
+                }
+            }
+            changed(&mut sql, request, relation, true);
+        }
+        Plan::Update { relation, payload, columns } => {
+            let place = Place::relation(relation);
+            sql.push("WITH _mb_source AS (");
+            if columns.is_empty() || payload.shape == Json::Objects(0) {
+                // Nothing to set: nothing is changed, and the answer says so.
+                sql.push("SELECT ");
+                returning(&mut sql, request, relation, false);
+                sql.push(" FROM ").push(place.name()).push(" WHERE false");
+                rows_of_source(&mut sql, request, &Place::source(Some(relation)), "NULL::pg_catalog.text");
+                return Some(finish(sql, true));
+            }
+            sql.push("UPDATE ").push(place.name()).push(" SET ");
+            sql.join(columns, ", ", |sql, c| drop(sql.push(name(c)).push(" = _mb_body.").push(name(c))));
+            sql.push(" FROM ");
+            record(&mut sql, payload, columns.iter().map(|c| (&*c.name, &*c.type_name)), "_mb_body");
+            place.filter(&mut sql, &request.query.filters);
+            changed(&mut sql, request, relation, false);
+        }
+        Plan::Delete(relation) => {
+            let place = Place::relation(relation);
+            sql.push("WITH _mb_source AS (DELETE FROM ").push(place.name());
+            place.filter(&mut sql, &request.query.filters);
+            changed(&mut sql, request, relation, false);
+        }
+        Plan::Call { routine, source, filters } => {
+            writes = routine.volatility == Volatility::Volatile
+                && matches!(request.action, Action::Call(_, Arguments::Body(_)));
+            call(&mut sql, request, routine, source, filters, max_rows);
+        }
+    }
+    Some(finish(sql, writes))
+}
+
+fn finish(sql: Snippet, writes: bool) -> Statement {
+    let (sql, values) = sql.finish();
+    Statement { sql, values, writes }
+}
+
+fn name(column: &Column) -> Ident {
+    Ident::new(&*column.name)
+}
+
+/// How rows become a body.
+#[derive(Clone, Copy, PartialEq)]
+enum Body {
+    /// Objects, in an array or alone as the caller likes.
+    Rows,
+    /// The only row of a function that gives one.
+    Row,
+    /// Values in an array.
+    Values,
+    /// One value.
+    Value,
+    /// Nothing.
+    None,
+}
+
+enum Total<'a> {
+    /// Of all rows that match, if the caller asked.
+    Counted(&'a Place<'a>, &'a [Filter]),
+    /// Of the rows that were changed.
+    Changed,
+}
+
+fn answer(sql: &mut Snippet, request: &Request, body: Body, total: Total<'_>) {
+    let body = match body {
+        Body::None => "NULL::pg_catalog.text",
+        _ if request.head => "NULL::pg_catalog.text",
+        Body::Rows if request.accept == Accept::Object => "(pg_catalog.json_agg(_mb_row) -> 0)::pg_catalog.text",
+        Body::Rows => "COALESCE(pg_catalog.json_agg(_mb_row), '[]')::pg_catalog.text",
+        Body::Row => "COALESCE(pg_catalog.json_agg(_mb_row) -> 0, 'null')::pg_catalog.text",
+        Body::Values if request.accept == Accept::Object => {
+            "(pg_catalog.json_agg(_mb_row._mb_value) -> 0)::pg_catalog.text"
+        }
+        Body::Values => "COALESCE(pg_catalog.json_agg(_mb_row._mb_value), '[]')::pg_catalog.text",
+        Body::Value => "COALESCE(pg_catalog.json_agg(_mb_row._mb_value) -> 0, 'null')::pg_catalog.text",
+    };
+    sql.push("SELECT ").push(body).push(" AS body, ");
+    match total {
+        Total::Changed => {
+            sql.push("(SELECT pg_catalog.count(*) FROM _mb_source) AS rows, ");
+            let counted = "(SELECT pg_catalog.count(*) FROM _mb_source)";
+            sql.push(if request.prefer.count { counted } else { "NULL::pg_catalog.int8" });
+        }
+        Total::Counted(place, filters) => {
+            sql.push("pg_catalog.count(*) AS rows, ");
+            if request.prefer.count {
+                sql.push("(SELECT pg_catalog.count(*) FROM ").push(place.name());
+                place.filter(sql, filters);
+                sql.push(")");
+            } else {
+                sql.push("NULL::pg_catalog.int8");
+            }
+        }
+    }
+    sql.push(" AS total").push(ANSWER);
+}
+
+/// The part of an INSERT between the table's name and ON CONFLICT.
+fn insert(sql: &mut Snippet, relation: &Relation, payload: &Payload, columns: &[&Column]) {
+    let rows = match payload.shape {
+        Json::Objects(rows) => rows,
+        Json::Object | Json::Other => 1,
+    };
+    match (columns, relation.columns.first()) {
+        ([], _) if rows == 1 => drop(sql.push(" DEFAULT VALUES")),
+        ([], Some(first)) => {
+            // As many rows of defaults as there were objects; none for an empty array.
+            sql.push(" (").push(name(first)).push(")");
+            if rows == 0 {
+                sql.push(" SELECT NULL WHERE false");
+            } else {
+                sql.push(" VALUES ").join(0..rows, ", ", |sql, _| drop(sql.push("(DEFAULT)")));
+            }
+        }
+        _ => {
+            sql.push(" (").join(columns, ", ", |sql, c| drop(sql.push(name(c)))).push(") SELECT ");
+            sql.join(columns, ", ", |sql, c| drop(sql.push("_mb_body.").push(name(c)))).push(" FROM ");
+            record(sql, payload, columns.iter().map(|c| (&*c.name, &*c.type_name)), "_mb_body");
+        }
+    }
+}
+
+/// The payload as rows with typed columns. The types are the catalog's own spelling.
+fn record<'a>(
+    sql: &mut Snippet,
+    payload: &Payload,
+    columns: impl Iterator<Item = (&'a str, &'a str)>,
+    alias: &'static str,
+) {
+    let reader = if payload.shape == Json::Object { "json_to_record" } else { "json_to_recordset" };
+    sql.push("pg_catalog.").push(reader).push("(").bind(payload.json.clone()).push(") AS ").push(alias).push(" (");
+    sql.join(columns, ", ", |sql, (name, kind)| drop(sql.push(Ident::new(name)).push(" ").push(kind)));
+    sql.push(")");
+}
+
+/// RETURNING, and the query on what was returned.
+fn changed(sql: &mut Snippet, request: &Request, relation: &Relation, inserts: bool) {
+    sql.push(" RETURNING ");
+    returning(sql, request, relation, inserts);
+    let keyed = inserts && request.prefer.returns == Some(Return::HeadersOnly) && !relation.primary_key.is_empty();
+    let mut location = Snippet::default();
+    if keyed {
+        location.push("(SELECT pg_catalog.json_build_array(");
+        location.join(&relation.primary_key, ", ", |sql, key| {
+            sql.push(Ident::new(key.as_str())).push("::pg_catalog.text");
+        });
+        location.push(")::pg_catalog.text FROM _mb_source LIMIT 1)");
+    } else {
+        location.push("NULL::pg_catalog.text");
+    }
+    rows_of_source(sql, request, &Place::source(Some(relation)), &location.finish().0);
+}
+
+/// What RETURNING lists: only what the answer needs, because it takes SELECT on each column.
+fn returning(sql: &mut Snippet, request: &Request, relation: &Relation, inserts: bool) {
+    let table = Place::relation(relation);
+    let select = request.query.select.as_deref().unwrap_or(&[Item::All]);
+    let mut needed = BTreeSet::new();
+    match request.prefer.returns {
+        Some(Return::Representation) => {
+            for item in select {
+                match item {
+                    Item::All => return drop(sql.push(table.name()).push(".*")),
+                    Item::Field { field, .. } => drop(needed.insert(field.name.as_str())),
+                }
+            }
+            needed.extend(request.query.order.iter().map(|term| term.field.name.as_str()));
+        }
+        Some(Return::HeadersOnly) if inserts => needed.extend(relation.primary_key.iter().map(String::as_str)),
+        _ => {}
+    }
+    if needed.is_empty() {
+        sql.push("1");
+    } else {
+        sql.join(needed, ", ", |sql, name| drop(sql.push(table.name()).push(".").push(Ident::new(name))));
+    }
+}
+
+fn rows_of_source(sql: &mut Snippet, request: &Request, place: &Place<'_>, location: &str) {
+    sql.push(") ");
+    let whole = request.prefer.returns == Some(Return::Representation);
+    answer(sql, request, if whole { Body::Rows } else { Body::None }, Total::Changed);
+    sql.push(", ").push(location).push(" AS location FROM (SELECT ");
+    if whole {
+        place.select(sql, request.query.select.as_deref().unwrap_or(&[Item::All]));
+    } else {
+        sql.push("1");
+    }
+    sql.push(" FROM _mb_source");
+    if whole {
+        place.order(sql, &request.query.order);
+    }
+    sql.push(") AS _mb_row");
+}
+
+fn call(
+    sql: &mut Snippet,
+    request: &Request,
+    routine: &Routine,
+    source: &Source<'_>,
+    filters: &[Filter],
+    max_rows: Option<u64>,
+) {
+    let composite = routine.returns.shape == Shape::Composite;
+    // Materialized: the count must not call the function a second time.
+    sql.push("WITH _mb_source AS MATERIALIZED (SELECT _mb_call.* FROM ");
+    let argument = |sql: &mut Snippet, argument: &crate::schema::Argument| {
+        if argument.mode == Mode::Variadic {
+            sql.push("VARIADIC ");
+        }
+        sql.push(Ident::new(argument.name.as_str())).push(" := ");
+    };
+    if let Source::Object(payload, used) = source
+        && !used.is_empty()
+    {
+        record(sql, payload, used.iter().map(|a| (&*a.name, &*a.type_name)), "_mb_args");
+        sql.push(" CROSS JOIN LATERAL ");
+    }
+    sql.push(Ident::new(routine.schema.as_str())).push(".").push(Ident::new(routine.name.as_str())).push("(");
+    match source {
+        Source::Object(_, used) => {
+            sql.join(used, ", ", |sql, a| {
+                argument(sql, a);
+                sql.push("_mb_args.").push(Ident::new(a.name.as_str()));
+            });
+        }
+        Source::Whole(payload, a) => drop(sql.bind(payload.json.clone()).push("::").push(&a.type_name)),
+        Source::Query(used) => {
+            sql.join(used, ", ", |sql, (a, values)| {
+                argument(sql, a);
+                match (a.mode, &values[..]) {
+                    (Mode::Variadic, many) => sql.bind(clause::array(many.iter().copied())),
+                    (_, [.., last]) => sql.bind(*last),
+                    (_, []) => sql.push("NULL"),
+                };
+                sql.push("::").push(&a.type_name);
+            });
+        }
+    }
+    sql.push(if composite { ") AS _mb_call) " } else { ") AS _mb_call (_mb_value)) " });
+    let body = match (routine.returns.shape, routine.returns.set) {
+        (Shape::Void, _) => Body::None,
+        (Shape::Scalar, true) => Body::Values,
+        (Shape::Scalar, false) => Body::Value,
+        (Shape::Composite, true) => Body::Rows,
+        (Shape::Composite, false) => Body::Row,
+    };
+    let place = Place::source(None);
+    answer(sql, request, body, Total::Counted(&place, filters));
+    sql.push(", NULL::pg_catalog.text AS location FROM (SELECT ");
+    let all = [Item::All];
+    place.select(sql, if composite { request.query.select.as_deref().unwrap_or(&all) } else { &all });
+    sql.push(" FROM _mb_source");
+    place.filter(sql, filters);
+    place.order(sql, &request.query.order);
+    let limited = if routine.returns.set { request.query.rows.at_most(max_rows) } else { Default::default() };
+    clause::limit(sql, limited);
+    sql.push(") AS _mb_row");
+}

@@ -1,0 +1,102 @@
+//! `Snippet`: SQL text and the values bound in it. Values never become text; they become `$n`.
+
+use std::fmt;
+
+use bytes::{Bytes, BytesMut};
+use tokio_postgres::types::{Format, IsNull, ToSql, Type, to_sql_checked};
+
+/// A value as the caller spelled it, bound in PostgreSQL's text format, so that the server reads it as the type
+/// it inferred for the place, as it does with a quoted literal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Value(pub(crate) Bytes);
+
+impl From<&str> for Value {
+    fn from(text: &str) -> Self {
+        Self(Bytes::copy_from_slice(text.as_bytes()))
+    }
+}
+
+impl ToSql for Value {
+    fn to_sql(&self, _: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
+        out.extend_from_slice(&self.0);
+        Ok(IsNull::No)
+    }
+
+    fn accepts(_: &Type) -> bool {
+        true
+    }
+
+    fn encode_format(&self, _: &Type) -> Format {
+        Format::Text
+    }
+
+    to_sql_checked!();
+}
+
+/// SQL under construction.
+#[derive(Debug, Default)]
+pub(crate) struct Snippet {
+    text: String,
+    values: Vec<Value>,
+}
+
+impl fmt::Write for Snippet {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.text.push_str(text);
+        Ok(())
+    }
+}
+
+impl Snippet {
+    /// Adds text: a constant of this program or a quoted identifier.
+    pub(crate) fn push(&mut self, text: impl fmt::Display) -> &mut Self {
+        // Writing to a String can't fail.
+        let _ = fmt::Write::write_fmt(self, format_args!("{text}"));
+        self
+    }
+
+    /// Binds a value and adds its placeholder.
+    pub(crate) fn bind(&mut self, value: impl Into<Value>) -> &mut Self {
+        self.values.push(value.into());
+        let number = self.values.len();
+        self.push(format_args!("${number}"))
+    }
+
+    /// Binds a value whose placeholder is in a text that is added whole.
+    pub(crate) fn bind_silently(&mut self, value: impl Into<Value>) {
+        self.values.push(value.into());
+    }
+
+    /// Adds items with a text between them.
+    pub(crate) fn join<T>(
+        &mut self,
+        items: impl IntoIterator<Item = T>,
+        between: &str,
+        mut each: impl FnMut(&mut Self, T),
+    ) -> &mut Self {
+        for (index, item) in items.into_iter().enumerate() {
+            if index > 0 {
+                self.push(between);
+            }
+            each(self, item);
+        }
+        self
+    }
+
+    /// Text and values.
+    pub(crate) fn finish(self) -> (String, Vec<Value>) {
+        (self.text, self.values)
+    }
+}
+
+impl From<Bytes> for Value {
+    fn from(bytes: Bytes) -> Self {
+        Self(bytes)
+    }
+}
+
+impl From<String> for Value {
+    fn from(text: String) -> Self {
+        Self(text.into())
+    }
+}

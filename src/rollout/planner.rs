@@ -1,0 +1,92 @@
+//! Planner: which databases a rollout touches, and in which order. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::catalog::{Template, TenantRow};
+use crate::migrate::{Edition, Standing, standing};
+use crate::tenant::{Record, State};
+
+/// Which part of the fleet an operator means; `None` means all.
+#[derive(Debug, Clone, Default)]
+pub struct Scope {
+    /// Only tenants of this edition.
+    pub edition: Option<String>,
+    /// Only the tenant with this slug.
+    pub tenant: Option<String>,
+}
+
+/// Why a tenant is in the rollout.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Why {
+    /// Its version is lower than its edition's newest.
+    Behind,
+    /// Its last migration failed.
+    Failed,
+    /// Its history is not the edition's: it is tried, so that the reason is said again.
+    Divergent,
+    /// Its version is higher than its edition's newest: likewise.
+    Ahead,
+}
+
+/// One tenant to bring up.
+#[derive(Debug, Clone)]
+pub struct Step {
+    /// The tenant.
+    pub tenant: Record,
+    /// Why.
+    pub why: Why,
+}
+
+/// What shall be done: templates first, so that tenants created meanwhile are born current.
+#[derive(Debug, Clone, Default)]
+pub struct Rollout {
+    /// (server, edition) whose template is not at the newest version.
+    pub templates: Vec<(String, String)>,
+    /// Tenants, by slug.
+    pub steps: Vec<Step>,
+}
+
+/// Compares what the catalog says of every database with what the editions' files say.
+///
+/// Tenants in creation get their template's version; purged ones have no database. Retired ones are brought along,
+/// so that a restored tenant is current.
+pub fn plan(
+    editions: &BTreeMap<String, Edition>,
+    templates: &[Template],
+    tenants: &[TenantRow],
+    scope: &Scope,
+) -> Rollout {
+    let in_scope = |row: &&TenantRow| {
+        scope.edition.as_ref().is_none_or(|e| *e == row.record.lineage.edition)
+            && scope.tenant.as_ref().is_none_or(|t| t == row.record.slug.as_str())
+            && matches!(row.record.state, State::Active | State::Suspended | State::Retired)
+    };
+    let mut rollout = Rollout::default();
+    for row in tenants.iter().filter(in_scope) {
+        let Some(edition) = editions.get(&row.record.lineage.edition) else { continue };
+        let why = match standing(edition, &row.record.lineage) {
+            Standing::Divergent => Some(Why::Divergent),
+            Standing::Ahead => Some(Why::Ahead),
+            _ if row.failure.is_some() => Some(Why::Failed),
+            Standing::Behind { .. } => Some(Why::Behind),
+            Standing::Current => None,
+        };
+        rollout.steps.extend(why.map(|why| Step { tenant: row.record.clone(), why }));
+    }
+    // One tenant alone says nothing about those to come: its rollout leaves the template as it is.
+    if scope.tenant.is_none() {
+        let ready = templates.iter().filter(|t| t.state == "ready");
+        let servers: BTreeSet<_> = ready
+            .filter(|t| scope.edition.as_ref().is_none_or(|e| *e == t.lineage.edition))
+            .filter(|t| {
+                editions
+                    .get(&t.lineage.edition)
+                    .is_some_and(|edition| standing(edition, &t.lineage) != Standing::Current)
+            })
+            .map(|t| (t.server.clone(), t.lineage.edition.clone()))
+            .collect();
+        rollout.templates.extend(servers);
+    }
+    rollout
+}

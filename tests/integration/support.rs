@@ -1,0 +1,290 @@
+//! Support: one private PostgreSQL for the whole run, and a `TestFleet` of its own for each test.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use manybox::catalog::TenantRow;
+use manybox::embedded::{Embedded, Options};
+use manybox::fleet::{Fleet, Servers, Wish};
+use manybox::front::App;
+use manybox::pg::{Connection, KeyRing};
+use manybox::settings::{Paths, Settings};
+use reqwest::{Method, Response, StatusCode};
+use serde_json::Value;
+use tokio::sync::OnceCell;
+
+static SERVER: OnceCell<Embedded> = OnceCell::const_new();
+static FLEETS: AtomicU32 = AtomicU32::new(0);
+
+/// The server of this run. It ends with the process, however that ends: a child that waits for our end of a pipe to
+/// close stops it and removes its folder.
+async fn server() -> &'static Embedded {
+    SERVER
+        .get_or_init(|| async {
+            let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("pg-{}", std::process::id()));
+            let embedded = private_server(folder.clone(), true).await;
+            let mut janitor = Command::new("sh")
+                .arg("-c")
+                .arg("cat; kill -QUIT \"$1\"; sleep 1; rm -rf \"$2\" \"$3\"")
+                .arg("janitor")
+                .arg(embedded.postmaster_pid().expect("it runs").to_string())
+                .arg(&folder)
+                .arg(embedded.host())
+                .stdin(Stdio::piped())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .expect("sh");
+            std::mem::forget(janitor.stdin.take());
+            embedded
+        })
+        .await
+}
+
+/// A private PostgreSQL in this folder, without fsync: tests that pull the plug pull it on the process.
+pub(crate) async fn private_server(folder: PathBuf, tcp: bool) -> Embedded {
+    let settings = [("fsync", "off"), ("max_connections", "300")];
+    let settings = settings.map(|(k, v)| (k.to_owned(), v.to_owned())).to_vec();
+    Embedded::start(&Options { folder, tcp, settings }).await.expect("PostgreSQL starts")
+}
+
+/// What a test stands on: a catalog, an edition (`shop`), tenants, and perhaps a router.
+pub(crate) struct TestFleet {
+    pub(crate) fleet: Arc<Fleet>,
+    pub(crate) folder: tempfile::TempDir,
+    pub(crate) app: Option<App>,
+    address: Option<SocketAddr>,
+    client: reqwest::Client,
+}
+
+/// How a `TestFleet` shall be.
+#[derive(Default)]
+pub(crate) struct Builder {
+    toml: String,
+    tcp: bool,
+    tenants: Vec<&'static str>,
+}
+
+impl Builder {
+    /// More of `tenants.toml`.
+    pub(crate) fn toml(mut self, text: &str) -> Self {
+        self.toml.push_str(text);
+        self.toml.push('\n');
+        self
+    }
+
+    /// Connect by TCP instead of the socket.
+    pub(crate) fn tcp(mut self) -> Self {
+        self.tcp = true;
+        self
+    }
+
+    /// With these tenants of edition `shop`.
+    pub(crate) fn tenants(mut self, slugs: &[&'static str]) -> Self {
+        self.tenants = slugs.to_vec();
+        self
+    }
+
+    /// Makes the catalog and the tenants.
+    pub(crate) async fn build(self) -> TestFleet {
+        let server = server().await;
+        let mut url = server.admin_url();
+        if self.tcp {
+            let port = server.tcp_port().expect("the test server listens on TCP");
+            let credentials = url.split('@').next().expect("user and password").to_owned();
+            url = format!("{credentials}@127.0.0.1:{port}/postgres");
+        }
+        self.build_on(&url).await
+    }
+
+    /// The same on another server.
+    pub(crate) async fn build_on(self, admin_url: &str) -> TestFleet {
+        let folder = tempfile::tempdir().expect("a folder");
+        let shop = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/integration/migrations/shop");
+        let migrations = folder.path().join("migrations/shop");
+        std::fs::create_dir_all(&migrations).expect("a folder");
+        for file in std::fs::read_dir(shop).expect("the shop") {
+            let file = file.expect("a file").path();
+            std::fs::copy(&file, migrations.join(file.file_name().expect("a name"))).expect("a copy");
+        }
+        let number = FLEETS.fetch_add(1, Ordering::Relaxed);
+        let toml = format!(
+            "[listen]\nhttp = '127.0.0.1:0'\nadmin = '127.0.0.1:0'\ndrain_timeout = '1s'\n\
+             base_urls = ['http://{{tenant}}.localhost', 'http://127.0.0.1/{{tenant}}']\n\
+             [catalog]\ndatabase = 'catalog_{number}'\n[keys]\nfile = 'master.key'\n\
+             [servers.main]\nurl = '{admin_url}'\n[editions.shop]\n{}",
+            self.toml
+        );
+        let file = folder.path().join("tenants.toml");
+        std::fs::write(&file, toml).expect("a file");
+        let settings = Settings::load(&Paths { file }).expect("good settings");
+        let keys = Arc::new(KeyRing::load_or_create(&settings.keys).expect("a key"));
+        let servers = Servers::new(&settings, None).expect("servers");
+        manybox::fleet::init(&settings, &servers, &keys).await.expect("init");
+        let fleet = Arc::new(Fleet::open(settings, servers, keys).await.expect("a fleet"));
+        // No pool of idle connections: a router that is restarted must not be met through a dead one.
+        let client = reqwest::Client::builder().pool_max_idle_per_host(0).build().expect("a client");
+        let fleet = TestFleet { fleet, folder, app: None, address: None, client };
+        for slug in self.tenants {
+            fleet.create(slug).await;
+        }
+        fleet
+    }
+
+    /// Makes it all and starts a router in this process.
+    pub(crate) async fn serve(self) -> TestFleet {
+        let mut fleet = self.build().await;
+        fleet.start_router().await;
+        fleet
+    }
+}
+
+impl TestFleet {
+    pub(crate) fn builder() -> Builder {
+        Builder::default()
+    }
+
+    pub(crate) async fn create(&self, slug: &str) -> TenantRow {
+        self.fleet.create(&slug.parse().expect("a slug"), &Wish::default()).await.expect("a tenant")
+    }
+
+    pub(crate) async fn row(&self, slug: &str) -> TenantRow {
+        self.fleet.tenant(slug).await.expect("the tenant")
+    }
+
+    /// The tenant as the data plane serves it.
+    pub(crate) async fn tenant(&self, slug: &str) -> Arc<manybox::tenant::Tenant> {
+        Arc::new(self.fleet.settings.tenant(self.row(slug).await.record))
+    }
+
+    /// The admin, in the tenant's database.
+    pub(crate) async fn admin(&self, slug: &str) -> Connection {
+        let record = self.row(slug).await.record;
+        let server = self.fleet.servers.get(&record.server).expect("its server");
+        server.connect_admin_to(&record.id.database()).await.expect("the admin gets in")
+    }
+
+    /// The migrator as the owner, in the tenant's database: for DDL behind manybox's back.
+    pub(crate) async fn owner(&self, slug: &str) -> Connection {
+        let record = self.row(slug).await.record;
+        let server = self.fleet.servers.get(&record.server).expect("its server");
+        let client = server.connect_migrator(&record.id.database()).await.expect("the migrator gets in");
+        client.batch_execute("SET ROLE mb_owner").await.expect("it may become the owner");
+        client
+    }
+
+    pub(crate) async fn start_router(&mut self) {
+        let settings = Arc::new(self.fleet.settings.clone());
+        let app = App::start(settings, self.fleet.servers.endpoints(), Arc::clone(&self.fleet.keys));
+        app.wait_ready().await;
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        self.address = Some(listener.local_addr().expect("an address"));
+        let service = manybox::front::router(app.clone());
+        tokio::spawn(manybox::front::serve(listener, service, std::future::pending(), std::time::Duration::from_secs(1)));
+        self.app = Some(app);
+    }
+
+    /// A token of this role, with further claims.
+    pub(crate) async fn token(&self, slug: &str, claims: Value) -> String {
+        let key = self.fleet.keys.jwt_keys(&self.row(slug).await.record)[0];
+        sign(&key, claims)
+    }
+
+    /// `http://127.0.0.1:PORT/SLUG`.
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address.expect("a router"))
+    }
+
+    pub(crate) fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
+        self.client.request(method, self.url(path))
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Answer {
+        Answer::of(self.request(Method::GET, path).send().await.expect("an answer")).await
+    }
+
+    pub(crate) async fn get_as(&self, token: &str, path: &str) -> Answer {
+        Answer::of(self.request(Method::GET, path).bearer_auth(token).send().await.expect("an answer")).await
+    }
+
+    pub(crate) async fn send(&self, method: Method, path: &str, token: Option<&str>, prefer: &str, body: &str) -> Answer {
+        let mut request = self.request(method, path).header("Content-Type", "application/json").body(body.to_owned());
+        if !prefer.is_empty() {
+            request = request.header("Prefer", prefer);
+        }
+        if let Some(token) = token {
+            request = request.bearer_auth(token);
+        }
+        Answer::of(request.send().await.expect("an answer")).await
+    }
+
+    /// The program, in this fleet's folder.
+    pub(crate) fn program(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_manybox"));
+        command.current_dir(self.folder.path()).args(arguments).stdin(Stdio::null());
+        command
+    }
+
+    /// Runs the program to its end: exit code, standard output, standard error.
+    pub(crate) async fn run(&self, arguments: &[&str]) -> (i32, String, String) {
+        let mut command = self.program(arguments);
+        let output = tokio::task::spawn_blocking(move || command.output()).await.expect("joined").expect("it runs");
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        (output.status.code().unwrap_or(-1), text(output.stdout), text(output.stderr))
+    }
+}
+
+impl Drop for TestFleet {
+    fn drop(&mut self) {
+        if let Some(app) = self.app.take() {
+            app.abort();
+        }
+    }
+}
+
+/// An answer, read to its end.
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: BTreeMap<String, String>,
+    pub(crate) text: String,
+}
+
+impl Answer {
+    pub(crate) async fn of(response: Response) -> Self {
+        let headers = response
+            .headers()
+            .iter()
+            .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned()))
+            .collect();
+        Self { status: response.status(), headers, text: response.text().await.expect("a body") }
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|e| panic!("{e}: {} {:?}", self.status, self.text))
+    }
+
+    /// The `code` of an error.
+    pub(crate) fn code(&self) -> String {
+        self.json()["code"].as_str().unwrap_or_default().to_owned()
+    }
+}
+
+pub(crate) fn sign(key: &[u8], claims: Value) -> String {
+    let key = jsonwebtoken::EncodingKey::from_secret(key);
+    jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, &key).expect("a token")
+}
+
+/// Tries until it holds, for at most ten seconds: for what another task or process does in its own time.
+pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
+    for _ in 0..400 {
+        if holds().await {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(25)).await;
+    }
+    panic!("never held: {what}");
+}
