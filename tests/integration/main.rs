@@ -1,1 +1,3 @@
-//! t
+//! Tests against a real PostgreSQL, one module per subject.
+
+mod embedded;

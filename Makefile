@@ -1,0 +1,36 @@
+# What a newcomer needs, one word each. Kept to what make 3.81 knows: macOS ships no newer one.
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build demo test lint fmt doc clean
+
+help: ## list these words
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' Makefile
+
+setup: ## install PostgreSQL's server programs, if there are none
+	@.ci/setup
+
+build: ## build the binary, target/release/manybox
+	cargo build --release
+
+# A release build: it takes a minute longer, once, and what people try first is what they judge the speed by.
+# `exec` leaves no shell between the terminal and manybox, so Ctrl-C ends it in order.
+demo: setup ## build, then three tenants with data, served until Ctrl-C
+	@cargo build --release
+	@exec target/release/manybox demo
+
+test: setup ## all tests, against a private PostgreSQL
+	cargo test
+
+lint: ## formatting and clippy, as CI has them
+	cargo fmt --check
+	cargo clippy --all-targets -- -D warnings
+
+fmt: ## format the code
+	cargo fmt
+
+doc: ## the code's documentation, with warnings as errors
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps
+
+# The demo's data stays: it may be somebody's work by now.
+clean: ## delete what the build made
+	cargo clean

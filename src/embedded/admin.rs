@@ -1,0 +1,69 @@
+//! The admin role of the embedded server: what manybox logs in as, and never a superuser.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::Path;
+
+use tokio_postgres::Client;
+
+use super::Error;
+use super::place::{random, write};
+use super::user::User;
+
+/// The role's name.
+pub(super) const NAME: &str = "mb_admin";
+
+/// Makes the role and closes the maintenance databases to everybody else, unless that was done; tells the password.
+///
+/// The password's file is written last and so marks the work as done: after a crash in between, all is done again
+/// with a new password.
+pub(super) async fn ensure(superuser: &Client, file: &Path) -> Result<String, Error> {
+    let known = match fs::read_to_string(file) {
+        Ok(text) => Some(text.trim().to_owned()).filter(|password| is_password(password)),
+        Err(error) if error.kind() == ErrorKind::NotFound => None,
+        Err(error) => return Err(Error::at(file)(error)),
+    };
+    let exists = superuser
+        .query_opt(
+            "SELECT FROM pg_catalog.pg_authid WHERE rolname = 'mb_admin' AND rolpassword IS NOT NULL",
+            &[],
+        )
+        .await
+        .map_err(Error::Admin)?
+        .is_some();
+    if exists && let Some(password) = known {
+        return Ok(password);
+    }
+    // Kept when only the role is gone: another command may have read it already.
+    let password = match known {
+        Some(password) => password,
+        None => random(32)?,
+    };
+    superuser.batch_execute(&statements(&password)).await.map_err(Error::Admin)?;
+    write(file, &format!("{password}\n"), &User::current()?)?;
+    Ok(password)
+}
+
+/// One transaction. The first lines keep the password out of the server's log, whatever its settings.
+fn statements(password: &str) -> String {
+    format!(
+        "SET log_statement = 'none'; SET log_min_duration_statement = -1; SET log_duration = off;
+         SET log_min_error_statement = 'panic'; SET password_encryption = 'scram-sha-256';
+         BEGIN;
+         DO $$ BEGIN
+             IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = '{NAME}') THEN
+                 CREATE ROLE {NAME};
+             END IF;
+         END $$;
+         ALTER ROLE {NAME} LOGIN CREATEDB CREATEROLE NOSUPERUSER NOREPLICATION NOBYPASSRLS PASSWORD '{password}';
+         GRANT pg_signal_backend TO {NAME};
+         REVOKE ALL ON DATABASE postgres, template1 FROM PUBLIC;
+         GRANT CONNECT, TEMPORARY ON DATABASE postgres TO {NAME};
+         COMMIT;"
+    )
+}
+
+/// What [`random`] makes, so that it can stand between quotes and in a URL as it is.
+fn is_password(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit())
+}
