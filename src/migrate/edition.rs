@@ -285,6 +285,6 @@ mod tests {
         assert_eq!(one.history_digest(2), two.history_digest(2));
         assert_ne!(one.history_digest(3), two.history_digest(3));
         // Fixed: stored in catalogs, and refinery's checksum stored in every database's history.
-        assert_eq!(one.files[0].checksum, 0);
+        assert_eq!(one.files[0].checksum, 17_487_863_982_594_259_854);
     }
 }

@@ -100,7 +100,8 @@ fn refuse(part: &Statement<'_>) -> Option<String> {
             // A setting's name may be quoted, and then still has no case.
             let name = part.name(skip)?.to_ascii_lowercase();
             let session = |n: String| n.eq_ignore_ascii_case("authorization");
-            let escapes = matches!(name.as_str(), "role" | "session_authorization")
+            // `u` begins a name in Unicode escapes (`U&"…"`), which could spell any of them.
+            let escapes = matches!(name.as_str(), "role" | "session_authorization" | "u")
                 || (skip == 2 && name == "authorization")
                 || (name == "session" && part.name(skip + 1).is_some_and(session));
             escapes.then(|| role("SET"))
@@ -185,6 +186,7 @@ mod tests {
             "SET SESSION ROLE x",
             "SET \"Role\" = 'x'",
             "set role to x",
+            "SET U&\"rol\\0065\" = 'x'",
             "SET SESSION AUTHORIZATION x",
             "SET LOCAL SESSION AUTHORIZATION x",
             "SET session_authorization = x",

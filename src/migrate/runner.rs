@@ -312,7 +312,9 @@ fn failed(file: &File, said: Said) -> Stop {
         );
     }
     // The row is written in the file's own transaction, by whoever the file left us as.
-    if said.code == Some(SqlState::INSUFFICIENT_PRIVILEGE) && said.text.contains("schema_history") {
+    if said.code == Some(SqlState::INSUFFICIENT_PRIVILEGE)
+        && (said.text.contains("schema_history") || said.text.contains("schema manybox"))
+    {
         return Stop(Kind::Owner, format!("{name} leaves the owner's role, so it was rolled back: {said}"));
     }
     let line = said.position.map(|position| {

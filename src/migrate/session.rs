@@ -137,11 +137,12 @@ pub(super) struct State {
     pub(super) foreign: Option<(String, String)>,
 }
 
-/// Everything that a file can make and that has an owner, but for what belongs to an extension.
+/// Everything that a file can make and that has an owner, but for what belongs to an extension or is a part of
+/// something else (indexes, array and row types), which an extension's script doesn't mark as its own.
 const STATE: &str = "
 WITH object AS (
     SELECT 'pg_catalog.pg_namespace'::regclass::oid AS class, oid, nspowner AS owner, oid AS schema FROM pg_catalog.pg_namespace
-    UNION ALL SELECT 'pg_catalog.pg_class'::regclass, oid, relowner, relnamespace FROM pg_catalog.pg_class
+    UNION ALL SELECT 'pg_catalog.pg_class'::regclass, oid, relowner, relnamespace FROM pg_catalog.pg_class WHERE relkind NOT IN ('i', 'I')
     UNION ALL SELECT 'pg_catalog.pg_proc'::regclass, oid, proowner, pronamespace FROM pg_catalog.pg_proc
     UNION ALL SELECT 'pg_catalog.pg_type'::regclass, oid, typowner, typnamespace FROM pg_catalog.pg_type
 ), foreign_object AS (
@@ -150,7 +151,7 @@ WITH object AS (
     WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
       AND o.owner <> (SELECT r.oid FROM pg_catalog.pg_roles r WHERE r.rolname = $1::text)
       AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
-                      WHERE d.classid = o.class AND d.objid = o.oid AND d.deptype = 'e')
+                      WHERE d.classid = o.class AND d.objid = o.oid AND d.deptype IN ('e', 'i'))
     ORDER BY o.class, o.oid LIMIT 1
 )
 SELECT current_user::text, session_user::text, f.name, f.owner,
