@@ -423,15 +423,21 @@ mod tests {
             "",
         )
         .unwrap();
-        insta::assert_snapshot!(sql, @"");
-        insta::assert_debug_snapshot!(values, @"");
+        insta::assert_snapshot!(sql, @r##"SELECT COALESCE(pg_catalog.json_agg(_mb_row), '[]')::pg_catalog.text AS body, pg_catalog.count(*) AS rows, NULL::pg_catalog.int8 AS total…, NULL::pg_catalog.text AS location FROM (SELECT "public"."t""x"."id" AS "id", CAST(("public"."t""x"."j" ->> $1::pg_catalog.text) AS pg_catalog.int4) AS "k" FROM "public"."t""x" WHERE "public"."t""x"."a" = $2 AND ("public"."t""x"."j" -> $3::pg_catalog.text) = ANY ($4) ORDER BY "public"."t""x"."id" DESC LIMIT $5) AS _mb_row"##);
+        insta::assert_debug_snapshot!(values, @r##"[
+    "k",
+    "x",
+    "k",
+    "{\"1\",\"2\"}",
+    "5",
+]"##);
     }
 
     #[test]
     fn changes() {
-        insta::assert_snapshot!(sql("POST", "/t%22x", "return=representation", r#"[{"id":1,"a":"x"}]"#).unwrap().0, @"");
-        insta::assert_snapshot!(sql("PATCH", "/t%22x?id=eq.1", "", r#"{"a":"x"}"#).unwrap().0, @"");
-        insta::assert_snapshot!(sql("DELETE", "/t%22x?id=eq.1", "", "").unwrap().0, @"");
+        insta::assert_snapshot!(sql("POST", "/t%22x", "return=representation", r#"[{"id":1,"a":"x"}]"#).unwrap().0, @r##"WITH _mb_source AS (INSERT INTO "public"."t""x" ("a", "id") SELECT _mb_body."a", _mb_body."id" FROM pg_catalog.json_to_recordset($1) AS _mb_body ("a" text, "id" bigint) RETURNING "public"."t""x".*) SELECT COALESCE(pg_catalog.json_agg(_mb_row), '[]')::pg_catalog.text AS body, (SELECT pg_catalog.count(*) FROM _mb_source) AS rows, NULL::pg_catalog.int8 AS total…, NULL::pg_catalog.text AS location FROM (SELECT _mb_source.* FROM _mb_source) AS _mb_row"##);
+        insta::assert_snapshot!(sql("PATCH", "/t%22x?id=eq.1", "", r#"{"a":"x"}"#).unwrap().0, @r##"WITH _mb_source AS (UPDATE "public"."t""x" SET "a" = _mb_body."a" FROM pg_catalog.json_to_record($1) AS _mb_body ("a" text) WHERE "public"."t""x"."id" = $2 RETURNING 1) SELECT NULL::pg_catalog.text AS body, (SELECT pg_catalog.count(*) FROM _mb_source) AS rows, NULL::pg_catalog.int8 AS total…, NULL::pg_catalog.text AS location FROM (SELECT 1) AS _mb_row"##);
+        insta::assert_snapshot!(sql("DELETE", "/t%22x?id=eq.1", "", "").unwrap().0, @r##"WITH _mb_source AS (DELETE FROM "public"."t""x" WHERE "public"."t""x"."id" = $1 RETURNING 1) SELECT NULL::pg_catalog.text AS body, (SELECT pg_catalog.count(*) FROM _mb_source) AS rows, NULL::pg_catalog.int8 AS total…, NULL::pg_catalog.text AS location FROM (SELECT 1) AS _mb_row"##);
     }
 
     proptest! {
