@@ -112,7 +112,7 @@ fn ranged(request: &Request, outcome: &Outcome, headers: &mut HeaderMap) -> Resu
     match outcome.total {
         Some(total) if first > total => {
             let details = format!("An offset of {first} was requested, but there are only {total} rows.");
-            return Err(Error::range(details).with_header(CONTENT_RANGE, range));
+            Err(Error::range(details).with_header(CONTENT_RANGE, range))
         }
         Some(total) if outcome.rows < total => {
             headers.insert(CONTENT_RANGE, range);
