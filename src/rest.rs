@@ -74,7 +74,9 @@ impl Rest {
                 match self.cache.reload(tenant, &self.pools, &entry).await? {
                     Some(newer) => self.attempt(tenant, &request, &settings, &newer).await,
                     // The same schema: only what the connection remembered can have been wrong.
-                    None if failure.is_remembered() => self.attempt(tenant, &request, &settings, &entry).await,
+                    None if failure.is_remembered() => {
+                        self.attempt(tenant, &request, &settings, &entry).await
+                    }
                     None => Err(failure),
                 }
             }

@@ -93,6 +93,10 @@ fn verify(token: &str, keys: &[[u8; 32]]) -> Result<Map<String, Value>, Error> {
     validation.validate_nbf = true;
     validation.validate_aud = false;
     validation.required_spec_claims.clear();
+    // Separately, because the library gives one error for a header and for claims that are no JSON of the right form.
+    if jsonwebtoken::decode_header(token).is_err() {
+        return Err(invalid("PGRST301", "JWT couldn't be decoded"));
+    }
     let mut answer = invalid("PGRST301", "No suitable key or wrong key type");
     for key in keys {
         let kind = match jsonwebtoken::decode(token, &DecodingKey::from_secret(key), &validation) {

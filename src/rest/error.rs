@@ -100,8 +100,8 @@ impl Error {
     /// The response, JSON with all four keys always there, as PostgREST's clients expect.
     pub fn into_response(self) -> Response<Bytes> {
         let Inner { status, code, message, details, hint, headers } = *self.0;
-        let body =
-            serde_json::json!({ "code": code, "details": details, "hint": hint, "message": message }).to_string();
+        let body = serde_json::json!({ "code": code, "details": details, "hint": hint, "message": message })
+            .to_string();
         let mut response = Response::new(Bytes::from(body));
         *response.status_mut() = status;
         response
@@ -146,7 +146,9 @@ fn status(db: &DbError, anonymous: bool) -> StatusCode {
         "23503" | "23505" => StatusCode::CONFLICT,
         "25006" => StatusCode::METHOD_NOT_ALLOWED,
         "21000" if message.ends_with("requires a WHERE clause") => StatusCode::BAD_REQUEST,
-        "22023" if message.starts_with("role") && message.ends_with("does not exist") => StatusCode::UNAUTHORIZED,
+        "22023" if message.starts_with("role") && message.ends_with("does not exist") => {
+            StatusCode::UNAUTHORIZED
+        }
         "42501" if anonymous => StatusCode::UNAUTHORIZED,
         "42501" => StatusCode::FORBIDDEN,
         "42883" | "42P01" => StatusCode::NOT_FOUND,
@@ -159,7 +161,8 @@ fn status(db: &DbError, anonymous: bool) -> StatusCode {
             ("08" | "53", _) => StatusCode::SERVICE_UNAVAILABLE,
             ("0L" | "0P" | "28", _) => StatusCode::FORBIDDEN,
             (
-                "09" | "25" | "2D" | "38" | "39" | "3B" | "40" | "54" | "55" | "57" | "58" | "F0" | "HV" | "P0" | "XX",
+                "09" | "25" | "2D" | "38" | "39" | "3B" | "40" | "54" | "55" | "57" | "58" | "F0" | "HV"
+                | "P0" | "XX",
                 _,
             ) => StatusCode::INTERNAL_SERVER_ERROR,
             _ => StatusCode::BAD_REQUEST,
@@ -191,7 +194,9 @@ pub(super) fn is_stale(code: Option<&SqlState>) -> bool {
 impl From<pool::Error> for Error {
     fn from(error: pool::Error) -> Self {
         let (code, hint, wait) = match &error {
-            pool::Error::Wait { .. } => ("MBX201", "too many requests of this tenant run at once; try again", "1"),
+            pool::Error::Wait { .. } => {
+                ("MBX201", "too many requests of this tenant run at once; try again", "1")
+            }
             pool::Error::Fenced { .. } => ("MBX203", "the tenant was suspended or moved a moment ago", "5"),
             _ => ("MBX202", "its database server can't be reached now; try again", "5"),
         };

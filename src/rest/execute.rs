@@ -95,9 +95,13 @@ pub(super) async fn run(
     let result = if let Some(prepared) = checkout.statement(&key) {
         if expect == Expect::default() {
             // The order of the futures is the order of the messages: each is sent when it is polled first.
-            let (b, s, q, c) =
-                join4(client.batch_execute(begin), set, client.query(&prepared, &values), client.batch_execute(COMMIT))
-                    .await;
+            let (b, s, q, c) = join4(
+                client.batch_execute(begin),
+                set,
+                client.query(&prepared, &values),
+                client.batch_execute(COMMIT),
+            )
+            .await;
             begun = b.is_ok();
             ended = c.is_ok();
             b.and(s).and(q).and_then(|rows| c.map(|()| rows)).map_err(Failure::from).and_then(|r| outcome(&r))

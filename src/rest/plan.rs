@@ -63,7 +63,9 @@ impl<'a> Plan<'a> {
     /// 404 PGRST202 and PGRST205 with the nearest name as hint, 400 PGRST204, 300 PGRST203, 400 PGRST102.
     pub(super) fn new(request: &'a Request, schema: &'a Schema) -> Result<Self, Error> {
         let relation = |name: &str| {
-            schema.relation(&request.schema, name).ok_or_else(|| unknown_relation(schema, &request.schema, name))
+            schema
+                .relation(&request.schema, name)
+                .ok_or_else(|| unknown_relation(schema, &request.schema, name))
         };
         Ok(match &request.action {
             Action::Document => Self::Document,
@@ -96,7 +98,9 @@ impl<'a> Plan<'a> {
             Action::Update(name, payload) => {
                 let relation = relation(name)?;
                 if !matches!(payload.shape, Shape::Object | Shape::Objects(0 | 1)) {
-                    return Err(Error::body("PATCH takes one JSON object; it is applied to every matching row"));
+                    return Err(Error::body(
+                        "PATCH takes one JSON object; it is applied to every matching row",
+                    ));
                 }
                 Self::Update { relation, payload, columns: columns(request, relation, payload)? }
             }
@@ -113,7 +117,11 @@ impl Plan<'_> {
 }
 
 /// The columns that the payload fills, in the order of its keys.
-fn columns<'a>(request: &Request, relation: &'a Relation, payload: &Payload) -> Result<Vec<&'a Column>, Error> {
+fn columns<'a>(
+    request: &Request,
+    relation: &'a Relation,
+    payload: &Payload,
+) -> Result<Vec<&'a Column>, Error> {
     if payload.shape == Shape::Other {
         return Err(Error::body("The body must be a JSON object or an array of objects"));
     }
@@ -126,7 +134,8 @@ fn columns<'a>(request: &Request, relation: &'a Relation, payload: &Payload) -> 
 
 fn column<'a>(relation: &'a Relation, name: &str) -> Result<&'a Column, Error> {
     relation.column(name).ok_or_else(|| {
-        let message = format!("Could not find the '{name}' column of '{}' in the schema cache", relation.name);
+        let message =
+            format!("Could not find the '{name}' column of '{}' in the schema cache", relation.name);
         let hint = suggest::nearest(name, relation.columns.iter().map(|c| c.name.as_str()))
             .map(|near| format!("Perhaps you meant the column '{near}'"));
         Error::new(StatusCode::BAD_REQUEST, "PGRST204", message, None, hint)

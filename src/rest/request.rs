@@ -108,9 +108,8 @@ impl Request {
         if matches!(parts.method, Method::GET | Method::HEAD) {
             query.rows = query.rows.within(&parts.headers)?;
         }
-        let allowed = |message: &str, allow| {
-            Error::method("PGRST117", format!("{message}: {}", parts.method), allow)
-        };
+        let allowed =
+            |message: &str, allow| Error::method("PGRST117", format!("{message}: {}", parts.method), allow);
         let json = |body| payload(&parts.headers, body);
         let action = match (path, &parts.method) {
             (Path::Root, &Method::GET | &Method::HEAD) => Action::Document,
@@ -151,13 +150,15 @@ enum Path {
 
 impl Path {
     fn parse(path: &str) -> Result<Self, Error> {
-        let not_found =
-            || Error::new(StatusCode::NOT_FOUND, "PGRST125", "Invalid path specified in request URL", None, None);
+        let not_found = || {
+            Error::new(StatusCode::NOT_FOUND, "PGRST125", "Invalid path specified in request URL", None, None)
+        };
         let path = path.strip_prefix('/').unwrap_or(path);
         let path = path.strip_suffix('/').unwrap_or(path);
         let segments: Vec<_> = path.split('/').collect();
         let decode = |segment: &str| {
-            let name = percent_encoding::percent_decode_str(segment).decode_utf8().map_err(|_| not_found())?;
+            let name =
+                percent_encoding::percent_decode_str(segment).decode_utf8().map_err(|_| not_found())?;
             if name.is_empty() { Err(not_found()) } else { Ok(name.into_owned()) }
         };
         match segments[..] {
@@ -205,7 +206,10 @@ fn accept(headers: &HeaderMap, document: bool) -> Result<Accept, Error> {
         match range.to_ascii_lowercase().as_str() {
             _ if weight == 0 => {}
             "application/openapi+json" if document => return Ok(Accept::OpenApi),
-            "*/*" | "application/*" | "application/json" | "application/vnd.pgrst.array+json"
+            "*/*"
+            | "application/*"
+            | "application/json"
+            | "application/vnd.pgrst.array+json"
             | "application/vnd.pgrst.array" => return Ok(Accept::Json),
             "application/vnd.pgrst.object+json" | "application/vnd.pgrst.object" if !document => {
                 return Ok(Accept::Object);

@@ -112,7 +112,7 @@ fn ranged(request: &Request, outcome: &Outcome, headers: &mut HeaderMap) -> Resu
     match outcome.total {
         Some(total) if first > total => {
             let details = format!("An offset of {first} was requested, but there are only {total} rows.");
-            return Err(Error::range(details).with_header(CONTENT_RANGE, range));
+            Err(Error::range(details).with_header(CONTENT_RANGE, range))
         }
         Some(total) if outcome.rows < total => {
             headers.insert(CONTENT_RANGE, range);
@@ -162,15 +162,16 @@ fn chosen_headers(headers: &mut HeaderMap, text: Option<&str>) -> Result<(), Err
     const FRAMING: [HeaderName; 6] = [CONNECTION, CONTENT_LENGTH, TE, TRAILER, TRANSFER_ENCODING, UPGRADE];
     let Some(text) = text else { return Ok(()) };
     let bad = || {
-        let message =
-            "response.headers guc must be a JSON array composed of objects with a single key and a string value";
+        let message = "response.headers guc must be a JSON array composed of objects with a single key and a string value";
         Error::new(StatusCode::INTERNAL_SERVER_ERROR, "PGRST111", message, None, None)
     };
     let list: Vec<Map<String, Value>> = serde_json::from_str(text).map_err(|_| bad())?;
     let mut chosen = HeaderMap::new();
     for object in list {
         let mut pairs = object.into_iter();
-        let (Some((name, Value::String(text))), None) = (pairs.next(), pairs.next()) else { return Err(bad()) };
+        let (Some((name, Value::String(text))), None) = (pairs.next(), pairs.next()) else {
+            return Err(bad());
+        };
         let name: HeaderName = name.parse().map_err(|_| bad())?;
         if !FRAMING.contains(&name) {
             chosen.append(name, HeaderValue::from_str(&text).map_err(|_| bad())?);

@@ -1,7 +1,7 @@
 //! Stage 3: `Plan` becomes a `Statement`: text of constants and quoted names, and bound values. Pure.
 
-pub(super) mod session;
 mod clause;
+pub(super) mod session;
 mod snippet;
 
 pub(super) use snippet::Value;
@@ -15,7 +15,7 @@ use super::request::filter::Filter;
 use super::request::payload::{Payload, Shape as Json};
 use super::request::prefer::{Resolution, Return};
 use super::request::select::Item;
-use super::request::{Accept, Arguments, Action, Request};
+use super::request::{Accept, Action, Arguments, Request};
 use crate::pg::Ident;
 use crate::schema::{Column, Mode, Relation, Routine, Shape, Volatility};
 
@@ -23,8 +23,8 @@ use crate::schema::{Column, Mode, Relation, Routine, Shape, Volatility};
 const DOCUMENT: &str = include_str!("sql/document.sql");
 /// What every main query gives besides its body: `rows`, `total`, what a function set for the answer, the key of
 /// the row that was made.
-const ANSWER: &str = ", pg_catalog.nullif(pg_catalog.current_setting('response.headers', true), '') AS headers, \
-                      pg_catalog.nullif(pg_catalog.current_setting('response.status', true), '') AS status";
+const ANSWER: &str = ", NULLIF(pg_catalog.current_setting('response.headers', true), '') AS headers, \
+                      NULLIF(pg_catalog.current_setting('response.status', true), '') AS status";
 
 /// A main query. It gives one row: body, rows, total, location, headers, status.
 #[derive(Debug, PartialEq)]
@@ -65,12 +65,18 @@ pub(super) fn build(plan: &Plan<'_>, request: &Request, max_rows: Option<u64>) -
             sql.push("WITH _mb_source AS (INSERT INTO ").push(Place::relation(relation).name());
             insert(&mut sql, relation, payload, columns);
             if let Some((key, resolution)) = conflict {
-                sql.push(" ON CONFLICT (").join(key, ", ", |sql, c| drop(sql.push(name(c)))).push(")");
+                sql.push(" ON CONFLICT (")
+                    .join(key, ", ", |sql, c| {
+                        sql.push(name(c));
+                    })
+                    .push(")");
                 if *resolution == Resolution::Ignore || columns.is_empty() {
                     sql.push(" DO NOTHING");
                 } else {
                     sql.push(" DO UPDATE SET ");
-                    sql.join(columns, ", ", |sql, c| drop(sql.push(name(c)).push(" = EXCLUDED.").push(name(c))));
+                    sql.join(columns, ", ", |sql, c| {
+                        sql.push(name(c)).push(" = EXCLUDED.").push(name(c));
+                    });
                 }
             }
             changed(&mut sql, request, relation, true);
@@ -87,7 +93,9 @@ pub(super) fn build(plan: &Plan<'_>, request: &Request, max_rows: Option<u64>) -
                 return Some(finish(sql, true));
             }
             sql.push("UPDATE ").push(place.name()).push(" SET ");
-            sql.join(columns, ", ", |sql, c| drop(sql.push(name(c)).push(" = _mb_body.").push(name(c))));
+            sql.join(columns, ", ", |sql, c| {
+                sql.push(name(c)).push(" = _mb_body.").push(name(c));
+            });
             sql.push(" FROM ");
             record(&mut sql, payload, columns.iter().map(|c| (&*c.name, &*c.type_name)), "_mb_body");
             place.filter(&mut sql, &request.query.filters);
@@ -143,7 +151,9 @@ fn answer(sql: &mut Snippet, request: &Request, body: Body, total: Total<'_>) {
     let body = match body {
         Body::None => "NULL::pg_catalog.text",
         _ if request.head => "NULL::pg_catalog.text",
-        Body::Rows if request.accept == Accept::Object => "(pg_catalog.json_agg(_mb_row) -> 0)::pg_catalog.text",
+        Body::Rows if request.accept == Accept::Object => {
+            "(pg_catalog.json_agg(_mb_row) -> 0)::pg_catalog.text"
+        }
         Body::Rows => "COALESCE(pg_catalog.json_agg(_mb_row), '[]')::pg_catalog.text",
         Body::Row => "COALESCE(pg_catalog.json_agg(_mb_row) -> 0, 'null')::pg_catalog.text",
         Body::Values if request.accept == Accept::Object => {
@@ -180,19 +190,30 @@ fn insert(sql: &mut Snippet, relation: &Relation, payload: &Payload, columns: &[
         Json::Object | Json::Other => 1,
     };
     match (columns, relation.columns.first()) {
-        ([], _) if rows == 1 => drop(sql.push(" DEFAULT VALUES")),
+        ([], _) if rows == 1 => {
+            sql.push(" DEFAULT VALUES");
+        }
         ([], Some(first)) => {
             // As many rows of defaults as there were objects; none for an empty array.
             sql.push(" (").push(name(first)).push(")");
             if rows == 0 {
                 sql.push(" SELECT NULL WHERE false");
             } else {
-                sql.push(" VALUES ").join(0..rows, ", ", |sql, _| drop(sql.push("(DEFAULT)")));
+                sql.push(" VALUES ").join(0..rows, ", ", |sql, _| {
+                    sql.push("(DEFAULT)");
+                });
             }
         }
         _ => {
-            sql.push(" (").join(columns, ", ", |sql, c| drop(sql.push(name(c)))).push(") SELECT ");
-            sql.join(columns, ", ", |sql, c| drop(sql.push("_mb_body.").push(name(c)))).push(" FROM ");
+            sql.push(" (")
+                .join(columns, ", ", |sql, c| {
+                    sql.push(name(c));
+                })
+                .push(") SELECT ");
+            sql.join(columns, ", ", |sql, c| {
+                sql.push("_mb_body.").push(name(c));
+            })
+            .push(" FROM ");
             record(sql, payload, columns.iter().map(|c| (&*c.name, &*c.type_name)), "_mb_body");
         }
     }
@@ -206,8 +227,16 @@ fn record<'a>(
     alias: &'static str,
 ) {
     let reader = if payload.shape == Json::Object { "json_to_record" } else { "json_to_recordset" };
-    sql.push("pg_catalog.").push(reader).push("(").bind(payload.json.clone()).push(") AS ").push(alias).push(" (");
-    sql.join(columns, ", ", |sql, (name, kind)| drop(sql.push(Ident::new(name)).push(" ").push(kind)));
+    sql.push("pg_catalog.")
+        .push(reader)
+        .push("(")
+        .bind(payload.json.clone())
+        .push(") AS ")
+        .push(alias)
+        .push(" (");
+    sql.join(columns, ", ", |sql, (name, kind)| {
+        sql.push(Ident::new(name)).push(" ").push(kind);
+    });
     sql.push(")");
 }
 
@@ -215,7 +244,8 @@ fn record<'a>(
 fn changed(sql: &mut Snippet, request: &Request, relation: &Relation, inserts: bool) {
     sql.push(" RETURNING ");
     returning(sql, request, relation, inserts);
-    let keyed = inserts && request.prefer.returns == Some(Return::HeadersOnly) && !relation.primary_key.is_empty();
+    let keyed =
+        inserts && request.prefer.returns == Some(Return::HeadersOnly) && !relation.primary_key.is_empty();
     let mut location = Snippet::default();
     if keyed {
         location.push("(SELECT pg_catalog.json_build_array(");
@@ -238,19 +268,28 @@ fn returning(sql: &mut Snippet, request: &Request, relation: &Relation, inserts:
         Some(Return::Representation) => {
             for item in select {
                 match item {
-                    Item::All => return drop(sql.push(table.name()).push(".*")),
-                    Item::Field { field, .. } => drop(needed.insert(field.name.as_str())),
+                    Item::All => {
+                        sql.push(table.name()).push(".*");
+                        return;
+                    }
+                    Item::Field { field, .. } => {
+                        needed.insert(field.name.as_str());
+                    }
                 }
             }
             needed.extend(request.query.order.iter().map(|term| term.field.name.as_str()));
         }
-        Some(Return::HeadersOnly) if inserts => needed.extend(relation.primary_key.iter().map(String::as_str)),
+        Some(Return::HeadersOnly) if inserts => {
+            needed.extend(relation.primary_key.iter().map(String::as_str))
+        }
         _ => {}
     }
     if needed.is_empty() {
         sql.push("1");
     } else {
-        sql.join(needed, ", ", |sql, name| drop(sql.push(table.name()).push(".").push(Ident::new(name))));
+        sql.join(needed, ", ", |sql, name| {
+            sql.push(table.name()).push(".").push(Ident::new(name));
+        });
     }
 }
 
@@ -261,12 +300,11 @@ fn rows_of_source(sql: &mut Snippet, request: &Request, place: &Place<'_>, locat
     sql.push(", ").push(location).push(" AS location FROM (SELECT ");
     if whole {
         place.select(sql, request.query.select.as_deref().unwrap_or(&[Item::All]));
-    } else {
-        sql.push("1");
-    }
-    sql.push(" FROM _mb_source");
-    if whole {
+        sql.push(" FROM _mb_source");
         place.order(sql, &request.query.order);
+    } else {
+        // Without a body nothing is aggregated, so this must be one row, however many were changed.
+        sql.push("1");
     }
     sql.push(") AS _mb_row");
 }
@@ -302,7 +340,9 @@ fn call(
                 sql.push("_mb_args.").push(Ident::new(a.name.as_str()));
             });
         }
-        Source::Whole(payload, a) => drop(sql.bind(payload.json.clone()).push("::").push(&a.type_name)),
+        Source::Whole(payload, a) => {
+            sql.bind(payload.json.clone()).push("::").push(&a.type_name);
+        }
         Source::Query(used) => {
             sql.join(used, ", ", |sql, (a, values)| {
                 argument(sql, a);
@@ -334,4 +374,86 @@ fn call(
     let limited = if routine.returns.set { request.query.rows.at_most(max_rows) } else { Default::default() };
     clause::limit(sql, limited);
     sql.push(") AS _mb_row");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schema::Schema;
+    use crate::tenant::Api;
+    use bytes::Bytes;
+    use proptest::prelude::*;
+
+    fn schema() -> Schema {
+        let column = |name: &str, kind: &str| {
+            serde_json::json!({"name": name, "type": kind, "not_null": false,
+            "has_default": false, "identity": false, "generated": false, "comment": null})
+        };
+        let relation = serde_json::json!({"schema": "public", "name": "t\"x", "kind": "table", "comment": null,
+            "columns": [column("id", "bigint"), column("a", "text"), column("j", "jsonb")], "primary_key": ["id"],
+            "foreign_keys": [], "insertable": true, "updatable": true, "deletable": true});
+        let relation = serde_json::from_value(relation).unwrap();
+        Schema::new(vec![relation], vec![]).unwrap()
+    }
+
+    fn sql(
+        method: &str,
+        uri: &str,
+        prefer: &str,
+        body: &'static str,
+    ) -> Result<(String, Vec<String>), String> {
+        let request = http::Request::builder().method(method).uri(uri).header("prefer", prefer);
+        let (parts, ()) = request.body(()).map_err(|e| e.to_string())?.into_parts();
+        let code = |e: crate::rest::Error| e.code().to_owned();
+        let request =
+            Request::parse(&parts, Bytes::from_static(body.as_bytes()), &Api::default()).map_err(code)?;
+        let schema = schema();
+        let plan = Plan::new(&request, &schema).map_err(code)?;
+        let statement = build(&plan, &request, Some(50)).ok_or("no statement")?;
+        let text = |v: &Value| String::from_utf8_lossy(&v.0).into_owned();
+        Ok((statement.sql.replace(ANSWER, "…"), statement.values.iter().map(text).collect()))
+    }
+
+    #[test]
+    fn reads() {
+        let (sql, values) = sql(
+            "GET",
+            "/t%22x?a=eq.x&j-%3Ek=in.(1,2)&order=id.desc&limit=5&select=id,j-%3E%3Ek::int",
+            "",
+            "",
+        )
+        .unwrap();
+        insta::assert_snapshot!(sql, @r##"SELECT COALESCE(pg_catalog.json_agg(_mb_row), '[]')::pg_catalog.text AS body, pg_catalog.count(*) AS rows, NULL::pg_catalog.int8 AS total…, NULL::pg_catalog.text AS location FROM (SELECT "public"."t""x"."id" AS "id", CAST(("public"."t""x"."j" ->> $1::pg_catalog.text) AS pg_catalog.int4) AS "k" FROM "public"."t""x" WHERE "public"."t""x"."a" = $2 AND ("public"."t""x"."j" -> $3::pg_catalog.text) = ANY ($4) ORDER BY "public"."t""x"."id" DESC LIMIT $5) AS _mb_row"##);
+        insta::assert_debug_snapshot!(values, @r##"[
+    "k",
+    "x",
+    "k",
+    "{\"1\",\"2\"}",
+    "5",
+]"##);
+    }
+
+    #[test]
+    fn changes() {
+        insta::assert_snapshot!(sql("POST", "/t%22x", "return=representation", r#"[{"id":1,"a":"x"}]"#).unwrap().0, @r##"WITH _mb_source AS (INSERT INTO "public"."t""x" ("a", "id") SELECT _mb_body."a", _mb_body."id" FROM pg_catalog.json_to_recordset($1) AS _mb_body ("a" text, "id" bigint) RETURNING "public"."t""x".*) SELECT COALESCE(pg_catalog.json_agg(_mb_row), '[]')::pg_catalog.text AS body, (SELECT pg_catalog.count(*) FROM _mb_source) AS rows, NULL::pg_catalog.int8 AS total…, NULL::pg_catalog.text AS location FROM (SELECT _mb_source.* FROM _mb_source) AS _mb_row"##);
+        insta::assert_snapshot!(sql("PATCH", "/t%22x?id=eq.1", "", r#"{"a":"x"}"#).unwrap().0, @r##"WITH _mb_source AS (UPDATE "public"."t""x" SET "a" = _mb_body."a" FROM pg_catalog.json_to_record($1) AS _mb_body ("a" text) WHERE "public"."t""x"."id" = $2 RETURNING 1) SELECT NULL::pg_catalog.text AS body, (SELECT pg_catalog.count(*) FROM _mb_source) AS rows, NULL::pg_catalog.int8 AS total…, NULL::pg_catalog.text AS location FROM (SELECT 1) AS _mb_row"##);
+        insta::assert_snapshot!(sql("DELETE", "/t%22x?id=eq.1", "", "").unwrap().0, @r##"WITH _mb_source AS (DELETE FROM "public"."t""x" WHERE "public"."t""x"."id" = $1 RETURNING 1) SELECT NULL::pg_catalog.text AS body, (SELECT pg_catalog.count(*) FROM _mb_source) AS rows, NULL::pg_catalog.int8 AS total…, NULL::pg_catalog.text AS location FROM (SELECT 1) AS _mb_row"##);
+    }
+
+    proptest! {
+        #[test]
+        fn any_query_string_is_read_or_refused(query in ".{0,60}") {
+            let query: String = form_urlencoded::byte_serialize(query.as_bytes()).collect();
+            let _ = sql("GET", &format!("/t%22x?{}", query.replace("%3D", "=").replace("%26", "&")), "", "");
+        }
+
+        #[test]
+        fn values_stay_out_of_the_text(value in "[^*]{1,30}") {
+            let encoded: String = form_urlencoded::byte_serialize(format!("eq.{value}").as_bytes()).collect();
+            let (text, values) = sql("GET", &format!("/t%22x?a={encoded}"), "", "").unwrap();
+            let (other, _) = sql("GET", "/t%22x?a=eq.1", "", "").unwrap();
+            prop_assert_eq!(text, other);
+            prop_assert_eq!(&values[0], &value);
+        }
+    }
 }

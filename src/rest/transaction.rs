@@ -63,11 +63,9 @@ impl Session {
     pub async fn commit(self) -> Result<(), Error> {
         // COMMIT of a failed transaction is a ROLLBACK that reports success; a statement of ours would fail in it.
         let client = self.checkout.client();
-        let (alive, committed) = futures_util::future::join(
-            client.query_typed("SELECT 1", &[]),
-            client.batch_execute(COMMIT),
-        )
-        .await;
+        let (alive, committed) =
+            futures_util::future::join(client.query_typed("SELECT 1", &[]), client.batch_execute(COMMIT))
+                .await;
         let result = alive.map(drop).and(committed).map_err(|e| self.failed(&e));
         if result.is_ok() || self.checkout.client().batch_execute(ROLLBACK).await.is_ok() {
             self.checkout.clean();
@@ -82,9 +80,11 @@ impl Session {
     async fn prepared(&self, sql: &str) -> Result<tokio_postgres::Statement, Error> {
         let word: String = sql.trim_start().chars().take_while(char::is_ascii_alphabetic).collect();
         if CONTROL.contains(&word.to_ascii_lowercase().as_str()) || word.is_empty() {
-            return Err(Error::internal(format!(
-                "a session's statement begins with `{word}`: only queries and changes may be sent, without a comment before"
-            )));
+            let message = format!("A session's statement begins with `{word}`");
+            let hint =
+                "send queries and changes only, without a comment before; end the transaction by `commit`";
+            let status = http::StatusCode::INTERNAL_SERVER_ERROR;
+            return Err(Error::new(status, "MBX501", message, None, Some(hint.into())));
         }
         let key = StatementKey {
             role: self.settings.role().to_owned(),

@@ -46,7 +46,11 @@ pub(super) fn plan<'a>(
     match (fitting[..].as_ref(), arguments) {
         ([routine], Arguments::Body(payload)) => {
             let used = routine.inputs().filter(|a| payload.keys.contains(&a.name)).collect();
-            Ok(Plan::Call { routine, source: Source::Object(payload, used), filters: request.query.filters.clone() })
+            Ok(Plan::Call {
+                routine,
+                source: Source::Object(payload, used),
+                filters: request.query.filters.clone(),
+            })
         }
         ([routine], Arguments::Query) => {
             let mut used = Vec::new();
@@ -67,8 +71,7 @@ pub(super) fn plan<'a>(
         }
         ([], Arguments::Body(payload)) => {
             let whole = routines.iter().find_map(|r| Some((r, unnamed_json(r)?)));
-            let (routine, argument) =
-                whole.ok_or_else(|| unknown(schema, &request.schema, name, &given))?;
+            let (routine, argument) = whole.ok_or_else(|| unknown(schema, &request.schema, name, &given))?;
             let filters = request.query.filters.clone();
             Ok(Plan::Call { routine, source: Source::Whole(payload, argument), filters })
         }
@@ -83,7 +86,9 @@ fn fits(routine: &Routine, given: &[&str], rest_may_filter: bool) -> bool {
     let filterable = rest_may_filter && routine.returns.shape == Shape::Composite;
     (filterable || given.iter().all(known))
         && routine.inputs().all(|a| {
-            a.has_default || a.mode == Mode::Variadic || (!a.name.is_empty() && given.contains(&a.name.as_str()))
+            a.has_default
+                || a.mode == Mode::Variadic
+                || (!a.name.is_empty() && given.contains(&a.name.as_str()))
         })
 }
 

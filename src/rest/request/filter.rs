@@ -105,9 +105,11 @@ fn logic(word: &str, negated: bool, value: &str, depth: usize) -> Result<Filter,
     if depth > DEPTH {
         return Err(bad("the tree is nested too deep"));
     }
-    let inner = value.strip_prefix('(').and_then(|v| v.strip_suffix(')')).ok_or_else(|| bad("expected ( … )"))?;
+    let inner =
+        value.strip_prefix('(').and_then(|v| v.strip_suffix(')')).ok_or_else(|| bad("expected ( … )"))?;
     let parts = split(inner, ",").map_err(|reason| bad(&reason))?;
-    let items: Vec<_> = parts.into_iter().map(|part| item(part.trim(), depth + 1)).collect::<Result<_, _>>()?;
+    let items: Vec<_> =
+        parts.into_iter().map(|part| item(part.trim(), depth + 1)).collect::<Result<_, _>>()?;
     Ok(if word == "and" { Filter::And(negated, items) } else { Filter::Or(negated, items) })
 }
 
@@ -119,7 +121,8 @@ fn item(text: &str, depth: usize) -> Result<Filter, Error> {
             return logic(word, negated, list, depth);
         }
     }
-    let bad = || Error::query(format!("failed to parse logic tree ({text})"), "expected column.operator.value");
+    let bad =
+        || Error::query(format!("failed to parse logic tree ({text})"), "expected column.operator.value");
     let parts = split(text, ".").map_err(|_| bad())?;
     let [column, _, ..] = parts[..] else { return Err(bad()) };
     let (negated, test) = test(&text[column.len() + 1..], true)?;
@@ -139,7 +142,10 @@ fn test(text: &str, in_tree: bool) -> Result<(bool, Test), Error> {
     };
     let value = || if in_tree { unquote(value) } else { value.to_owned() };
     if word == "in" && argument.is_none() {
-        return Ok((negated, Test::In(list(&rest["in.".len()..]).ok_or_else(|| bad("expected in.(a,b,c)"))?)));
+        return Ok((
+            negated,
+            Test::In(list(&rest["in.".len()..]).ok_or_else(|| bad("expected in.(a,b,c)"))?),
+        ));
     }
     if word == "is" && argument.is_none() {
         let value = value().to_ascii_lowercase();
@@ -194,11 +200,14 @@ mod tests {
 
     #[test]
     fn values_keep_what_is_theirs() {
-        let Filter::Compare { test, .. } = Filter::parse("a", r#"in.(1,"x,y","q\"r",(z)"#).unwrap() else { panic!() };
+        let Filter::Compare { test, .. } = Filter::parse("a", r#"in.(1,"x,y","q\"r",(z)"#).unwrap() else {
+            panic!()
+        };
         assert_eq!(test, Test::In(vec!["1".into(), "x,y".into(), "q\"r".into(), "(z".into()]));
         let Filter::Compare { test, .. } = Filter::parse("a", "eq.a.b,c").unwrap() else { panic!() };
         assert_eq!(test, Test::Operator("=", "a.b,c".into()));
-        let Filter::Or(true, items) = Filter::parse("not.or", r#"(a.eq."x,)",and(b.gt.1,c.not.is.null))"#).unwrap()
+        let Filter::Or(true, items) =
+            Filter::parse("not.or", r#"(a.eq."x,)",and(b.gt.1,c.not.is.null))"#).unwrap()
         else {
             panic!()
         };

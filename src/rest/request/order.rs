@@ -79,7 +79,8 @@ impl Rows {
             },
         };
         if last.is_some_and(|last| last < first) {
-            let details = "The lower boundary must be lower than or equal to the upper boundary in the Range header.";
+            let details =
+                "The lower boundary must be lower than or equal to the upper boundary in the Range header.";
             return Err(Error::range(details));
         }
         let end = |offset: i64, limit: Option<i64>| limit.map(|limit| offset.saturating_add(limit));

@@ -175,7 +175,9 @@ mod tests {
         assert_eq!(parse(r#"[{"a":1},{"a":2}]"#), Some((Shape::Objects(2), "a".into(), true)));
         assert_eq!(parse(r#"[{"a":1},{"b":2}]"#), Some((Shape::Objects(2), "a,b".into(), false)));
         assert_eq!(parse("[]"), Some((Shape::Objects(0), String::new(), true)));
-        for other in ["1", "null", "\"x\"", "[1,{}]", "[[1]]", "true", "-1.5", "123456789012345678901234567890"] {
+        for other in
+            ["1", "null", "\"x\"", "[1,{}]", "[[1]]", "true", "-1.5", "123456789012345678901234567890"]
+        {
             assert_eq!(parse(other).map(|p| p.0), Some(Shape::Other), "{other}");
         }
         for bad in ["", "{", "{\"a\"}", "[1,]", "x", "{} {}"] {

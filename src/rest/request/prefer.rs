@@ -50,7 +50,9 @@ impl Prefer {
                 "return=minimal" => prefer.returns = prefer.returns.or(Some(Return::Minimal)),
                 "return=headers-only" => prefer.returns = prefer.returns.or(Some(Return::HeadersOnly)),
                 "count=exact" => prefer.count = true,
-                "resolution=merge-duplicates" => prefer.resolution = prefer.resolution.or(Some(Resolution::Merge)),
+                "resolution=merge-duplicates" => {
+                    prefer.resolution = prefer.resolution.or(Some(Resolution::Merge))
+                }
                 "resolution=ignore-duplicates" => {
                     prefer.resolution = prefer.resolution.or(Some(Resolution::Ignore));
                 }

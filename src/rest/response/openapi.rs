@@ -78,8 +78,10 @@ fn methods(relation: &Relation, allowed: [bool; 4]) -> Map<String, Value> {
     }
     let responses = json!({"204": {"description": "No Content"}});
     if update && relation.updatable {
-        let parameters: Vec<_> = filters.iter().cloned().chain(body.as_array().cloned().unwrap_or_default()).collect();
-        methods.insert("patch".into(), json!({"tags": tags, "parameters": parameters, "responses": responses}));
+        let parameters: Vec<_> =
+            filters.iter().cloned().chain(body.as_array().cloned().unwrap_or_default()).collect();
+        methods
+            .insert("patch".into(), json!({"tags": tags, "parameters": parameters, "responses": responses}));
     }
     if delete && relation.deletable {
         methods.insert("delete".into(), json!({"tags": tags, "parameters": filters, "responses": responses}));
@@ -88,8 +90,12 @@ fn methods(relation: &Relation, allowed: [bool; 4]) -> Map<String, Value> {
 }
 
 fn definition(relation: &Relation) -> Value {
-    let required: Vec<_> =
-        relation.columns.iter().filter(|c| c.not_null && !c.has_default && !c.generated).map(|c| &c.name).collect();
+    let required: Vec<_> = relation
+        .columns
+        .iter()
+        .filter(|c| c.not_null && !c.has_default && !c.generated)
+        .map(|c| &c.name)
+        .collect();
     let properties: Map<_, _> = relation.columns.iter().map(|c| (c.name.clone(), property(c))).collect();
     let mut definition = json!({"type": "object", "properties": properties});
     // JSON Schema draft 4, which OpenAPI 2.0 is built on: an empty `required` is not allowed.

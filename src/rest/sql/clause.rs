@@ -65,7 +65,9 @@ impl<'a> Place<'a> {
 
     pub(super) fn select(&self, sql: &mut Snippet, items: &[Item]) {
         sql.join(items, ", ", |sql, item| match item {
-            Item::All => drop(sql.push(&self.name).push(".*")),
+            Item::All => {
+                sql.push(&self.name).push(".*");
+            }
             Item::Field { field, alias, cast } => {
                 match cast {
                     Some(cast) => {
@@ -127,14 +129,18 @@ impl<'a> Place<'a> {
     fn compare(&self, sql: &mut Snippet, field: &Field, test: &Test) {
         self.field(sql, field);
         match test {
-            Test::Operator(operator, value) => drop(sql.push(" ").push(operator).push(" ").bind(value.as_str())),
+            Test::Operator(operator, value) => {
+                sql.push(" ").push(operator).push(" ").bind(value.as_str());
+            }
             Test::Quantified(operator, word, value) => {
                 sql.push(" ").push(operator).push(" ").push(word).push(" (").bind(value.as_str()).push(")");
             }
             Test::In(values) => {
                 sql.push(" = ANY (").bind(array(values.iter().map(String::as_str))).push(")");
             }
-            Test::Is(keyword) => drop(sql.push(" IS ").push(keyword)),
+            Test::Is(keyword) => {
+                sql.push(" IS ").push(keyword);
+            }
             Test::Search(function, configuration, value) => {
                 sql.push(" @@ pg_catalog.").push(function).push("(");
                 if let Some(configuration) = configuration {

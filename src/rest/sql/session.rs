@@ -66,11 +66,6 @@ impl Settings {
     pub(crate) fn typed(&self) -> Vec<(&(dyn ToSql + Sync), Type)> {
         self.0.iter().map(|value| (value as &(dyn ToSql + Sync), Type::TEXT)).collect()
     }
-
-    /// For a prepared [`SET`].
-    pub(crate) fn values(&self) -> Vec<&(dyn ToSql + Sync)> {
-        self.0.iter().map(|value| value as &(dyn ToSql + Sync)).collect()
-    }
 }
 
 /// `request.headers` and `request.cookies` as PostgREST gives them: cookies are not among the headers.

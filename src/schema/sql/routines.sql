@@ -27,7 +27,7 @@ SELECT pg_catalog.json_build_object(
                     WHEN 'i' THEN 'in' WHEN 'o' THEN 'out' WHEN 'b' THEN 'in_out' WHEN 'v' THEN 'variadic' ELSE 'table' END,
                 -- Defaults belong to the last input arguments.
                 'has_default', a.input
-                    AND a.input_position OPERATOR(pg_catalog.>) p.pronargs OPERATOR(pg_catalog.-) p.pronargdefaults
+                    AND a.input_position OPERATOR(pg_catalog.>) (p.pronargs OPERATOR(pg_catalog.-) p.pronargdefaults)
             ) ORDER BY a.position)
         FROM (
             SELECT x.type, x.position, i.input,
