@@ -101,7 +101,7 @@ BEGIN
     INSERT INTO invoices (branch_id, patient_id, appointment_id, number, status, issued_on, due_on, paid_at, total)
     SELECT a.branch_id, a.patient_id, a.id, 'INV-' || lpad(n::text, 6, '0'), t.status, a.starts_at::date, a.starts_at::date + 14,
            CASE t.status WHEN 'paid' THEN a.ends_at + (a.h % 240) * interval '1 hour' END, v.price
-    FROM (SELECT *, n, abs(hashtext(slug || ' invoice ' || n)::bigint) AS h
+    FROM (SELECT *, abs(hashtext(slug || ' invoice ' || n)::bigint) AS h
           FROM (SELECT *, row_number() OVER (ORDER BY id DESC) AS n FROM appointments WHERE status = 'completed') c
           WHERE n <= 3000) a
     JOIN services v ON v.id = a.service_id

@@ -77,7 +77,8 @@ BEGIN
     RETURNING * INTO booked;
     IF booked.id IS NULL THEN
         RAISE EXCEPTION 'no such patient, staff member or service at one branch'
-            USING ERRCODE = 'no_data_found', HINT = 'Patient and staff member must belong to a branch that you can see.';
+            -- The API answers PTxyz with the HTTP status xyz.
+            USING ERRCODE = 'PT404', HINT = 'Patient and staff member must belong to a branch that you can see.';
     END IF;
     RETURN booked;
 END
