@@ -1,6 +1,7 @@
 //! The two lock files of a cluster: who starts or stops it, and who uses it.
 
 use std::fs::{File, OpenOptions, TryLockError};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -45,5 +46,12 @@ pub(super) fn only_user(path: &Path) -> Result<Option<File>, Error> {
 }
 
 fn open(path: &Path) -> Result<File, Error> {
-    OpenOptions::new().create(true).truncate(false).write(true).open(path).map_err(Error::at(path))
+    // Nobody else may open it: a lock can be held through a file that was opened for reading only.
+    OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(Error::at(path))
 }

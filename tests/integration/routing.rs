@@ -88,18 +88,8 @@ async fn ambiguous_requests_are_refused() {
 
 #[tokio::test]
 async fn a_trusted_proxy_says_the_host() {
-    let fleet = TestFleet::builder()
-        .toml("[tenants.acme]\nbase_urls = ['https://clinic.example']")
-        .tenants(&[])
-        .build()
-        .await;
-    drop(fleet);
-    let fleet = TestFleet::builder().tenants(&["acme"]).build().await;
-    let file = fleet.folder.path().join("tenants.toml");
-    let text = std::fs::read_to_string(&file).unwrap().replace("[listen]", "[listen]\ntrusted_proxies = ['127.0.0.0/8']");
-    std::fs::write(&file, text).unwrap();
-    let mut fleet = fleet;
-    fleet.reload_settings().await;
+    let mut fleet = TestFleet::builder().tenants(&["acme"]).build().await;
+    fleet.edit_settings(|text| text.replace("[listen]", "[listen]\ntrusted_proxies = ['127.0.0.0/8']")).await;
     fleet.start_router().await;
     let ask = fleet.request(Method::GET, "/items").header("X-Forwarded-Host", "acme.localhost");
     assert_eq!(Answer::of(ask.send().await.unwrap()).await.status, 200);
@@ -163,9 +153,10 @@ async fn survives_a_killed_postgresql() {
         answer.status == 200 && server.postmaster_pid() != Some(pid)
     })
     .await;
-    // The catalog's connection is mended as well: a change reaches the router.
-    drop(fleet.fleet);
-    fleet.fleet = fleet.reopened.take().unwrap_or_else(|| unreachable!());
+    // The router's connection to the catalog is mended as well: a change reaches it.
+    fleet.reopen().await;
+    fleet.fleet.carry_out("acme", Verb::Suspend).await.unwrap();
+    eventually("the change reaches the router", || async { fleet.get("/acme/items").await.status == 403 }).await;
     supervisor.abort();
     server.stop().await.unwrap();
 }

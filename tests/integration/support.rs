@@ -177,6 +177,22 @@ impl TestFleet {
         client
     }
 
+    /// A new handle on the fleet, after its settings changed or its connection was lost.
+    pub(crate) async fn reopen(&mut self) {
+        let file = self.folder.path().join("tenants.toml");
+        let settings = Settings::load(&Paths { file }).expect("good settings");
+        let keys = Arc::new(KeyRing::load(&settings.keys).expect("a key"));
+        let servers = Servers::new(&settings, None).expect("servers");
+        self.fleet = Arc::new(Fleet::open(settings, servers, keys).await.expect("a fleet"));
+    }
+
+    pub(crate) async fn edit_settings(&mut self, edit: impl FnOnce(String) -> String) {
+        let file = self.folder.path().join("tenants.toml");
+        let text = std::fs::read_to_string(&file).expect("the settings");
+        std::fs::write(&file, edit(text)).expect("written");
+        self.reopen().await;
+    }
+
     pub(crate) async fn start_router(&mut self) {
         let settings = Arc::new(self.fleet.settings.clone());
         let app = App::start(settings, self.fleet.servers.endpoints(), Arc::clone(&self.fleet.keys));

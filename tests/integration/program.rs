@@ -1,0 +1,76 @@
+//! The program: exit codes, `--json`, settings by environment, secrets masked.
+
+use serde_json::Value;
+
+use crate::support::TestFleet;
+
+#[tokio::test]
+async fn exit_codes_tell_failure_from_wrong_usage() {
+    let fleet = TestFleet::builder().tenants(&["acme"]).build().await;
+    assert_eq!(fleet.run(&["tenant", "show", "acme"]).await.0, 0);
+    assert_eq!(fleet.run(&["tenant", "show", "nobody"]).await.0, 1);
+    assert_eq!(fleet.run(&["tenant", "create", "Bad_Slug"]).await.0, 2);
+    assert_eq!(fleet.run(&["no-such-command"]).await.0, 2);
+}
+
+#[tokio::test]
+async fn every_list_and_answer_has_json() {
+    let fleet = TestFleet::builder().tenants(&["acme", "globex"]).build().await;
+    for arguments in [
+        &["tenant", "list"][..],
+        &["tenant", "show", "acme"],
+        &["tenant", "token", "acme", "--role", "anon"],
+        &["tenant", "set", "acme", "max_rows=10"],
+        &["migrate", "status"],
+        &["apply", "--dry-run"],
+        &["config"],
+        &["init"],
+    ] {
+        let (code, out, error) = fleet.run(&[arguments, &["--json"]].concat()).await;
+        assert_eq!(code, 0, "{arguments:?}: {error}");
+        serde_json::from_str::<Value>(&out).unwrap_or_else(|e| panic!("{arguments:?}: {e}: {out}"));
+    }
+    let (_, out, _) = fleet.run(&["tenant", "list", "--search", "glob", "--json"]).await;
+    let rows: Vec<Value> = serde_json::from_str(&out).unwrap();
+    assert_eq!(rows.len(), 1);
+    assert_eq!(rows[0]["slug"], "globex");
+}
+
+#[tokio::test]
+async fn no_secret_is_printed() {
+    let fleet = TestFleet::builder().tenants(&["acme"]).build().await;
+    let password = fleet.fleet.servers.get("main").unwrap().admin().unwrap().password.expose().to_owned();
+    let login = fleet.fleet.keys.tenant_logins(&fleet.row("acme").await.record).remove(0);
+    for arguments in [&["config"][..], &["tenant", "show", "acme", "--json"], &["server", "check"]] {
+        let (_, out, error) = fleet.run(arguments).await;
+        for secret in [password.as_str(), login.password.expose()] {
+            assert!(!out.contains(secret) && !error.contains(secret), "{arguments:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_server_can_be_given_by_the_environment_alone() {
+    let fleet = TestFleet::builder().tenants(&["acme"]).build().await;
+    let file = fleet.folder.path().join("tenants.toml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let url = text.lines().find_map(|line| line.strip_prefix("url = '")).unwrap().trim_end_matches('\'').to_owned();
+    let without: Vec<&str> = text.lines().filter(|l| !l.starts_with("url = ") && *l != "[servers.main]").collect();
+    std::fs::write(&file, without.join("\n")).unwrap();
+    let mut command = fleet.program(&["tenant", "list"]);
+    command.env("MANYBOX__SERVERS__MAIN__URL", url);
+    let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("acme"));
+}
+
+#[tokio::test]
+async fn a_readable_key_file_is_refused() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let fleet = TestFleet::builder().tenants(&["acme"]).build().await;
+    let key = fleet.folder.path().join("master.key");
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let (code, _, error) = fleet.run(&["tenant", "list"]).await;
+    assert_eq!(code, 1);
+    assert!(error.contains("chmod 600"), "{error}");
+}
