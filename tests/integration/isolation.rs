@@ -29,7 +29,8 @@ async fn connects_to_its_own_database_only(tcp: bool) {
         assert!(["42501", "55000"].contains(&code(&refused)), "{other}: {refused}");
     }
     let wrong = Login { user: login.user.clone(), password: Secret::new("guess") };
-    let refused = pg::connect(&server.endpoint, &wrong, &globex.id.database()).await.err().expect("wrong password");
+    let refused =
+        pg::connect(&server.endpoint, &wrong, &globex.id.database()).await.err().expect("wrong password");
     assert_eq!(code(&refused), "28P01");
 }
 
@@ -48,7 +49,8 @@ async fn the_login_alone_can_do_nothing() {
     let fleet = TestFleet::builder().tenants(&["acme"]).build().await;
     let record = fleet.row("acme").await.record;
     let server = fleet.fleet.servers.get("main").unwrap();
-    let client = pg::connect(&server.endpoint, &login(&fleet, "acme").await, &record.id.database()).await.unwrap();
+    let client =
+        pg::connect(&server.endpoint, &login(&fleet, "acme").await, &record.id.database()).await.unwrap();
     for sql in [
         "SELECT * FROM public.items",
         "INSERT INTO public.items (name) VALUES ('x')",
@@ -68,7 +70,10 @@ async fn the_login_alone_can_do_nothing() {
         assert_eq!(code(&error), "42501", "{sql}: {error}");
     }
     // What it may become is no more than what its API grants.
-    client.batch_execute("SET ROLE authenticated; SELECT * FROM public.items").await.expect("an API role works");
+    client
+        .batch_execute("SET ROLE authenticated; SELECT * FROM public.items")
+        .await
+        .expect("an API role works");
 }
 
 #[tokio::test]
@@ -76,15 +81,23 @@ async fn databases_and_objects_have_the_right_owners() {
     let fleet = TestFleet::builder().tenants(&["acme"]).build().await;
     let admin = fleet.admin("acme").await;
     let text = |sql: &'static str| async { admin.query_one(sql, &[]).await.unwrap().get::<_, String>(0) };
-    assert_eq!(text("SELECT datdba::regrole::text FROM pg_database WHERE datname = current_database()").await, "mb_admin");
-    assert_eq!(text("SELECT relowner::regrole::text FROM pg_class WHERE relname = 'items'").await, "mb_owner");
+    assert_eq!(
+        text("SELECT datdba::regrole::text FROM pg_database WHERE datname = current_database()").await,
+        "mb_admin"
+    );
+    assert_eq!(
+        text("SELECT relowner::regrole::text FROM pg_class WHERE relname = 'items'").await,
+        "mb_owner"
+    );
     assert_eq!(text("SELECT rolcanlogin::text FROM pg_roles WHERE rolname = 'mb_owner'").await, "false");
     let supers = text(
         "SELECT count(*)::text FROM pg_roles WHERE rolsuper AND (rolname ~ '^mb_' OR rolname IN ('anon', 'authenticated', 'service'))",
     );
     assert_eq!(supers.await, "0");
     // An owner that could pass CONNECT on would let its functions open the database to another tenant.
-    let granted = text("SELECT count(*)::text FROM pg_database d, aclexplode(d.datacl) a WHERE datname = current_database() AND a.is_grantable AND a.grantee <> d.datdba");
+    let granted = text(
+        "SELECT count(*)::text FROM pg_database d, aclexplode(d.datacl) a WHERE datname = current_database() AND a.is_grantable AND a.grantee <> d.datdba",
+    );
     assert_eq!(granted.await, "0");
 }
 
@@ -124,7 +137,9 @@ async fn another_tenants_token_is_refused() {
 async fn a_token_can_claim_api_roles_only() {
     let fleet = TestFleet::builder().tenants(&["acme"]).serve().await;
     let login = fleet.row("acme").await.record.id.database();
-    for role in ["mb_owner", "mb_admin", "postgres", "none", "", "pg_read_all_data", login.as_str(), "no\"body"] {
+    for role in
+        ["mb_owner", "mb_admin", "postgres", "none", "", "pg_read_all_data", login.as_str(), "no\"body"]
+    {
         let token = fleet.token("acme", json!({ "role": role, "exp": 4_000_000_000_u64 })).await;
         let refused = fleet.get_as(&token, "/acme/items").await;
         assert!([401, 403].contains(&refused.status.as_u16()), "{role}: {} {}", refused.status, refused.text);
@@ -158,7 +173,10 @@ async fn row_level_security_holds_behind_the_api() {
     let fleet = TestFleet::builder().tenants(&["acme"]).serve().await;
     let service = fleet.token("acme", json!({ "role": "service" })).await;
     let rows = r#"[{"id":1,"owner":"ann","word":"a"},{"id":2,"owner":"bob","word":"b"}]"#;
-    assert_eq!(fleet.send(reqwest::Method::POST, "/acme/secrets", Some(&service), "", rows).await.status, 201);
+    assert_eq!(
+        fleet.send(reqwest::Method::POST, "/acme/secrets", Some(&service), "", rows).await.status,
+        201
+    );
     let ann = fleet.token("acme", json!({ "role": "authenticated", "sub": "ann" })).await;
     assert_eq!(fleet.get_as(&ann, "/acme/secrets?select=id").await.json(), json!([{ "id": 1 }]));
     assert_eq!(fleet.get("/acme/secrets").await.status, 401);

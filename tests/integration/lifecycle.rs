@@ -52,7 +52,8 @@ async fn nothing_of_a_purged_tenant_reaches_the_next_of_its_slug() {
     let fleet = TestFleet::builder().tenants(&["acme"]).serve().await;
     let old = fleet.row("acme").await.record;
     let token = fleet.token("acme", json!({ "role": "service" })).await;
-    let insert = fleet.send(reqwest::Method::POST, "/acme/items", Some(&token), "", r#"{"name":"old"}"#).await;
+    let insert =
+        fleet.send(reqwest::Method::POST, "/acme/items", Some(&token), "", r#"{"name":"old"}"#).await;
     assert_eq!(insert.status, 201, "{}", insert.text);
     let stale = fleet.tenant("acme").await;
     fleet.fleet.carry_out("acme", Verb::Retire).await.unwrap();
@@ -117,7 +118,11 @@ async fn apply_makes_what_is_declared_and_deletes_nothing() {
 #[tokio::test]
 async fn apply_finishes_what_was_begun() {
     let fleet = TestFleet::builder().tenants(&["acme"]).build().await;
-    fleet.fleet.intend(TenantId::random().unwrap(), &"half".parse().unwrap(), &Wish::default()).await.unwrap();
+    fleet
+        .fleet
+        .intend(TenantId::random().unwrap(), &"half".parse().unwrap(), &Wish::default())
+        .await
+        .unwrap();
     let acme = fleet.row("acme").await.record;
     // The catalog says suspended, the server has not heard of it.
     assert!(fleet.fleet.catalog.tenant_transition(&acme.id, Verb::Suspend).await.unwrap());
@@ -133,7 +138,9 @@ async fn apply_finishes_what_was_begun() {
 async fn base_urls_belong_to_one_tenant() {
     let fleet = TestFleet::builder().tenants(&["acme", "globex"]).build().await;
     assert_eq!(fleet.run(&["tenant", "set", "acme", "base_urls=https://x.example/a"]).await.0, 0);
-    for taken in ["https://x.example/a", "http://X.example:8080/a/b", "https://x.example", "http://127.0.0.1/acme"] {
+    for taken in
+        ["https://x.example/a", "http://X.example:8080/a/b", "https://x.example", "http://127.0.0.1/acme"]
+    {
         let (code, _, error) = fleet.run(&["tenant", "set", "globex", &format!("base_urls={taken}")]).await;
         assert_eq!(code, 1, "{taken}");
         assert!(error.contains("acme"), "{taken}: {error}");
@@ -150,7 +157,12 @@ async fn a_create_killed_anywhere_leaves_a_tenant_whole_or_absent() {
     let fleet = TestFleet::builder().tenants(&["first"]).build_on(&server.admin_url()).await;
     for round in 0..50_u64 {
         let slug = format!("t{round}");
-        let mut child = fleet.program(&["tenant", "create", &slug]).stderr(std::process::Stdio::null()).stdout(std::process::Stdio::null()).spawn().unwrap();
+        let mut child = fleet
+            .program(&["tenant", "create", &slug])
+            .stderr(std::process::Stdio::null())
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
         // A whole create takes some 100 ms in a debug build: spread over all of it.
         tokio::time::sleep(Duration::from_millis(10 + round * 3)).await;
         let _ = child.kill();
@@ -202,8 +214,7 @@ async fn rekey_needs_no_downtime_and_finish_ends_the_old_key() {
     let mut fleet = TestFleet::builder().tenants(&["acme", "globex"]).serve().await;
     let token = fleet.token("acme", json!({ "role": "service" })).await;
     assert_eq!(fleet.get_as(&token, "/acme/items").await.status, 200);
-    let rekey = fleet.run(&["rekey"]);
-    tokio::pin!(rekey);
+    let mut rekey = Box::pin(fleet.run(&["rekey"]));
     // Requests go on all the while, and none fails.
     let (code, _, error) = loop {
         tokio::select! {
@@ -216,13 +227,17 @@ async fn rekey_needs_no_downtime_and_finish_ends_the_old_key() {
             }
         }
     };
+    drop(rekey);
     assert_eq!(code, 0, "{error}");
     // New connections work with the new password, and tokens of the old key hold.
     fleet.app.as_ref().unwrap().pools.drain(&fleet.row("acme").await.record.id);
     assert_eq!(fleet.get_as(&token, "/acme/items").await.status, 200);
     let (code, _, error) = fleet.run(&["rekey", "--finish"]).await;
     assert_eq!(code, 0, "{error}");
-    eventually("tokens of the old key end", || async { fleet.get_as(&token, "/acme/items").await.status == 401 }).await;
+    eventually("tokens of the old key end", || async {
+        fleet.get_as(&token, "/acme/items").await.status == 401
+    })
+    .await;
     fleet.reopen().await;
     let token = fleet.token("acme", json!({ "role": "service" })).await;
     assert_eq!(fleet.get_as(&token, "/acme/items").await.status, 200);

@@ -29,7 +29,10 @@ async fn a_fleet_is_brought_up_past_a_broken_tenant() {
     assert_eq!(code, 1, "one failed");
     assert!(error.contains('b') && error.contains("colour") && error.contains("1 of 4"), "{error}");
     let now = status(&fleet).await;
-    assert_eq!(now["summary"], json!({ "tenants": 4, "current": 3, "behind": 1, "ahead": 0, "divergent": 0, "failed": 1 }));
+    assert_eq!(
+        now["summary"],
+        json!({ "tenants": 4, "current": 3, "behind": 1, "ahead": 0, "divergent": 0, "failed": 1 })
+    );
 
     // The new column is served without a restart, and a new tenant is born with it.
     crate::support::eventually("the router sees the new column", || async {
@@ -82,14 +85,23 @@ async fn a_file_that_escapes_its_role_fails() {
     add(&fleet, "V3__escape.sql", "DO $$ BEGIN EXECUTE 'RESET ROLE'; END $$; CREATE TABLE escaped (a int);");
     let (code, _, error) = fleet.run(&["migrate", "--tenant", "a"]).await;
     assert_eq!(code, 1, "{error}");
-    let there = fleet.admin("a").await.query_one("SELECT to_regclass('public.escaped') IS NOT NULL", &[]).await.unwrap();
+    let there = fleet
+        .admin("a")
+        .await
+        .query_one("SELECT to_regclass('public.escaped') IS NOT NULL", &[])
+        .await
+        .unwrap();
     assert!(!there.get::<_, bool>(0));
 }
 
 #[tokio::test]
 async fn an_index_can_be_built_concurrently() {
     let fleet = TestFleet::builder().tenants(&["a"]).build().await;
-    add(&fleet, "V3__index.sql", "-- manybox: no-transaction\nCREATE INDEX CONCURRENTLY items_made ON items (made);");
+    add(
+        &fleet,
+        "V3__index.sql",
+        "-- manybox: no-transaction\nCREATE INDEX CONCURRENTLY items_made ON items (made);",
+    );
     let (code, _, error) = fleet.run(&["migrate"]).await;
     assert_eq!(code, 0, "{error}");
     let valid = "SELECT indisvalid FROM pg_index WHERE indexrelid = 'public.items_made'::regclass";

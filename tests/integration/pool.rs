@@ -60,7 +60,10 @@ async fn a_client_that_goes_mid_query_leaves_nothing() {
     let after = seen(&fleet).await;
     is_clean(&after);
     assert_ne!(before["backend"], after["backend"]);
-    eventually("the query has ended", || async { backends(&fleet, "query LIKE '%sleepy%' AND state = 'active'").await == 0 }).await;
+    eventually("the query has ended", || async {
+        backends(&fleet, "query LIKE '%sleepy%' AND state = 'active'").await == 0
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -79,7 +82,14 @@ async fn a_request_dropped_at_any_moment_leaves_nothing() {
         is_clean(&now);
         assert_eq!(now["claims"].as_str().unwrap_or_default().contains("somebody"), false);
     }
-    eventually("no transaction stays open", || async { backends(&fleet, "xact_start IS NOT NULL").await == 0 }).await;
+    eventually("no transaction stays open", || async {
+        backends(&fleet, "xact_start IS NOT NULL").await == 0
+    })
+    .await;
+}
+
+async fn pid(checkout: &pool::Checkout) -> i32 {
+    checkout.client().query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0)
 }
 
 #[tokio::test]
@@ -87,10 +97,6 @@ async fn a_checkout_that_is_not_cleaned_is_discarded() {
     let fleet = TestFleet::builder().toml(NARROW).tenants(&["acme"]).serve().await;
     let tenant = fleet.tenant("acme").await;
     let pools = fleet.app.as_ref().unwrap().pools.clone();
-    let pid = |checkout: &pool::Checkout| {
-        let answer = checkout.client().query_one("SELECT pg_backend_pid()", &[]);
-        async move { answer.await.unwrap().get::<_, i32>(0) }
-    };
     // Before BEGIN's answer.
     let checkout = pools.checkout(&tenant).await.unwrap();
     let first = pid(&checkout).await;

@@ -54,8 +54,10 @@ async fn a_server_can_be_given_by_the_environment_alone() {
     let fleet = TestFleet::builder().tenants(&["acme"]).build().await;
     let file = fleet.folder.path().join("tenants.toml");
     let text = std::fs::read_to_string(&file).unwrap();
-    let url = text.lines().find_map(|line| line.strip_prefix("url = '")).unwrap().trim_end_matches('\'').to_owned();
-    let without: Vec<&str> = text.lines().filter(|l| !l.starts_with("url = ") && *l != "[servers.main]").collect();
+    let url =
+        text.lines().find_map(|line| line.strip_prefix("url = '")).unwrap().trim_end_matches('\'').to_owned();
+    let without: Vec<&str> =
+        text.lines().filter(|l| !l.starts_with("url = ") && *l != "[servers.main]").collect();
     std::fs::write(&file, without.join("\n")).unwrap();
     let mut command = fleet.program(&["tenant", "list"]);
     command.env("MANYBOX__SERVERS__MAIN__URL", url);

@@ -43,7 +43,8 @@ async fn reads() {
 #[tokio::test]
 async fn counts_and_ranges() {
     let (fleet, _) = shop().await;
-    let counted = fleet.request(Method::GET, "/acme/items?select=id&order=id&limit=2").header("Prefer", "count=exact");
+    let counted =
+        fleet.request(Method::GET, "/acme/items?select=id&order=id&limit=2").header("Prefer", "count=exact");
     let counted = Answer::of(counted.send().await.unwrap()).await;
     assert_eq!((counted.status.as_u16(), counted.headers["content-range"].as_str()), (206, "0-1/3"));
     let ranged = fleet.request(Method::GET, "/acme/items?select=id&order=id").header("Range", "1-1");
@@ -58,11 +59,30 @@ async fn counts_and_ranges() {
 #[tokio::test]
 async fn writes() {
     let (fleet, token) = shop().await;
-    let one = fleet.send(Method::POST, "/acme/items?select=id,name", Some(&token), "return=representation", r#"{"id":4,"name":"axe"}"#).await;
+    let one = fleet
+        .send(
+            Method::POST,
+            "/acme/items?select=id,name",
+            Some(&token),
+            "return=representation",
+            r#"{"id":4,"name":"axe"}"#,
+        )
+        .await;
     assert_eq!((one.status.as_u16(), one.json()), (201, json!([{ "id": 4, "name": "axe" }])));
-    let changed = fleet.send(Method::PATCH, "/acme/items?id=eq.4&select=name,price", Some(&token), "return=representation", r#"{"price":7}"#).await;
+    let changed = fleet
+        .send(
+            Method::PATCH,
+            "/acme/items?id=eq.4&select=name,price",
+            Some(&token),
+            "return=representation",
+            r#"{"price":7}"#,
+        )
+        .await;
     assert_eq!((changed.status.as_u16(), changed.text.as_str()), (200, r#"[{"name":"axe","price":7.00}]"#));
-    assert_eq!(fleet.send(Method::PATCH, "/acme/items?id=eq.4", Some(&token), "", r#"{"price":8}"#).await.status, 204);
+    assert_eq!(
+        fleet.send(Method::PATCH, "/acme/items?id=eq.4", Some(&token), "", r#"{"price":8}"#).await.status,
+        204
+    );
     assert_eq!(fleet.send(Method::DELETE, "/acme/items?id=eq.4", Some(&token), "", "").await.status, 204);
     assert_eq!(fleet.get("/acme/items?id=eq.4").await.json(), json!([]));
     // A text that is SQL is a text.
@@ -97,17 +117,24 @@ async fn errors_have_postgrests_shape() {
         }
     }
     let failed = fleet.send(Method::POST, "/acme/rpc/fails", None, "", "{}").await.json();
-    assert_eq!(failed, json!({ "code": "P0001", "message": "no luck", "details": "at all", "hint": "try again" }));
+    assert_eq!(
+        failed,
+        json!({ "code": "P0001", "message": "no luck", "details": "at all", "hint": "try again" })
+    );
 }
 
 #[tokio::test]
 async fn functions() {
     let (fleet, token) = shop().await;
-    let call = |path: &'static str, body: &'static str| fleet.send(Method::POST, path, Some(&token), "", body);
+    let call =
+        |path: &'static str, body: &'static str| fleet.send(Method::POST, path, Some(&token), "", body);
     assert_eq!(call("/acme/rpc/add", r#"{"a":1,"b":2}"#).await.json(), json!(3));
     assert_eq!(call("/acme/rpc/add", r#"{"a":1}"#).await.json(), json!(2));
     assert_eq!(call("/acme/rpc/add", r#"{"c":1}"#).await.code(), "PGRST202");
-    assert_eq!(call("/acme/rpc/cheaper_than?select=id", r#"{"most":13}"#).await.json(), json!([{ "id": 1 }, { "id": 2 }]));
+    assert_eq!(
+        call("/acme/rpc/cheaper_than?select=id", r#"{"most":13}"#).await.json(),
+        json!([{ "id": 1 }, { "id": 2 }])
+    );
     let seen = call("/acme/rpc/seen", "{}").await.json();
     assert_eq!((seen["role"].as_str(), seen["method"].as_str()), (Some("service"), Some("POST")));
     assert!(seen["claims"].as_str().unwrap().contains("\"ann\""), "{seen}");
@@ -127,13 +154,15 @@ async fn ddl_behind_our_back_is_noticed() {
     owner.batch_execute("ALTER TABLE public.items ALTER COLUMN price TYPE text").await.unwrap();
     let retyped = fleet.get("/acme/items?select=price&id=eq.1").await;
     assert_eq!((retyped.status.as_u16(), retyped.text.as_str()), (200, r#"[{"price":"0.10"}]"#));
-    let written = fleet.send(Method::POST, "/acme/items", Some(&token), "", r#"{"title":"x","price":"y"}"#).await;
+    let written =
+        fleet.send(Method::POST, "/acme/items", Some(&token), "", r#"{"title":"x","price":"y"}"#).await;
     assert_eq!(written.status, 201, "{}", written.text);
 }
 
 #[tokio::test]
 async fn the_body_limit_of_the_tier_holds() {
-    let fleet = TestFleet::builder().toml("[tiers.standard]\nmax_body = 100").tenants(&["acme"]).serve().await;
+    let fleet =
+        TestFleet::builder().toml("[tiers.standard]\nmax_body = 100").tenants(&["acme"]).serve().await;
     let answer = fleet.send(Method::POST, "/acme/items", None, "", &"x".repeat(101)).await;
     assert_eq!((answer.status.as_u16(), answer.code().as_str()), (413, "MBX105"));
 }

@@ -31,14 +31,22 @@ async fn by_prefix_subdomain_and_custom_host() {
     assert_eq!(by_host(&fleet, "GLOBEX.localhost.", "/items").await.status, 200);
     assert_eq!(by_host(&fleet, "clinic.example", "/items").await.status, 404);
     // A new base URL reaches the running router.
-    let (code, _, error) = fleet.run(&["tenant", "set", "acme", "base_urls=https://clinic.example,https://shared.example/a/b"]).await;
+    let (code, _, error) = fleet
+        .run(&["tenant", "set", "acme", "base_urls=https://clinic.example,https://shared.example/a/b"])
+        .await;
     assert_eq!(code, 0, "{error}");
-    eventually("the custom host answers", || async { by_host(&fleet, "clinic.example", "/items").await.status == 200 }).await;
+    eventually("the custom host answers", || async {
+        by_host(&fleet, "clinic.example", "/items").await.status == 200
+    })
+    .await;
     assert_eq!(by_host(&fleet, "shared.example", "/a/b/items").await.status, 200);
     assert_eq!(by_host(&fleet, "shared.example", "/a/items").await.status, 404);
     // And one that is taken away leaves it.
     fleet.run(&["tenant", "set", "acme", "base_urls="]).await;
-    eventually("the custom host is gone", || async { by_host(&fleet, "clinic.example", "/items").await.status == 404 }).await;
+    eventually("the custom host is gone", || async {
+        by_host(&fleet, "clinic.example", "/items").await.status == 404
+    })
+    .await;
     assert_eq!(fleet.get("/acme/items").await.status, 200);
 }
 
@@ -72,7 +80,10 @@ async fn ambiguous_requests_are_refused() {
     let fleet = TestFleet::builder().tenants(&["acme", "globex"]).serve().await;
     for (what, request) in [
         ("two hosts", "GET /items HTTP/1.1\r\nHost: acme.localhost\r\nHost: globex.localhost\r\n"),
-        ("two ways to say the host", "GET http://globex.localhost/items HTTP/1.1\r\nHost: acme.localhost\r\n"),
+        (
+            "two ways to say the host",
+            "GET http://globex.localhost/items HTTP/1.1\r\nHost: acme.localhost\r\n",
+        ),
         ("no host", "GET /acme/items HTTP/1.1\r\n"),
         ("a step up", "GET /acme/../globex/items HTTP/1.1\r\nHost: 127.0.0.1\r\n"),
         ("an encoded slash", "GET /acme%2f..%2fglobex/items HTTP/1.1\r\nHost: 127.0.0.1\r\n"),
@@ -82,7 +93,8 @@ async fn ambiguous_requests_are_refused() {
         assert!(answer.starts_with("HTTP/1.1 400"), "{what}: {answer}");
     }
     // From nobody's proxy, it is only a header.
-    let forwarded = fleet.request(Method::GET, "/acme/rpc/seen").header("X-Forwarded-Host", "globex.localhost");
+    let forwarded =
+        fleet.request(Method::GET, "/acme/rpc/seen").header("X-Forwarded-Host", "globex.localhost");
     assert_eq!(Answer::of(forwarded.send().await.unwrap()).await.status, 200);
 }
 
@@ -156,7 +168,8 @@ async fn survives_a_killed_postgresql() {
     // The router's connection to the catalog is mended as well: a change reaches it.
     fleet.reopen().await;
     fleet.fleet.carry_out("acme", Verb::Suspend).await.unwrap();
-    eventually("the change reaches the router", || async { fleet.get("/acme/items").await.status == 403 }).await;
+    eventually("the change reaches the router", || async { fleet.get("/acme/items").await.status == 403 })
+        .await;
     supervisor.abort();
     server.stop().await.unwrap();
 }

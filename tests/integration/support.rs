@@ -200,7 +200,12 @@ impl TestFleet {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
         self.address = Some(listener.local_addr().expect("an address"));
         let service = manybox::front::router(app.clone());
-        tokio::spawn(manybox::front::serve(listener, service, std::future::pending(), std::time::Duration::from_secs(1)));
+        tokio::spawn(manybox::front::serve(
+            listener,
+            service,
+            std::future::pending(),
+            std::time::Duration::from_secs(1),
+        ));
         self.app = Some(app);
     }
 
@@ -227,8 +232,16 @@ impl TestFleet {
         Answer::of(self.request(Method::GET, path).bearer_auth(token).send().await.expect("an answer")).await
     }
 
-    pub(crate) async fn send(&self, method: Method, path: &str, token: Option<&str>, prefer: &str, body: &str) -> Answer {
-        let mut request = self.request(method, path).header("Content-Type", "application/json").body(body.to_owned());
+    pub(crate) async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        token: Option<&str>,
+        prefer: &str,
+        body: &str,
+    ) -> Answer {
+        let mut request =
+            self.request(method, path).header("Content-Type", "application/json").body(body.to_owned());
         if !prefer.is_empty() {
             request = request.header("Prefer", prefer);
         }
@@ -248,7 +261,8 @@ impl TestFleet {
     /// Runs the program to its end: exit code, standard output, standard error.
     pub(crate) async fn run(&self, arguments: &[&str]) -> (i32, String, String) {
         let mut command = self.program(arguments);
-        let output = tokio::task::spawn_blocking(move || command.output()).await.expect("joined").expect("it runs");
+        let output =
+            tokio::task::spawn_blocking(move || command.output()).await.expect("joined").expect("it runs");
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
         (output.status.code().unwrap_or(-1), text(output.stdout), text(output.stderr))
     }
