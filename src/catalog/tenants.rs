@@ -332,12 +332,12 @@ impl Catalog {
         self.change(
             "WITH t AS (
                 UPDATE catalog.tenant
-                SET version = COALESCE($2, version), history = COALESCE($3, history), failure = $4,
-                    migrated_at = CASE WHEN $4 IS NULL THEN now() ELSE migrated_at END
+                SET version = COALESCE($2, version), history = COALESCE($3, history), failure = $4::text,
+                    migrated_at = CASE WHEN $4::text IS NULL THEN now() ELSE migrated_at END
                 WHERE id = $1 RETURNING id, version
              )
              INSERT INTO catalog.journal (tenant, action, detail)
-             SELECT id, CASE WHEN $4 IS NULL THEN 'migrated' ELSE 'migration-failed' END,
+             SELECT id, CASE WHEN $4::text IS NULL THEN 'migrated' ELSE 'migration-failed' END,
                     jsonb_build_object('version', version, 'failure', $4::text) FROM t",
             &[&id.as_str(), &version, &history, &failure],
         )

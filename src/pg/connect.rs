@@ -11,6 +11,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tokio_postgres::config::SslMode;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{AsyncMessage, Client, Config, Notification};
 use tokio_postgres_rustls::MakeRustlsConnect;
@@ -153,7 +154,10 @@ impl Endpoint {
             .connect_timeout(given.get_connect_timeout().copied().unwrap_or(CONNECT_TIMEOUT))
             .keepalives_idle(Duration::from_secs(30))
             .application_name("manybox");
-        let tls = tls(root_cert).map_err(settings)?;
+        // Reading the system's certificates takes longer than a whole command needs, and a socket has no use for them.
+        let plain = config.get_ssl_mode() == SslMode::Disable
+            || config.get_hosts().iter().all(|host| matches!(host, tokio_postgres::config::Host::Unix(_)));
+        let tls = tls(root_cert, plain).map_err(settings)?;
         Ok((Self { name: name.to_owned(), config, tls }, login))
     }
 
@@ -190,7 +194,7 @@ impl Endpoint {
     }
 }
 
-fn tls(root_cert: Option<&Path>) -> Result<MakeRustlsConnect, String> {
+fn tls(root_cert: Option<&Path>, plain: bool) -> Result<MakeRustlsConnect, String> {
     let mut roots = rustls::RootCertStore::empty();
     match root_cert {
         Some(path) => {
@@ -199,6 +203,7 @@ fn tls(root_cert: Option<&Path>) -> Result<MakeRustlsConnect, String> {
                 roots.add(cert.map_err(|e| unreadable(&e))?).map_err(|e| unreadable(&e))?;
             }
         }
+        None if plain => {}
         // A machine without certificates can still use sockets; a TLS connection then fails and says so.
         None => {
             roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
