@@ -52,7 +52,10 @@ impl Binaries {
                 found: found.iter().map(u32::to_string).collect::<Vec<_>>().join(" and "),
             }),
             _ => {
-                searched.extend(USUAL.iter().map(|(above, prefix, bin)| format!("{above}/{prefix}*/{bin}")));
+                if named().is_none() {
+                    searched
+                        .extend(USUAL.iter().map(|(above, prefix, bin)| format!("{above}/{prefix}*/{bin}")));
+                }
                 Err(Error::NoBinaries { minimum: MINIMUM, searched: searched.join(", ") })
             }
         }
@@ -66,9 +69,9 @@ impl Binaries {
 
 /// Folders to look in, best first, with how we came by each.
 async fn candidates() -> Vec<(&'static str, PathBuf)> {
-    if let Some(folder) = env::var_os("MANYBOX_PG_BIN").filter(|folder| !folder.is_empty()) {
+    if let Some(folder) = named() {
         // Whoever names a folder means that one: another version would be a surprise, not a help.
-        return vec![("MANYBOX_PG_BIN", folder.into())];
+        return vec![("MANYBOX_PG_BIN", folder)];
     }
     let mut folders = Vec::new();
     if let Ok(said) = Command::new("pg_config").arg("--bindir").output().await
@@ -97,6 +100,11 @@ async fn candidates() -> Vec<(&'static str, PathBuf)> {
     versions.sort_by_key(|(number, _)| std::cmp::Reverse(*number));
     folders.extend(versions.into_iter().map(|(_, folder)| ("usual folder", folder)));
     folders
+}
+
+/// The folder that the environment names.
+fn named() -> Option<PathBuf> {
+    env::var_os("MANYBOX_PG_BIN").filter(|folder| !folder.is_empty()).map(PathBuf::from)
 }
 
 /// The major version of the server in a folder; `None` when a program is missing or does not run.

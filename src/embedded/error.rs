@@ -9,7 +9,7 @@ pub enum Error {
     /// No server binaries anywhere.
     #[error(
         "no PostgreSQL server (version {minimum} or newer) found; searched: {searched}. Install one \
-         (Debian, Ubuntu: `apt install postgresql-17`; macOS: `brew install postgresql@17`), \
+         (Debian, Ubuntu: `apt install postgresql`; macOS: `brew install postgresql@17`), \
          or set MANYBOX_PG_BIN to the folder that holds `initdb` and `pg_ctl`, or declare a server in tenants.toml"
     )]
     NoBinaries {
@@ -56,10 +56,10 @@ pub enum Error {
     /// A role can't be made.
     #[error("the admin role of the embedded PostgreSQL could not be made: {0}")]
     Admin(tokio_postgres::Error),
-    /// A folder that somebody else made, or that can't hold private data.
+    /// A file or folder that belongs to somebody else, or that can't hold private data.
     #[error("{path} can't be used: {reason}")]
     Folder {
-        /// The folder.
+        /// Its path.
         path: PathBuf,
         /// What is wrong with it and what to do.
         reason: String,
@@ -99,6 +99,13 @@ impl Error {
     /// For `map_err`: says which path an I/O error is about, which [`io::Error`] never does.
     pub(super) fn at(path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
-        move |source| Self::Io { path, source }
+        move |source| match source.kind() {
+            io::ErrorKind::PermissionDenied => Self::Folder {
+                path,
+                reason: "permission denied; run manybox as the user it belongs to, or choose another folder"
+                    .into(),
+            },
+            _ => Self::Io { path, source },
+        }
     }
 }
