@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use config::{Config, Environment, File, FileFormat};
 
 use super::Settings;
-use crate::tenant::{BaseUrl, Limits, Slug};
+use crate::tenant::{BaseUrl, Slug};
 
 /// Why the settings can't be used; names the file or variable, the key, and what would be right.
 #[derive(Debug, thiserror::Error)]
@@ -69,7 +69,7 @@ impl Settings {
 
     /// Fills in what depends on other values.
     fn complete(&mut self, folder: &Path) {
-        self.tiers.entry("standard".into()).or_insert_with(Limits::default);
+        self.tiers.entry("standard".into()).or_default();
         for (name, edition) in &mut self.editions {
             let files = edition.migrations.take().unwrap_or_else(|| Path::new("migrations").join(name));
             edition.migrations = Some(folder.join(files));

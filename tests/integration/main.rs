@@ -6,6 +6,7 @@ mod lifecycle;
 mod migrations;
 mod pool;
 mod program;
+mod requests;
 mod rest;
 mod routing;
 mod support;
