@@ -99,12 +99,25 @@ impl Pools {
                 // Drained while we waited. Whether the tenant is still served, the server knows.
                 Ok(None) => {}
                 Err(error) => {
-                    if matches!(error, Error::Fenced { .. }) {
-                        let _ = self.0.refused.send(tenant.id.clone());
-                    }
+                    self.report(tenant, &error);
                     return Err(error);
                 }
             }
+        }
+    }
+
+    /// The one place where the pools speak: callers learn no more than that there is no connection.
+    fn report(&self, tenant: &Tenant, error: &Error) {
+        let (id, server) = (tracing::field::display(&tenant.id), tenant.server.as_str());
+        match error {
+            // A tenant at its own limit is no news for the operator, and comes by the thousand.
+            Error::Wait { .. } => tracing::debug!(tenant.id = id, server, "{error}"),
+            Error::Fenced { .. } => {
+                tracing::info!(tenant.id = id, server, "{error}");
+                // Fails when nobody listens.
+                let _ = self.0.refused.send(tenant.id.clone());
+            }
+            _ => tracing::warn!(tenant.id = id, server, "{error}"),
         }
     }
 

@@ -7,6 +7,13 @@
 /// - `RESET ALL` goes back to what the startup packet said, so to the tier's timeouts.
 /// - `UNLISTEN *` holds from the end of the message on; what arrived before is thrown away by the connection's task.
 /// - `DISCARD TEMP` and the others cost nothing where there is nothing to discard.
+///
+/// Statements that a function made by `EXECUTE 'PREPARE …'` stay. Such a name may be one of ours (`s17`): our own
+/// Parse then fails with 42P05, and works under the next number. A function could also deallocate one of ours and put
+/// another text in its place; we would run it. That gives nobody a right: whoever can have any text executed can as
+/// well have `SET ROLE`, to every API role of his tenant, which are all that the login may become. To look for such
+/// statements (`pg_prepared_statements.from_sql`) lists all of them, at each request; `DEALLOCATE ALL` costs a round
+/// trip at the next one.
 macro_rules! ending {
     ($end:literal) => {
         concat!(

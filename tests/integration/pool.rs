@@ -1,0 +1,302 @@
+//! The pool: whatever happens to a request, the next one gets a clean connection, and nothing is left behind.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use manybox::pg::Connection;
+use manybox::pool::{COMMIT, Checkout, Error, Pools, ROLLBACK, StatementKey};
+use manybox::tenant::Tenant;
+
+use crate::support::{TestFleet, eventually};
+
+async fn fleet() -> (TestFleet, Pools, Arc<Tenant>) {
+    let fleet = TestFleet::builder().tenants(&["acme"]).build().await;
+    let pools = Pools::new(fleet.fleet.servers.endpoints(), Arc::clone(&fleet.fleet.keys));
+    let tenant = fleet.tenant("acme").await;
+    (fleet, pools, tenant)
+}
+
+/// The same tenant with other limits.
+fn limited(tenant: &Tenant, change: impl FnOnce(&mut manybox::tenant::Limits)) -> Arc<Tenant> {
+    let mut tenant = tenant.clone();
+    change(&mut tenant.limits);
+    Arc::new(tenant)
+}
+
+async fn backend(checkout: &Checkout) -> i32 {
+    checkout.client().query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0)
+}
+
+/// Whether the backend with this pid has exited.
+async fn is_gone(admin: &Connection, pid: i32) -> bool {
+    let sql = "SELECT count(*) FROM pg_stat_activity WHERE pid = $1";
+    admin.query_one(sql, &[&pid]).await.unwrap().get::<_, i64>(0) == 0
+}
+
+/// What one request could leave for the next.
+async fn traces(checkout: &Checkout) -> String {
+    let sql = "SELECT concat_ws(' ', current_user = session_user, current_setting('role'), \
+               current_setting('work_mem'), coalesce(current_setting('my.trace', true), ''), \
+               current_setting('statement_timeout'), \
+               (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()), \
+               (SELECT count(*) FROM pg_listening_channels()), (SELECT count(*) FROM pg_cursors WHERE name <> ''))";
+    checkout.client().query_one(sql, &[]).await.unwrap().get(0)
+}
+
+#[tokio::test]
+async fn a_request_dropped_at_any_point_leaves_nothing() {
+    let (fleet, pools, tenant) = fleet().await;
+    let admin = fleet.admin("acme").await;
+    for dropped in ["before BEGIN's answer", "between statements", "mid-query"] {
+        let checkout = pools.checkout(&tenant).await.unwrap();
+        let pid = backend(&checkout).await;
+        let clean = traces(&checkout).await;
+        let request = async {
+            let client = checkout.client();
+            let begin = client.batch_execute("BEGIN; SELECT set_config('role', 'anon', true)");
+            if dropped == "before BEGIN's answer" {
+                tokio::select! { biased; _ = begin => unreachable!(), () = async {} => return }
+            }
+            begin.await.unwrap();
+            if dropped == "mid-query" {
+                let sleep = client.batch_execute("SELECT pg_sleep(60)");
+                let _ = tokio::time::timeout(Duration::from_millis(100), sleep).await;
+            }
+        };
+        request.await;
+        drop(checkout);
+        let next = pools.checkout(&tenant).await.unwrap();
+        assert_ne!(backend(&next).await, pid, "{dropped}");
+        assert_eq!(traces(&next).await, clean, "{dropped}");
+        next.client().batch_execute(ROLLBACK).await.unwrap();
+        next.clean();
+        eventually(dropped, || is_gone(&admin, pid)).await;
+    }
+}
+
+#[tokio::test]
+async fn what_a_function_leaves_in_the_session_is_gone() {
+    let (fleet, pools, tenant) = fleet().await;
+    let owner = fleet.owner("acme").await;
+    owner
+        .batch_execute(
+            "CREATE FUNCTION public.leave_traces() RETURNS void LANGUAGE plpgsql AS $$ BEGIN
+               PERFORM set_config('work_mem', '9MB', false), set_config('my.trace', 'seen', false),
+                 set_config('statement_timeout', '0', false), pg_advisory_lock(42);
+               EXECUTE 'LISTEN gossip';
+               EXECUTE 'DECLARE held CURSOR WITH HOLD FOR SELECT 1';
+               PERFORM set_config('role', 'service', false);
+             END $$;
+             GRANT EXECUTE ON FUNCTION public.leave_traces() TO anon",
+        )
+        .await
+        .unwrap();
+    let checkout = pools.checkout(&tenant).await.unwrap();
+    let (pid, clean) = (backend(&checkout).await, traces(&checkout).await);
+    for end in [COMMIT, ROLLBACK] {
+        let client = checkout.client();
+        client.batch_execute("BEGIN; SET LOCAL ROLE anon; SELECT public.leave_traces()").await.unwrap();
+        client.batch_execute(end).await.unwrap();
+        assert_eq!(traces(&checkout).await, clean, "{end}");
+    }
+    // Without the reset it would have been seen.
+    checkout
+        .client()
+        .batch_execute("BEGIN; SET LOCAL ROLE anon; SELECT public.leave_traces(); COMMIT")
+        .await
+        .unwrap();
+    assert_ne!(traces(&checkout).await, clean);
+    checkout.client().batch_execute(ROLLBACK).await.unwrap();
+    assert_eq!(traces(&checkout).await, clean);
+    checkout.clean();
+    let next = pools.checkout(&tenant).await.unwrap();
+    assert_eq!(backend(&next).await, pid);
+    // A notification that arrives for a session that no longer listens troubles nobody.
+    fleet.admin("acme").await.batch_execute("NOTIFY gossip").await.unwrap();
+    assert_eq!(traces(&next).await, clean);
+    next.clean();
+}
+
+#[tokio::test]
+async fn a_login_that_gave_itself_a_default_role_gains_nothing() {
+    let (_fleet, pools, tenant) = fleet().await;
+    let checkout = pools.checkout(&tenant).await.unwrap();
+    let login = tenant.id.database();
+    checkout.client().batch_execute(&format!("ALTER ROLE {login} SET role = 'service'")).await.unwrap();
+    checkout.client().batch_execute(&format!("ALTER ROLE {login} SET statement_timeout = 0")).await.unwrap();
+    let clean = traces(&checkout).await;
+    checkout.clean();
+    pools.drain(&tenant.id);
+    let next = pools.checkout(&tenant).await.unwrap();
+    assert_eq!(traces(&next).await, clean);
+    next.client().batch_execute(ROLLBACK).await.unwrap();
+    assert_eq!(traces(&next).await, clean);
+    next.clean();
+}
+
+#[tokio::test]
+async fn a_full_pool_makes_wait_and_says_how_long() {
+    let (_fleet, pools, tenant) = fleet().await;
+    let tenant = limited(&tenant, |limits| {
+        limits.max_connections = 2;
+        limits.acquire_timeout = Duration::from_millis(200);
+    });
+    let first = pools.checkout(&tenant).await.unwrap();
+    let second = pools.checkout(&tenant).await.unwrap();
+    let start = Instant::now();
+    let refused = pools.checkout(&tenant).await.err().unwrap();
+    assert!(matches!(refused, Error::Wait { max: 2, .. }), "{refused}");
+    assert!((200..1000).contains(&start.elapsed().as_millis()));
+    // A waiter that gives up takes nothing along, and one that waits gets what comes back.
+    let impatient = tokio::time::timeout(Duration::from_millis(20), pools.checkout(&tenant)).await;
+    assert!(impatient.is_err());
+    let pid = backend(&first).await;
+    let (waited, ()) = tokio::join!(pools.checkout(&tenant), async {
+        tokio::task::yield_now().await;
+        first.clean();
+    });
+    let waited = waited.unwrap();
+    assert_eq!(backend(&waited).await, pid);
+    waited.clean();
+    second.clean();
+    let status = pools.status();
+    assert_eq!((status.len(), status[0].open, status[0].idle, status[0].waiting), (1, 2, 2, 0));
+}
+
+#[tokio::test]
+async fn hanging_up_on_slow_queries_piles_up_no_backends() {
+    let (fleet, pools, tenant) = fleet().await;
+    let tenant = limited(&tenant, |limits| limits.max_connections = 2);
+    let admin = fleet.admin("acme").await;
+    for _ in 0..20 {
+        let checkout = pools.checkout(&tenant).await.unwrap();
+        let sleep = checkout.client().batch_execute("SELECT pg_sleep(60)");
+        let _ = tokio::time::timeout(Duration::from_millis(10), sleep).await;
+        drop(checkout);
+        let sql = "SELECT count(*) FROM pg_stat_activity WHERE usename = $1 AND state = 'active'";
+        let active: i64 = admin.query_one(sql, &[&tenant.id.database()]).await.unwrap().get(0);
+        assert!(active <= 2, "{active}");
+    }
+}
+
+#[tokio::test]
+async fn draining_closes_idle_connections_now_and_others_on_return() {
+    let (fleet, pools, tenant) = fleet().await;
+    let admin = fleet.admin("acme").await;
+    let (idle, busy) = (pools.checkout(&tenant).await.unwrap(), pools.checkout(&tenant).await.unwrap());
+    let (idle_pid, busy_pid) = (backend(&idle).await, backend(&busy).await);
+    idle.clean();
+    pools.drain(&tenant.id);
+    eventually("the idle one is closed", || is_gone(&admin, idle_pid)).await;
+    assert_eq!(backend(&busy).await, busy_pid);
+    busy.clean();
+    eventually("the busy one is closed", || is_gone(&admin, busy_pid)).await;
+    pools.checkout(&tenant).await.unwrap().clean();
+}
+
+#[tokio::test]
+async fn a_connection_that_the_server_closed_is_not_handed_out() {
+    let (fleet, pools, tenant) = fleet().await;
+    let checkout = pools.checkout(&tenant).await.unwrap();
+    let pid = backend(&checkout).await;
+    checkout.clean();
+    let admin = fleet.admin("acme").await;
+    admin.execute("SELECT pg_terminate_backend($1, 5000)", &[&pid]).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let next = pools.checkout(&tenant).await.unwrap();
+    assert_ne!(backend(&next).await, pid);
+    next.clean();
+}
+
+#[tokio::test]
+async fn a_fenced_tenant_is_reported() {
+    let (fleet, pools, tenant) = fleet().await;
+    let mut refused = pools.refused();
+    let admin = fleet.admin("acme").await;
+    admin.batch_execute(&format!("ALTER ROLE {} NOLOGIN", tenant.id.database())).await.unwrap();
+    let error = pools.checkout(&tenant).await.err().unwrap();
+    assert!(matches!(error, Error::Fenced { .. }), "{error}");
+    assert_eq!(refused.try_recv().unwrap(), tenant.id);
+    admin
+        .batch_execute(&format!("ALTER ROLE {} LOGIN CONNECTION LIMIT 1", tenant.id.database()))
+        .await
+        .unwrap();
+    let only = pools.checkout(&tenant).await.unwrap();
+    let error = pools.checkout(&tenant).await.err().unwrap();
+    assert!(matches!(error, Error::Full { .. }), "{error}");
+    only.clean();
+}
+
+#[tokio::test]
+async fn a_server_that_is_silent_or_unknown_fails_fast() {
+    let (fleet, _, tenant) = fleet().await;
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("postgres://{}/postgres", silent.local_addr().unwrap());
+    let endpoint = manybox::pg::Endpoint::parse("main", &url, None).unwrap().0;
+    let endpoints = HashMap::from([("main".to_owned(), endpoint)]);
+    let pools = Pools::new(endpoints, Arc::clone(&fleet.fleet.keys));
+    let tenant = limited(&tenant, |limits| limits.acquire_timeout = Duration::from_millis(200));
+    let start = Instant::now();
+    let error = pools.checkout(&tenant).await.err().unwrap();
+    assert!(matches!(error, Error::Server { .. }), "{error}");
+    drop(silent);
+    let error = pools.checkout(&tenant).await.err().unwrap();
+    assert!(matches!(error, Error::Server { .. }), "{error}");
+    assert!(start.elapsed() < Duration::from_secs(2));
+    let error =
+        Pools::new(HashMap::new(), Arc::clone(&fleet.fleet.keys)).checkout(&tenant).await.err().unwrap();
+    assert!(matches!(error, Error::Connect(_)), "{error}");
+}
+
+#[tokio::test]
+async fn idle_connections_are_reaped_and_statements_stay_with_theirs() {
+    let (fleet, pools, tenant) = fleet().await;
+    let tenant = limited(&tenant, |limits| limits.idle_timeout = Duration::from_secs(2));
+    let key = StatementKey { role: "anon".into(), search_path: "public".into(), sql: "SELECT 1".into() };
+    let checkout = pools.checkout(&tenant).await.unwrap();
+    let pid = backend(&checkout).await;
+    assert!(checkout.statement(&key).is_none());
+    checkout.keep(key.clone(), checkout.client().prepare("SELECT 1").await.unwrap());
+    checkout.clean();
+    let checkout = pools.checkout(&tenant).await.unwrap();
+    let kept = checkout.statement(&key).unwrap();
+    assert_eq!(checkout.client().query_one(&kept, &[]).await.unwrap().get::<_, i32>(0), 1);
+    let other = pools.checkout(&tenant).await.unwrap();
+    assert!(other.statement(&key).is_none());
+    checkout.forget(&key);
+    assert!(checkout.statement(&key).is_none());
+    other.clean();
+    checkout.clean();
+    let admin = fleet.admin("acme").await;
+    eventually("reaped", || is_gone(&admin, pid)).await;
+    eventually("no pool left", || async { pools.status().is_empty() }).await;
+}
+
+#[tokio::test]
+async fn closing_says_good_bye_to_all() {
+    let (fleet, pools, tenant) = fleet().await;
+    let checkout = pools.checkout(&tenant).await.unwrap();
+    let pid = backend(&checkout).await;
+    checkout.clean();
+    let start = Instant::now();
+    pools.close().await;
+    assert!(start.elapsed() < Duration::from_secs(1));
+    let admin = fleet.admin("acme").await;
+    eventually("closed", || is_gone(&admin, pid)).await;
+    let error = pools.checkout(&tenant).await.err().unwrap();
+    assert!(matches!(error, Error::Server { .. }), "{error}");
+}
+
+#[test]
+fn a_checkout_may_outlive_its_runtime() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let (_fleet, pools, checkout) = runtime.block_on(async {
+        let (fleet, pools, tenant) = fleet().await;
+        let checkout = pools.checkout(&tenant).await.unwrap();
+        (fleet, pools, checkout)
+    });
+    runtime.shutdown_background();
+    drop(checkout);
+    assert_eq!(pools.status().iter().map(|pool| pool.open).sum::<usize>(), 0);
+}
