@@ -1,5 +1,7 @@
 //! The house rules as a plain text scan: layers, owners of crates, order of stages, size, first sentences.
 
+#![allow(clippy::unwrap_used)]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

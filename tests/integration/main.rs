@@ -1,5 +1,7 @@
 //! Integration tests: the whole of manybox on a real PostgreSQL, each test with a fleet of its own.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 mod embedded;
 mod isolation;
 mod lifecycle;

@@ -154,8 +154,9 @@ async fn ddl_behind_our_back_is_noticed() {
     owner.batch_execute("ALTER TABLE public.items ALTER COLUMN made TYPE text").await.unwrap();
     let retyped = fleet.get("/acme/items?select=made&made=is.null&id=eq.1").await;
     assert_eq!((retyped.status.as_u16(), retyped.text.as_str()), (200, r#"[{"made":null}]"#));
-    let written =
-        fleet.send(Method::POST, "/acme/items", Some(&token), "", r#"{"title":"x","made":"yesterday, I think"}"#).await;
+    let written = fleet
+        .send(Method::POST, "/acme/items", Some(&token), "", r#"{"title":"x","made":"yesterday, I think"}"#)
+        .await;
     assert_eq!(written.status, 201, "{}", written.text);
 }
 

@@ -27,6 +27,8 @@ async fn server() -> &'static Embedded {
         .get_or_init(|| async {
             let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("pg-{}", std::process::id()));
             let embedded = private_server(folder.clone(), true).await;
+            // It outlives this process on purpose: there is nobody to wait for it.
+            #[allow(clippy::zombie_processes)]
             let mut janitor = Command::new("sh")
                 .arg("-c")
                 .arg("cat; kill -QUIT \"$1\"; sleep 1; rm -rf \"$2\" \"$3\"")
