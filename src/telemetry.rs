@@ -8,7 +8,8 @@ use tracing_subscriber::EnvFilter;
 /// it does as well. `json` writes one JSON object a line, for log collectors. Called once by a process; a second call
 /// is ignored, so that tests may call it too.
 pub fn init(service: bool, json: bool) {
-    let usual = if service { "manybox=info,warn" } else { "warn" };
+    // A command tells of failed migrations itself, at its end, and not across its progress bar.
+    let usual = if service { "manybox=info,warn" } else { "warn,manybox::migrate=error" };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(usual));
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let _ = if json { subscriber.json().try_init() } else { subscriber.compact().try_init() };

@@ -58,7 +58,7 @@ async fn changed_files_are_divergence_and_are_not_applied() {
     assert_eq!(status(&fleet).await["tenants"][0]["standing"], "divergent");
     let (code, _, error) = fleet.run(&["migrate", "--tenant", "a"]).await;
     assert_eq!(code, 1);
-    assert!(error.contains("V2"), "{error}");
+    assert!(error.contains("version 2"), "{error}");
 }
 
 #[tokio::test]
