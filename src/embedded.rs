@@ -9,7 +9,7 @@
 mod admin;
 mod binaries;
 mod cluster;
-mod config;
+mod conf;
 mod error;
 mod lock;
 mod place;
@@ -65,7 +65,7 @@ impl Embedded {
     /// No PostgreSQL on this machine, data of another major version, a folder that can't be used, or a server that
     /// won't start: see [`Error`].
     pub async fn start(options: &Options) -> Result<Self, Error> {
-        config::check(&options.settings)?;
+        conf::check(&options.settings)?;
         let folder = place::folder(&options.folder)?;
         let starting = lock::exclusive(&folder.join("start.lock")).await?;
         let place = Place::of(&folder)?;
@@ -112,7 +112,7 @@ impl Embedded {
 
     /// The URL of the bootstrap superuser, who comes in as this process's OS user and has no password. For tests only.
     pub fn superuser_url(&self) -> String {
-        format!("postgres://{}@{}:{}/postgres", cluster::SUPERUSER, url_host(self.host()), self.port())
+        format!("postgres://{}@{}:{}/postgres", conf::SUPERUSER, url_host(self.host()), self.port())
     }
 
     /// The folder of the server's socket.

@@ -9,6 +9,7 @@ use tokio_postgres::Client;
 use super::Error;
 use super::place::{random, write};
 use super::user::User;
+use crate::pg::{Secret, literal, scram_verifier};
 
 /// The role's name.
 pub(super) const NAME: &str = "mb_admin";
@@ -39,27 +40,25 @@ pub(super) async fn ensure(superuser: &Client, file: &Path) -> Result<String, Er
         Some(password) => password,
         None => random(32)?,
     };
-    superuser.batch_execute(&statements(&password)).await.map_err(Error::Admin)?;
+    let verifier = scram_verifier(&Secret::new(&password))?;
+    superuser.batch_execute(&statements(&verifier)).await.map_err(Error::Admin)?;
     write(file, &format!("{password}\n"), &User::current()?)?;
     Ok(password)
 }
 
-/// One transaction. The first lines keep the password out of the server's log, whatever its settings.
-fn statements(password: &str) -> String {
+/// One message, and so one transaction. It holds the verifier only: whatever the server logs, the password is not in it.
+fn statements(verifier: &str) -> String {
     format!(
-        "SET log_statement = 'none'; SET log_min_duration_statement = -1; SET log_duration = off;
-         SET log_min_error_statement = 'panic'; SET password_encryption = 'scram-sha-256';
-         BEGIN;
-         DO $$ BEGIN
+        "DO $$ BEGIN
              IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = '{NAME}') THEN
                  CREATE ROLE {NAME};
              END IF;
          END $$;
-         ALTER ROLE {NAME} LOGIN CREATEDB CREATEROLE NOSUPERUSER NOREPLICATION NOBYPASSRLS PASSWORD '{password}';
+         ALTER ROLE {NAME} LOGIN CREATEDB CREATEROLE NOSUPERUSER NOREPLICATION NOBYPASSRLS PASSWORD {};
          GRANT pg_signal_backend TO {NAME};
          REVOKE ALL ON DATABASE postgres, template1 FROM PUBLIC;
-         GRANT CONNECT, TEMPORARY ON DATABASE postgres TO {NAME};
-         COMMIT;"
+         GRANT CONNECT, TEMPORARY ON DATABASE postgres TO {NAME};",
+        literal(verifier)
     )
 }
 

@@ -9,13 +9,11 @@ use std::time::{Duration, Instant};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, NoTls};
 
+use super::Error;
 use super::binaries::Binaries;
+use super::conf::{self, SUPERUSER};
 use super::place::{Place, random};
 use super::postmaster::{self, Postmaster};
-use super::{Error, config};
-
-/// The bootstrap superuser. Comes in by its OS user only, and has no password.
-pub(super) const SUPERUSER: &str = "postgres";
 
 /// The port in the socket's name when there is no TCP: the folder is private, so nobody else has it.
 const SOCKET_PORT: u16 = 5432;
@@ -43,7 +41,7 @@ impl Cluster {
         if !data.exists() {
             self.init().await?;
         }
-        let access_changed = config::write_access(&self.place)?;
+        let access_changed = conf::write_access(&self.place)?;
         let begun = Instant::now();
         let mut reload = access_changed;
         loop {
@@ -143,7 +141,7 @@ impl Cluster {
             None if self.tcp => free_port().map_err(Error::at(Path::new("127.0.0.1")))?,
             None => SOCKET_PORT,
         };
-        config::write_settings(&self.place, port, self.tcp, &self.settings)?;
+        conf::write_settings(&self.place, port, self.tcp, &self.settings)?;
         let mut logged = fs::metadata(&log).map_or(0, |log| log.len());
         if logged > LOG_LIMIT {
             fs::rename(&log, log.with_extension("log.1")).map_err(Error::at(&log))?;
@@ -153,7 +151,7 @@ impl Cluster {
         let log_arg = log.to_string_lossy();
         self.pg_ctl(&["start", "-w", "-t", &seconds, "-l", &log_arg]).await.map_err(|error| match error {
             Error::Program { program, data, output, .. } => {
-                Error::Program { program, data, output, log: config::log_tail(&log, logged) }
+                Error::Program { program, data, output, log: conf::log_tail(&log, logged) }
             }
             other => other,
         })

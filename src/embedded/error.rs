@@ -85,6 +85,9 @@ pub enum Error {
     /// No randomness.
     #[error("the system gives no random bytes: {0}")]
     Random(getrandom::Error),
+    /// The admin's verifier could not be made.
+    #[error(transparent)]
+    Verifier(#[from] crate::pg::Weak),
     /// A file or a program can't be used.
     #[error("{path}: {source}")]
     Io {

@@ -76,7 +76,7 @@ impl Error {
             ),
             Self::Panic => (
                 StatusCode::INTERNAL_SERVER_ERROR,
-                "MBX500",
+                "MBX108",
                 "The router failed on this request".into(),
                 "Report it with the x-request-id of this answer",
             ),

@@ -194,7 +194,8 @@ pub(super) fn is_stale(code: Option<&SqlState>) -> bool {
 impl From<pool::Error> for Error {
     fn from(error: pool::Error) -> Self {
         let (code, hint, wait) = match &error {
-            pool::Error::Wait { .. } => {
+            // The server had no slot left: as good as none of ours being free.
+            pool::Error::Wait { .. } | pool::Error::Full { .. } => {
                 ("MBX201", "too many requests of this tenant run at once; try again", "1")
             }
             pool::Error::Fenced { .. } => ("MBX203", "the tenant was suspended or moved a moment ago", "5"),

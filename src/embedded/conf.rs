@@ -4,9 +4,11 @@ use std::fs;
 use std::path::Path;
 
 use super::Error;
-use super::cluster::SUPERUSER;
 use super::place::{Place, write};
 use super::user::User;
+
+/// The bootstrap superuser. Comes in by its OS user only, and has no password.
+pub(super) const SUPERUSER: &str = "postgres";
 
 /// Who may log in, and how. TCP is open to nobody unless the server listens, and to the superuser never.
 fn hba() -> String {
