@@ -48,6 +48,8 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("axum", &["front", "admin"]),
     ("tower", &["front", "admin"]),
     ("tower_http", &["front", "admin"]),
+    ("hyper", &["front"]),
+    ("hyper_util", &["front"]),
     ("http", &["front", "admin", "rest", "directory"]),
     ("deadpool_postgres", &["pool"]),
     ("refinery", &["migrate"]),

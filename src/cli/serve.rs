@@ -35,7 +35,7 @@ pub(super) async fn with(settings: &Settings, embedded: Option<&Embedded>, ready
     let app = App::start(Arc::new(settings.clone()), servers.endpoints(), keys);
     let http = bind(settings.listen.http, "listen.http").await?;
     let admin = bind(settings.listen.admin, "listen.admin").await?;
-    tracing::info!(http = %settings.listen.http, admin = %settings.listen.admin, "listening");
+    tracing::info!(http = %http.local_addr()?, admin = %admin.local_addr()?, "listening");
 
     let (stop, stopped) = watch::channel(false);
     let until = |mut stopped: watch::Receiver<bool>| async move {

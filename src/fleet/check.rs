@@ -151,7 +151,7 @@ async fn inside(
             &format!("create extension {ident}"),
             made,
             format!(
-                "install its package, then if it is not trusted, in template0's stead: CREATE EXTENSION {ident}; in each template as a superuser"
+                "install its package on the server; an extension that is not trusted can't be an edition's ({ident})"
             ),
         );
     }

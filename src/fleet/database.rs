@@ -139,12 +139,16 @@ pub(super) async fn terminate(client: &Client, login: &str) -> Result<(), Error>
 }
 
 /// Waits until no session of a login is in a transaction, for at most `wait`.
+///
+/// `pg_stat_activity` hides the transactions of other roles from the admin; `pg_locks` hides nothing, and every
+/// transaction holds the lock on its own virtual id.
 pub(super) async fn drain(client: &Client, login: &str, wait: Duration) -> Result<(), Error> {
     let deadline = Instant::now() + wait;
     while Instant::now() < deadline {
         let busy: i64 = client
             .query_one(
-                "SELECT count(*) FROM pg_catalog.pg_stat_activity WHERE usename = $1 AND xact_start IS NOT NULL",
+                "SELECT count(*) FROM pg_catalog.pg_stat_activity a JOIN pg_catalog.pg_locks l USING (pid)
+                 WHERE a.usename = $1 AND l.locktype = 'virtualxid'",
                 &[&login],
             )
             .await

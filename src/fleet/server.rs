@@ -164,24 +164,23 @@ pub(super) async fn prepare(server: &Server, client: &Client, api_roles: &[Strin
     let migrator = migrator_login(admin, MIGRATOR);
     let verifier = scram_verifier(&migrator.password).map_err(|e| Error::Settings(e.to_string()))?;
     let verb = if role_exists(client, MIGRATOR).await? { "ALTER" } else { "CREATE" };
-    let (owner, migrator) = (Ident::new(OWNER), Ident::new(MIGRATOR));
+    let migrator = Ident::new(MIGRATOR);
     run(client, &format!("{verb} ROLE {migrator} LOGIN NOINHERIT PASSWORD {}", literal(&verifier))).await?;
-    grant_if_missing(client, OWNER, MIGRATOR, "").await?;
+    grant_if_missing(client, MIGRATOR, "MEMBER", "").await?;
     // 16 and later: whoever creates a role administers it but neither inherits from it nor may become it.
     let options = if major >= 16 { " WITH SET TRUE, INHERIT TRUE" } else { "" };
-    grant_if_missing(client, OWNER, &admin.user, options).await?;
-    let _ = owner;
-    Ok(())
+    grant_if_missing(client, &admin.user, "USAGE", options).await
 }
 
-async fn grant_if_missing(client: &Client, role: &str, to: &str, options: &str) -> Result<(), Error> {
+/// Makes a role a member of the owner, unless it is one in this way (`MEMBER`, or `USAGE`: without SET ROLE).
+async fn grant_if_missing(client: &Client, to: &str, way: &str, options: &str) -> Result<(), Error> {
     let member = client
-        .query_one("SELECT pg_catalog.pg_has_role($1::name, $2::name, 'USAGE')", &[&to, &role])
+        .query_one("SELECT pg_catalog.pg_has_role($1::name, $2::name, $3)", &[&to, &OWNER, &way])
         .await
         .and_then(|row| row.try_get::<_, bool>(0))
-        .doing(|| format!("asking whether `{to}` is a member of `{role}`"))?;
+        .doing(|| format!("asking whether `{to}` is a member of `{OWNER}`"))?;
     if !member {
-        run(client, &format!("GRANT {} TO {}{options}", Ident::new(role), Ident::new(to))).await?;
+        run(client, &format!("GRANT {} TO {}{options}", Ident::new(OWNER), Ident::new(to))).await?;
     }
     Ok(())
 }

@@ -1,41 +1,93 @@
-//! Serve: the listener, and a stop that lets requests under way finish.
+//! Serve: the listener, with every wait for a client bounded, and a stop that lets requests under way finish.
 
 use std::io;
-use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
-use tokio::sync::oneshot;
+use axum::body::Body;
+use axum::extract::ConnectInfo;
+use http::Request;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tower::ServiceExt as _;
 
 use super::layers::Service;
+
+/// Longest wait for the head of a request, also of the next one on a kept connection: without it clients that send a
+/// byte a minute hold sockets for ever.
+const HEAD: Duration = Duration::from_secs(30);
+/// How often a quiet HTTP/2 client is asked whether it is still there.
+const PING: Duration = Duration::from_secs(20);
+/// Most clients at once; later ones wait in the kernel's queue, which is bounded too.
+const CLIENTS: usize = 10_000;
+/// The pause after the process has run out of file descriptors.
+const BREATH: Duration = Duration::from_millis(50);
 
 /// Serves until `shutdown` ends, then takes no new requests and gives those under way `drain` to finish.
 ///
 /// # Errors
-/// When the listener fails.
+/// None now; a listener that fails for a moment is tried again.
 pub async fn serve(
     listener: TcpListener,
     service: Service,
     shutdown: impl Future<Output = ()> + Send + 'static,
     drain: Duration,
 ) -> io::Result<()> {
-    let (stopped, stopping) = oneshot::channel();
-    let make = service.0.into_make_service_with_connect_info::<SocketAddr>();
-    let server = axum::serve(listener, make).with_graceful_shutdown(async move {
-        shutdown.await;
-        let _ = stopped.send(());
-    });
+    let mut http = Builder::new(TokioExecutor::new());
+    http.http1().timer(TokioTimer::new()).header_read_timeout(HEAD);
+    http.http2().timer(TokioTimer::new()).keep_alive_interval(PING).max_concurrent_streams(100);
+    let (graceful, places) = (GracefulShutdown::new(), Arc::new(Semaphore::new(CLIENTS)));
+    tokio::pin!(shutdown);
+    loop {
+        let accepted = tokio::select! {
+            accepted = accept(&listener, &places) => accepted,
+            () = &mut shutdown => break,
+        };
+        let Some((socket, peer, place)) = accepted else {
+            tokio::time::sleep(BREATH).await;
+            continue;
+        };
+        let service = service.0.clone().map_request(move |request: Request<hyper::body::Incoming>| {
+            let mut request = request.map(Body::new);
+            request.extensions_mut().insert(ConnectInfo(peer));
+            request
+        });
+        let connection =
+            http.serve_connection(TokioIo::new(socket), TowerToHyperService::new(service)).into_owned();
+        let connection = graceful.watch(connection);
+        tokio::spawn(async move {
+            // A client that breaks off or sends no HTTP is its own affair.
+            let _ = connection.await;
+            drop(place);
+        });
+    }
+    drop(listener);
     tokio::select! {
-        outcome = server.into_future() => outcome,
-        () = async {
-            // A dropped sender means that the server has ended by itself: then its own branch is the one to win.
-            if stopping.await.is_err() {
-                std::future::pending::<()>().await;
-            }
-            tokio::time::sleep(drain).await;
-        } => {
+        () = graceful.shutdown() => {}
+        () = tokio::time::sleep(drain) => {
             tracing::warn!(ms = drain.as_millis() as u64, "requests still under way were cut off");
-            Ok(())
+        }
+    }
+    Ok(())
+}
+
+type Accepted = (TcpStream, std::net::SocketAddr, tokio::sync::OwnedSemaphorePermit);
+
+/// The next client, when there is a place for it; `None` when the system refused.
+async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> Option<Accepted> {
+    let place = Arc::clone(places).acquire_owned().await.ok()?;
+    match listener.accept().await {
+        Ok((socket, peer)) => {
+            let _ = socket.set_nodelay(true);
+            Some((socket, peer, place))
+        }
+        Err(error) => {
+            tracing::warn!(%error, "a client could not be accepted");
+            None
         }
     }
 }

@@ -45,6 +45,23 @@ async fn a_login_connects_to_its_own_database_only_by_tcp() {
 }
 
 #[tokio::test]
+async fn psql_as_another_tenants_login_is_refused() {
+    let fleet = TestFleet::builder().tenants(&["acme", "globex"]).build().await;
+    let server = fleet.fleet.servers.get("main").unwrap();
+    let login = login(&fleet, "globex").await;
+    for (slug, works) in [("globex", true), ("acme", false)] {
+        let database = fleet.row(slug).await.record.id.database();
+        let mut psql = std::process::Command::new("psql");
+        psql.args(server.endpoint.psql_arguments(&login.user, &database)).args(["-Atc", "SELECT 1"]);
+        psql.env("PGPASSWORD", login.password.expose());
+        let output = tokio::task::spawn_blocking(move || psql.output()).await.unwrap().unwrap();
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.success(), works, "{slug}: {error}");
+        assert!(works || error.contains("permission denied for database"), "{error}");
+    }
+}
+
+#[tokio::test]
 async fn the_login_alone_can_do_nothing() {
     let fleet = TestFleet::builder().tenants(&["acme"]).build().await;
     let record = fleet.row("acme").await.record;

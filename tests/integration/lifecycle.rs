@@ -48,6 +48,31 @@ async fn verbs_start_from_the_right_states_only() {
 }
 
 #[tokio::test]
+async fn retire_lets_requests_finish() {
+    let mut fleet = TestFleet::builder().tenants(&["acme"]).build().await;
+    fleet.edit_settings(|text| text.replace("drain_timeout = '1s'", "drain_timeout = '20s'")).await;
+    fleet.start_router().await;
+    // Reads the schema, so that the transaction seen below is the slow request's own.
+    assert_eq!(fleet.get("/acme/items").await.status, 200);
+    let slow = fleet
+        .request(reqwest::Method::POST, "/acme/rpc/sleepy")
+        .header("Content-Type", "application/json")
+        .body(r#"{"seconds": 1.5}"#);
+    let slow = tokio::spawn(slow.send());
+    let login = fleet.row("acme").await.record.id.database();
+    let admin = fleet.admin("acme").await;
+    let under_way = "SELECT count(*) FROM pg_stat_activity JOIN pg_locks USING (pid)
+                     WHERE usename = $1 AND locktype = 'virtualxid'";
+    eventually("the request is under way", || async {
+        admin.query_one(under_way, &[&login]).await.unwrap().get::<_, i64>(0) == 1
+    })
+    .await;
+    fleet.fleet.carry_out("acme", Verb::Retire).await.unwrap();
+    assert_eq!(slow.await.unwrap().unwrap().status(), 200);
+    assert_eq!(fleet.get("/acme/items").await.status, 404);
+}
+
+#[tokio::test]
 async fn nothing_of_a_purged_tenant_reaches_the_next_of_its_slug() {
     let fleet = TestFleet::builder().tenants(&["acme"]).serve().await;
     let old = fleet.row("acme").await.record;
@@ -92,6 +117,21 @@ async fn what_we_did_not_make_is_named_and_left_alone() {
         assert!(fleet.fleet.tenant("acme").await.is_err(), "no intent is left");
         admin.batch_execute(&format!("DROP {what} {name}")).await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn an_intent_can_be_undone() {
+    let fleet = TestFleet::builder().tenants(&[]).build().await;
+    let id = TenantId::random().unwrap();
+    let row = fleet.fleet.intend(id, &"acme".parse().unwrap(), &Wish::default()).await.unwrap();
+    // As far as a killed create may have come: its role is there, its database is not.
+    let admin = fleet.fleet.servers.get("main").unwrap().connect_admin().await.unwrap();
+    let name = row.record.id.database();
+    admin.batch_execute(&format!("CREATE ROLE {name}")).await.unwrap();
+    fleet.fleet.carry_out("acme", Verb::Purge).await.unwrap();
+    let left = "SELECT count(*) FROM pg_roles WHERE rolname = $1";
+    assert_eq!(admin.query_one(left, &[&name]).await.unwrap().get::<_, i64>(0), 0);
+    assert!(fleet.fleet.tenant("acme").await.is_err(), "the slug is free");
 }
 
 #[tokio::test]

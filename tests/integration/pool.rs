@@ -174,7 +174,8 @@ async fn hanging_up_on_slow_queries_piles_up_no_backends() {
         let sleep = checkout.client().batch_execute("SELECT pg_sleep(60)");
         let _ = tokio::time::timeout(Duration::from_millis(10), sleep).await;
         drop(checkout);
-        let sql = "SELECT count(*) FROM pg_stat_activity WHERE usename = $1 AND state = 'active'";
+        let sql = "SELECT count(*) FROM pg_stat_activity JOIN pg_locks USING (pid)
+                   WHERE usename = $1 AND locktype = 'virtualxid'";
         let active: i64 = admin.query_one(sql, &[&tenant.id.database()]).await.unwrap().get(0);
         assert!(active <= 2, "{active}");
     }

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::support::TestFleet;
+use crate::support::{TestFleet, eventually};
 
 #[tokio::test]
 async fn exit_codes_tell_failure_from_wrong_usage() {
@@ -64,6 +64,34 @@ async fn a_server_can_be_given_by_the_environment_alone() {
     let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert!(String::from_utf8_lossy(&output.stdout).contains("acme"));
+}
+
+#[tokio::test]
+async fn a_stop_lets_requests_finish() {
+    let fleet = TestFleet::builder().tenants(&["acme"]).build().await;
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let mut serve = fleet.program(&["serve"]);
+    serve.env("MANYBOX__LISTEN__HTTP", free.to_string()).env("MANYBOX__LISTEN__DRAIN_TIMEOUT", "20s");
+    let mut serve = serve.stderr(std::process::Stdio::null()).spawn().unwrap();
+    let url = |path: &str| format!("http://{free}/acme{path}");
+    eventually("it serves", || async { reqwest::get(url("/items")).await.is_ok_and(|a| a.status() == 200) })
+        .await;
+    let slow =
+        reqwest::Client::new().post(url("/rpc/sleepy")).json(&serde_json::json!({ "seconds": 1.5 })).send();
+    let slow = tokio::spawn(slow);
+    let login = fleet.row("acme").await.record.id.database();
+    let admin = fleet.admin("acme").await;
+    let under_way = "SELECT count(*) FROM pg_stat_activity JOIN pg_locks USING (pid)
+                     WHERE usename = $1 AND locktype = 'virtualxid'";
+    eventually("the request is under way", || async {
+        admin.query_one(under_way, &[&login]).await.unwrap().get::<_, i64>(0) == 1
+    })
+    .await;
+    std::process::Command::new("kill").args(["-TERM", &serve.id().to_string()]).status().unwrap();
+    eventually("no new requests are taken", || async { reqwest::get(url("/items")).await.is_err() }).await;
+    assert_eq!(slow.await.unwrap().unwrap().status(), 200);
+    let status = tokio::task::spawn_blocking(move || serve.wait()).await.unwrap().unwrap();
+    assert!(status.success());
 }
 
 #[tokio::test]

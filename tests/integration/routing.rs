@@ -148,6 +148,45 @@ async fn a_router_that_missed_the_notice_is_fenced() {
 }
 
 #[tokio::test]
+async fn a_lost_catalog_is_found_again_and_serving_goes_on() {
+    let fleet = TestFleet::builder().tenants(&["acme"]).serve().await;
+    let router = format!("{}_router", fleet.fleet.settings.catalog.database);
+    let admin = fleet.fleet.servers.get("main").unwrap().connect_admin().await.unwrap();
+    let cut = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = $1";
+    for round in 0..3 {
+        let ended: i64 = admin.query_one(cut, &[&router]).await.unwrap().get(0);
+        assert!(ended > 0 || round > 0);
+        assert_eq!(fleet.get("/acme/items").await.status, 200, "served from memory");
+    }
+    // What was missed meanwhile is loaded with the rest, and what comes later is heard.
+    fleet.create("missed").await;
+    eventually("the new tenant answers", || async { fleet.get("/missed/items").await.status == 200 }).await;
+    fleet.fleet.carry_out("missed", Verb::Suspend).await.unwrap();
+    eventually("the change is heard", || async { fleet.get("/missed/items").await.status == 403 }).await;
+}
+
+#[tokio::test]
+async fn a_router_without_a_catalog_says_so() {
+    let fleet = TestFleet::builder().tenants(&["acme"]).build().await;
+    let settings = manybox::settings::Settings {
+        catalog: manybox::settings::CatalogPlace {
+            database: "nowhere".into(),
+            ..fleet.fleet.settings.catalog.clone()
+        },
+        ..fleet.fleet.settings.clone()
+    };
+    let keys = std::sync::Arc::clone(&fleet.fleet.keys);
+    let app =
+        manybox::front::App::start(std::sync::Arc::new(settings), fleet.fleet.servers.endpoints(), keys);
+    let request =
+        http::Request::get("/items").header("Host", "acme.localhost").body(axum::body::Body::empty());
+    let answer = manybox::front::router(app.clone()).call(request.unwrap()).await;
+    assert_eq!(answer.status(), 503);
+    assert!(answer.headers().contains_key("retry-after"));
+    app.abort();
+}
+
+#[tokio::test]
 async fn survives_a_killed_postgresql() {
     let folder = tempfile::Builder::new().tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let server = private_server(folder.path().join("own"), false).await;
