@@ -1,5 +1,7 @@
 //! Telemetry: the set-up of what manybox says about itself while it runs.
 
+use std::io::IsTerminal as _;
+
 use tracing_subscriber::EnvFilter;
 
 /// Sends log lines to standard error: standard output belongs to a command's answer.
@@ -12,5 +14,6 @@ pub fn init(service: bool, json: bool) {
     let usual = if service { "manybox=info,warn" } else { "warn,manybox::migrate=error" };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(usual));
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let subscriber = subscriber.with_ansi(std::io::stderr().is_terminal());
     let _ = if json { subscriber.json().try_init() } else { subscriber.compact().try_init() };
 }

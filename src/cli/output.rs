@@ -89,5 +89,9 @@ pub(super) fn table(columns: &[&str], rows: impl Iterator<Item = Vec<String>>) -
     for row in rows {
         table.add_row(row);
     }
-    table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
+    table
+        .lines()
+        .map(|line| line.strip_prefix(' ').unwrap_or(&line).trim_end().to_owned())
+        .collect::<Vec<_>>()
+        .join("\n")
 }

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::support::{TestFleet, eventually};
+use crate::support::{Running, TestFleet, eventually};
 
 #[tokio::test]
 async fn exit_codes_tell_failure_from_wrong_usage() {
@@ -72,7 +72,7 @@ async fn a_stop_lets_requests_finish() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let mut serve = fleet.program(&["serve"]);
     serve.env("MANYBOX__LISTEN__HTTP", free.to_string()).env("MANYBOX__LISTEN__DRAIN_TIMEOUT", "20s");
-    let mut serve = serve.stderr(std::process::Stdio::null()).spawn().unwrap();
+    let mut serve = Running(serve.stderr(std::process::Stdio::null()).spawn().unwrap());
     let url = |path: &str| format!("http://{free}/acme{path}");
     eventually("it serves", || async { reqwest::get(url("/items")).await.is_ok_and(|a| a.status() == 200) })
         .await;
@@ -87,10 +87,10 @@ async fn a_stop_lets_requests_finish() {
         admin.query_one(under_way, &[&login]).await.unwrap().get::<_, i64>(0) == 1
     })
     .await;
-    std::process::Command::new("kill").args(["-TERM", &serve.id().to_string()]).status().unwrap();
+    std::process::Command::new("kill").args(["-TERM", &serve.0.id().to_string()]).status().unwrap();
     eventually("no new requests are taken", || async { reqwest::get(url("/items")).await.is_err() }).await;
     assert_eq!(slow.await.unwrap().unwrap().status(), 200);
-    let status = tokio::task::spawn_blocking(move || serve.wait()).await.unwrap().unwrap();
+    let status = tokio::task::spawn_blocking(move || serve.0.wait()).await.unwrap().unwrap();
     assert!(status.success());
 }
 

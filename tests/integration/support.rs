@@ -278,6 +278,16 @@ impl Drop for TestFleet {
     }
 }
 
+/// A program that is killed when its test fails.
+pub(crate) struct Running(pub(crate) std::process::Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// An answer, read to its end.
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
