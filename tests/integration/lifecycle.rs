@@ -59,14 +59,7 @@ async fn retire_lets_requests_finish() {
         .header("Content-Type", "application/json")
         .body(r#"{"seconds": 1.5}"#);
     let slow = tokio::spawn(slow.send());
-    let login = fleet.row("acme").await.record.id.database();
-    let admin = fleet.admin("acme").await;
-    let under_way = "SELECT count(*) FROM pg_stat_activity JOIN pg_locks USING (pid)
-                     WHERE usename = $1 AND locktype = 'virtualxid'";
-    eventually("the request is under way", || async {
-        admin.query_one(under_way, &[&login]).await.unwrap().get::<_, i64>(0) == 1
-    })
-    .await;
+    fleet.until_under_way("acme").await;
     fleet.fleet.carry_out("acme", Verb::Retire).await.unwrap();
     assert_eq!(slow.await.unwrap().unwrap().status(), 200);
     assert_eq!(fleet.get("/acme/items").await.status, 404);

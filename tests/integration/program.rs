@@ -79,14 +79,7 @@ async fn a_stop_lets_requests_finish() {
     let slow =
         reqwest::Client::new().post(url("/rpc/sleepy")).json(&serde_json::json!({ "seconds": 1.5 })).send();
     let slow = tokio::spawn(slow);
-    let login = fleet.row("acme").await.record.id.database();
-    let admin = fleet.admin("acme").await;
-    let under_way = "SELECT count(*) FROM pg_stat_activity JOIN pg_locks USING (pid)
-                     WHERE usename = $1 AND locktype = 'virtualxid'";
-    eventually("the request is under way", || async {
-        admin.query_one(under_way, &[&login]).await.unwrap().get::<_, i64>(0) == 1
-    })
-    .await;
+    fleet.until_under_way("acme").await;
     std::process::Command::new("kill").args(["-TERM", &serve.0.id().to_string()]).status().unwrap();
     eventually("no new requests are taken", || async { reqwest::get(url("/items")).await.is_err() }).await;
     assert_eq!(slow.await.unwrap().unwrap().status(), 200);

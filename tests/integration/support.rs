@@ -211,6 +211,19 @@ impl TestFleet {
         self.app = Some(app);
     }
 
+    /// Waits until the tenant's login is in a transaction. The admin may not see that in `pg_stat_activity`, where
+    /// other roles' transactions are hidden, but by their locks.
+    pub(crate) async fn until_under_way(&self, slug: &str) {
+        let login = self.row(slug).await.record.id.database();
+        let admin = self.admin(slug).await;
+        let sql = "SELECT count(*) FROM pg_stat_activity JOIN pg_locks USING (pid)
+                   WHERE usename = $1 AND locktype = 'virtualxid'";
+        eventually("a request is under way", || async {
+            admin.query_one(sql, &[&login]).await.expect("pg_locks").get::<_, i64>(0) > 0
+        })
+        .await;
+    }
+
     /// A token of this role, with further claims.
     pub(crate) async fn token(&self, slug: &str, claims: Value) -> String {
         let key = self.fleet.keys.jwt_keys(&self.row(slug).await.record)[0];
