@@ -143,7 +143,7 @@ pub(super) async fn run(
     result
 }
 
-/// The settings' statement; its text is the same for all roles, so it is prepared once a connection.
+/// The settings' statement. With its types it needs no round trip of its own to be prepared, so it can go with BEGIN.
 async fn set(checkout: &Checkout, settings: &Settings) -> Result<Vec<Row>, tokio_postgres::Error> {
     checkout.client().query_typed(SET, &settings.typed()).await
 }
