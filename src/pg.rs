@@ -5,10 +5,12 @@ mod credentials;
 mod ident;
 mod key_file;
 mod lock;
+mod socket;
 mod sqlstate;
 
 pub use connect::{Connection, Endpoint, Error, Login, Secret, connect, connect_listening};
 pub use credentials::{KeyRing, MasterKey, Weak, migrator_login, scram_verifier};
 pub use ident::{Ident, literal};
 pub use lock::AdvisoryLock;
+pub use socket::{Address, Guard};
 pub use sqlstate::{is_outage, is_refused_login};

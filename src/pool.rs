@@ -1,50 +1,70 @@
-//! Pools: the only way to a connection to a tenant's database, and never a dirty one.
+//! Pools: the only way to a connection to a tenant's database, within one budget per server, and never a dirty one.
 //!
-//! [`Pools::checkout`] takes a tenant and gives a [`Checkout`], from that tenant's own deadpool, made at first use.
-//! A request ends its transaction with [`COMMIT`] or [`ROLLBACK`], which also reset the session, and then says
-//! [`Checkout::clean`]; every other way out closes the connection. The reaper closes what nobody uses.
+//! [`Pools::checkout`] takes a tenant and gives a [`Checkout`]: an idle connection of that tenant at once, or a place
+//! in its queue. Who may open a connection, and whose is closed for it, the [`ledger`] of the server decides; it knows
+//! no I/O. `server` carries out what it orders. A request ends its transaction with [`COMMIT`] or [`ROLLBACK`], which
+//! also reset the session, and then says [`Checkout::clean`]; every other way out closes the connection.
 //!
-//! Not here yet: the budget over all tenants of a server. It will stand in [`Pools::checkout`], between the look for
-//! an idle connection and the opening of one, and be given back where a connection's task ends (`connect::drive`).
+//! deadpool-postgres gives the client; its pool is not used, for it can't share one limit among databases, and frees
+//! a place when the client is dropped, while PostgreSQL does so when the backend has exited.
 
+mod breaker;
 mod checkout;
 mod connect;
+mod connection;
 mod error;
-mod reaper;
+mod ledger;
 mod reset;
+mod server;
 mod statements;
-mod tenant_pool;
+mod status;
 
+pub use breaker::Breaker;
 pub use checkout::Checkout;
-pub use error::Error;
+pub use error::{Error, Wait};
 pub use reset::{COMMIT, ROLLBACK};
 pub use statements::StatementKey;
+pub use status::{PoolStatus, ServerStatus};
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
-use dashmap::DashMap;
-use tokio::sync::{Mutex, broadcast, mpsc};
+use tokio::sync::{Notify, broadcast};
 
 use crate::pg::{self, Endpoint, KeyRing};
 use crate::tenant::{Tenant, TenantId};
-use connect::{Connector, GRACE, Keys, Server};
-use tenant_pool::TenantPool;
+use server::{Keys, Server};
 
 /// Refusals kept for a listener that is busy.
 const REFUSALS: usize = 256;
+/// How often idle connections are looked at: some 0.1 µs each, and never a query.
+const REAP: Duration = Duration::from_secs(1);
+/// How long connections that were given up may take to end their last statement and say good-bye.
+const GRACE: Duration = Duration::from_secs(5);
 
-/// What one tenant's pool holds at this moment.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PoolStatus {
-    /// The tenant.
-    pub tenant: TenantId,
-    /// Connections, idle ones included.
-    pub open: usize,
-    /// Connections that wait for a request.
-    pub idle: usize,
-    /// Requests that wait for a connection or open one.
-    pub waiting: usize,
+/// What one server gives to tenants' requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Budget {
+    /// Most connections of all tenants on all routers. None: what the server has, which the first connection asks,
+    /// less `reserve`.
+    pub total: Option<u32>,
+    /// Connections left to operators, migrations and other control-plane work.
+    pub reserve: u32,
+    /// Most connections being opened at once. More take no less time each: authentication is the server's work.
+    pub connects: u32,
+    /// Most connections of one tenant on one router, whatever its tier says.
+    pub busy: u32,
+    /// Whether other routers share the total: then none of it is used before [`Pools::set_share`] was called, but
+    /// for the first connections.
+    pub shared: bool,
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        let cores = std::thread::available_parallelism().map_or(2, |n| u32::try_from(n.get()).unwrap_or(2));
+        Self { total: None, reserve: 20, connects: 4, busy: 4 * cores, shared: false }
+    }
 }
 
 /// All pools of this process; a handle, cheap to clone. When the last one is dropped, idle connections close.
@@ -54,11 +74,8 @@ pub struct Pools(Arc<Shared>);
 struct Shared {
     servers: HashMap<String, Arc<Server>>,
     keys: Keys,
-    pools: DashMap<TenantId, Arc<TenantPool>>,
     refused: broadcast::Sender<TenantId>,
-    /// `None` once closed.
-    alive: RwLock<Option<mpsc::Sender<()>>>,
-    gone: Mutex<mpsc::Receiver<()>>,
+    known: Arc<Notify>,
 }
 
 impl Pools {
@@ -66,18 +83,16 @@ impl Pools {
     ///
     /// # Panics
     /// Outside a tokio runtime, for it starts the reaper.
-    pub fn new(endpoints: HashMap<String, Endpoint>, keys: Arc<KeyRing>) -> Self {
-        let (alive, gone) = mpsc::channel(1);
-        let shared = Arc::new(Shared {
-            servers: endpoints.into_iter().map(|(name, e)| (name, Arc::new(Server::new(e)))).collect(),
-            keys: Arc::new(RwLock::new(keys)),
-            pools: DashMap::new(),
-            refused: broadcast::channel(REFUSALS).0,
-            alive: RwLock::new(Some(alive)),
-            gone: Mutex::new(gone),
+    pub fn new(servers: HashMap<String, (Endpoint, Budget)>, keys: Arc<KeyRing>) -> Self {
+        let keys = Arc::new(RwLock::new(keys));
+        let (refused, known) = (broadcast::channel(REFUSALS).0, Arc::new(Notify::new()));
+        let servers = servers.into_iter().map(|(name, (endpoint, budget))| {
+            let server =
+                Server::new(endpoint, budget, Arc::clone(&keys), refused.clone(), Arc::clone(&known));
+            tokio::spawn(server::reap(Arc::downgrade(&server), REAP));
+            (name, server)
         });
-        reaper::spawn(Arc::downgrade(&shared));
-        Self(shared)
+        Self(Arc::new(Shared { servers: servers.collect(), keys, refused, known }))
     }
 
     /// Puts other master keys in place for connections opened from now on; open ones stay.
@@ -92,97 +107,58 @@ impl Pools {
     /// # Errors
     /// See [`Error`]; each variant says whether to try again.
     pub async fn checkout(&self, tenant: &Arc<Tenant>) -> Result<Checkout, Error> {
-        loop {
-            let pool = self.pool(tenant)?;
-            match pool.get(tenant.limits.acquire_timeout).await {
-                Ok(Some(object)) => return Ok(Checkout::new(object, pool)),
-                // Drained while we waited. Whether the tenant is still served, the server knows.
-                Ok(None) => {}
-                Err(error) => {
-                    self.report(tenant, &error);
-                    return Err(error);
-                }
-            }
-        }
-    }
-
-    /// The one place where the pools speak: callers learn no more than that there is no connection.
-    fn report(&self, tenant: &Tenant, error: &Error) {
-        let (id, server) = (tracing::field::display(&tenant.id), tenant.server.as_str());
-        match error {
-            // A tenant at its own limit is no news for the operator, and comes by the thousand.
-            Error::Wait { .. } => tracing::debug!(tenant.id = id, server, "{error}"),
-            Error::Fenced { .. } => {
-                tracing::info!(tenant.id = id, server, "{error}");
-                // Fails when nobody listens.
-                let _ = self.0.refused.send(tenant.id.clone());
-            }
-            _ => tracing::warn!(tenant.id = id, server, "{error}"),
-        }
-    }
-
-    /// The tenant's pool, made when there is none that fits.
-    fn pool(&self, tenant: &Arc<Tenant>) -> Result<Arc<TenantPool>, Error> {
-        if let Some(pool) = self.0.pools.get(&tenant.id)
-            && pool.fits(tenant)
-        {
-            return Ok(Arc::clone(&pool));
-        }
-        let mut entry = self.0.pools.entry(tenant.id.clone());
-        if let dashmap::Entry::Occupied(found) = &mut entry
-            && found.get().fits(tenant)
-        {
-            return Ok(Arc::clone(found.get()));
-        }
-        let server = self.0.servers.get(&tenant.server).ok_or_else(|| pg::Error::Settings {
-            server: tenant.server.clone(),
-            reason: format!("not in the settings, but tenant {} is on it; add it to [servers]", tenant.id),
-        })?;
-        let closed =
-            || Error::Server { server: tenant.server.clone(), reason: "this router shuts down".into() };
-        let alive = self.0.alive.read().unwrap_or_else(PoisonError::into_inner).clone().ok_or_else(closed)?;
-        let pool = Arc::new(TenantPool::new(Connector {
-            tenant: Arc::clone(tenant),
-            server: Arc::clone(server),
-            keys: Arc::clone(&self.0.keys),
-            alive,
-        })?);
-        let replaced = match entry {
-            dashmap::Entry::Occupied(mut found) => Some(found.insert(Arc::clone(&pool))),
-            dashmap::Entry::Vacant(free) => {
-                free.insert(Arc::clone(&pool));
-                None
-            }
+        let Some(server) = self.0.servers.get(&tenant.server) else {
+            return Err(Error::Connect(Arc::new(pg::Error::Settings {
+                server: tenant.server.clone(),
+                reason: format!(
+                    "not in the settings, but tenant {} is on it; add it to [servers]",
+                    tenant.id
+                ),
+            })));
         };
-        if let Some(old) = replaced {
-            old.pool.close();
-        }
-        Ok(pool)
+        server.checkout(tenant).await
     }
 
-    /// Ends the tenant's pool, after its state or credentials changed: idle connections close now, those in use when
-    /// their request returns them. A later checkout makes a new pool.
+    /// Ends the tenant's connections, after its state or credentials changed: idle ones close now, those in use when
+    /// their request returns them.
     pub fn drain(&self, id: &TenantId) {
-        if let Some((_, pool)) = self.0.pools.remove(id) {
-            pool.pool.close();
+        for server in self.0.servers.values() {
+            server.with(|ledger, orders| ledger.drain(id, orders));
         }
     }
 
-    /// What each pool holds; tenants without a pool are not in it.
+    /// What each tenant holds; those that hold nothing are not in it.
     pub fn status(&self) -> Vec<PoolStatus> {
-        self.0
-            .pools
-            .iter()
-            .map(|pool| {
-                let status = pool.pool.status();
-                PoolStatus {
-                    tenant: pool.key().clone(),
-                    open: status.size,
-                    idle: status.available,
-                    waiting: status.waiting,
-                }
-            })
-            .collect()
+        let tenants = |server: &Arc<Server>| server.with(|ledger, _| ledger.tenants().collect::<Vec<_>>());
+        self.0.servers.values().flat_map(tenants).collect()
+    }
+
+    /// What each server's budget is used for.
+    pub fn servers(&self) -> Vec<ServerStatus> {
+        let status = |(name, server): (&String, &Arc<Server>)| ServerStatus {
+            server: name.clone(),
+            ..server.with(|ledger, _| ledger.status(Instant::now()))
+        };
+        self.0.servers.iter().map(status).collect()
+    }
+
+    /// Most connections of tenants on all routers, by server; those that were not asked yet are left out.
+    pub fn totals(&self) -> HashMap<String, u32> {
+        let total = |(name, server): (&String, &Arc<Server>)| Some((name.clone(), server.total()?));
+        self.0.servers.iter().filter_map(total).collect()
+    }
+
+    /// Returns when another server's total has become known.
+    pub async fn total_known(&self) {
+        self.0.known.notified().await;
+    }
+
+    /// This router's share of a server's total, where several routers share it. Connections above it close when they
+    /// become idle.
+    pub fn set_share(&self, server: &str, share: u32) {
+        if let Some(server) = self.0.servers.get(server) {
+            server.set_share(share);
+        }
     }
 
     /// Tenants whose login a server refused: each must be read again from the catalog. A listener that falls behind
@@ -191,15 +167,9 @@ impl Pools {
         self.0.refused.subscribe()
     }
 
-    /// Stops: no more checkouts, idle connections close now, those in use when their request ends. Returns when all
-    /// have said good-bye, or after some seconds (whoever stops has let requests end before).
+    /// Stops: no more checkouts, idle connections close now, those in use when their request ends. Returns when the
+    /// servers have closed all, or after some seconds (whoever stops has let requests end before).
     pub async fn close(&self) {
-        drop(self.0.alive.write().unwrap_or_else(PoisonError::into_inner).take());
-        self.0.pools.retain(|_, pool| {
-            pool.pool.close();
-            false
-        });
-        let mut gone = self.0.gone.lock().await;
-        let _ = tokio::time::timeout(GRACE, gone.recv()).await;
+        futures_util::future::join_all(self.0.servers.values().map(|server| server.close(GRACE))).await;
     }
 }

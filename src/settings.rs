@@ -5,7 +5,7 @@ mod sections;
 
 pub use load::{Error, Paths};
 pub use sections::{
-    CatalogPlace, Declared, Defaults, EditionFiles, EmbeddedServer, Keys, Listen, Migrate, Server,
+    Budget, CatalogPlace, Declared, Defaults, EditionFiles, EmbeddedServer, Keys, Listen, Migrate, Server,
 };
 
 use std::collections::BTreeMap;
@@ -48,6 +48,11 @@ impl Settings {
         let (limits, api) =
             record.overrides.over(limits.cloned().unwrap_or_default(), self.defaults.api.clone());
         Tenant::new(record, limits, api)
+    }
+
+    /// What a server gives to tenants' requests.
+    pub fn budget(&self, server: &str) -> &Budget {
+        self.servers.get(server).map_or(&self.embedded.budget, |server| &server.budget)
     }
 
     /// Whether manybox runs its own PostgreSQL.

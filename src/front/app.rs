@@ -10,9 +10,9 @@ use tokio::task::AbortHandle;
 use crate::catalog::Reader;
 use crate::directory::{self, Directory};
 use crate::pg::{Endpoint, KeyRing};
-use crate::pool::Pools;
+use crate::pool::{Budget, Pools};
 use crate::rest::Rest;
-use crate::settings::Settings;
+use crate::settings::{self, Settings};
 
 /// How often the master key's file is looked at, so that a rotation needs no restart.
 const KEY_FILE: Duration = Duration::from_secs(1);
@@ -38,7 +38,11 @@ impl App {
     pub fn start(settings: Arc<Settings>, endpoints: HashMap<String, Endpoint>, keys: Arc<KeyRing>) -> Self {
         let directory = Directory::default();
         let catalog = endpoints.get(&settings.catalog.server).cloned();
-        let pools = Pools::new(endpoints, Arc::clone(&keys));
+        let servers = endpoints.into_iter().map(|(name, endpoint)| {
+            let budget = budget(settings.budget(&name));
+            (name, (endpoint, budget))
+        });
+        let pools = Pools::new(servers.collect(), Arc::clone(&keys));
         let rest = Rest::new(pools.clone(), Arc::clone(&keys));
         let mut tasks =
             vec![tokio::spawn(follow_key_file(Arc::clone(&settings), Arc::clone(&keys))).abort_handle()];
@@ -65,6 +69,17 @@ impl App {
         for task in &*self.tasks {
             task.abort();
         }
+    }
+}
+
+fn budget(given: &settings::Budget) -> Budget {
+    let defaults = Budget::default();
+    Budget {
+        total: given.max_connections,
+        reserve: given.reserved_connections,
+        connects: given.max_connecting,
+        busy: given.max_per_tenant.unwrap_or(defaults.busy),
+        shared: false,
     }
 }
 

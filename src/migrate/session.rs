@@ -61,7 +61,7 @@ impl From<Error> for Said {
     fn from(error: Error) -> Self {
         match error {
             Error::Connect { source, .. } | Error::Statement(source) => source.into(),
-            other @ Error::Settings { .. } => Self::ours(other.to_string()),
+            other @ (Error::Settings { .. } | Error::Unreachable { .. }) => Self::ours(other.to_string()),
         }
     }
 }

@@ -17,7 +17,7 @@ use tokio_postgres::{AsyncMessage, Client, Config, Notification};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 /// Longest wait for a TCP or socket connect, each host of a multi-host URL apart.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Notices kept for a listener that is busy. One that falls further behind loses its connection and reloads.
 const NOTICES: usize = 1024;
 
@@ -35,6 +35,14 @@ pub enum Error {
         user: String,
         /// What went wrong.
         source: tokio_postgres::Error,
+    },
+    /// No host of the server could be reached.
+    #[error("cannot reach server `{server}`: {source}; is it running, and is its url right?")]
+    Unreachable {
+        /// The server's name in the settings.
+        server: String,
+        /// What the operating system said of the last host.
+        source: std::io::Error,
     },
     /// A statement failed, or the connection broke under it.
     #[error("{}", cause(.0))]
@@ -54,7 +62,7 @@ impl Error {
     pub fn code(&self) -> Option<&SqlState> {
         match self {
             Self::Connect { source, .. } | Self::Statement(source) => source.code(),
-            Self::Settings { .. } => None,
+            Self::Settings { .. } | Self::Unreachable { .. } => None,
         }
     }
 }

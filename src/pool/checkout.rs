@@ -1,16 +1,20 @@
 //! `Checkout`: one connection for one request, which goes back to the pool only when it is known to be clean.
 
-use std::mem;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use deadpool_postgres::Object;
+use deadpool_postgres::ClientWrapper;
 use tokio::runtime::Handle;
 use tokio::time::timeout;
-use tokio_postgres::{Client, Statement};
+use tokio_postgres::Statement;
 
-use super::connect::GRACE;
-use super::statements::{StatementKey, Statements};
-use super::tenant_pool::TenantPool;
+use super::connection::Connection;
+use super::ledger::Key;
+use super::server::Server;
+use super::statements::StatementKey;
+
+/// Longest wait for the server to take a request to cancel.
+const CANCEL: Duration = Duration::from_secs(5);
 
 /// A connection to a tenant's database, in use by one request.
 ///
@@ -20,36 +24,40 @@ use super::tenant_pool::TenantPool;
 #[must_use = "dropping it closes the connection"]
 pub struct Checkout {
     /// `None` only while it is dropped.
-    object: Option<Object>,
-    statements: Statements,
-    pool: Arc<TenantPool>,
+    connection: Option<Connection>,
+    server: Arc<Server>,
+    key: Key,
 }
 
 impl Checkout {
-    pub(super) fn new(object: Object, pool: Arc<TenantPool>) -> Self {
-        Self { statements: pool.take_statements(&object), object: Some(object), pool }
+    pub(super) fn new(server: Arc<Server>, key: Key, connection: Connection) -> Self {
+        Self { connection: Some(connection), server, key }
+    }
+
+    #[allow(clippy::expect_used)]
+    fn connection(&self) -> &Connection {
+        // Both that take it out, `clean` and `drop`, own the checkout.
+        self.connection.as_ref().expect("a checkout holds its connection until it is dropped")
     }
 
     /// The connection.
-    #[allow(clippy::expect_used)]
-    pub fn client(&self) -> &Client {
-        // Both that take the object out, `clean` and `drop`, own the checkout.
-        self.object.as_ref().expect("a checkout holds its connection until it is dropped")
+    pub fn client(&self) -> &ClientWrapper {
+        &self.connection().client
     }
 
     /// The statement that was kept under this key on this connection.
     pub fn statement(&self, key: &StatementKey) -> Option<Statement> {
-        self.statements.get(key)
+        self.connection().statements.get(key)
     }
 
     /// Keeps a prepared statement for later requests on this connection. The least recently used one gives way.
     pub fn keep(&self, key: StatementKey, statement: Statement) {
-        self.statements.put(key, statement);
+        self.connection().statements.put(key, statement);
     }
 
     /// Drops a statement that the server refuses since the schema changed.
     pub fn forget(&self, key: &StatementKey) {
-        self.statements.remove(key);
+        self.connection().statements.remove(key);
     }
 
     /// Returns the connection to its pool.
@@ -57,48 +65,30 @@ impl Checkout {
     /// Only after the whole answer to [`COMMIT`](super::COMMIT) or [`ROLLBACK`](super::ROLLBACK) has arrived without
     /// an error: the next request, perhaps another caller's, goes on where this one stopped.
     pub fn clean(mut self) {
-        if let Some(object) = self.object.take() {
-            self.pool.keep_statements(&object, mem::replace(&mut self.statements, Statements::new()));
-            drop(object);
+        if let Some(connection) = self.connection.take() {
+            let (key, now) = (self.key, Instant::now());
+            self.server.with(|ledger, orders| ledger.give_back(key, connection, now, orders));
         }
     }
 }
 
 impl Drop for Checkout {
     fn drop(&mut self) {
-        let Some(object) = self.object.take() else { return };
-        let doomed = Doomed(Some(object));
+        let Some(connection) = self.connection.take() else { return };
+        let (key, now) = (self.key, Instant::now());
+        self.server.with(|ledger, orders| ledger.lost(key, now, orders));
         // Without a runtime nothing can be sent any more; the socket closes.
         if let Ok(runtime) = Handle::try_current() {
-            let pool = Arc::clone(&self.pool);
-            runtime.spawn(discard(doomed, pool));
+            runtime.spawn(discard(connection, Arc::clone(&self.server)));
         }
     }
 }
 
-/// A connection on its way out, whose slot is still taken. Dropped at any point, the task below included, it leaves
-/// the pool instead of returning to it.
-struct Doomed(Option<Object>);
-
-impl Drop for Doomed {
-    fn drop(&mut self) {
-        if let Some(object) = self.0.take() {
-            drop(Object::take(object));
-        }
-    }
-}
-
-/// Ends what the connection is doing, then closes it.
+/// Ends what the connection is doing, then closes it. Its slot stays taken until the server has closed its side.
 ///
-/// A backend does not notice that its client has gone before its statement ends, so the statement is cancelled. The
-/// slot stays taken until the session has answered: a client that starts slow requests and hangs up would otherwise
-/// pile up more backends than the tenant may have.
-async fn discard(doomed: Doomed, pool: Arc<TenantPool>) {
-    let Some(object) = &doomed.0 else { return };
-    let end = async {
-        let _ = object.cancel_token().cancel_query(pool.tls()).await;
-        // Queued behind all that the request had sent; its answer, whatever it says, is the last one.
-        let _ = object.simple_query("").await;
-    };
-    let _ = timeout(GRACE, end).await;
+/// A backend does not notice that its client has gone before its statement ends, so the statement is cancelled: a
+/// client that starts slow requests and hangs up would otherwise use up what the tenant may have.
+async fn discard(connection: Connection, server: Arc<Server>) {
+    let token = connection.client.cancel_token();
+    let _ = timeout(CANCEL, server.endpoint.cancel(&connection.address, &token)).await;
 }

@@ -1,104 +1,94 @@
-//! How a tenant's connection is opened: the login, the session's defaults, and the task that drives it.
+//! How a tenant's connection is opened: the login, and the session's defaults.
 
-use std::future::{Future, pending, poll_fn};
-use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use deadpool_postgres::Connect;
-use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use deadpool_postgres::ClientWrapper;
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{Client, Config};
-use tokio_postgres_rustls::MakeRustlsConnect;
 
-use crate::pg::{Endpoint, KeyRing, Login};
-use crate::tenant::{Limits, Tenant};
+use super::connection::{Connection, Slot};
+use super::error::Error;
+use super::ledger::{Failure, Open};
+use super::server::Server;
+use super::statements::Statements;
+use crate::pg::{self, Guard};
+use crate::tenant::Limits;
 
-/// How long a connection that was given up may take to end its last statement and say good-bye.
-pub(super) const GRACE: Duration = Duration::from_secs(5);
+/// Longest time for one connection, from the first byte to the end of the login.
+pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The master keys in use, exchangeable while serving.
-pub(super) type Keys = Arc<RwLock<Arc<KeyRing>>>;
+/// What a server has room for, less what it keeps for superusers (and, from PostgreSQL 16 on, for others).
+const ROOM: &str = "SELECT current_setting('max_connections')::int \
+                    - current_setting('superuser_reserved_connections')::int \
+                    - coalesce(current_setting('reserved_connections', true)::int, 0)";
 
-/// One server, as all pools of its tenants see it.
-pub(super) struct Server {
-    pub(super) endpoint: Endpoint,
-    /// Whether `client_connection_check_interval` may be sent: PostgreSQL 14 and later, on systems that can do it.
-    checks_clients: AtomicBool,
-}
-
-impl Server {
-    pub(super) fn new(endpoint: Endpoint) -> Self {
-        Self { endpoint, checks_clients: AtomicBool::new(true) }
-    }
-}
-
-/// Opens connections for one tenant.
-pub(super) struct Connector {
-    pub(super) tenant: Arc<Tenant>,
-    pub(super) server: Arc<Server>,
-    pub(super) keys: Keys,
-    /// Held by every open connection's task: the receiver ends when the last is closed.
-    pub(super) alive: mpsc::Sender<()>,
-}
-
-impl Connect for Connector {
-    fn connect(
-        &self,
-        _: &Config,
-    ) -> Pin<Box<dyn Future<Output = Result<(Client, JoinHandle<()>), tokio_postgres::Error>> + Send + '_>>
-    {
-        Box::pin(self.open())
-    }
-}
-
-impl Connector {
-    /// Tries the tenant's logins in turn: while it is being rekeyed the password may already be the other key's.
-    async fn open(&self) -> Result<(Client, JoinHandle<()>), tokio_postgres::Error> {
-        let ring = self.keys.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let mut logins = ring.tenant_logins(&self.tenant).into_iter().peekable();
-        loop {
-            // A ring has at least one key, and the last login's error is returned: the default is never used.
-            let login = logins.next().unwrap_or_else(|| ring.newest().tenant_login(&self.tenant));
-            match self.open_as(&login).await {
-                Err(error)
-                    if error.code() == Some(&SqlState::INVALID_PASSWORD) && logins.peek().is_some() => {}
-                done => return done,
-            }
+/// Opens a connection in this slot.
+pub(super) async fn open(server: &Arc<Server>, open: &Open, slot: Arc<Slot>) -> Result<Connection, Failure> {
+    let tenant = &open.tenant;
+    let ring = server.keys.read().unwrap_or_else(PoisonError::into_inner).clone();
+    let logins = ring.tenant_logins(tenant);
+    let Some(login) = logins.get(open.login % logins.len().max(1)) else {
+        return Err(Failure::Refused(Error::Connect(Arc::new(pg::Error::Settings {
+            server: tenant.server.clone(),
+            reason: "there is no master key to log in with".into(),
+        }))));
+    };
+    let checks = server.checks_clients.load(Ordering::Relaxed);
+    let options = options(&tenant.limits, checks);
+    let guard: Guard = slot.clone();
+    let (owner, key) = (slot.server(), open.key);
+    // Only while it is idle is that news; a request learns it from its own answer.
+    let ended = move || {
+        if let Some(server) = owner.upgrade() {
+            server.with(|ledger, orders| ledger.died(key, std::time::Instant::now(), orders));
         }
-    }
-
-    async fn open_as(&self, login: &Login) -> Result<(Client, JoinHandle<()>), tokio_postgres::Error> {
-        let checks = self.server.checks_clients.load(Ordering::Relaxed);
-        match self.open_with(login, checks).await {
-            Err(error) if checks && is_unknown_setting(&error) => {
-                let opened = self.open_with(login, false).await?;
-                self.server.checks_clients.store(false, Ordering::Relaxed);
-                Ok(opened)
-            }
-            done => done,
+    };
+    let opened = server.endpoint.connect_guarded(login, &tenant.id.database(), &options, &guard, ended).await;
+    let (client, driver, address) = opened.map_err(|error| {
+        if checks && is_unknown_setting(error.code()) {
+            server.checks_clients.store(false, Ordering::Relaxed);
+            return Failure::Again;
         }
+        let passwords_left = open.refused_logins + 1 < logins.len();
+        if error.code() == Some(&SqlState::INVALID_PASSWORD) && passwords_left {
+            return Failure::NextLogin;
+        }
+        failure(open, error)
+    })?;
+    if !server.is_known() {
+        let room = client.query_typed(ROOM, &[]).await.map_err(|e| failure(open, e.into()))?;
+        let most =
+            room.first().and_then(|row| row.try_get::<_, i32>(0).ok()).and_then(|n| u32::try_from(n).ok());
+        server.learn(most.unwrap_or(0));
     }
+    Ok(Connection {
+        client: ClientWrapper::new(client, driver),
+        statements: Statements::new(),
+        address,
+        epoch: open.epoch,
+        slot,
+    })
+}
 
-    async fn open_with(
-        &self,
-        login: &Login,
-        checks: bool,
-    ) -> Result<(Client, JoinHandle<()>), tokio_postgres::Error> {
-        let endpoint = &self.server.endpoint;
-        let mut config = endpoint.config(login, &self.tenant.id.database());
-        config.application_name("manybox").options(options(&self.tenant.limits, checks));
-        let (client, connection) = config.connect(endpoint.tls()).await?;
-        Ok((client, drive(connection, self.alive.clone())))
+/// Whose failure it is: the tenant's alone, or the server's for all.
+fn failure(open: &Open, error: pg::Error) -> Failure {
+    let tenant = &open.tenant;
+    let code = error.code();
+    if code == Some(&SqlState::TOO_MANY_CONNECTIONS) {
+        Failure::Full
+    } else if pg::is_refused_login(code) {
+        Failure::Refused(Error::Fenced { tenant: tenant.id.clone(), source: Arc::new(error) })
+    } else if pg::is_outage(code) && code != Some(&SqlState::DATABASE_DROPPED) {
+        Failure::Outage(Error::Server { server: tenant.server.clone(), reason: error.to_string() })
+    } else {
+        Failure::Refused(Error::Connect(Arc::new(error)))
     }
 }
 
-/// 42704: PostgreSQL 13 doesn't know the setting. 22023: the server's system can't do it.
-fn is_unknown_setting(error: &tokio_postgres::Error) -> bool {
-    matches!(error.code(), Some(&SqlState::UNDEFINED_OBJECT | &SqlState::INVALID_PARAMETER_VALUE))
+/// 42704: the server doesn't know the setting. 22023: its system can't do it.
+fn is_unknown_setting(code: Option<&SqlState>) -> bool {
+    matches!(code, Some(&SqlState::UNDEFINED_OBJECT | &SqlState::INVALID_PARAMETER_VALUE))
 }
 
 /// The session's defaults, which `RESET ALL` returns to.
@@ -117,37 +107,6 @@ fn options(limits: &Limits, checks: bool) -> String {
 /// A timeout as PostgreSQL takes it. 0 there means none, so that less than a millisecond is one.
 fn milliseconds(limit: Duration) -> i32 {
     i32::try_from(limit.as_millis().max(u128::from(!limit.is_zero()))).unwrap_or(i32::MAX)
-}
-
-type Driver = tokio_postgres::Connection<
-    tokio_postgres::Socket,
-    <MakeRustlsConnect as tokio_postgres::tls::MakeTlsConnect<tokio_postgres::Socket>>::Stream,
->;
-
-/// Starts the task that moves the connection's bytes, and returns the handle that deadpool aborts when it drops the
-/// client.
-///
-/// That abort must not hit the task itself: the socket would close without a good-bye, and the server log an error
-/// each time. So deadpool gets a leash: its end tells the driver that the client is gone, which then has [`GRACE`]
-/// for the last answer and Terminate, so that a silent server can't keep the task for ever.
-fn drive(mut connection: Driver, alive: mpsc::Sender<()>) -> JoinHandle<()> {
-    let (held, released) = oneshot::channel::<()>();
-    tokio::spawn(async move {
-        let _alive = alive;
-        // Notices and notifications are what functions chose to say: nobody here listens.
-        let run = async { while let Some(Ok(_)) = poll_fn(|cx| connection.poll_message(cx)).await {} };
-        tokio::pin!(run);
-        tokio::select! {
-            () = &mut run => {}
-            _ = released => {
-                let _ = timeout(GRACE, run).await;
-            }
-        }
-    });
-    tokio::spawn(async move {
-        let _held = held;
-        pending::<()>().await;
-    })
 }
 
 #[cfg(test)]

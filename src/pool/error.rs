@@ -1,32 +1,33 @@
 //! Why a checkout failed, and whose turn it is then.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::pg;
 use crate::tenant::TenantId;
 
-/// Why there is no connection for a request.
-#[derive(Debug, thiserror::Error)]
+/// Why there is no connection for a request. Cheap to clone: one refusal of a server may answer many requests.
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
-    /// Back-pressure (503): every connection the tenant may have stayed in use.
-    #[error(
-        "tenant {tenant}: all {max} connections stayed in use for {waited:?}; try again later, or raise max_connections"
-    )]
+    /// Back-pressure (503): the tier's `acquire_timeout` ran out.
+    #[error("tenant {tenant} waited {waited:?} for a connection: {wait}")]
     Wait {
         /// The tenant.
         tenant: TenantId,
-        /// How long the request waited for one to be free: the tier's `acquire_timeout`.
+        /// How long the request waited.
         waited: Duration,
-        /// The tier's `max_connections`.
-        max: u32,
+        /// What it waited for.
+        wait: Wait,
     },
-    /// Back-pressure (503): the server, or the tenant's login on it, has no more connections to give (53300).
-    #[error("tenant {tenant}: {source}; try again later")]
-    Full {
+    /// Back-pressure (429): so many requests of the tenant wait already that this one didn't begin to.
+    #[error(
+        "tenant {tenant}: {max} requests wait for a connection already; try again later, or raise max_waiting"
+    )]
+    Queue {
         /// The tenant.
         tenant: TenantId,
-        /// The server's words.
-        source: pg::Error,
+        /// The tier's `max_waiting`.
+        max: u32,
     },
     /// The server doesn't answer, starts up or shuts down (503).
     #[error("server `{server}` is not available: {reason}; try again later")]
@@ -43,9 +44,26 @@ pub enum Error {
         /// The tenant.
         tenant: TenantId,
         /// The server's words.
-        source: pg::Error,
+        source: Arc<pg::Error>,
     },
     /// Anything else that keeps a connection from being made, such as a server that the settings don't name.
     #[error(transparent)]
-    Connect(#[from] pg::Error),
+    Connect(#[from] Arc<pg::Error>),
+}
+
+/// Which wait ran out; each has another remedy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Wait {
+    /// All connections of the server's budget are in use, by all tenants together.
+    #[error("the server's budget is in use; raise its max_connections, or give tenants another server")]
+    Budget,
+    /// All connections that the tenant may have stayed in use.
+    #[error("all of its own stayed in use; make its requests shorter, or raise its tier's max_connections")]
+    Tenant,
+    /// There is room, but the server was slow to open a connection.
+    #[error("the server was slow to open one; see how busy it is")]
+    Connect,
+    /// The server, or the tenant's login on it, has no more connections to give (53300): others use it besides.
+    #[error("the server has none left (53300); lower its budget, or end what else uses it")]
+    Full,
 }

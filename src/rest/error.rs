@@ -7,7 +7,7 @@ use http::header::{ALLOW, CONTENT_TYPE, HeaderName, RETRY_AFTER, WWW_AUTHENTICAT
 use http::{HeaderValue, Response, StatusCode};
 use tokio_postgres::error::{DbError, SqlState};
 
-use crate::pool;
+use crate::pool::{self, Wait};
 
 /// A refusal in the shape that PostgREST made known: `{code, message, details, hint}`.
 ///
@@ -192,22 +192,44 @@ pub(super) fn is_stale(code: Option<&SqlState>) -> bool {
 }
 
 impl From<pool::Error> for Error {
+    /// Which server, and what it said, is the operator's business and in the log.
     fn from(error: pool::Error) -> Self {
-        let (code, hint, wait) = match &error {
-            // The server had no slot left: as good as none of ours being free.
-            pool::Error::Wait { .. } | pool::Error::Full { .. } => {
-                ("MBX201", "too many requests of this tenant run at once; try again", "1")
+        let unavailable = StatusCode::SERVICE_UNAVAILABLE;
+        let free = "No database connection became free in time";
+        let (status, code, message, hint, wait) = match &error {
+            pool::Error::Wait { wait: Wait::Tenant, .. } => {
+                (unavailable, "MBX201", free, "too many requests of this tenant run at once; try again", "1")
             }
-            pool::Error::Fenced { .. } => ("MBX203", "the tenant was suspended or moved a moment ago", "5"),
-            _ => ("MBX202", "its database server can't be reached now; try again", "5"),
+            pool::Error::Wait { wait: Wait::Budget, .. } => {
+                (unavailable, "MBX204", free, "too many tenants are busy at once; try again", "1")
+            }
+            pool::Error::Wait { wait: Wait::Connect, .. } => (
+                unavailable,
+                "MBX205",
+                free,
+                "its database server is slow to open connections; try again",
+                "1",
+            ),
+            pool::Error::Wait { wait: Wait::Full, .. } => {
+                (unavailable, "MBX206", free, "its database server has no connections left; try again", "1")
+            }
+            pool::Error::Queue { .. } => (
+                StatusCode::TOO_MANY_REQUESTS,
+                "MBX207",
+                "Too many requests of this tenant wait for a database connection",
+                "send fewer at once; try again",
+                "1",
+            ),
+            pool::Error::Fenced { .. } => {
+                let message = "The tenant's database does not accept its login";
+                (unavailable, "MBX203", message, "the tenant was suspended or moved a moment ago", "5")
+            }
+            pool::Error::Server { .. } | pool::Error::Connect(_) => {
+                let hint = "its database server can't be reached now; try again";
+                (unavailable, "MBX202", "The database is not available", hint, "1")
+            }
         };
-        // Which server, and what it said, is the operator's business and in the log.
-        let message = match code {
-            "MBX201" => "No database connection became free in time",
-            "MBX203" => "The tenant's database does not accept its login",
-            _ => "The database is not available",
-        };
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, code, message, None, Some(hint.into()))
+        Self::new(status, code, message, None, Some(hint.into()))
             .with_header(RETRY_AFTER, HeaderValue::from_static(wait))
     }
 }

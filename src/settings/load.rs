@@ -151,8 +151,24 @@ impl Settings {
             );
         }
         for (name, limits) in &self.tiers {
-            if limits.max_connections == 0 {
-                return wrong(format!("tiers.{name}.max_connections"), "expected 1 or more".into());
+            let least_one = [
+                ("max_connections", limits.max_connections),
+                ("max_waiting", limits.max_waiting),
+                ("weight", limits.weight),
+            ];
+            if let Some((key, _)) = least_one.into_iter().find(|(_, value)| *value == 0) {
+                return wrong(format!("tiers.{name}.{key}"), "expected 1 or more".into());
+            }
+        }
+        let budgets = self.servers.iter().map(|(name, server)| (format!("servers.{name}"), &server.budget));
+        for (at, budget) in budgets.chain([("embedded".into(), &self.embedded.budget)]) {
+            let least_one = [
+                ("max_connections", budget.max_connections),
+                ("max_connecting", Some(budget.max_connecting)),
+                ("max_per_tenant", budget.max_per_tenant),
+            ];
+            if let Some((key, _)) = least_one.into_iter().find(|(_, value)| *value == Some(0)) {
+                return wrong(format!("{at}.budget.{key}"), "expected 1 or more".into());
             }
         }
         for (slug, tenant) in &self.tenants {

@@ -88,11 +88,13 @@ impl Default for Keys {
 pub struct EmbeddedServer {
     /// The folder of its data, keys and locks.
     pub folder: PathBuf,
+    /// Its connections.
+    pub budget: Budget,
 }
 
 impl Default for EmbeddedServer {
     fn default() -> Self {
-        Self { folder: ".manybox".into() }
+        Self { folder: ".manybox".into(), budget: Budget::default() }
     }
 }
 
@@ -106,6 +108,31 @@ pub struct Server {
     /// PEM file of the certificate authorities to trust, instead of the system's.
     #[serde(default)]
     pub root_cert: Option<PathBuf>,
+    /// Its connections.
+    #[serde(default)]
+    pub budget: Budget,
+}
+
+/// `[servers.NAME.budget]`, `[embedded.budget]`: what a server gives to tenants' requests.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Budget {
+    /// Most connections of all tenants on all routers together. Not given: the server's own `max_connections`, less
+    /// what it reserves and `reserved_connections`. Above what the server has, requests get 503 when it is full.
+    pub max_connections: Option<u32>,
+    /// Connections left to operators, migrations and other control-plane work, which requests can't use.
+    pub reserved_connections: u32,
+    /// Most connections a router opens at the same time. More don't open faster, and slow down what runs.
+    pub max_connecting: u32,
+    /// Most connections of one tenant on one router, whatever its tier says: 4 for each core of the server, because
+    /// more only take processor time from the other tenants. Not given: the server has as many cores as this machine.
+    pub max_per_tenant: Option<u32>,
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self { max_connections: None, reserved_connections: 20, max_connecting: 4, max_per_tenant: None }
+    }
 }
 
 /// `[editions.NAME]`

@@ -11,6 +11,10 @@ pub struct Limits {
     /// Most connections one router opens to the tenant's database. The login role's CONNECTION LIMIT on the
     /// server is twice this, so that a router and its successor fit beside each other during a deploy.
     pub max_connections: u32,
+    /// Most requests that wait for a connection at once; 429 above it. Each holds its body in memory meanwhile.
+    pub max_waiting: u32,
+    /// Turns at opening connections when many tenants wait for them: twice the weight, twice the turns.
+    pub weight: u32,
     /// Longest wait for a free connection before 503.
     #[serde(with = "humantime_serde")]
     pub acquire_timeout: Duration,
@@ -36,6 +40,8 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             max_connections: 10,
+            max_waiting: 1000,
+            weight: 1,
             acquire_timeout: Duration::from_secs(5),
             statement_timeout: Duration::from_secs(15),
             transaction_idle_timeout: Duration::from_secs(30),

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use manybox::pg::Connection;
-use manybox::pool::{COMMIT, Checkout, Error, Pools, ROLLBACK, StatementKey};
+use manybox::pool::{Budget, COMMIT, Checkout, Error, Pools, ROLLBACK, StatementKey, Wait};
 use manybox::tenant::Tenant;
 
 use crate::support::{TestFleet, eventually};
 
 async fn fleet() -> (TestFleet, Pools, Arc<Tenant>) {
     let fleet = TestFleet::builder().tenants(&["acme"]).build().await;
-    let pools = Pools::new(fleet.fleet.servers.endpoints(), Arc::clone(&fleet.fleet.keys));
+    let pools = fleet.pools(Budget::default());
     let tenant = fleet.tenant("acme").await;
     (fleet, pools, tenant)
 }
@@ -146,7 +146,7 @@ async fn a_full_pool_makes_wait_and_says_how_long() {
     let second = pools.checkout(&tenant).await.unwrap();
     let start = Instant::now();
     let refused = pools.checkout(&tenant).await.err().unwrap();
-    assert!(matches!(refused, Error::Wait { max: 2, .. }), "{refused}");
+    assert!(matches!(refused, Error::Wait { wait: Wait::Tenant, .. }), "{refused}");
     assert!((200..1000).contains(&start.elapsed().as_millis()));
     // A waiter that gives up takes nothing along, and one that waits gets what comes back.
     let impatient = tokio::time::timeout(Duration::from_millis(20), pools.checkout(&tenant)).await;
@@ -223,10 +223,17 @@ async fn a_fenced_tenant_is_reported() {
         .batch_execute(&format!("ALTER ROLE {} LOGIN CONNECTION LIMIT 1", tenant.id.database()))
         .await
         .unwrap();
+    pools.drain(&tenant.id);
+    let tenant = limited(&tenant, |limits| limits.acquire_timeout = Duration::from_millis(300));
     let only = pools.checkout(&tenant).await.unwrap();
     let error = pools.checkout(&tenant).await.err().unwrap();
-    assert!(matches!(error, Error::Full { .. }), "{error}");
-    only.clean();
+    assert!(matches!(error, Error::Wait { wait: Wait::Full, .. }), "{error}");
+    // Back-pressure and no more: whoever waits gets what comes back.
+    let (waited, ()) = tokio::join!(pools.checkout(&tenant), async {
+        tokio::task::yield_now().await;
+        only.clean();
+    });
+    waited.unwrap().clean();
 }
 
 #[tokio::test]
@@ -235,16 +242,19 @@ async fn a_server_that_is_silent_or_unknown_fails_fast() {
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("postgres://{}/postgres", silent.local_addr().unwrap());
     let endpoint = manybox::pg::Endpoint::parse("main", &url, None).unwrap().0;
-    let endpoints = HashMap::from([("main".to_owned(), endpoint)]);
-    let pools = Pools::new(endpoints, Arc::clone(&fleet.fleet.keys));
+    let servers = HashMap::from([("main".to_owned(), (endpoint, Budget::default()))]);
+    let pools = Pools::new(servers, Arc::clone(&fleet.fleet.keys));
     let tenant = limited(&tenant, |limits| limits.acquire_timeout = Duration::from_millis(200));
     let start = Instant::now();
     let error = pools.checkout(&tenant).await.err().unwrap();
-    assert!(matches!(error, Error::Server { .. }), "{error}");
-    drop(silent);
-    let error = pools.checkout(&tenant).await.err().unwrap();
-    assert!(matches!(error, Error::Server { .. }), "{error}");
+    assert!(matches!(error, Error::Wait { wait: Wait::Connect, .. }), "{error}");
     assert!(start.elapsed() < Duration::from_secs(2));
+    drop(silent);
+    let (_, address) = url.rsplit_once("//").unwrap();
+    let refusing = manybox::pg::Endpoint::parse("main", &format!("postgres://{address}"), None).unwrap().0;
+    let servers = HashMap::from([("main".to_owned(), (refusing, Budget::default()))]);
+    let error = Pools::new(servers, Arc::clone(&fleet.fleet.keys)).checkout(&tenant).await.err().unwrap();
+    assert!(matches!(error, Error::Server { .. }), "{error}");
     let error =
         Pools::new(HashMap::new(), Arc::clone(&fleet.fleet.keys)).checkout(&tenant).await.err().unwrap();
     assert!(matches!(error, Error::Connect(_)), "{error}");
@@ -299,5 +309,5 @@ fn a_checkout_may_outlive_its_runtime() {
     });
     runtime.shutdown_background();
     drop(checkout);
-    assert_eq!(pools.status().iter().map(|pool| pool.open).sum::<usize>(), 0);
+    assert_eq!(pools.status().iter().map(|pool| pool.open).sum::<u32>(), 0);
 }

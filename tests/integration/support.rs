@@ -12,6 +12,7 @@ use manybox::embedded::{Embedded, Options};
 use manybox::fleet::{Fleet, Servers, Wish};
 use manybox::front::App;
 use manybox::pg::{Connection, KeyRing};
+use manybox::pool::{Budget, Pools};
 use manybox::settings::{Paths, Settings};
 use reqwest::{Method, Response, StatusCode};
 use serde_json::Value;
@@ -161,6 +162,12 @@ impl TestFleet {
     /// The tenant as the data plane serves it.
     pub(crate) async fn tenant(&self, slug: &str) -> Arc<manybox::tenant::Tenant> {
         Arc::new(self.fleet.settings.tenant(self.row(slug).await.record))
+    }
+
+    /// Pools over this fleet's server.
+    pub(crate) fn pools(&self, budget: Budget) -> Pools {
+        let endpoints = self.fleet.servers.endpoints().into_iter();
+        Pools::new(endpoints.map(|(name, e)| (name, (e, budget))).collect(), Arc::clone(&self.fleet.keys))
     }
 
     /// The admin, in the tenant's database.

@@ -1,0 +1,237 @@
+//! One tenant's account in the ledger: its connections, its queue, and its place in line.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use super::{Counts, Offer, Orders, Session};
+use crate::pool::error::Error;
+use crate::pool::status::PoolStatus;
+use crate::tenant::Tenant;
+
+/// Which line a tenant waits in; the first is served before the second.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Class {
+    /// It has fewer connections than its fair share.
+    Starving = 0,
+    /// It has as many, or more.
+    Surplus = 1,
+}
+
+/// A connection that waits for a request.
+pub(super) struct Idle<S> {
+    pub(super) session: S,
+    pub(super) since: Instant,
+}
+
+/// A request that waits for a connection.
+pub(super) struct Waiter<S> {
+    pub(super) ticket: u64,
+    pub(super) since: Instant,
+    pub(super) sender: oneshot::Sender<Offer<S>>,
+}
+
+/// While the server refuses the tenant.
+struct Bar {
+    until: Instant,
+    /// What requests are told meanwhile; none when they may wait, because the server is full (53300).
+    error: Option<Error>,
+}
+
+/// See the module.
+pub(super) struct Account<S> {
+    pub(super) tenant: Arc<Tenant>,
+    pub(super) epoch: u64,
+    /// By the time of their last use; the last one is used next, so that surplus ones grow old.
+    pub(super) idle: Vec<Idle<S>>,
+    /// In the order they came.
+    pub(super) waiters: VecDeque<Waiter<S>>,
+    /// Slots: being opened, usable, and closing.
+    pub(super) taken: u32,
+    /// Connections being opened.
+    pub(super) opening: u32,
+    /// Connections idle or lent.
+    pub(super) usable: u32,
+    /// Own requests served since a connection was idle or given up.
+    pub(super) served: u32,
+    /// Connections opened in this turn.
+    pub(super) turns: u32,
+    /// The line it stands in.
+    pub(super) queued: Option<Class>,
+    bar: Option<Bar>,
+    /// See [`Open`](super::Open).
+    pub(super) login: usize,
+    pub(super) refused_logins: usize,
+    pub(super) waits: u64,
+    pub(super) wait_time: Duration,
+    pub(super) refusals: u64,
+}
+
+impl<S: Session> Account<S> {
+    pub(super) fn new(tenant: Arc<Tenant>) -> Self {
+        Self {
+            tenant,
+            epoch: 0,
+            idle: Vec::new(),
+            waiters: VecDeque::new(),
+            taken: 0,
+            opening: 0,
+            usable: 0,
+            served: 0,
+            turns: 0,
+            queued: None,
+            bar: None,
+            login: 0,
+            refused_logins: 0,
+            waits: 0,
+            wait_time: Duration::ZERO,
+            refusals: 0,
+        }
+    }
+
+    /// Takes up another version of the tenant's record. One that was read before a move or a rekey must not bring
+    /// requests to the old place.
+    pub(super) fn update(&mut self, tenant: &Arc<Tenant>, orders: &mut Orders<S>) {
+        if Arc::ptr_eq(&self.tenant, tenant) {
+            return;
+        }
+        let (own, other) = (&self.tenant, tenant);
+        let same = own.server == other.server
+            && own.generation == other.generation
+            && own.limits.statement_timeout == other.limits.statement_timeout
+            && own.limits.transaction_idle_timeout == other.limits.transaction_idle_timeout;
+        self.tenant = Arc::clone(tenant);
+        if !same {
+            self.renew(orders);
+        }
+    }
+
+    /// Connections opened until now are no longer wanted.
+    pub(super) fn renew(&mut self, orders: &mut Orders<S>) {
+        self.epoch += 1;
+        self.bar = None;
+        (self.login, self.refused_logins) = (0, 0);
+        self.close_idle(|_| true, &mut orders.close);
+    }
+
+    /// The idle connection that was used last, if it still lives.
+    pub(super) fn take_idle(&mut self, orders: &mut Orders<S>) -> Option<S> {
+        while let Some(idle) = self.idle.pop() {
+            if !idle.session.is_closed() {
+                return Some(idle.session);
+            }
+            self.usable -= 1;
+            orders.close.push(idle.session);
+        }
+        None
+    }
+
+    /// Gives a usable connection to whoever waits, or keeps it.
+    pub(super) fn offer(&mut self, session: S, now: Instant, counts: &mut Counts) {
+        let mut offer = Ok(session);
+        while let Some(waiter) = self.waiters.pop_front() {
+            match waiter.sender.send(offer) {
+                Ok(()) => {
+                    let waited = now.duration_since(waiter.since);
+                    self.served += 1;
+                    self.waits += 1;
+                    self.wait_time += waited;
+                    counts.checkouts += 1;
+                    counts.waits += 1;
+                    counts.wait_time += waited;
+                    return;
+                }
+                Err(returned) => offer = returned,
+            }
+        }
+        if let Ok(session) = offer {
+            self.served = 0;
+            self.idle.push(Idle { session, since: now });
+        }
+    }
+
+    /// Tells everybody who waits.
+    pub(super) fn refuse_all(&mut self, error: &Error) {
+        for waiter in self.waiters.drain(..) {
+            self.refusals += 1;
+            // Whoever has gone away needs no telling.
+            let _ = waiter.sender.send(Err(error.clone()));
+        }
+    }
+
+    pub(super) fn close_idle(&mut self, which: impl Fn(&Idle<S>) -> bool, closed: &mut Vec<S>) {
+        for idle in self.idle.extract_if(.., |idle| which(idle)) {
+            self.usable -= 1;
+            closed.push(idle.session);
+        }
+    }
+
+    pub(super) fn close_oldest(&mut self, closed: &mut Vec<S>) {
+        if !self.idle.is_empty() {
+            self.usable -= 1;
+            closed.push(self.idle.remove(0).session);
+        }
+    }
+
+    pub(super) fn bar(&mut self, error: Option<Error>, until: Instant) {
+        self.bar = Some(Bar { until, error });
+        (self.login, self.refused_logins) = (0, 0);
+    }
+
+    /// The server let the tenant in.
+    pub(super) fn lift(&mut self) {
+        self.bar = None;
+        self.refused_logins = 0;
+    }
+
+    /// What a request that needs a new connection is told while the server refuses the tenant.
+    pub(super) fn refusal(&self, now: Instant) -> Option<Error> {
+        self.bar.as_ref().filter(|bar| now < bar.until)?.error.clone()
+    }
+
+    /// Whether the server had no more connections for this tenant when it was last asked.
+    pub(super) fn is_full(&self) -> bool {
+        self.bar.as_ref().is_some_and(|bar| bar.error.is_none())
+    }
+
+    /// Most connections this tenant may have. More busy ones than the server can run at once would only take
+    /// processor time from others: fair slots are not fair time.
+    pub(super) fn most(&self, busy: u32) -> u32 {
+        self.tenant.limits.max_connections.min(busy).max(1)
+    }
+
+    /// Whether more connections should be opened: no more than there are requests waiting, so that a hundred requests
+    /// to a cold tenant open what they need, and no more than it may have.
+    pub(super) fn wants(&self, busy: u32, now: Instant) -> bool {
+        self.waiters.len() > self.opening as usize
+            && self.taken < self.most(busy)
+            && self.bar.as_ref().is_none_or(|bar| now >= bar.until)
+    }
+
+    pub(super) fn status(&self) -> PoolStatus {
+        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        let idle = count(self.idle.len());
+        PoolStatus {
+            tenant: self.tenant.id.clone(),
+            server: self.tenant.server.clone(),
+            open: self.usable,
+            idle,
+            busy: self.usable - idle,
+            opening: self.opening,
+            waiting: count(self.waiters.len()),
+            waits: self.waits,
+            wait_time: self.wait_time,
+            refusals: self.refusals,
+        }
+    }
+
+    /// Whether nothing refers to this account; while it is barred, that is remembered.
+    pub(super) fn is_empty(&self, now: Instant) -> bool {
+        self.taken == 0
+            && self.usable == 0
+            && self.waiters.is_empty()
+            && self.bar.as_ref().is_none_or(|bar| bar.until <= now)
+    }
+}

@@ -1,0 +1,302 @@
+//! One server: its ledger, and the hands that carry out what the ledger orders.
+
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
+use std::time::{Duration, Instant};
+
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, broadcast, oneshot};
+use tokio::time::{sleep, timeout};
+
+use super::checkout::Checkout;
+use super::connection::{Connection, Slot};
+use super::error::{Error, Wait};
+use super::ledger::{Answer, BARRED, Failure, Key, Ledger, Offer, Open, Orders};
+use super::{Budget, connect};
+use crate::pg::{Endpoint, KeyRing};
+use crate::tenant::{Tenant, TenantId};
+
+/// The master keys in use, exchangeable while serving.
+pub(super) type Keys = Arc<RwLock<Arc<KeyRing>>>;
+
+/// One server, as all pools of its tenants see it.
+pub(super) struct Server {
+    pub(super) endpoint: Endpoint,
+    pub(super) keys: Keys,
+    pub(super) budget: Budget,
+    /// Whether `client_connection_check_interval` may be sent: systems that can't do it refuse it.
+    pub(super) checks_clients: AtomicBool,
+    ledger: Mutex<Ledger<Connection>>,
+    room: Mutex<Room>,
+    /// Told when the room becomes known.
+    known: Arc<Notify>,
+    refused: broadcast::Sender<TenantId>,
+    /// Told at each freed slot.
+    freed: Notify,
+    runtime: Handle,
+}
+
+/// How many connections there may be.
+#[derive(Debug, Clone, Copy)]
+struct Room {
+    /// On all routers together; none before the server was asked.
+    total: Option<u32>,
+    /// On this router, where several share.
+    share: Option<u32>,
+}
+
+impl Server {
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub(super) fn new(
+        endpoint: Endpoint,
+        budget: Budget,
+        keys: Keys,
+        refused: broadcast::Sender<TenantId>,
+        known: Arc<Notify>,
+    ) -> Arc<Self> {
+        let room = Room { total: budget.total, share: None };
+        let ledger = Ledger::new(room.now(&budget), budget.connects, budget.busy);
+        Arc::new(Self {
+            endpoint,
+            keys,
+            checks_clients: AtomicBool::new(true),
+            ledger: Mutex::new(ledger),
+            room: Mutex::new(room),
+            known,
+            refused,
+            freed: Notify::new(),
+            runtime: Handle::current(),
+            budget,
+        })
+    }
+
+    /// The one way to the ledger: what it orders is done after its lock is released, because dropping a connection
+    /// may come back to it.
+    pub(super) fn with<R>(
+        self: &Arc<Self>,
+        act: impl FnOnce(&mut Ledger<Connection>, &mut Orders<Connection>) -> R,
+    ) -> R {
+        let mut orders = Orders::default();
+        let result = act(&mut self.ledger.lock().unwrap_or_else(PoisonError::into_inner), &mut orders);
+        for evicted in orders.evict {
+            evicted.evict();
+        }
+        drop(orders.close);
+        for open in orders.open {
+            self.open(open);
+        }
+        result
+    }
+
+    pub(super) async fn checkout(self: &Arc<Self>, tenant: &Arc<Tenant>) -> Result<Checkout, Error> {
+        let (key, ticket, receiver) = match self
+            .with(|ledger, orders| ledger.ask(tenant, Instant::now(), orders))
+        {
+            Answer::Ready(key, connection) => return Ok(Checkout::new(Arc::clone(self), key, connection)),
+            Answer::Refused(error) => return Err(error),
+            Answer::Wait(key, ticket, receiver) => (key, ticket, receiver),
+        };
+        let mut place = Place { server: self, key, ticket, receiver: Some(receiver) };
+        let limit = tenant.limits.acquire_timeout;
+        let offer = match timeout(limit, place.wait()).await {
+            Ok(offer) => offer,
+            Err(_) => place.leave().map_err(|wait| {
+                self.with(|ledger, _| ledger.timed_out(key, wait));
+                Error::Wait { tenant: tenant.id.clone(), waited: limit, wait }
+            }),
+        };
+        offer.map(|connection| Checkout::new(Arc::clone(self), key, connection))
+    }
+
+    /// Opens a connection in the background and tells the ledger what came of it.
+    fn open(self: &Arc<Self>, open: Open) {
+        let slot = Arc::new(Slot::new(Arc::downgrade(self), open.key));
+        let mut attempt = Attempt { server: Arc::clone(self), open: Some(open) };
+        // Dropped unstarted when the runtime ends.
+        self.runtime.spawn(async move {
+            let Some(open) = &attempt.open else { return };
+            let begun = Instant::now();
+            let opening = connect::open(&attempt.server, open, slot);
+            let result = timeout(connect::TIMEOUT, opening).await.unwrap_or_else(|_| {
+                let reason = format!("no connection in {:?}", connect::TIMEOUT);
+                Err(Failure::Outage(Error::Server { server: open.tenant.server.clone(), reason }))
+            });
+            attempt.end(result, begun.elapsed());
+        });
+    }
+
+    /// The server has closed its side of a connection.
+    pub(super) fn freed(self: &Arc<Self>, key: Key, evicted: bool) {
+        self.with(|ledger, orders| ledger.freed(key, evicted, Instant::now(), orders));
+        self.freed.notify_waiters();
+    }
+
+    /// What the server says it has room for, asked once.
+    pub(super) fn learn(self: &Arc<Self>, most: u32) {
+        let mut room = self.room.lock().unwrap_or_else(PoisonError::into_inner);
+        if room.total.is_none() {
+            let total = most.saturating_sub(self.budget.reserve).max(1);
+            room.total = Some(total);
+            tracing::info!(server = self.endpoint.name(), budget = total, "connections for tenants");
+            self.apply(*room);
+            self.known.notify_one();
+        }
+    }
+
+    pub(super) fn is_known(&self) -> bool {
+        self.total().is_some()
+    }
+
+    pub(super) fn total(&self) -> Option<u32> {
+        self.room.lock().unwrap_or_else(PoisonError::into_inner).total
+    }
+
+    pub(super) fn set_share(self: &Arc<Self>, share: u32) {
+        let mut room = self.room.lock().unwrap_or_else(PoisonError::into_inner);
+        room.share = Some(share);
+        self.apply(*room);
+    }
+
+    fn apply(self: &Arc<Self>, room: Room) {
+        let budget = room.now(&self.budget);
+        self.with(|ledger, orders| ledger.set_budget(budget, Instant::now(), orders));
+    }
+
+    /// Idle connections close now, those in use when their request ends; returns when the server has closed all, or
+    /// after `limit`.
+    pub(super) async fn close(self: &Arc<Self>, limit: Duration) {
+        self.with(|ledger, orders| ledger.close(orders));
+        let all = async {
+            loop {
+                let freed = self.freed.notified();
+                if self.with(|ledger, _| ledger.status(Instant::now())).open == 0 {
+                    return;
+                }
+                freed.await;
+            }
+        };
+        let _ = timeout(limit, all).await;
+    }
+}
+
+impl Room {
+    /// Before the server was asked how many it has, no more than may be on their way at once: the first tells.
+    fn now(self, budget: &Budget) -> u32 {
+        match (self.total, self.share) {
+            (Some(total), Some(share)) => share.min(total),
+            (Some(total), None) if !budget.shared => total,
+            _ => budget.connects,
+        }
+    }
+}
+
+/// A request's place in the queue. Dropped at any time, it leaves no trace: a connection that was given meanwhile
+/// goes to the next.
+struct Place<'a> {
+    server: &'a Arc<Server>,
+    key: Key,
+    ticket: u64,
+    /// `None` once answered.
+    receiver: Option<oneshot::Receiver<Offer<Connection>>>,
+}
+
+impl Place<'_> {
+    async fn wait(&mut self) -> Offer<Connection> {
+        let gone =
+            || Error::Server { server: self.server.endpoint.name().to_owned(), reason: "shut down".into() };
+        let Some(receiver) = &mut self.receiver else { return Err(gone()) };
+        let offer = receiver.await.unwrap_or_else(|_| Err(gone()));
+        self.receiver = None;
+        offer
+    }
+
+    /// Gives the place up: with the connection that came in the last moment, or what it was waiting for.
+    fn leave(&mut self) -> Result<Connection, Wait> {
+        if let Some(mut receiver) = self.receiver.take() {
+            receiver.close();
+            if let Ok(Ok(connection)) = receiver.try_recv() {
+                return Ok(connection);
+            }
+        }
+        Err(self.server.with(|ledger, _| ledger.leave(self.key, self.ticket, Instant::now())))
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        if self.receiver.is_some()
+            && let Ok(connection) = self.leave()
+        {
+            let (key, now) = (self.key, Instant::now());
+            self.server.with(|ledger, orders| ledger.give_back(key, connection, now, orders));
+        }
+    }
+}
+
+/// A connection on its way. However its task ends, the ledger is told.
+struct Attempt {
+    server: Arc<Server>,
+    open: Option<Open>,
+}
+
+impl Attempt {
+    fn end(&mut self, result: Result<Connection, Failure>, took: Duration) {
+        let Some(open) = self.open.take() else { return };
+        let now = Instant::now();
+        match result {
+            Ok(connection) => {
+                self.server.with(|ledger, orders| ledger.opened(&open, connection, took, now, orders));
+            }
+            Err(failure) => {
+                let first = self.server.with(|ledger, orders| ledger.failed(&open, &failure, now, orders));
+                self.report(&open, &failure, first);
+            }
+        }
+    }
+
+    /// The one place where the pools speak: callers learn no more than that there is no connection.
+    fn report(&self, open: &Open, failure: &Failure, first: bool) {
+        let server = &self.server;
+        let (id, name) = (tracing::field::display(&open.tenant.id), server.endpoint.name());
+        match failure {
+            Failure::Again | Failure::NextLogin => {}
+            Failure::Full => {
+                tracing::warn!(tenant.id = id, server = name, "the server has no more connections (53300)");
+                // Nothing else would look again at those who wait.
+                let server = Arc::clone(server);
+                server.runtime.clone().spawn(async move {
+                    sleep(BARRED).await;
+                    server.with(|ledger, orders| ledger.reap(Instant::now(), orders));
+                });
+            }
+            Failure::Outage(error) if first => tracing::warn!(server = name, "{error}"),
+            Failure::Outage(error) => tracing::debug!(server = name, "{error}"),
+            Failure::Refused(error @ Error::Fenced { .. }) => {
+                tracing::info!(tenant.id = id, server = name, "{error}");
+                // Fails when nobody listens.
+                let _ = server.refused.send(open.tenant.id.clone());
+            }
+            Failure::Refused(error) => tracing::warn!(tenant.id = id, server = name, "{error}"),
+        }
+    }
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        if let Some(open) = &self.open {
+            let reason = "the attempt was given up".to_owned();
+            let outage = Error::Server { server: open.tenant.server.clone(), reason };
+            self.end(Err(Failure::Outage(outage)), Duration::ZERO);
+        }
+    }
+}
+
+/// Looks after a server for as long as somebody uses it.
+pub(super) async fn reap(server: Weak<Server>, every: Duration) {
+    loop {
+        sleep(every).await;
+        let Some(server) = server.upgrade() else { return };
+        server.with(|ledger, orders| ledger.reap(Instant::now(), orders));
+    }
+}

@@ -1,0 +1,100 @@
+//! What the pools hold at this moment, for metrics and operators.
+
+use std::time::{Duration, Instant};
+
+use super::breaker::Breaker;
+use super::ledger::{Ledger, Session};
+use crate::tenant::TenantId;
+
+/// One server's connections, and what became of requests for them since the router started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerStatus {
+    /// The server's name in the settings.
+    pub server: String,
+    /// Most connections this router may hold.
+    pub budget: u32,
+    /// Slots taken: idle, busy, opening and closing connections. Never above the budget, unless that was cut.
+    pub open: u32,
+    /// Connections that wait for a request.
+    pub idle: u32,
+    /// Connections in use by a request.
+    pub busy: u32,
+    /// Connections on their way.
+    pub opening: u32,
+    /// Connections given up that the server has not closed yet.
+    pub closing: u32,
+    /// Requests that wait for a connection.
+    pub waiting: u32,
+    /// Idle connections closed to make room for another tenant's.
+    pub evictions: u64,
+    /// Connections opened.
+    pub connects: u64,
+    /// Connections that could not be opened.
+    pub connect_failures: u64,
+    /// Time spent on opening those that were opened, together.
+    pub connect_time: Duration,
+    /// Connections given to requests.
+    pub checkouts: u64,
+    /// Requests that had to wait and got one.
+    pub waits: u64,
+    /// How long they waited, together.
+    pub wait_time: Duration,
+    /// Requests that got none, since their wait ran out for the budget, for their tenant's limit, for a connect, and
+    /// those that found the tenant's queue full.
+    pub timeouts: [u64; 4],
+    /// Whether the server is asked for connections.
+    pub breaker: Breaker,
+}
+
+/// What one tenant holds. A tenant without connections and waiting requests has no status; its counts begin again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PoolStatus {
+    /// The tenant.
+    pub tenant: TenantId,
+    /// The server's name in the settings.
+    pub server: String,
+    /// Connections idle or busy.
+    pub open: u32,
+    /// Connections that wait for a request.
+    pub idle: u32,
+    /// Connections in use by a request.
+    pub busy: u32,
+    /// Connections on their way.
+    pub opening: u32,
+    /// Requests that wait for a connection.
+    pub waiting: u32,
+    /// Requests that had to wait and got one.
+    pub waits: u64,
+    /// How long they waited, together.
+    pub wait_time: Duration,
+    /// Requests that got none.
+    pub refusals: u64,
+}
+
+impl<S: Session> Ledger<S> {
+    /// The server's status; its owner knows the name.
+    pub(super) fn status(&self, now: Instant) -> ServerStatus {
+        let sum = |of: fn(&PoolStatus) -> u32| self.tenants().map(|tenant| of(&tenant)).sum::<u32>();
+        let (usable, opening) = (sum(|t| t.open), self.opening());
+        let counts = self.counts.clone();
+        ServerStatus {
+            server: String::new(),
+            budget: self.budget(),
+            open: self.taken(),
+            idle: sum(|t| t.idle),
+            busy: sum(|t| t.busy),
+            opening,
+            closing: self.taken() - usable - opening,
+            waiting: sum(|t| t.waiting),
+            evictions: counts.evictions,
+            connects: counts.connects,
+            connect_failures: counts.connect_failures,
+            connect_time: counts.connect_time,
+            checkouts: counts.checkouts,
+            waits: counts.waits,
+            wait_time: counts.wait_time,
+            timeouts: counts.timeouts,
+            breaker: self.breaker.status(now),
+        }
+    }
+}
