@@ -2,19 +2,23 @@
 
 mod feed;
 mod journal;
+mod leases;
 mod templates;
 mod tenants;
 
 pub use feed::{Feed, Reader};
 pub use journal::Entry;
+pub use leases::{Leases, RENEWAL as LEASE_RENEWAL};
 pub use templates::Template;
 pub use tenants::{Filter, NewTenant, TenantRow};
 
 use crate::pg::{self, Connection, Endpoint, Login};
 
 /// The catalog's own migrations, applied as those of any other database.
-pub const MIGRATIONS: &[(&str, &str)] =
-    &[("V1__catalog.sql", include_str!("catalog/migrations/V1__catalog.sql"))];
+pub const MIGRATIONS: &[(&str, &str)] = &[
+    ("V1__catalog.sql", include_str!("catalog/migrations/V1__catalog.sql")),
+    ("V2__lease.sql", include_str!("catalog/migrations/V2__lease.sql")),
+];
 
 /// Why the catalog could not be read or changed.
 #[derive(Debug, thiserror::Error)]

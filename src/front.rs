@@ -5,6 +5,7 @@ mod cors;
 mod error;
 mod layers;
 mod serve;
+mod share;
 mod tenant;
 
 pub use app::App;

@@ -137,15 +137,10 @@ impl Pools {
     pub fn servers(&self) -> Vec<ServerStatus> {
         let status = |(name, server): (&String, &Arc<Server>)| ServerStatus {
             server: name.clone(),
+            total: server.total(),
             ..server.with(|ledger, _| ledger.status(Instant::now()))
         };
         self.0.servers.iter().map(status).collect()
-    }
-
-    /// Most connections of tenants on all routers, by server; those that were not asked yet are left out.
-    pub fn totals(&self) -> HashMap<String, u32> {
-        let total = |(name, server): (&String, &Arc<Server>)| Some((name.clone(), server.total()?));
-        self.0.servers.iter().filter_map(total).collect()
     }
 
     /// Returns when another server's total has become known.

@@ -7,7 +7,7 @@ use tokio_postgres::Notification;
 
 use super::Error;
 use super::tenants::{SELECT, record};
-use crate::pg::{self, Connection, Endpoint, KeyRing};
+use crate::pg::{self, Connection, Endpoint, Ident, KeyRing};
 use crate::tenant::{Record, TenantId};
 
 /// How to open a [`Feed`]. Clone it freely.
@@ -29,12 +29,17 @@ impl Reader {
     /// # Errors
     /// When the server can't be reached, or refuses the router's login under every master key.
     pub async fn open(&self) -> Result<Feed, Error> {
+        let (connection, notices) = self.listen("directory").await?;
+        Ok(Feed { connection, notices })
+    }
+
+    pub(super) async fn listen(&self, channel: &str) -> Result<(Connection, Receiver<Notification>), Error> {
         let mut refused = None;
         for login in self.keys.router_logins(&self.database) {
             match pg::connect_listening(&self.endpoint, &login, &self.database).await {
                 Ok((connection, notices)) => {
-                    connection.batch_execute("LISTEN directory").await?;
-                    return Ok(Feed { connection, notices });
+                    connection.batch_execute(&format!("LISTEN {}", Ident::new(channel))).await?;
+                    return Ok((connection, notices));
                 }
                 Err(error) if pg::is_refused_login(error.code()) => refused = Some(error),
                 Err(error) => return Err(error.into()),

@@ -64,8 +64,7 @@ pub(super) async fn with(settings: &Settings, embedded: Option<&Embedded>, ready
     stop.send_replace(true);
     let outcome = data.into_future().await;
     control.abort();
-    app.abort();
-    app.pools.close().await;
+    app.stop().await;
     if let Some(supervisor) = supervisor {
         supervisor.abort();
     }

@@ -1,12 +1,14 @@
 //! App: the data plane put together: directory, pools, REST, and the task that follows the catalog.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
 use tokio::task::AbortHandle;
 
+use super::share;
 use crate::catalog::Reader;
 use crate::directory::{self, Directory};
 use crate::pg::{Endpoint, KeyRing};
@@ -28,6 +30,8 @@ pub struct App {
     pub rest: Rest,
     pub(super) trusted_proxies: Arc<[IpNet]>,
     tasks: Arc<[AbortHandle]>,
+    /// Who leases this router its shares of the servers' connections, and under which name.
+    leases: Option<Arc<(Reader, String)>>,
 }
 
 impl App {
@@ -46,9 +50,15 @@ impl App {
         let rest = Rest::new(pools.clone(), Arc::clone(&keys));
         let mut tasks =
             vec![tokio::spawn(follow_key_file(Arc::clone(&settings), Arc::clone(&keys))).abort_handle()];
+        let mut leases = None;
         // The settings were checked: the catalog's server is among them.
         if let Some(endpoint) = catalog {
             let reader = Reader::new(endpoint, keys, settings.catalog.database.clone());
+            let lessor = (reader.clone(), router_name());
+            tasks.push(
+                tokio::spawn(share::keep(pools.clone(), lessor.0.clone(), lessor.1.clone())).abort_handle(),
+            );
+            leases = Some(Arc::new(lessor));
             let drained = pools.clone();
             let changed = move |before: &crate::tenant::Tenant| drained.drain(&before.id);
             let watch =
@@ -56,12 +66,21 @@ impl App {
             tasks.push(tokio::spawn(watch).abort_handle());
         }
         let trusted_proxies = settings.listen.trusted_proxies.clone().into();
-        Self { directory, pools, rest, trusted_proxies, tasks: tasks.into() }
+        Self { directory, pools, rest, trusted_proxies, tasks: tasks.into(), leases }
     }
 
     /// Waits until the catalog has been read once.
     pub async fn wait_ready(&self) {
         self.directory.wait_ready().await;
+    }
+
+    /// Closes all connections, after requests have ended, and leaves this router's shares of them to the others.
+    pub async fn stop(&self) {
+        self.abort();
+        self.pools.close().await;
+        if let Some(leases) = &self.leases {
+            share::end(&leases.0, &leases.1).await;
+        }
     }
 
     /// Stops following the catalog; for processes that hold more than one app.
@@ -72,6 +91,11 @@ impl App {
     }
 }
 
+/// Unlike any other router's, on this machine or another: the seed of a hash map is random.
+fn router_name() -> String {
+    format!("{}-{:016x}", std::process::id(), RandomState::new().build_hasher().finish())
+}
+
 fn budget(given: &settings::Budget) -> Budget {
     let defaults = Budget::default();
     Budget {
@@ -79,7 +103,7 @@ fn budget(given: &settings::Budget) -> Budget {
         reserve: given.reserved_connections,
         connects: given.max_connecting,
         busy: given.max_per_tenant.unwrap_or(defaults.busy),
-        shared: false,
+        shared: true,
     }
 }
 

@@ -11,6 +11,8 @@ use crate::tenant::TenantId;
 pub struct ServerStatus {
     /// The server's name in the settings.
     pub server: String,
+    /// Most connections all routers together may hold; none before the server was asked.
+    pub total: Option<u32>,
     /// Most connections this router may hold.
     pub budget: u32,
     /// Slots taken: idle, busy, opening and closing connections. Never above the budget, unless that was cut.
@@ -79,6 +81,7 @@ impl<S: Session> Ledger<S> {
         let counts = self.counts.clone();
         ServerStatus {
             server: String::new(),
+            total: None,
             budget: self.budget(),
             open: self.taken(),
             idle: sum(|t| t.idle),

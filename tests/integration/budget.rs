@@ -282,3 +282,34 @@ async fn a_killed_server_under_load_costs_503s_and_no_more() {
     eventually("everything is at rest", || async { status(&pools).open == status(&pools).idle }).await;
     server.stop().await.unwrap();
 }
+
+/// Two routers beside each other, as during a deploy: their shares never add up to more than the total.
+#[tokio::test]
+async fn routers_share_the_budget_and_leave_it_to_each_other() {
+    const TOTAL: u32 = 12;
+    let folder = tempfile::Builder::new().tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let server = private_server(folder.path().join("own"), false).await;
+    let toml = format!("[servers.main.budget]\nmax_connections = {TOTAL}");
+    let fleet = TestFleet::builder().toml(&toml).tenants(SLUGS).build_on(&server.admin_url()).await;
+    let tenants = tenants(&fleet).await;
+    let first = fleet.app().await;
+    eventually("the first has all", || async { status(&first.pools).budget == TOTAL }).await;
+    let held = futures_util::future::join_all(tenants.iter().map(|t| first.pools.checkout(t))).await;
+    assert_eq!(status(&first.pools).open, 10);
+    let second = fleet.app().await;
+    // What the first still uses is not given to the second.
+    eventually("the first's share has shrunk", || async { status(&first.pools).budget == TOTAL / 2 }).await;
+    eventually("the second has the rest", || async { status(&second.pools).budget == 2 }).await;
+    for checkout in held.into_iter().flatten() {
+        let both = status(&first.pools).open + status(&second.pools).budget;
+        assert!(both <= TOTAL, "{both}");
+        checkout.client().batch_execute(ROLLBACK).await.unwrap();
+        checkout.clean();
+    }
+    eventually("each has half", || async { status(&second.pools).budget == TOTAL / 2 }).await;
+    assert!(status(&first.pools).open <= TOTAL / 2);
+    first.stop().await;
+    eventually("the second has all", || async { status(&second.pools).budget == TOTAL }).await;
+    second.stop().await;
+    server.stop().await.unwrap();
+}

@@ -202,10 +202,16 @@ impl TestFleet {
         self.reopen().await;
     }
 
-    pub(crate) async fn start_router(&mut self) {
+    /// A router's data plane, without a listener.
+    pub(crate) async fn app(&self) -> App {
         let settings = Arc::new(self.fleet.settings.clone());
         let app = App::start(settings, self.fleet.servers.endpoints(), Arc::clone(&self.fleet.keys));
         app.wait_ready().await;
+        app
+    }
+
+    pub(crate) async fn start_router(&mut self) {
+        let app = self.app().await;
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
         self.address = Some(listener.local_addr().expect("an address"));
         let service = manybox::front::router(app.clone());

@@ -1,0 +1,68 @@
+//! Share: keeps this router's part of each server's connections true to what the catalog leases it.
+
+use std::time::Duration;
+
+use tokio::time::{sleep, timeout};
+
+use crate::catalog::{Error, LEASE_RENEWAL, Leases, Reader};
+use crate::pool::Pools;
+
+/// How soon a router that holds more than its share tells that it has closed some.
+const SHRINK: Duration = Duration::from_millis(50);
+/// Wait before the catalog is asked again after it was lost; meanwhile the shares stay as they are.
+const RETRY: Duration = Duration::from_secs(1);
+/// Longest wait for an answer of the catalog.
+const ANSWER: Duration = Duration::from_secs(10);
+
+/// Runs until it is aborted.
+pub(super) async fn keep(pools: Pools, reader: Reader, router: String) {
+    loop {
+        let ended = match timeout(ANSWER, reader.open_leases(&router)).await {
+            Ok(Ok(leases)) => follow(&pools, leases).await,
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "no answer".to_owned(),
+        };
+        tracing::warn!(error = %ended, "leases not renewed; the shares stay as they are");
+        sleep(RETRY).await;
+    }
+}
+
+/// Leaves this router's shares to the others, if the catalog can be reached.
+pub(super) async fn end(reader: &Reader, router: &str) {
+    let end = async { reader.open_leases(router).await?.end().await };
+    // They end by themselves, later.
+    let _: Result<Result<(), Error>, _> = timeout(ANSWER, end).await;
+}
+
+async fn follow(pools: &Pools, mut leases: Leases) -> String {
+    loop {
+        let next = match timeout(ANSWER, renew(pools, &leases)).await {
+            Ok(Ok(true)) => SHRINK,
+            Ok(Ok(false)) => LEASE_RENEWAL,
+            Ok(Err(error)) => return error.to_string(),
+            Err(_) => return "no answer".into(),
+        };
+        tokio::select! {
+            () = sleep(next) => {}
+            () = pools.total_known() => {}
+            asked = leases.asked() => if asked.is_none() {
+                return "the connection was closed".into();
+            },
+        }
+    }
+}
+
+/// Renews every lease; true while this router holds more than its share somewhere.
+async fn renew(pools: &Pools, leases: &Leases) -> Result<bool, Error> {
+    let mut overdrawn = false;
+    for status in pools.servers() {
+        let Some(total) = status.total else { continue };
+        let share = leases.renew(&status.server, total, status.open).await?;
+        if share != status.budget {
+            tracing::info!(server = status.server, share, total, "connections for this router");
+            pools.set_share(&status.server, share);
+        }
+        overdrawn |= status.open > share;
+    }
+    Ok(overdrawn)
+}
