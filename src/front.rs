@@ -8,7 +8,7 @@ mod serve;
 mod share;
 mod tenant;
 
-pub use app::App;
+pub use app::{App, DataPlane};
 pub use layers::{Service, router, router_with};
 pub use serve::serve;
 pub use tenant::{Tenant, Transaction};

@@ -22,7 +22,7 @@ mod status;
 pub use breaker::Breaker;
 pub use checkout::Checkout;
 pub use error::{Error, Wait};
-pub use reset::{COMMIT, ROLLBACK};
+pub use reset::{COMMIT, READ_COMMIT, ROLLBACK};
 pub use statements::StatementKey;
 pub use status::{PoolStatus, ServerStatus};
 

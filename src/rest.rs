@@ -63,7 +63,7 @@ impl Rest {
         parts: http::request::Parts,
         body: Bytes,
     ) -> Result<http::Response<Bytes>, Error> {
-        let caller = auth::authenticate(&parts.headers, &tenant.api, &self.keys.jwt_keys(tenant))?;
+        let caller = auth::authenticate(&parts.headers, &tenant.api, || self.keys.jwt_keys(tenant))?;
         let request = Request::parse(&parts, body, &tenant.api)?;
         let settings = Settings::new(tenant, &caller, &parts, &request.schema);
         let entry = self.cache.get(tenant, &self.pools).await?;
@@ -109,7 +109,7 @@ impl Rest {
     /// # Errors
     /// 401 and 403 as the REST API gives them, 503 when no connection can be had.
     pub async fn begin(&self, tenant: &Arc<Tenant>, parts: &http::request::Parts) -> Result<Session, Error> {
-        let caller = auth::authenticate(&parts.headers, &tenant.api, &self.keys.jwt_keys(tenant))?;
+        let caller = auth::authenticate(&parts.headers, &tenant.api, || self.keys.jwt_keys(tenant))?;
         let namespace = tenant.api.schemas.first().map_or("public", String::as_str);
         let settings = Settings::new(tenant, &caller, parts, namespace);
         let checkout = self.pools.checkout(tenant).await?;

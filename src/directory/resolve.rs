@@ -92,8 +92,8 @@ fn host(asked: &Asked<'_>) -> Result<Host, Refusal> {
 /// Refuses what one program reads as a separator or a step up and another as a name: anywhere in the path, because a
 /// proxy in front may fold it before or after it looked at the prefix. Names of tables and functions need none of it.
 fn check_path(path: &str) -> Result<(), Refusal> {
-    let lower = path.to_ascii_lowercase();
-    if ["%2f", "%5c", "\\", "%00", "%2e"].iter().any(|bad| lower.contains(bad)) {
+    let bad = ["%2f", "%5c", "\\", "%00", "%2e"];
+    if path.contains(['%', '\\']) && bad.iter().any(|bad| path.to_ascii_lowercase().contains(bad)) {
         return Err(Refusal::Ambiguous("the path has an encoded slash, dot, backslash or NUL in it"));
     }
     if path.split('/').any(|segment| matches!(segment, "." | "..")) {

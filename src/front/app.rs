@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,19 +20,30 @@ use crate::settings::{self, Settings};
 /// How often the master key's file is looked at, so that a rotation needs no restart.
 const KEY_FILE: Duration = Duration::from_secs(1);
 
-/// The data plane of one process. Clones share it. It holds no admin's credentials.
+/// The data plane of one process: a handle, cheap to clone. It holds no admin's credentials.
 #[derive(Clone)]
-pub struct App {
+pub struct App(Arc<DataPlane>);
+
+/// What an [`App`] is made of.
+pub struct DataPlane {
     /// Base URL to tenant.
     pub directory: Directory,
     /// Connections by tenant.
     pub pools: Pools,
     /// The REST API.
     pub rest: Rest,
-    pub(super) trusted_proxies: Arc<[IpNet]>,
-    tasks: Arc<[AbortHandle]>,
+    pub(super) trusted_proxies: Vec<IpNet>,
+    tasks: Vec<AbortHandle>,
     /// Who leases this router its shares of the servers' connections, and under which name.
-    leases: Option<Arc<(Reader, String)>>,
+    leases: Option<(Reader, String)>,
+}
+
+impl Deref for App {
+    type Target = DataPlane;
+
+    fn deref(&self) -> &DataPlane {
+        &self.0
+    }
 }
 
 impl App {
@@ -58,15 +70,15 @@ impl App {
             tasks.push(
                 tokio::spawn(share::keep(pools.clone(), lessor.0.clone(), lessor.1.clone())).abort_handle(),
             );
-            leases = Some(Arc::new(lessor));
+            leases = Some(lessor);
             let drained = pools.clone();
             let changed = move |before: &crate::tenant::Tenant| drained.drain(&before.id);
             let watch =
                 directory::watch(directory.clone(), reader, Arc::clone(&settings), pools.refused(), changed);
             tasks.push(tokio::spawn(watch).abort_handle());
         }
-        let trusted_proxies = settings.listen.trusted_proxies.clone().into();
-        Self { directory, pools, rest, trusted_proxies, tasks: tasks.into(), leases }
+        let trusted_proxies = settings.listen.trusted_proxies.clone();
+        Self(Arc::new(DataPlane { directory, pools, rest, trusted_proxies, tasks, leases }))
     }
 
     /// Waits until the catalog has been read once.
@@ -85,7 +97,7 @@ impl App {
 
     /// Stops following the catalog; for processes that hold more than one app.
     pub fn abort(&self) {
-        for task in &*self.tasks {
+        for task in &self.tasks {
             task.abort();
         }
     }

@@ -3,8 +3,11 @@
 use std::any::Any;
 use std::convert::Infallible;
 use std::future::Future;
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Instant;
 
@@ -13,40 +16,43 @@ use axum::body::Body;
 use axum::extract::{Extension, Request, State};
 use axum::response::Response;
 use bytes::Bytes;
-use http::header;
+use futures_util::FutureExt as _;
+use http::{HeaderValue, header};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use tower::ServiceExt as _;
-use tower_http::catch_panic::CatchPanicLayer;
-use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, RequestId, SetRequestIdLayer};
+use tower_http::request_id::{
+    MakeRequestId, PropagateRequestId, PropagateRequestIdLayer, RequestId, SetRequestId, SetRequestIdLayer,
+};
 
 use super::error::Error;
 use super::{App, cors, tenant};
 
 /// The data plane as one service: the REST API of every tenant.
 pub fn router(app: App) -> Service {
-    router_with(app, Router::new())
+    service(app, None)
 }
 
 /// The same with routes of your own beside the REST API. Their paths are those behind the tenant's base URL, on every
 /// tenant; the REST API answers what they don't.
 pub fn router_with(app: App, own: Router<App>) -> Service {
-    let routes = own
-        .fallback(rest)
-        .with_state(app.clone())
-        // Innermost, so that a panic of a route still gets its headers and its line in the log.
-        .layer(CatchPanicLayer::custom(panicked));
-    let dispatch = Dispatch { app, routes };
-    let service = tower::ServiceBuilder::new()
+    let routes = own.fallback(rest_route).with_state(app.clone());
+    service(app, Some(routes))
+}
+
+fn service(app: App, routes: Option<Router>) -> Service {
+    let stack = tower::ServiceBuilder::new()
         // First an id, so that everything after it can name the request.
-        .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
+        .layer(SetRequestIdLayer::x_request_id(Ids::default()))
         .layer(PropagateRequestIdLayer::x_request_id())
-        .service(dispatch);
-    Service(Router::new().fallback_service(service))
+        .service(Dispatch { app, routes });
+    Service(stack)
 }
 
 /// What [`super::serve`] serves.
 #[derive(Clone)]
-pub struct Service(pub(super) Router);
+pub struct Service(pub(super) Stack);
+
+pub(super) type Stack = SetRequestId<PropagateRequestId<Dispatch>, Ids>;
 
 impl Service {
     /// Answers one request without a socket.
@@ -56,11 +62,33 @@ impl Service {
     }
 }
 
+/// Request ids: a random number for the process, and a count. A UUID would cost a system call each.
+#[derive(Clone)]
+pub(super) struct Ids {
+    process: u64,
+    next: Arc<AtomicU64>,
+}
+
+impl Default for Ids {
+    fn default() -> Self {
+        // The seed of a hash map is random.
+        Self { process: RandomState::new().build_hasher().finish(), next: Arc::default() }
+    }
+}
+
+impl MakeRequestId for Ids {
+    fn make_request_id<B>(&mut self, _: &http::Request<B>) -> Option<RequestId> {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        HeaderValue::try_from(format!("{:016x}-{number:x}", self.process)).ok().map(RequestId::new)
+    }
+}
+
 /// Finds the tenant before a route is looked for: routes are matched on the path behind the prefix.
 #[derive(Clone)]
-struct Dispatch {
+pub(super) struct Dispatch {
     app: App,
-    routes: Router,
+    /// None when there is nothing but the REST API to choose from.
+    routes: Option<Router>,
 }
 
 impl tower::Service<Request> for Dispatch {
@@ -73,7 +101,7 @@ impl tower::Service<Request> for Dispatch {
     }
 
     fn call(&mut self, request: Request) -> Self::Future {
-        let Self { app, mut routes } = self.clone();
+        let Self { app, routes } = self.clone();
         Box::pin(async move {
             let begun = Instant::now();
             let (mut parts, body) = request.into_parts();
@@ -91,9 +119,20 @@ impl tower::Service<Request> for Dispatch {
                 Err(error) => error.into_response(),
                 Ok(_) if cors::is_preflight(&parts.method, &parts.headers) => cors::preflight(&parts.headers),
                 Ok(tenant) => {
-                    let answer = routes.call(Request::from_parts(parts, body));
+                    let request = Request::from_parts(parts, body);
+                    let answer = async {
+                        match routes {
+                            Some(mut routes) => {
+                                routes.call(request).await.unwrap_or_else(|never| match never {})
+                            }
+                            None => rest(&app, &tenant, request).await,
+                        }
+                    };
+                    // A panic still gets its headers and its line in the log.
+                    let answer = AssertUnwindSafe(Box::pin(answer)).catch_unwind();
                     match tokio::time::timeout(tenant.limits.request_timeout, answer).await {
                         Ok(Ok(response)) => response,
+                        Ok(Err(panic)) => panicked(&*panic),
                         Err(_) => Error::Timeout.into_response(),
                     }
                 }
@@ -120,14 +159,18 @@ impl tower::Service<Request> for Dispatch {
 }
 
 /// What no route of its own takes is the REST API's.
-async fn rest(
+async fn rest_route(
     State(app): State<App>,
     Extension(tenant): Extension<Arc<crate::tenant::Tenant>>,
     request: Request,
 ) -> Response {
+    rest(&app, &tenant, request).await
+}
+
+async fn rest(app: &App, tenant: &Arc<crate::tenant::Tenant>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     match read(body, tenant.limits.max_body).await {
-        Ok(body) => app.rest.serve(&tenant, Request::from_parts(parts, body)).await.map(Body::from),
+        Ok(body) => app.rest.serve(tenant, Request::from_parts(parts, body)).await.map(Body::from),
         Err(error) => error.into_response(),
     }
 }
@@ -140,7 +183,7 @@ async fn read(body: Body, most: usize) -> Result<Bytes, Error> {
     }
 }
 
-fn panicked(payload: Box<dyn Any + Send + 'static>) -> Response {
+fn panicked(payload: &(dyn Any + Send)) -> Response {
     let what = payload
         .downcast_ref::<String>()
         .map(String::as_str)

@@ -1,4 +1,4 @@
-//! The two messages that end a request's transaction and leave the session as it was when it was opened.
+//! The messages that end a request's transaction and leave the session as it was when it was opened.
 
 /// What `DISCARD ALL` does, less what would cost us our prepared statements; it can't be sent itself, because behind
 /// `COMMIT` in one message the server opens a transaction again, in which `DISCARD ALL` is refused.
@@ -27,6 +27,15 @@ macro_rules! ending {
 /// Commits and resets. Sent as one simple query; when it fails (a deferred constraint does at `COMMIT`), nothing
 /// behind the `COMMIT` has run, and [`ROLLBACK`] must follow before the checkout is clean.
 pub const COMMIT: &str = ending!("COMMIT");
+
+/// The same for a READ ONLY transaction whose last query has called `pg_advisory_unlock_all()` itself.
+///
+/// Such a transaction can't have made temporary tables or used sequences (PostgreSQL's manual, SET TRANSACTION: all
+/// CREATE commands, and `nextval`, are refused), can't have become READ WRITE after its first query, and has no
+/// triggers that run at its end. So the reset may stand before the COMMIT, which spares a transaction of its own and
+/// makes it nearly free; and in a failed transaction the message fails, where COMMIT alone would report success.
+/// A superuser's login, which no tenant of ours has, could keep another session user until the next full reset.
+pub const READ_COMMIT: &str = "RESET ROLE; RESET ALL; CLOSE ALL; UNLISTEN *; COMMIT";
 
 /// Rolls back and resets. Outside a transaction its first step only warns, so it may always be sent.
 pub const ROLLBACK: &str = ending!("ROLLBACK");

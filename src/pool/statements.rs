@@ -13,13 +13,14 @@ const CAPACITY: NonZeroUsize = NonZeroUsize::new(256).unwrap();
 ///
 /// The role and the search path are part of it because the server resolves names when it parses.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct StatementKey {
-    /// The role it was prepared under.
-    pub role: String,
-    /// The `search_path` it was prepared under.
-    pub search_path: String,
-    /// Its text.
-    pub sql: String,
+pub struct StatementKey(String);
+
+impl StatementKey {
+    /// The key of this text, prepared under this role and search path.
+    pub fn new(role: &str, search_path: &str, sql: &str) -> Self {
+        // None of them can hold a NUL.
+        Self([role, search_path, sql].join("\0"))
+    }
 }
 
 /// The cache. One that falls out is closed on the server by its own drop.

@@ -23,14 +23,18 @@ pub(super) struct Caller {
     pub(super) anonymous: bool,
 }
 
-/// Finds out who asks. Every key in `keys` is tried: during a rotation there are two.
+/// Finds out who asks. Every key is tried: during a rotation there are two. They are derived only for a token.
 ///
 /// # Errors
 /// 401 without a valid token, or without any where anonymous requests are off; 403 for a role that the tenant's
 /// API does not have.
-pub(super) fn authenticate(headers: &HeaderMap, api: &Api, keys: &[[u8; 32]]) -> Result<Caller, Error> {
+pub(super) fn authenticate(
+    headers: &HeaderMap,
+    api: &Api,
+    keys: impl FnOnce() -> Vec<[u8; 32]>,
+) -> Result<Caller, Error> {
     let mut claims = match bearer(headers)? {
-        Some(token) => Some(verify(token, keys)?),
+        Some(token) => Some(verify(token, &keys())?),
         None => None,
     };
     let anonymous = claims.is_none();
@@ -141,7 +145,7 @@ mod tests {
         if let Some(value) = header {
             headers.insert(AUTHORIZATION, value.parse().unwrap());
         }
-        authenticate(&headers, &Api::default(), &[[1; 32], KEY])
+        authenticate(&headers, &Api::default(), || vec![[1; 32], KEY])
     }
 
     fn token(claims: &Value, key: &[u8], algorithm: Algorithm) -> String {

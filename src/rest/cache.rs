@@ -25,13 +25,15 @@ pub(super) struct Entry {
 }
 
 type Shared = (Lineage, Vec<String>);
-type Own = (TenantId, Lineage, Vec<String>);
+
+/// A tenant's own schema holds for the lineage and the schemas under which it was read.
+type Own = (Shared, Arc<Entry>);
 
 /// A handle, cheap to clone.
 #[derive(Clone)]
 pub(super) struct Cache {
     shared: Moka<Shared, Arc<Entry>>,
-    own: Moka<Own, Arc<Entry>>,
+    own: Moka<TenantId, Own>,
 }
 
 impl Cache {
@@ -45,11 +47,15 @@ impl Cache {
     /// The tenant's schema; read from its database when no tenant of its lineage was served yet. Many requests at
     /// once cause one reading.
     pub(super) async fn get(&self, tenant: &Arc<Tenant>, pools: &Pools) -> Result<Arc<Entry>, Error> {
-        if let Some(own) = self.own.get(&own(tenant)).await {
+        if let Some(own) = self.own(tenant).await {
             return Ok(own);
         }
-        let key = (tenant.lineage.clone(), tenant.api.schemas.clone());
-        self.shared.try_get_with(key, read(tenant, pools)).await.map_err(|e: Arc<Error>| (*e).clone())
+        self.shared.try_get_with(key(tenant), read(tenant, pools)).await.map_err(|e: Arc<Error>| (*e).clone())
+    }
+
+    async fn own(&self, tenant: &Tenant) -> Option<Arc<Entry>> {
+        let ((lineage, schemas), entry) = self.own.get(&tenant.id).await?;
+        (lineage == tenant.lineage && schemas == tenant.api.schemas).then_some(entry)
     }
 
     /// Reads the tenant's schema again, after `seen` did not fit its database. `None` when that would not help:
@@ -60,15 +66,15 @@ impl Cache {
         pools: &Pools,
         seen: &Entry,
     ) -> Result<Option<Arc<Entry>>, Error> {
-        let key = own(tenant);
-        let current = self.own.get(&key).await;
-        let newer = current.filter(|entry| entry.read > seen.read);
+        let newer = self.own(tenant).await.filter(|entry| entry.read > seen.read);
         let entry = match newer {
             Some(entry) => entry,
             None if seen.read.elapsed() < PAUSE => return Ok(None),
             None => {
-                self.own.invalidate(&key).await;
-                self.own.try_get_with(key, read(tenant, pools)).await.map_err(|e: Arc<Error>| (*e).clone())?
+                self.own.invalidate(&tenant.id).await;
+                let reading = async { Ok::<_, Error>((key(tenant), read(tenant, pools).await?)) };
+                let own = self.own.try_get_with(tenant.id.clone(), reading).await;
+                own.map_err(|e: Arc<Error>| (*e).clone())?.1
             }
         };
         let changed = entry.schema.fingerprint != seen.schema.fingerprint;
@@ -84,8 +90,8 @@ impl Cache {
     }
 }
 
-fn own(tenant: &Tenant) -> Own {
-    (tenant.id.clone(), tenant.lineage.clone(), tenant.api.schemas.clone())
+fn key(tenant: &Tenant) -> Shared {
+    (tenant.lineage.clone(), tenant.api.schemas.clone())
 }
 
 async fn read(tenant: &Arc<Tenant>, pools: &Pools) -> Result<Arc<Entry>, Error> {

@@ -22,9 +22,11 @@ use crate::schema::{Column, Mode, Relation, Routine, Shape, Volatility};
 /// The document's privileges.
 const DOCUMENT: &str = include_str!("sql/document.sql");
 /// What every main query gives besides its body: `rows`, `total`, what a function set for the answer, the key of
-/// the row that was made.
+/// the row that was made. It lets go of the session's advisory locks here, once all rows have been made, because a
+/// statement of its own for that costs more than all else that [`READ_COMMIT`](crate::pool::READ_COMMIT) resets.
 const ANSWER: &str = ", NULLIF(pg_catalog.current_setting('response.headers', true), '') AS headers, \
-                      NULLIF(pg_catalog.current_setting('response.status', true), '') AS status";
+                      NULLIF(pg_catalog.current_setting('response.status', true), '') AS status, \
+                      pg_catalog.pg_advisory_unlock_all()";
 
 /// A main query. It gives one row: body, rows, total, location, headers, status.
 #[derive(Debug, PartialEq)]

@@ -86,11 +86,7 @@ impl Session {
             let status = http::StatusCode::INTERNAL_SERVER_ERROR;
             return Err(Error::new(status, "MBX501", message, None, Some(hint.into())));
         }
-        let key = StatementKey {
-            role: self.settings.role().to_owned(),
-            search_path: self.settings.search_path().to_owned(),
-            sql: sql.to_owned(),
-        };
+        let key = StatementKey::new(self.settings.role(), self.settings.search_path(), sql);
         if let Some(statement) = self.checkout.statement(&key) {
             return Ok(statement);
         }

@@ -21,9 +21,12 @@ impl Host {
             let address: Ipv6Addr = inner.parse().map_err(|_| invalid())?;
             return Ok(Self(format!("[{address}]")));
         }
-        let ascii = idna::domain_to_ascii_strict(text.strip_suffix('.').unwrap_or(text))
-            .map_err(|_| invalid())?
-            .to_ascii_lowercase();
+        let name = text.strip_suffix('.').unwrap_or(text);
+        let ascii = if is_plain(name) {
+            name.to_owned()
+        } else {
+            idna::domain_to_ascii_strict(name).map_err(|_| invalid())?.to_ascii_lowercase()
+        };
         if ascii.is_empty() || ascii.len() > 253 || ascii.split('.').any(str::is_empty) {
             return Err(invalid());
         }
@@ -53,6 +56,18 @@ impl Host {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+/// Whether IDNA would change nothing and refuse nothing, as for nearly every request: labels of lower-case letters
+/// and digits, with single dashes inside.
+fn is_plain(name: &str) -> bool {
+    name.split('.').all(|label| {
+        (1..=63).contains(&label.len())
+            && !label.contains("--")
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+    })
 }
 
 impl fmt::Display for Host {

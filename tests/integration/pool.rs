@@ -264,7 +264,7 @@ async fn a_server_that_is_silent_or_unknown_fails_fast() {
 async fn idle_connections_are_reaped_and_statements_stay_with_theirs() {
     let (fleet, pools, tenant) = fleet().await;
     let tenant = limited(&tenant, |limits| limits.idle_timeout = Duration::from_secs(2));
-    let key = StatementKey { role: "anon".into(), search_path: "public".into(), sql: "SELECT 1".into() };
+    let key = StatementKey::new("anon", "public", "SELECT 1");
     let checkout = pools.checkout(&tenant).await.unwrap();
     let pid = backend(&checkout).await;
     assert!(checkout.statement(&key).is_none());

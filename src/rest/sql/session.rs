@@ -1,8 +1,11 @@
 //! The settings of a request's transaction: role, claims, request, search path, time limits. Always all of them.
 
+use std::borrow::Cow;
+
 use http::HeaderMap;
 use http::header::COOKIE;
 use http::request::Parts;
+use serde::Serializer as _;
 use serde_json::{Map, Value};
 use tokio_postgres::types::{ToSql, Type};
 
@@ -62,24 +65,36 @@ impl Settings {
         &self.0[8]
     }
 
+    /// For the prepared statement.
+    pub(crate) fn values(&self) -> [&(dyn ToSql + Sync); 9] {
+        self.0.each_ref().map(|value| value as &(dyn ToSql + Sync))
+    }
+
     /// For `query_typed`.
     pub(crate) fn typed(&self) -> Vec<(&(dyn ToSql + Sync), Type)> {
         self.0.iter().map(|value| (value as &(dyn ToSql + Sync), Type::TEXT)).collect()
     }
 }
 
-/// `request.headers` and `request.cookies` as PostgREST gives them: cookies are not among the headers.
+/// `request.headers` and `request.cookies` as PostgREST gives them: cookies are not among the headers. Of a header
+/// that was sent twice the last one counts.
 fn headers(all: &HeaderMap) -> (String, String) {
-    let (mut headers, mut cookies) = (Map::new(), Map::new());
-    for (name, value) in all {
-        let text = String::from_utf8_lossy(value.as_bytes()).into_owned();
-        if name == COOKIE {
-            for (name, value) in text.split(';').filter_map(|pair| pair.trim().split_once('=')) {
-                cookies.insert(name.to_owned(), Value::String(value.to_owned()));
-            }
-        } else {
-            headers.insert(name.as_str().to_owned(), Value::String(text));
+    let text = |name| all.get_all(name).iter().next_back().map(|v| String::from_utf8_lossy(v.as_bytes()));
+    let headers = all.keys().filter(|name| *name != COOKIE).map(|name| (name.as_str(), text(name)));
+    let cookies = all.get_all(COOKIE).iter().map(|value| String::from_utf8_lossy(value.as_bytes()));
+    let mut pairs = Map::new();
+    for line in cookies {
+        for (name, value) in line.split(';').filter_map(|pair| pair.trim().split_once('=')) {
+            pairs.insert(name.to_owned(), Value::String(value.to_owned()));
         }
     }
-    (Value::Object(headers).to_string(), Value::Object(cookies).to_string())
+    (object(headers), if pairs.is_empty() { "{}".to_owned() } else { Value::Object(pairs).to_string() })
+}
+
+/// A JSON object, written as it is read: these are made for every request.
+fn object<'a>(pairs: impl Iterator<Item = (&'a str, Option<Cow<'a, str>>)>) -> String {
+    let mut json = Vec::with_capacity(256);
+    // Neither a string as a key nor memory to write to can fail.
+    let _ = serde_json::Serializer::new(&mut json).collect_map(pairs);
+    String::from_utf8(json).unwrap_or_default()
 }
