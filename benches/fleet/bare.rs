@@ -16,7 +16,6 @@ use futures_util::future::join4;
 use tokio_postgres::NoTls;
 
 use crate::Done;
-static COMMIT_TEXT: std::sync::OnceLock<String> = std::sync::OnceLock::new();
 
 /// The hidden argument that makes this program the handler.
 pub(crate) const WORD: &str = "bare-handler";
@@ -91,9 +90,7 @@ async fn read(pool: &Pool, query: &str, headers: &HeaderMap) -> Done<String> {
             ],
         ),
         client.query(&read, &[&id]),
-        client.batch_execute(
-            COMMIT_TEXT.get_or_init(|| std::env::var("COMMIT_TEXT").unwrap_or("COMMIT".into())),
-        ),
+        client.batch_execute("COMMIT"),
     )
     .await;
     begin?;

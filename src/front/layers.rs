@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
@@ -17,7 +17,8 @@ use axum::extract::{Extension, Request, State};
 use axum::response::Response;
 use bytes::Bytes;
 use futures_util::FutureExt as _;
-use http::{HeaderValue, header};
+use http::{HeaderValue, Method, StatusCode, header};
+use http_body::Body as _;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use tower::ServiceExt as _;
 use tower_http::request_id::{
@@ -107,13 +108,9 @@ impl tower::Service<Request> for Dispatch {
             let (mut parts, body) = request.into_parts();
             let method = parts.method.clone();
             let from_page = parts.headers.contains_key(header::ORIGIN);
-            let request_id = parts
-                .extensions
-                .get::<RequestId>()
-                .and_then(|id| id.header_value().to_str().ok())
-                .map(str::to_owned);
+            let request_id = parts.extensions.get::<RequestId>().cloned();
             let resolved = tenant::resolve(&app, &mut parts);
-            let path = parts.uri.path().to_owned();
+            let target = parts.uri.clone();
             let tenant = resolved.as_ref().ok().cloned();
             let mut response = match resolved {
                 Err(error) => error.into_response(),
@@ -140,21 +137,50 @@ impl tower::Service<Request> for Dispatch {
             if from_page {
                 cors::allow(response.headers_mut());
             }
-            // The path holds names of tables only; the query, where values are, is left out, and so are tokens.
-            let (status, ms) = (response.status().as_u16(), begun.elapsed().as_millis() as u64);
-            let (id, slug) = tenant.as_ref().map(|t| (t.id.as_str(), t.slug.as_str())).unzip();
-            tracing::info!(
-                request.id = request_id,
-                tenant.id = id,
-                tenant.slug = slug,
-                http.method = %method,
-                http.path = path,
-                http.status = status,
-                ms,
-                "request"
-            );
+            let line = Line {
+                request_id: request_id.as_ref().and_then(|id| id.header_value().to_str().ok()),
+                tenant: tenant.as_deref(),
+                method: &method,
+                // Names of tables only; the query, where values are, is left out, and so are tokens.
+                path: target.path(),
+                status: response.status(),
+                took: begun.elapsed(),
+            };
+            line.log();
             Ok(response)
         })
+    }
+}
+
+/// A request's line in the log.
+struct Line<'a> {
+    request_id: Option<&'a str>,
+    tenant: Option<&'a crate::tenant::Tenant>,
+    method: &'a Method,
+    path: &'a str,
+    status: StatusCode,
+    took: Duration,
+}
+
+impl Line<'_> {
+    /// At `info` what failed on our side; the others, by the thousand a second, at `debug`.
+    fn log(&self) {
+        let (id, slug) = self.tenant.map(|t| (t.id.as_str(), t.slug.as_str())).unzip();
+        macro_rules! log {
+            ($level:ident) => {
+                tracing::$level!(
+                    request.id = self.request_id,
+                    tenant.id = id,
+                    tenant.slug = slug,
+                    http.method = %self.method,
+                    http.path = self.path,
+                    http.status = self.status.as_u16(),
+                    ms = self.took.as_millis() as u64,
+                    "request"
+                )
+            };
+        }
+        if self.status.is_server_error() { log!(info) } else { log!(debug) }
     }
 }
 
@@ -176,6 +202,9 @@ async fn rest(app: &App, tenant: &Arc<crate::tenant::Tenant>, request: Request) 
 }
 
 async fn read(body: Body, most: usize) -> Result<Bytes, Error> {
+    if body.is_end_stream() {
+        return Ok(Bytes::new());
+    }
     match Limited::new(body, most).collect().await {
         Ok(collected) => Ok(collected.to_bytes()),
         Err(error) if error.is::<LengthLimitError>() => Err(Error::TooLarge(most)),
