@@ -1,25 +1,50 @@
-//! Admin: the control-plane HTTP on its own port: whether the process lives, and whether it can serve.
+//! Admin: the control-plane HTTP on its own port: whether the process lives, can serve, and what it does.
 
-use std::io;
+mod report;
+mod scrape;
+
+pub use report::{ServerLine, TenantLine};
+
+use std::sync::Arc;
 
 use axum::extract::State;
+use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use http::StatusCode;
+use http::{StatusCode, header};
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
 
 use crate::directory::Directory;
+use crate::pool::Pools;
+use crate::telemetry::{Metrics, Traffic};
 
-/// The routes: `/live`, `/ready`.
-pub fn router(directory: Directory) -> Router {
+/// What the admin port can tell of. It needs no connection to any server.
+pub struct Admin {
+    /// Every tenant.
+    pub directory: Directory,
+    /// Every connection.
+    pub pools: Pools,
+    /// Counts of all requests.
+    pub metrics: Metrics,
+    /// Counts by tenant.
+    pub traffic: Traffic,
+    /// How many tenants, the busiest, have metrics of their own.
+    pub top: usize,
+}
+
+/// The routes: `/live`, `/ready`, `/metrics`, `/servers`, `/tenants`.
+pub fn router(admin: Admin) -> Router {
     Router::new()
         .route("/live", get(|| async { Json(json!({ "status": "live" })) }))
         .route("/ready", get(ready))
-        .with_state(directory)
+        .route("/metrics", get(metrics))
+        .route("/servers", get(|State(admin): State<Arc<Admin>>| async move { Json(admin.servers()) }))
+        .route("/tenants", get(|State(admin): State<Arc<Admin>>| async move { Json(admin.tenants()) }))
+        .with_state(Arc::new(admin))
 }
 
-async fn ready(State(directory): State<Directory>) -> (StatusCode, Json<Value>) {
+async fn ready(State(admin): State<Arc<Admin>>) -> (StatusCode, Json<Value>) {
+    let directory = &admin.directory;
     if directory.is_ready() {
         (StatusCode::OK, Json(json!({ "status": "ready", "tenants": directory.len() })))
     } else {
@@ -28,14 +53,10 @@ async fn ready(State(directory): State<Directory>) -> (StatusCode, Json<Value>) 
     }
 }
 
-/// Serves until `shutdown` ends.
-///
-/// # Errors
-/// When the listener fails.
-pub async fn serve(
-    listener: TcpListener,
-    router: Router,
-    shutdown: impl Future<Output = ()> + Send + 'static,
-) -> io::Result<()> {
-    axum::serve(listener, router).with_graceful_shutdown(shutdown).await
+async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    match scrape::scrape(&admin) {
+        Ok(text) => ([(header::CONTENT_TYPE, kind)], text).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
 }

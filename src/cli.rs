@@ -9,6 +9,7 @@ mod serve;
 mod server;
 mod setup;
 mod tenant;
+mod top;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -63,6 +64,8 @@ enum Command {
     Migrate(migrate::Migrate),
     /// Serve tenants: the router
     Serve,
+    /// Show what a running router does: servers, busiest tenants
+    Top(top::Top),
     /// Apply, fill with data, and serve: manybox to look at
     Demo,
     /// Move every password to a new master key, tenant by tenant, while requests go on
@@ -88,16 +91,17 @@ pub fn run() -> ExitCode {
 async fn command(cli: Cli, output: Output) -> Done {
     let settings = Settings::load(&Paths { file: cli.config })?;
     // Those that need neither catalog nor server.
-    match &cli.command {
+    let command = match cli.command {
         Command::Config => return setup::config(&settings, output),
         Command::Serve => return serve::serve(settings).await,
-        _ => {}
-    }
+        Command::Top(top) => return top.run(&settings, output).await,
+        other => other,
+    };
     let context = Context::start(settings).await?;
     // These two have their own use for Ctrl-C: a drained stop, and the cancelling of a query.
-    let own = matches!(cli.command, Command::Demo | Command::Tenant(tenant::Tenant::Psql { .. }));
+    let own = matches!(command, Command::Demo | Command::Tenant(tenant::Tenant::Psql { .. }));
     let outcome = tokio::select! {
-        outcome = dispatch(cli.command, &context, output) => outcome,
+        outcome = dispatch(command, &context, output) => outcome,
         _ = tokio::signal::ctrl_c(), if !own => Err(Failure("interrupted; what was begun goes on when the command is run again".into())),
     };
     // The server is let go whatever happened, but the first failure is the one to tell.
@@ -113,6 +117,6 @@ async fn dispatch(command: Command, context: &Context, output: Output) -> Done {
         Command::Migrate(migrate) => migrate.run(context, output).await,
         Command::Rekey(rekey) => rekey.run(context, output).await,
         Command::Demo => demo::demo(context).await,
-        Command::Config | Command::Serve => Ok(()),
+        Command::Config | Command::Serve | Command::Top(_) => Ok(()),
     }
 }

@@ -4,6 +4,7 @@ mod app;
 mod cors;
 mod error;
 mod layers;
+mod limit;
 mod serve;
 mod share;
 mod tenant;

@@ -18,12 +18,14 @@ pub use error::Error;
 pub use transaction::Session;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::Method;
 
 use crate::pg::KeyRing;
 use crate::pool::Pools;
+use crate::telemetry::{Metrics, Stage};
 use crate::tenant::Tenant;
 use auth::Caller;
 use cache::{Cache, Entry};
@@ -37,12 +39,13 @@ pub struct Rest {
     pools: Pools,
     keys: Arc<KeyRing>,
     cache: Cache,
+    metrics: Metrics,
 }
 
 impl Rest {
     /// Serves over these pools and accepts tokens signed with the tenants' keys from this ring.
-    pub fn new(pools: Pools, keys: Arc<KeyRing>) -> Self {
-        Self { pools, keys, cache: Cache::new() }
+    pub fn new(pools: Pools, keys: Arc<KeyRing>, metrics: Metrics) -> Self {
+        Self { pools, keys, cache: Cache::new(), metrics }
     }
 
     /// Answers one request. Its path starts after the tenant's base URL and `/rest/v1`.
@@ -96,8 +99,13 @@ impl Rest {
         let plan = plan::Plan::new(request, &entry.schema).map_err(Failure::Refused)?;
         let outcome = match sql::build(&plan, request, tenant.limits.max_rows) {
             Some(statement) => {
+                let begun = Instant::now();
                 let checkout = self.pools.checkout(tenant).await.map_err(|e| Failure::Refused(e.into()))?;
-                execute::run(checkout, settings, &statement, expect(&plan, request)).await?
+                let ready = Instant::now();
+                self.metrics.stage(Stage::Checkout, ready - begun);
+                let outcome = execute::run(checkout, settings, &statement, expect(&plan, request)).await;
+                self.metrics.stage(Stage::Execute, ready.elapsed());
+                outcome?
             }
             None => execute::Outcome::default(),
         };

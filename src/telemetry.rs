@@ -1,4 +1,10 @@
-//! Telemetry: the set-up of what manybox says about itself while it runs.
+//! Telemetry: what manybox says about itself while it runs: log lines, metrics, each tenant's traffic.
+
+mod metrics;
+mod traffic;
+
+pub use metrics::{Metrics, Outcome, Stage};
+pub use traffic::{Flow, Traffic};
 
 use std::io::IsTerminal as _;
 

@@ -44,7 +44,15 @@ pub(super) async fn with(settings: &Settings, embedded: Option<&Embedded>, ready
     let data =
         front::serve(http, front::router(app.clone()), until(stopped.clone()), settings.listen.drain_timeout);
     let data = tokio::spawn(data);
-    let control = tokio::spawn(admin::serve(admin, admin::router(app.directory.clone()), until(stopped)));
+    let told = admin::Admin {
+        directory: app.directory.clone(),
+        pools: app.pools.clone(),
+        metrics: app.metrics.clone(),
+        traffic: app.traffic.clone(),
+        top: settings.listen.metrics_tenants,
+    };
+    let control = front::serve(admin, admin::router(told), until(stopped), settings.listen.drain_timeout);
+    let control = tokio::spawn(control);
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let signalled = async {
         tokio::select! {

@@ -53,8 +53,8 @@ pub(super) enum Tenant {
         #[arg(long)]
         jwt_key: bool,
     },
-    /// Change settings: tier=…, base_urls=URL,URL, schemas=a,b, anon_role=…, max_connections=…, max_rows=…,
-    /// statement_timeout=10s; an empty value goes back to the default
+    /// Change settings: tier=…, base_urls=URL,URL, schemas=a,b, anon_role=…, and any limit of the tiers for this tenant
+    /// alone (max_connections=20, statement_timeout=10s, …); an empty value goes back to the default
     Set {
         /// The tenant
         slug: String,
@@ -241,7 +241,6 @@ async fn set(fleet: &Fleet, slug: &str, settings: &[String]) -> Result<TenantRow
         let list = || {
             value.split(',').map(str::trim).filter(|v| !v.is_empty()).map(str::to_owned).collect::<Vec<_>>()
         };
-        let unset = value.is_empty();
         match key {
             "tier" if fleet.settings.tiers.contains_key(value) => tier = value.to_owned(),
             "tier" => {
@@ -252,27 +251,13 @@ async fn set(fleet: &Fleet, slug: &str, settings: &[String]) -> Result<TenantRow
                 let urls = list().iter().map(|url| url.parse::<BaseUrl>()).collect::<Result<Vec<_>, _>>();
                 base_urls = Some(urls.map_err(|e| Failure(format!("`{setting}`: {e}")))?);
             }
-            "schemas" => overrides.schemas = (!unset).then(list),
-            "anon_role" if !unset && !fleet.settings.defaults.api.roles.iter().any(|r| r == value) => {
+            "anon_role"
+                if !value.is_empty() && !fleet.settings.defaults.api.roles.iter().any(|r| r == value) =>
+            {
                 return Err(wrong(&format!("one of {}", fleet.settings.defaults.api.roles.join(", "))));
             }
-            "anon_role" => overrides.anon_role = (!unset).then(|| value.to_owned()),
-            "max_connections" => {
-                overrides.max_connections = parsed(unset, || value.parse().ok().filter(|n| *n > 0))
-                    .ok_or_else(|| wrong("a number from 1"))?;
-            }
-            "max_rows" => {
-                overrides.max_rows =
-                    parsed(unset, || value.parse().ok()).ok_or_else(|| wrong("a number of rows"))?
-            }
-            "statement_timeout" => {
-                overrides.statement_timeout = parsed(unset, || humantime::parse_duration(value).ok())
-                    .ok_or_else(|| wrong("a duration such as 10s"))?;
-            }
             _ => {
-                return Err(Failure(format!(
-                    "`{key}` is no setting of a tenant; expected tier, base_urls, schemas, anon_role, max_connections, max_rows or statement_timeout"
-                )));
+                overrides = with(&overrides, key, value).map_err(|e| Failure(format!("`{setting}`: {e}")))?
             }
         }
     }
@@ -283,9 +268,26 @@ async fn set(fleet: &Fleet, slug: &str, settings: &[String]) -> Result<TenantRow
     Ok(fleet.tenant(slug).await?)
 }
 
-/// `None` when the value is not of the expected form; `Some(None)` when it was left empty.
-fn parsed<T>(unset: bool, parse: impl FnOnce() -> Option<T>) -> Option<Option<T>> {
-    if unset { Some(None) } else { parse().map(Some) }
+/// The overrides with another value of one key. What a value must look like, and which keys there are, the type says:
+/// a number, a duration such as `10s`, names with commas between them; nothing goes back to the default.
+fn with(overrides: &Overrides, key: &str, value: &str) -> Result<Overrides, serde_json::Error> {
+    let mut all = serde_json::to_value(overrides)?;
+    let value = match (key, value) {
+        ("schemas", list) => {
+            list.split(',').map(str::trim).filter(|v| !v.is_empty()).collect::<Vec<_>>().into()
+        }
+        ("anon_role", role) => Value::from(role),
+        (_, text) => text.parse::<u64>().map_or_else(|_| Value::from(text), Value::from),
+    };
+    if let Value::Object(all) = &mut all {
+        if value == "" || value == Value::Array(Vec::new()) {
+            // Also a key that is unknown is told of, by the type.
+            all.insert(key.to_owned(), Value::Null);
+        } else {
+            all.insert(key.to_owned(), value);
+        }
+    }
+    serde_json::from_value(all)
 }
 
 fn confirm(slug: &str) -> Done {

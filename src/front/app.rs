@@ -9,13 +9,14 @@ use std::time::Duration;
 use ipnet::IpNet;
 use tokio::task::AbortHandle;
 
-use super::share;
+use super::{limit, share};
 use crate::catalog::Reader;
 use crate::directory::{self, Directory};
 use crate::pg::{Endpoint, KeyRing};
 use crate::pool::{Budget, Pools};
 use crate::rest::Rest;
 use crate::settings::{self, Settings};
+use crate::telemetry::{Metrics, Traffic};
 
 /// How often the master key's file is looked at, so that a rotation needs no restart.
 const KEY_FILE: Duration = Duration::from_secs(1);
@@ -32,6 +33,11 @@ pub struct DataPlane {
     pub pools: Pools,
     /// The REST API.
     pub rest: Rest,
+    /// Counts of all requests.
+    pub metrics: Metrics,
+    /// Counts of each tenant's.
+    pub traffic: Traffic,
+    pub(super) limits: Arc<limit::Limits>,
     pub(super) trusted_proxies: Vec<IpNet>,
     tasks: Vec<AbortHandle>,
     /// Who leases this router its shares of the servers' connections, and under which name.
@@ -59,7 +65,9 @@ impl App {
             (name, (endpoint, budget))
         });
         let pools = Pools::new(servers.collect(), Arc::clone(&keys));
-        let rest = Rest::new(pools.clone(), Arc::clone(&keys));
+        let (metrics, traffic, limits) =
+            (Metrics::default(), Traffic::default(), Arc::new(limit::Limits::default()));
+        let rest = Rest::new(pools.clone(), Arc::clone(&keys), metrics.clone());
         let mut tasks =
             vec![tokio::spawn(follow_key_file(Arc::clone(&settings), Arc::clone(&keys))).abort_handle()];
         let mut leases = None;
@@ -71,14 +79,27 @@ impl App {
                 tokio::spawn(share::keep(pools.clone(), lessor.0.clone(), lessor.1.clone())).abort_handle(),
             );
             leases = Some(lessor);
-            let drained = pools.clone();
-            let changed = move |before: &crate::tenant::Tenant| drained.drain(&before.id);
+            let (drained, limits) = (pools.clone(), Arc::clone(&limits));
+            let changed = move |before: &crate::tenant::Tenant| {
+                drained.drain(&before.id);
+                limits.forget(&before.id);
+            };
             let watch =
                 directory::watch(directory.clone(), reader, Arc::clone(&settings), pools.refused(), changed);
             tasks.push(tokio::spawn(watch).abort_handle());
         }
         let trusted_proxies = settings.listen.trusted_proxies.clone();
-        Self(Arc::new(DataPlane { directory, pools, rest, trusted_proxies, tasks, leases }))
+        Self(Arc::new(DataPlane {
+            directory,
+            pools,
+            rest,
+            metrics,
+            traffic,
+            limits,
+            trusted_proxies,
+            tasks,
+            leases,
+        }))
     }
 
     /// Waits until the catalog has been read once.

@@ -1,5 +1,7 @@
 //! Errors of routing as HTTP, in the shape of the REST API's.
 
+use std::time::Duration;
+
 use axum::body::Body;
 use http::{HeaderValue, Response, StatusCode, header};
 
@@ -17,6 +19,8 @@ pub(super) enum Error {
     BodyLost,
     Timeout,
     Panic,
+    /// The tenant's requests a second are used up for so long.
+    TooMany(Duration),
 }
 
 impl From<Refusal> for Error {
@@ -80,12 +84,23 @@ impl Error {
                 "The router failed on this request".into(),
                 "Report it with the x-request-id of this answer",
             ),
+            Self::TooMany(_) => (
+                StatusCode::TOO_MANY_REQUESTS,
+                "MBX109",
+                "Too many requests of this tenant in this second".into(),
+                "Send fewer, or ask for a higher tier",
+            ),
+        };
+        let wait = match self {
+            Self::TooMany(wait) => Some(wait.as_secs() + 1),
+            _ if status == StatusCode::SERVICE_UNAVAILABLE => Some(1),
+            _ => None,
         };
         let mut response = rest::Error::new(status, code, message, None, Some(hint.to_owned()))
             .into_response()
             .map(Body::from);
-        if status == StatusCode::SERVICE_UNAVAILABLE {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        if let Some(wait) = wait {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(wait));
         }
         response
     }

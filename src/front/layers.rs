@@ -27,6 +27,7 @@ use tower_http::request_id::{
 
 use super::error::Error;
 use super::{App, cors, tenant};
+use crate::telemetry::{Outcome, Stage};
 
 /// The data plane as one service: the REST API of every tenant.
 pub fn router(app: App) -> Service {
@@ -49,11 +50,28 @@ fn service(app: App, routes: Option<Router>) -> Service {
     Service(stack)
 }
 
+/// An answer on its way.
+type Answering = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
+
 /// What [`super::serve`] serves.
 #[derive(Clone)]
-pub struct Service(pub(super) Stack);
+pub struct Service(Stack);
 
-pub(super) type Stack = SetRequestId<PropagateRequestId<Dispatch>, Ids>;
+type Stack = SetRequestId<PropagateRequestId<Dispatch>, Ids>;
+
+impl tower::Service<Request> for Service {
+    type Response = Response;
+    type Error = Infallible;
+    type Future = Answering;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        Box::pin(tower::Service::call(&mut self.0, request))
+    }
+}
 
 impl Service {
     /// Answers one request without a socket.
@@ -65,7 +83,7 @@ impl Service {
 
 /// Request ids: a random number for the process, and a count. A UUID would cost a system call each.
 #[derive(Clone)]
-pub(super) struct Ids {
+struct Ids {
     process: u64,
     next: Arc<AtomicU64>,
 }
@@ -86,7 +104,7 @@ impl MakeRequestId for Ids {
 
 /// Finds the tenant before a route is looked for: routes are matched on the path behind the prefix.
 #[derive(Clone)]
-pub(super) struct Dispatch {
+struct Dispatch {
     app: App,
     /// None when there is nothing but the REST API to choose from.
     routes: Option<Router>,
@@ -95,7 +113,7 @@ pub(super) struct Dispatch {
 impl tower::Service<Request> for Dispatch {
     type Response = Response;
     type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
+    type Future = Answering;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         Poll::Ready(Ok(()))
@@ -111,10 +129,14 @@ impl tower::Service<Request> for Dispatch {
             let request_id = parts.extensions.get::<RequestId>().cloned();
             let resolved = tenant::resolve(&app, &mut parts);
             let target = parts.uri.clone();
+            app.metrics.stage(Stage::Resolve, begun.elapsed());
             let tenant = resolved.as_ref().ok().cloned();
             let mut response = match resolved {
                 Err(error) => error.into_response(),
                 Ok(_) if cors::is_preflight(&parts.method, &parts.headers) => cors::preflight(&parts.headers),
+                Ok(tenant) if let Some(wait) = app.limits.refuses(&tenant) => {
+                    Error::TooMany(wait).into_response()
+                }
                 Ok(tenant) => {
                     let request = Request::from_parts(parts, body);
                     let answer = async {
@@ -137,6 +159,11 @@ impl tower::Service<Request> for Dispatch {
             if from_page {
                 cors::allow(response.headers_mut());
             }
+            let (status, took) = (response.status().as_u16(), begun.elapsed());
+            app.metrics.request(Outcome::of(status, tenant.is_some()), took);
+            if let Some(tenant) = &tenant {
+                app.traffic.count(&tenant.id, status, took);
+            }
             let line = Line {
                 request_id: request_id.as_ref().and_then(|id| id.header_value().to_str().ok()),
                 tenant: tenant.as_deref(),
@@ -144,7 +171,7 @@ impl tower::Service<Request> for Dispatch {
                 // Names of tables only; the query, where values are, is left out, and so are tokens.
                 path: target.path(),
                 status: response.status(),
-                took: begun.elapsed(),
+                took,
             };
             line.log();
             Ok(response)

@@ -1,12 +1,13 @@
 //! Serve: the listener, with every wait for a client bounded, and a stop that lets requests under way finish.
 
+use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::ConnectInfo;
-use http::Request;
+use http::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::GracefulShutdown;
@@ -14,8 +15,6 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tower::ServiceExt as _;
-
-use super::layers::Service;
 
 /// Longest wait for the head of a request, also of the next one on a kept connection: without it clients that send a
 /// byte a minute hold sockets for ever.
@@ -27,16 +26,20 @@ const CLIENTS: usize = 10_000;
 /// The pause after the process has run out of file descriptors.
 const BREATH: Duration = Duration::from_millis(50);
 
-/// Serves until `shutdown` ends, then takes no new requests and gives those under way `drain` to finish.
+/// Serves, on the data or the admin port, until `shutdown` ends, then takes no new requests and gives those under way `drain` to finish.
 ///
 /// # Errors
 /// None now; a listener that fails for a moment is tried again.
-pub async fn serve(
+pub async fn serve<S>(
     listener: TcpListener,
-    service: Service,
+    service: S,
     shutdown: impl Future<Output = ()> + Send + 'static,
     drain: Duration,
-) -> io::Result<()> {
+) -> io::Result<()>
+where
+    S: tower::Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+{
     let mut http = Builder::new(TokioExecutor::new());
     http.http1().timer(TokioTimer::new()).header_read_timeout(HEAD);
     http.http2().timer(TokioTimer::new()).keep_alive_interval(PING).max_concurrent_streams(100);
@@ -51,7 +54,7 @@ pub async fn serve(
             tokio::time::sleep(BREATH).await;
             continue;
         };
-        let service = service.0.clone().map_request(move |request: Request<hyper::body::Incoming>| {
+        let service = service.clone().map_request(move |request: Request<hyper::body::Incoming>| {
             let mut request = request.map(Body::new);
             request.extensions_mut().insert(ConnectInfo(peer));
             request

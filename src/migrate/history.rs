@@ -3,6 +3,7 @@
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use tokio_postgres::types::Type;
 use tokio_postgres::{Client, GenericClient};
 
 use super::edition::{Edition, File};
@@ -69,12 +70,12 @@ impl From<tokio_postgres::Error> for Unread {
 /// Reads the history in order of version; empty when there is no table.
 pub(super) async fn read(client: &impl GenericClient) -> Result<Vec<Applied>, Unread> {
     let exists = "SELECT pg_catalog.to_regclass($1) IS NOT NULL";
-    if !client.query_one(exists, &[&HISTORY]).await?.try_get::<_, bool>(0)? {
+    let there = client.query_typed(exists, &[(&HISTORY, Type::TEXT)]).await?;
+    if !there.first().map_or(Ok(false), |row| row.try_get(0))? {
         return Ok(Vec::new());
     }
-    let rows = client
-        .query("SELECT version, name, checksum, applied_on FROM manybox.schema_history ORDER BY version", &[])
-        .await?;
+    let all = "SELECT version, name, checksum, applied_on FROM manybox.schema_history ORDER BY version";
+    let rows = client.query_typed(all, &[]).await?;
     let mut applied = Vec::with_capacity(rows.len());
     for row in rows {
         let version: i32 = row.try_get(0)?;

@@ -3,8 +3,9 @@
 use std::fmt;
 use std::time::Duration;
 
-use tokio_postgres::Client;
 use tokio_postgres::error::{ErrorPosition, SqlState};
+use tokio_postgres::types::Type;
+use tokio_postgres::{Client, Row};
 
 use super::history::{HISTORY, UNFINISHED};
 use crate::pg::{Error, Ident, literal};
@@ -103,12 +104,13 @@ pub(super) async fn restore(client: &Client) -> Result<(), Said> {
 /// Makes the tables of the history when they are missing; nobody but the owner has rights there.
 pub(super) async fn ensure_history(client: &Client) -> Result<(), Said> {
     let there = client
-        .query_one(
+        .query_typed(
             "SELECT pg_catalog.to_regnamespace('manybox') IS NOT NULL,
                     pg_catalog.to_regclass($1) IS NOT NULL AND pg_catalog.to_regclass($2) IS NOT NULL",
-            &[&HISTORY, &UNFINISHED],
+            &[(&HISTORY, Type::TEXT), (&UNFINISHED, Type::TEXT)],
         )
         .await?;
+    let there = the_row(&there)?;
     let (schema, tables): (bool, bool) = (there.try_get(0)?, there.try_get(1)?);
     if tables {
         return Ok(());
@@ -138,13 +140,15 @@ pub(super) struct State {
 }
 
 /// Everything that a file can make and that has an owner, but for what belongs to an extension or is a part of
-/// something else (indexes, array and row types), which an extension's script doesn't mark as its own.
+/// something else (indexes, array and row types), which an extension's script doesn't mark as its own. Below 16384 are
+/// the server's own objects (FirstNormalObjectId), thousands, which nobody but a superuser can change; so the indexes
+/// on oid serve.
 const STATE: &str = "
 WITH object AS (
-    SELECT 'pg_catalog.pg_namespace'::regclass::oid AS class, oid, nspowner AS owner, oid AS schema FROM pg_catalog.pg_namespace
-    UNION ALL SELECT 'pg_catalog.pg_class'::regclass, oid, relowner, relnamespace FROM pg_catalog.pg_class WHERE relkind NOT IN ('i', 'I')
-    UNION ALL SELECT 'pg_catalog.pg_proc'::regclass, oid, proowner, pronamespace FROM pg_catalog.pg_proc
-    UNION ALL SELECT 'pg_catalog.pg_type'::regclass, oid, typowner, typnamespace FROM pg_catalog.pg_type
+    SELECT 'pg_catalog.pg_namespace'::regclass::oid AS class, oid, nspowner AS owner, oid AS schema FROM pg_catalog.pg_namespace WHERE oid >= 16384
+    UNION ALL SELECT 'pg_catalog.pg_class'::regclass, oid, relowner, relnamespace FROM pg_catalog.pg_class WHERE oid >= 16384 AND relkind NOT IN ('i', 'I')
+    UNION ALL SELECT 'pg_catalog.pg_proc'::regclass, oid, proowner, pronamespace FROM pg_catalog.pg_proc WHERE oid >= 16384
+    UNION ALL SELECT 'pg_catalog.pg_type'::regclass, oid, typowner, typnamespace FROM pg_catalog.pg_type WHERE oid >= 16384
 ), foreign_object AS (
     SELECT pg_catalog.pg_describe_object(o.class, o.oid, 0) AS name, pg_catalog.pg_get_userbyid(o.owner)::text AS owner
     FROM object o JOIN pg_catalog.pg_namespace n ON n.oid = o.schema
@@ -162,7 +166,8 @@ FROM (SELECT) AS one LEFT JOIN foreign_object f ON true";
 
 /// Reads what [`State`] holds.
 pub(super) async fn state(client: &Client, owner: &str) -> Result<State, Said> {
-    let row = client.query_one(STATE, &[&owner, &LOCK]).await?;
+    let rows = client.query_typed(STATE, &[(&owner, Type::TEXT), (&LOCK, Type::INT8)]).await?;
+    let row = the_row(&rows)?;
     let foreign: (Option<String>, Option<String>) = (row.try_get(2)?, row.try_get(3)?);
     Ok(State {
         current_user: row.try_get(0)?,
@@ -170,4 +175,8 @@ pub(super) async fn state(client: &Client, owner: &str) -> Result<State, Said> {
         foreign: foreign.0.zip(foreign.1),
         locked: row.try_get(4)?,
     })
+}
+
+fn the_row(rows: &[Row]) -> Result<&Row, Said> {
+    rows.first().ok_or_else(|| Said::ours("a question that always has an answer got none".into()))
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 use tokio_postgres::Client;
+use tokio_postgres::types::Type;
 
 use super::Error;
 
@@ -29,8 +30,9 @@ impl AdvisoryLock {
     pub async fn acquire(client: &Client, key: i64, wait: Duration) -> Result<Option<Self>, Error> {
         let deadline = Instant::now() + wait;
         loop {
-            let row = client.query_one("SELECT pg_catalog.pg_try_advisory_lock($1)", &[&key]).await?;
-            if row.try_get::<_, bool>(0)? {
+            let sql = "SELECT pg_catalog.pg_try_advisory_lock($1)";
+            let rows = client.query_typed(sql, &[(&key, Type::INT8)]).await?;
+            if rows.first().map_or(Ok(false), |row| row.try_get(0))? {
                 return Ok(Some(Self { key }));
             }
             if Instant::now() >= deadline {
@@ -45,7 +47,7 @@ impl AdvisoryLock {
     /// # Errors
     /// When the connection fails; the lock is gone with it.
     pub async fn release(self, client: &Client) -> Result<(), Error> {
-        client.execute("SELECT pg_catalog.pg_advisory_unlock($1)", &[&self.key]).await?;
+        client.query_typed("SELECT pg_catalog.pg_advisory_unlock($1)", &[(&self.key, Type::INT8)]).await?;
         Ok(())
     }
 }

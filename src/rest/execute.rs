@@ -118,9 +118,9 @@ pub(super) async fn run(
             Err(error) => Err(error.into()),
             Ok(prepared) => {
                 checkout.keep(key.clone(), prepared.clone());
-                // In the same round trip, for later requests.
-                let (rows, set) = join(client.query(&prepared, &values), prepare_set(&checkout)).await;
-                set.and(rows).map_err(Failure::from).and_then(|rows| check(outcome(&rows)?, expect))
+                // In the same round trip, for later requests; when the query fails, so does this.
+                let (rows, _) = join(client.query(&prepared, &values), prepare_set(&checkout)).await;
+                rows.map_err(Failure::from).and_then(|rows| check(outcome(&rows)?, expect))
             }
         }
     };

@@ -23,6 +23,8 @@ pub struct Listen {
     pub base_urls: Vec<UrlTemplate>,
     /// Networks whose `X-Forwarded-Host` is believed. Too wide a network lets its members choose any tenant's host.
     pub trusted_proxies: Vec<IpNet>,
+    /// How many tenants, the busiest, have metrics of their own; all of them are in `manybox top`.
+    pub metrics_tenants: usize,
     /// How long requests under way may take to finish after a stop signal.
     #[serde(with = "humantime_serde")]
     pub drain_timeout: Duration,
@@ -38,6 +40,7 @@ impl Default for Listen {
                 .filter_map(|t| t.parse().ok())
                 .collect(),
             trusted_proxies: Vec::new(),
+            metrics_tenants: 20,
             drain_timeout: Duration::from_secs(10),
         }
     }

@@ -34,6 +34,8 @@ pub struct Limits {
     pub max_body: usize,
     /// Most rows a read returns; `None` for no limit of ours.
     pub max_rows: Option<u64>,
+    /// Most requests a second on one router, and as many at once after a pause; 429 above it. `None` for no limit.
+    pub max_requests_per_second: Option<u32>,
 }
 
 impl Default for Limits {
@@ -49,6 +51,7 @@ impl Default for Limits {
             idle_timeout: Duration::from_secs(60),
             max_body: 10 * 1024 * 1024,
             max_rows: None,
+            max_requests_per_second: None,
         }
     }
 }
@@ -91,12 +94,30 @@ pub struct Overrides {
     /// See [`Limits::max_connections`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_connections: Option<u32>,
-    /// See [`Limits::max_rows`].
+    /// See [`Limits::max_waiting`].
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub max_rows: Option<u64>,
+    pub max_waiting: Option<u32>,
+    /// See [`Limits::acquire_timeout`].
+    #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
+    pub acquire_timeout: Option<Duration>,
     /// See [`Limits::statement_timeout`].
     #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
     pub statement_timeout: Option<Duration>,
+    /// See [`Limits::transaction_idle_timeout`].
+    #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
+    pub transaction_idle_timeout: Option<Duration>,
+    /// See [`Limits::request_timeout`].
+    #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
+    pub request_timeout: Option<Duration>,
+    /// See [`Limits::max_body`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_body: Option<usize>,
+    /// See [`Limits::max_rows`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_rows: Option<u64>,
+    /// See [`Limits::max_requests_per_second`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_requests_per_second: Option<u32>,
 }
 
 impl Overrides {
@@ -108,9 +129,13 @@ impl Overrides {
         if let Some(role) = &self.anon_role {
             api.anon_role = Some(role.clone()).filter(|r| !r.is_empty());
         }
-        limits.max_connections = self.max_connections.unwrap_or(limits.max_connections);
+        macro_rules! lay {
+            ($($limit:ident),*) => { $(limits.$limit = self.$limit.unwrap_or(limits.$limit);)* };
+        }
+        lay!(max_connections, max_waiting, acquire_timeout, statement_timeout);
+        lay!(transaction_idle_timeout, request_timeout, max_body);
         limits.max_rows = self.max_rows.or(limits.max_rows);
-        limits.statement_timeout = self.statement_timeout.unwrap_or(limits.statement_timeout);
+        limits.max_requests_per_second = self.max_requests_per_second.or(limits.max_requests_per_second);
         (limits, api)
     }
 }

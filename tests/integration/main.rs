@@ -6,6 +6,7 @@ mod budget;
 mod embedded;
 mod isolation;
 mod lifecycle;
+mod metrics;
 mod migrations;
 mod pool;
 mod program;

@@ -1,0 +1,110 @@
+//! Report: servers and tenants as `manybox top` shows them.
+
+use std::collections::HashMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::Admin;
+use crate::pool::{Breaker, PoolStatus, ServerStatus};
+use crate::telemetry::Flow;
+use crate::tenant::TenantId;
+
+/// One server's connections.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerLine {
+    /// The server's name in the settings.
+    pub server: String,
+    /// Most connections this router may hold.
+    pub budget: u32,
+    /// Connections, those that are opening and closing included.
+    pub open: u32,
+    /// Connections that wait for a request.
+    pub idle: u32,
+    /// Connections in use.
+    pub busy: u32,
+    /// Requests that wait for a connection.
+    pub waiting: u32,
+    /// Idle connections closed for another tenant, so far.
+    pub evictions: u64,
+    /// Connections opened so far.
+    pub connects: u64,
+    /// Requests that got no connection, so far.
+    pub refused: u64,
+    /// Whether the server is asked for connections: `closed`, `open` or `half-open`.
+    pub breaker: String,
+}
+
+/// One tenant's requests and connections.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TenantLine {
+    /// Its name.
+    pub slug: String,
+    /// Its id.
+    pub id: String,
+    /// The server's name in the settings.
+    pub server: String,
+    /// Its requests so far.
+    pub flow: Flow,
+    /// Connections idle or busy.
+    pub open: u32,
+    /// Connections in use.
+    pub busy: u32,
+    /// Requests that wait for a connection.
+    pub waiting: u32,
+}
+
+impl From<ServerStatus> for ServerLine {
+    fn from(status: ServerStatus) -> Self {
+        let breaker = match status.breaker {
+            Breaker::Closed => "closed",
+            Breaker::Open => "open",
+            Breaker::HalfOpen => "half-open",
+        };
+        Self {
+            server: status.server,
+            budget: status.budget,
+            open: status.open,
+            idle: status.idle,
+            busy: status.busy,
+            waiting: status.waiting,
+            evictions: status.evictions,
+            connects: status.connects,
+            refused: status.timeouts.iter().sum(),
+            breaker: breaker.to_owned(),
+        }
+    }
+}
+
+impl Admin {
+    /// Every server, by name.
+    pub(super) fn servers(&self) -> Vec<ServerLine> {
+        let mut lines: Vec<_> = self.pools.servers().into_iter().map(ServerLine::from).collect();
+        lines.sort_by(|a, b| a.server.cmp(&b.server));
+        lines
+    }
+
+    /// Every tenant that had a request lately, or holds a connection.
+    pub(super) fn tenants(&self) -> Vec<TenantLine> {
+        let mut flows: HashMap<TenantId, Flow> = self.traffic.flows().into_iter().collect();
+        let mut pools: HashMap<TenantId, PoolStatus> = HashMap::new();
+        for pool in self.pools.status() {
+            flows.entry(pool.tenant.clone()).or_default();
+            pools.insert(pool.tenant.clone(), pool);
+        }
+        let line = |(id, flow): (TenantId, Flow)| {
+            // One that has left the directory is nobody's business any more.
+            let tenant = self.directory.get(&id)?;
+            let pool = pools.get(&id);
+            Some(TenantLine {
+                slug: tenant.slug.to_string(),
+                id: id.to_string(),
+                server: tenant.server.clone(),
+                flow,
+                open: pool.map_or(0, |pool| pool.open),
+                busy: pool.map_or(0, |pool| pool.busy),
+                waiting: pool.map_or(0, |pool| pool.waiting),
+            })
+        };
+        flows.into_iter().filter_map(line).collect()
+    }
+}

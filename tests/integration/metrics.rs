@@ -1,0 +1,140 @@
+//! What a router tells of itself: metrics, `manybox top`, and the limit on requests.
+
+use manybox::admin::{Admin, TenantLine};
+
+use crate::support::{TestFleet, eventually, private_server};
+
+fn admin(fleet: &TestFleet, top: usize) -> axum::Router {
+    let app = fleet.app.as_ref().unwrap();
+    manybox::admin::router(Admin {
+        directory: app.directory.clone(),
+        pools: app.pools.clone(),
+        metrics: app.metrics.clone(),
+        traffic: app.traffic.clone(),
+        top,
+    })
+}
+
+async fn ask(admin: &axum::Router, path: &str) -> String {
+    use tower::ServiceExt as _;
+    let request = http::Request::get(path).body(axum::body::Body::empty()).unwrap();
+    let answer = admin.clone().oneshot(request).await.unwrap();
+    assert_eq!(answer.status(), 200);
+    let body = axum::body::to_bytes(answer.into_body(), usize::MAX).await.unwrap();
+    String::from_utf8(body.to_vec()).unwrap()
+}
+
+/// The value of a metric with these labels.
+fn value(text: &str, name: &str) -> f64 {
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.unwrap_or_else(|| panic!("no {name} in\n{text}")).parse().unwrap()
+}
+
+#[tokio::test]
+async fn metrics_move_with_what_requests_come_to() {
+    let fleet = TestFleet::builder().tenants(&["acme", "globex", "initech"]).serve().await;
+    let admin = admin(&fleet, 2);
+    for _ in 0..3 {
+        assert_eq!(fleet.get("/acme/items").await.status, 200);
+    }
+    assert_eq!(fleet.get("/globex/items").await.status, 200);
+    assert_eq!(fleet.get("/globex/nothing").await.status, 404);
+    let refused = fleet.get("/initech/secrets").await;
+    assert_eq!(refused.status, 401, "{}", refused.text);
+    assert_eq!(fleet.get("/nobody/items").await.status, 404);
+    let text = ask(&admin, "/metrics").await;
+    for (outcome, count) in [("Ok", 4.0), ("ClientError", 1.0), ("Unauthorized", 1.0), ("UnknownTenant", 1.0)]
+    {
+        let name = format!("manybox_requests_total{{outcome=\"{outcome}\"}}");
+        assert_eq!(value(&text, &name), count, "{outcome}");
+    }
+    assert_eq!(value(&text, "manybox_request_seconds_count"), 7.0);
+    assert_eq!(value(&text, "manybox_connects_total{server=\"main\"}"), 3.0);
+    assert_eq!(value(&text, "manybox_connections{server=\"main\",state=\"idle\"}"), 3.0);
+    assert_eq!(value(&text, "manybox_breaker_open{server=\"main\"}"), 0.0);
+    assert_eq!(value(&text, "manybox_tenants"), 3.0);
+    assert!(value(&text, "manybox_stage_seconds_sum{stage=\"Execute\"}") > 0.0);
+    // The two busiest and no more, however many there are.
+    assert_eq!(value(&text, "manybox_tenant_requests_total{tenant=\"acme\"}"), 3.0);
+    assert!(text.contains("tenant=\"globex\"") && !text.contains("tenant=\"initech\""), "{text}");
+    assert!(text.ends_with("# EOF\n"));
+    let tenants: Vec<TenantLine> = serde_json::from_str(&ask(&admin, "/tenants").await).unwrap();
+    assert_eq!(tenants.len(), 3);
+}
+
+#[tokio::test]
+async fn a_dead_server_is_seen_without_asking_it() {
+    let folder = tempfile::Builder::new().tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let server = private_server(folder.path().join("own"), false).await;
+    let mut fleet = TestFleet::builder().tenants(&["acme"]).build_on(&server.admin_url()).await;
+    fleet.start_router().await;
+    let admin = admin(&fleet, 20);
+    assert_eq!(fleet.get("/acme/items").await.status, 200);
+    server.stop().await.unwrap();
+    eventually("requests are refused", || async { fleet.get("/acme/items").await.status == 503 }).await;
+    let text = ask(&admin, "/metrics").await;
+    assert_eq!(value(&text, "manybox_breaker_open{server=\"main\"}"), 1.0);
+    assert!(value(&text, "manybox_requests_total{outcome=\"Unavailable\"}") >= 1.0);
+    assert!(value(&text, "manybox_tenant_refusals_total{tenant=\"acme\"}") >= 1.0);
+}
+
+#[tokio::test]
+async fn a_tenant_above_its_rate_is_told_to_wait_and_others_are_not() {
+    let mut fleet = TestFleet::builder().tenants(&["acme", "globex"]).serve().await;
+    let (code, _, said) = fleet.run(&["tenant", "set", "acme", "max_requests_per_second=2"]).await;
+    assert_eq!(code, 0, "{said}");
+    eventually("the limit holds", || async {
+        let answer = fleet.get("/acme/items").await;
+        if answer.status != 429 {
+            return false;
+        }
+        assert_eq!((answer.code().as_str(), answer.headers["retry-after"].as_str()), ("MBX109", "1"));
+        true
+    })
+    .await;
+    for _ in 0..20 {
+        assert_eq!(fleet.get("/globex/items").await.status, 200);
+    }
+    let (code, _, said) = fleet.run(&["tenant", "set", "acme", "max_requests_per_second="]).await;
+    assert_eq!(code, 0, "{said}");
+    eventually("it is lifted", || async {
+        let answers =
+            [fleet.get("/acme/items").await, fleet.get("/acme/items").await, fleet.get("/acme/items").await];
+        answers.iter().all(|answer| answer.status == 200)
+    })
+    .await;
+    for wrong in ["max_requests_per_second=many", "max_speed=1", "statement_timeout=soon"] {
+        let (code, _, said) = fleet.run(&["tenant", "set", "acme", wrong]).await;
+        assert!(code == 1 && said.contains(wrong), "{said}");
+    }
+    fleet.reopen().await;
+    assert_eq!(fleet.row("acme").await.record.overrides, manybox::tenant::Overrides::default());
+}
+
+#[tokio::test]
+async fn top_shows_who_is_busy() {
+    let fleet = TestFleet::builder().tenants(&["acme", "globex"]).serve().await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let (router, drain) = (admin(&fleet, 20), std::time::Duration::from_secs(1));
+    tokio::spawn(manybox::front::serve(listener, router, std::future::pending(), drain));
+    let flood = async {
+        loop {
+            assert_eq!(fleet.get("/globex/items").await.status, 200);
+        }
+    };
+    let arguments = ["top", "--once", "--json", "--interval", "500ms", "--admin", &address];
+    let (code, sample, said) = tokio::select! {
+        done = fleet.run(&arguments) => done,
+        () = flood => unreachable!(),
+    };
+    assert_eq!(code, 0, "{said}");
+    let sample: serde_json::Value = serde_json::from_str(&sample).unwrap();
+    assert_eq!(sample["tenants"][0]["slug"], "globex");
+    assert!(sample["tenants"][0]["requests_per_second"].as_f64().unwrap() > 1.0, "{sample}");
+    assert_eq!(sample["servers"][0]["breaker"], "closed");
+    let (code, table, _) = fleet.run(&["top", "--interval", "100ms", "--admin", &address]).await;
+    assert!(code == 0 && table.contains("globex") && table.contains("BREAKER"), "{table}");
+    let (code, _, said) = fleet.run(&["top", "--once", "--admin", "127.0.0.1:1"]).await;
+    assert!(code == 1 && said.contains("is `manybox serve` running"), "{said}");
+}
