@@ -46,7 +46,8 @@ pub(crate) async fn serve(url: &str, port: u16) -> Done {
     let manager =
         Manager::from_config(url.parse()?, NoTls, ManagerConfig { recycling_method: RecyclingMethod::Fast });
     // As many as manybox opens for one tenant.
-    let pool = Pool::builder(manager).max_size(8).build()?;
+    let pool = manybox::pool::Budget::default().busy as usize;
+    let pool = Pool::builder(manager).max_size(pool).build()?;
     let app = Router::new().route("/{tenant}/items", get(items)).with_state(Arc::new(pool));
     let listener = tokio::net::TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).await?;
     Ok(axum::serve(listener, app).await?)

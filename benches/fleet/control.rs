@@ -48,8 +48,7 @@ pub(crate) async fn create(setting: &mut Setting, scale: Scale) -> Done<Scenario
 
 /// `manybox migrate` with one new file, against a loop that connects and sends the same statements.
 pub(crate) async fn migrate(setting: &mut Setting, scale: Scale) -> Done<Scenario> {
-    let wanted = scale.changed * scale.rounds;
-    setting.tenants(wanted.max(setting.has())).await?;
+    setting.tenants(scale.migrated.max(setting.has())).await?;
     let tenants = setting.has();
     let (mut values, mut baselines) = (Vec::new(), Vec::new());
     for round in 0..scale.rounds {

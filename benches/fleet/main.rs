@@ -32,14 +32,22 @@ pub(crate) struct Scale {
     pub(crate) touched: usize,
     /// Rows of the catalog in `size-tenant`.
     pub(crate) rows: u32,
-    /// Tenants created and migrated.
+    /// Tenants created at a time.
     pub(crate) changed: usize,
+    /// Tenants migrated.
+    pub(crate) migrated: usize,
 }
 
 const QUICK: Scale =
-    Scale { run: Duration::from_secs(3), rounds: 3, touched: 300, rows: 20_000, changed: 40 };
-const FULL: Scale =
-    Scale { run: Duration::from_secs(10), rounds: 5, touched: 1_000, rows: 100_000, changed: 200 };
+    Scale { run: Duration::from_secs(3), rounds: 3, touched: 300, rows: 20_000, changed: 40, migrated: 300 };
+const FULL: Scale = Scale {
+    run: Duration::from_secs(10),
+    rounds: 5,
+    touched: 1_000,
+    rows: 100_000,
+    changed: 200,
+    migrated: 1_000,
+};
 
 fn main() -> Done {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

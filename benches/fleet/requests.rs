@@ -220,7 +220,7 @@ pub(crate) async fn fair(setting: &mut Setting, scale: Scale) -> Done<Vec<Scenar
 /// Which tenant a client asks next.
 enum Choice {
     Uniform,
-    /// Tenant n is asked in proportion to 1/n.
+    /// Tenant n is asked in proportion to n^-1.1: a usual exponent for what is popular.
     Zipf,
 }
 
@@ -235,7 +235,7 @@ pub(crate) async fn many(setting: &mut Setting, scale: Scale) -> Done<Vec<Scenar
         let (mut most, mut evictions) = (0, 0.0);
         let weights: Vec<f64> = match choice {
             Choice::Uniform => vec![1.0; MANY],
-            Choice::Zipf => (1..=MANY).map(|n| 1.0 / n as f64).collect(),
+            Choice::Zipf => (1..=MANY).map(|n| (n as f64).powf(-1.1)).collect(),
         };
         let weights = rand::distr::weighted::WeightedIndex::new(weights)?;
         for round in 0..scale.rounds {

@@ -74,6 +74,11 @@ pub(super) async fn read(client: &impl GenericClient) -> Result<Vec<Applied>, Un
     if !there.first().map_or(Ok(false), |row| row.try_get(0))? {
         return Ok(Vec::new());
     }
+    read_known(client).await
+}
+
+/// The same where the history is known to be there.
+pub(super) async fn read_known(client: &impl GenericClient) -> Result<Vec<Applied>, Unread> {
     let all = "SELECT version, name, checksum, applied_on FROM manybox.schema_history ORDER BY version";
     let rows = client.query_typed(all, &[]).await?;
     let mut applied = Vec::with_capacity(rows.len());

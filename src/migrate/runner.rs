@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures_util::future::{join, join3};
 use tokio::time::sleep;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
@@ -191,12 +192,12 @@ async fn locked(
         Err(said) => Err(said.clone().into()),
     };
     // Whatever these two say, the result is what counts: where they fail the session is over, and with it the lock.
-    let restored = session::restore(client).await;
-    if let Ok(Some(lock)) = lock
-        && restored.is_ok()
-    {
-        let _ = lock.release(client).await;
-    }
+    let release = async {
+        if let Ok(Some(lock)) = lock {
+            let _ = lock.release(client).await;
+        }
+    };
+    let _ = join(session::restore(client), release).await;
     result
 }
 
@@ -211,7 +212,7 @@ async fn files(
     options: &Options,
     progress: &mut Progress,
 ) -> Result<(), Stop> {
-    progress.rows = read(client).await?;
+    progress.rows = history::read(client).await.map_err(unread)?;
     progress.before = progress.reached();
     let pending = history::pending(edition, &progress.rows).map_err(|disagreement| match disagreement {
         Disagreement::Divergent(said) => Stop(Kind::Divergent, said),
@@ -223,9 +224,11 @@ async fn files(
     if pending.is_empty() {
         return Ok(());
     }
-    session::ensure_history(client).await?;
     // Before anything is applied, so that what others left is not laid at a file's door.
-    let session = check(client, options, None, "before any file was applied").await?;
+    let checked = check(client, options, None, "before any file was applied");
+    let (session, made) = join(checked, session::ensure_history(client)).await;
+    let session = session?;
+    made?;
     for file in pending {
         apply(client, edition, file, options, progress).await?;
         settle(client, file, options, progress, &session).await?;
@@ -233,11 +236,11 @@ async fn files(
     Ok(())
 }
 
-async fn read(client: &Client) -> Result<Vec<Applied>, Stop> {
-    history::read(client).await.map_err(|unread| match unread {
+fn unread(why: Unread) -> Stop {
+    match why {
         Unread::Database(error) => Said::from(error).into(),
         Unread::Tampered(said) => Stop(Kind::Divergent, said),
-    })
+    }
 }
 
 /// Applies one file, trying again when the traffic holds a lock.
@@ -252,7 +255,10 @@ async fn apply(
     let lock_timeout = if file.transactional { options.lock_timeout } else { options.lock_wait };
     let mut tries = 0;
     loop {
-        pin(client, options, lock_timeout).await?;
+        // The first time the session is pinned already, by `locked` or after the file before.
+        if tries > 0 || !file.transactional {
+            pin(client, options, lock_timeout).await?;
+        }
         let result = if file.transactional {
             engine::apply(client, edition.up_to(file.version)).await
         } else {
@@ -287,12 +293,16 @@ async fn settle(
     progress: &mut Progress,
     session: &str,
 ) -> Result<(), Stop> {
-    // First what the file made of the session, then our own role again, without which the history can't be read.
-    let checked = check(client, options, Some(session), &format!("after {}", file.file_name())).await;
-    pin(client, options, options.lock_timeout).await?;
+    // First what the file made of the session, then our own role again, without which the history can't be read; in
+    // this order, in one round trip.
+    let when = format!("after {}", file.file_name());
+    let checked = check(client, options, Some(session), &when);
+    let pinned = pin(client, options, options.lock_timeout);
+    let (checked, pinned, rows) = join3(checked, pinned, history::read_known(client)).await;
+    pinned?;
     let mut expected = progress.rows.clone();
     expected.push(history::row_of(file));
-    progress.rows = read(client).await?;
+    progress.rows = rows.map_err(unread)?;
     progress.applied.push(file.version);
     if progress.rows != expected {
         let message =

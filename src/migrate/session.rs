@@ -139,41 +139,52 @@ pub(super) struct State {
     pub(super) foreign: Option<(String, String)>,
 }
 
-/// Everything that a file can make and that has an owner, but for what belongs to an extension or is a part of
-/// something else (indexes, array and row types), which an extension's script doesn't mark as its own. Below 16384 are
-/// the server's own objects (FirstNormalObjectId), thousands, which nobody but a superuser can change; so the indexes
-/// on oid serve.
+/// Who we are, whether the lock is ours, and whether anything in this database has another owner than $1: all of it
+/// is in pg_shdepend, but for what the bootstrap superuser owns, which no migrator can make. Asked around every file,
+/// in sessions that have nothing cached, so it is kept cheap to plan.
 const STATE: &str = "
+SELECT current_user::text, session_user::text,
+       EXISTS (SELECT FROM pg_catalog.pg_locks l
+               WHERE l.locktype = 'advisory' AND l.pid = pg_catalog.pg_backend_pid() AND l.granted AND l.objsubid = 1
+                 AND (l.classid::bigint << 32 | l.objid::bigint) = $2),
+       EXISTS (SELECT FROM pg_catalog.pg_shdepend d
+               WHERE d.dbid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
+                 AND d.deptype = 'o' AND d.refobjid <> $1::text::pg_catalog.regrole)";
+
+/// The first object of another owner, but for what belongs to an extension or is a part of something else (indexes,
+/// array and row types), which an extension's script doesn't mark as its own. Below 16384 are the server's own objects
+/// (FirstNormalObjectId), thousands.
+const FOREIGN: &str = "
 WITH object AS (
     SELECT 'pg_catalog.pg_namespace'::regclass::oid AS class, oid, nspowner AS owner, oid AS schema FROM pg_catalog.pg_namespace WHERE oid >= 16384
     UNION ALL SELECT 'pg_catalog.pg_class'::regclass, oid, relowner, relnamespace FROM pg_catalog.pg_class WHERE oid >= 16384 AND relkind NOT IN ('i', 'I')
     UNION ALL SELECT 'pg_catalog.pg_proc'::regclass, oid, proowner, pronamespace FROM pg_catalog.pg_proc WHERE oid >= 16384
     UNION ALL SELECT 'pg_catalog.pg_type'::regclass, oid, typowner, typnamespace FROM pg_catalog.pg_type WHERE oid >= 16384
-), foreign_object AS (
-    SELECT pg_catalog.pg_describe_object(o.class, o.oid, 0) AS name, pg_catalog.pg_get_userbyid(o.owner)::text AS owner
-    FROM object o JOIN pg_catalog.pg_namespace n ON n.oid = o.schema
-    WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
-      AND o.owner <> (SELECT r.oid FROM pg_catalog.pg_roles r WHERE r.rolname = $1::text)
-      AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
-                      WHERE d.classid = o.class AND d.objid = o.oid AND d.deptype IN ('e', 'i'))
-    ORDER BY o.class, o.oid LIMIT 1
 )
-SELECT current_user::text, session_user::text, f.name, f.owner,
-       EXISTS (SELECT FROM pg_catalog.pg_locks l
-               WHERE l.locktype = 'advisory' AND l.pid = pg_catalog.pg_backend_pid() AND l.granted AND l.objsubid = 1
-                 AND (l.classid::bigint << 32 | l.objid::bigint) = $2)
-FROM (SELECT) AS one LEFT JOIN foreign_object f ON true";
+SELECT pg_catalog.pg_describe_object(o.class, o.oid, 0), pg_catalog.pg_get_userbyid(o.owner)::text
+FROM object o JOIN pg_catalog.pg_namespace n ON n.oid = o.schema
+WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+  AND o.owner <> $1::text::pg_catalog.regrole
+  AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
+                  WHERE d.classid = o.class AND d.objid = o.oid AND d.deptype IN ('e', 'i'))
+ORDER BY o.class, o.oid LIMIT 1";
 
 /// Reads what [`State`] holds.
 pub(super) async fn state(client: &Client, owner: &str) -> Result<State, Said> {
+    let owner = Ident::new(owner).to_string();
     let rows = client.query_typed(STATE, &[(&owner, Type::TEXT), (&LOCK, Type::INT8)]).await?;
     let row = the_row(&rows)?;
-    let foreign: (Option<String>, Option<String>) = (row.try_get(2)?, row.try_get(3)?);
+    let foreign = match row.try_get(3)? {
+        true => client.query_typed(FOREIGN, &[(&owner, Type::TEXT)]).await?,
+        false => Vec::new(),
+    };
+    let foreign =
+        foreign.first().map(|row| Ok::<_, tokio_postgres::Error>((row.try_get(0)?, row.try_get(1)?)));
     Ok(State {
         current_user: row.try_get(0)?,
         session_user: row.try_get(1)?,
-        foreign: foreign.0.zip(foreign.1),
-        locked: row.try_get(4)?,
+        locked: row.try_get(2)?,
+        foreign: foreign.transpose()?,
     })
 }
 

@@ -127,8 +127,9 @@ pub struct Budget {
     pub reserved_connections: u32,
     /// Most connections a router opens at the same time. More don't open faster, and slow down what runs.
     pub max_connecting: u32,
-    /// Most connections of one tenant on one router, whatever its tier says: 4 for each core of the server, because
-    /// more only take processor time from the other tenants. Not given: the server has as many cores as this machine.
+    /// Most connections of one tenant on one router, whatever its tier says. More than the server can run at once make
+    /// a tenant no faster, and take processor time from the others. Not given: 2 for each core of this machine, at
+    /// least 4; where the server is another machine, give 2 for each of its cores.
     pub max_per_tenant: Option<u32>,
 }
 
