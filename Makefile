@@ -1,7 +1,7 @@
 # What a newcomer needs, one word each. Kept to what make 3.81 knows: macOS ships no newer one.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test lint fmt doc clean
+.PHONY: help setup build demo test bench lint fmt doc clean
 
 help: ## list these words
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' Makefile
@@ -20,6 +20,11 @@ demo: setup ## build, then three tenants with data, served until Ctrl-C
 
 test: setup ## all tests, against a private PostgreSQL
 	cargo test
+
+# ONLY=fair,cold for some of it, FULL=1 for the large scenarios.
+bench: setup ## what routing costs, as ratios to baselines of the same run
+	@command -v wrk >/dev/null || { echo "wrk is missing: apt install wrk, or brew install wrk" >&2; exit 1; }
+	@cargo bench --bench fleet
 
 lint: ## formatting and clippy, as CI has them
 	cargo fmt --check

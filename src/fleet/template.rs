@@ -34,7 +34,7 @@ impl Fleet {
     }
 
     /// Makes the ready template the one of the edition's newest version. The next one is built beside it, so that
-    /// creates go on meanwhile; the old one is dropped when no create copies it.
+    /// creates go on meanwhile; the old one stays until [`Fleet::sweep_templates`].
     ///
     /// # Errors
     /// When the server refuses, or one of the edition's files fails; the template before stays in use.
@@ -44,15 +44,7 @@ impl Fleet {
         edition: &migrate::Edition,
     ) -> Result<Template, Error> {
         let (_, client) = self.admin(server).await?;
-        let digest =
-            Sha256::digest(format!("template {server} {} {}", self.settings.catalog.database, edition.name));
-        let mut key = [0_u8; 8];
-        key.copy_from_slice(&digest[..8]);
-        let lock = AdvisoryLock::acquire(&client, i64::from_be_bytes(key), LOCK_WAIT)
-            .await
-            .doing(|| format!("locking the template of edition `{}`", edition.name))?
-            .ok_or_else(|| Error::Busy(format!("the template of edition `{}`", edition.name)))?;
-        self.sweep(&client, server, &edition.name).await?;
+        let lock = self.lock_template(&client, server, &edition.name).await?;
         let template = match self.ready(server, &edition.name).await? {
             Some(ready)
                 if ready.lineage.version == edition.latest()
@@ -62,9 +54,36 @@ impl Fleet {
             }
             _ => self.build(&client, server, edition).await?,
         };
-        self.sweep(&client, server, &edition.name).await?;
         lock.release(&client).await.doing(|| "releasing the template's lock".into())?;
         Ok(template)
+    }
+
+    /// Drops what no longer serves: templates that were replaced, unless a create copies one, and those whose building
+    /// was killed or failed. Each drop waits for a checkpoint of the server, so nobody should wait for this.
+    ///
+    /// # Errors
+    /// When the server refuses.
+    pub async fn sweep_templates(&self, server: &str, edition: &str) -> Result<(), Error> {
+        let (_, client) = self.admin(server).await?;
+        let lock = self.lock_template(&client, server, edition).await?;
+        self.sweep(&client, server, edition).await?;
+        lock.release(&client).await.doing(|| "releasing the template's lock".into())
+    }
+
+    async fn lock_template(
+        &self,
+        client: &Connection,
+        server: &str,
+        edition: &str,
+    ) -> Result<AdvisoryLock, Error> {
+        let catalog = &self.settings.catalog.database;
+        let digest = Sha256::digest(format!("template {server} {catalog} {edition}"));
+        let mut key = [0_u8; 8];
+        key.copy_from_slice(&digest[..8]);
+        AdvisoryLock::acquire(client, i64::from_be_bytes(key), LOCK_WAIT)
+            .await
+            .doing(|| format!("locking the template of edition `{edition}`"))?
+            .ok_or_else(|| Error::Busy(format!("the template of edition `{edition}`")))
     }
 
     async fn build(
@@ -110,7 +129,6 @@ impl Fleet {
         self.ready(server, &edition.name).await?.ok_or_else(|| Error::Busy(format!("template `{name}`")))
     }
 
-    /// Drops what no longer serves: templates that were replaced, and those whose building was killed or failed.
     /// Called under the template's lock, so a `building` row is nobody's work in progress.
     async fn sweep(&self, client: &Connection, server: &str, edition: &str) -> Result<(), Error> {
         for template in self.catalog.templates().await? {

@@ -1,5 +1,6 @@
 //! Executor: carries a rollout out, several tenants at a time; every outcome is in the catalog before the next step.
 
+use futures_util::future::join;
 use futures_util::stream::{self, StreamExt as _};
 
 use super::planner::{Rollout, Step};
@@ -64,15 +65,26 @@ impl Rollout {
             .buffer_unordered(jobs.max(1));
         let mut report = Report { templates: self.templates.clone(), tenants: Vec::new() };
         let mut broken = None;
-        // To the end even when the catalog fails under one: the others' outcomes still count.
-        while let Some(result) = results.next().await {
-            match result {
-                Ok(result) => report.tenants.push(result),
-                Err(error) => broken = Some(error),
+        let tenants = async {
+            // To the end even when the catalog fails under one: the others' outcomes still count.
+            while let Some(result) = results.next().await {
+                match result {
+                    Ok(result) => report.tenants.push(result),
+                    Err(error) => broken = Some(error),
+                }
             }
-        }
+        };
+        let ((), swept) = join(tenants, self.sweep(fleet)).await;
         report.tenants.sort_by(|a, b| a.slug.cmp(&b.slug));
-        broken.map_or(Ok(report), Err)
+        broken.map_or(swept.map(|()| report), Err)
+    }
+
+    /// Drops the templates that were replaced, beside the tenants' work: each waits for a checkpoint.
+    async fn sweep(&self, fleet: &Fleet) -> Result<(), Error> {
+        for (server, edition) in &self.templates {
+            fleet.sweep_templates(server, edition).await?;
+        }
+        Ok(())
     }
 }
 
