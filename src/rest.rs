@@ -14,7 +14,7 @@ mod response;
 mod sql;
 mod transaction;
 
-pub use error::Error;
+pub use error::{Code, Error};
 pub use transaction::Session;
 
 use std::sync::Arc;

@@ -25,6 +25,12 @@ struct In {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Came {
+    server: String,
+    outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Because {
     server: String,
     reason: &'static str,
@@ -61,6 +67,7 @@ pub(super) fn scrape(admin: &Admin) -> Result<String, std::fmt::Error> {
 
 fn servers(registry: &mut Registry, all: &[ServerStatus]) {
     let (connections, ended) = (Gauges::<In>::default(), Counters::<Because>::default());
+    let connects = Counters::<Came>::default();
     for status in all {
         let states = [
             ("idle", status.idle),
@@ -71,11 +78,15 @@ fn servers(registry: &mut Registry, all: &[ServerStatus]) {
         for (state, count) in states {
             connections.get_or_create(&In { server: status.server.clone(), state }).set(f64::from(count));
         }
+        for (outcome, count) in [("ok", status.connects), ("failed", status.connect_failures)] {
+            connects.get_or_create(&Came { server: status.server.clone(), outcome }).inc_by(count as f64);
+        }
         for (reason, count) in ["budget", "tenant", "connect", "queue"].into_iter().zip(status.timeouts) {
             ended.get_or_create(&Because { server: status.server.clone(), reason }).inc_by(count as f64);
         }
     }
     registry.register("connections", "Connections by state; together never above the budget", connections);
+    registry.register("connects", "Connections opened, and those that could not be", connects);
     registry.register("waits_ended", "Requests that got no connection, by what they waited for", ended);
     let of = |status: &ServerStatus| Of { server: status.server.clone() };
     gauge(registry, "budget", "Most connections this router may hold", all, of, |s| f64::from(s.budget));
@@ -86,8 +97,6 @@ fn servers(registry: &mut Registry, all: &[ServerStatus]) {
     let mut count =
         |name, help, value: fn(&ServerStatus) -> f64| counter(registry, name, help, all, of, value);
     count("evictions", "Idle connections closed for another tenant", |s| s.evictions as f64);
-    count("connects", "Connections opened", |s| s.connects as f64);
-    count("connect_failures", "Connections that could not be opened", |s| s.connect_failures as f64);
     count("connect_seconds", "Time spent on opening connections", |s| s.connect_time.as_secs_f64());
     count("checkouts", "Connections given to requests", |s| s.checkouts as f64);
     count("waits", "Requests that waited for a connection and got one", |s| s.waits as f64);
@@ -97,7 +106,7 @@ fn servers(registry: &mut Registry, all: &[ServerStatus]) {
 /// The busiest tenants only: a label for each of thousands is what kills a Prometheus.
 fn tenants(registry: &mut Registry, admin: &Admin) {
     let mut lines = admin.tenants();
-    lines.sort_by_key(|line| std::cmp::Reverse(line.flow.requests));
+    lines.sort_by_key(|line| std::cmp::Reverse((line.flow.recent, line.flow.requests)));
     lines.truncate(admin.top);
     let of = |line: &TenantLine| Tenant { tenant: line.slug.clone() };
     let help = "Connections of the busiest tenants";

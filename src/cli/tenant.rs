@@ -12,7 +12,7 @@ use super::output::{line, table};
 use super::{Context, Done, Failure, Output};
 use crate::catalog::{Filter, TenantRow};
 use crate::fleet::{Fleet, Wish};
-use crate::tenant::{BaseUrl, Overrides, Slug, State, Verb};
+use crate::tenant::{Api, BaseUrl, Limits, Overrides, Slug, State, Verb};
 
 #[derive(clap::Subcommand)]
 pub(super) enum Tenant {
@@ -287,7 +287,11 @@ fn with(overrides: &Overrides, key: &str, value: &str) -> Result<Overrides, serd
             all.insert(key.to_owned(), value);
         }
     }
-    serde_json::from_value(all)
+    let overrides: Overrides = serde_json::from_value(all)?;
+    match overrides.over(Limits::default(), Api::default()).0.zero() {
+        Some(_) => Err(serde::de::Error::custom("expected 1 or more, or 1ms or more")),
+        None => Ok(overrides),
+    }
 }
 
 fn confirm(slug: &str) -> Done {

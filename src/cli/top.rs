@@ -1,11 +1,12 @@
 //! `manybox top`: what a running router does, tenant by tenant, as its admin port tells.
 
 use std::collections::HashMap;
-use std::io::IsTerminal as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use time::OffsetDateTime;
 
 use super::output::{line, table};
 use super::{Done, Failure, Output};
@@ -29,7 +30,7 @@ pub(super) struct Top {
     /// What the first tenant has most of
     #[arg(long, value_enum, default_value_t = Sort::Requests)]
     sort: Sort,
-    /// Show one look, and end; so does an output that is no terminal
+    /// Show what happens in one interval, and end; so does a table on an output that is no terminal
     #[arg(long)]
     once: bool,
 }
@@ -52,6 +53,9 @@ struct Look {
 /// What happened between two looks.
 #[derive(Serialize)]
 struct Sample {
+    #[serde(with = "time::serde::rfc3339")]
+    at: OffsetDateTime,
+    /// Time since the look before.
     seconds: f64,
     servers: Vec<Server>,
     tenants: Vec<Tenant>,
@@ -84,18 +88,25 @@ impl Top {
     pub(super) async fn run(self, settings: &Settings, output: Output) -> Done {
         let address = self.admin.clone().unwrap_or_else(|| settings.listen.admin.to_string());
         let live = !self.once && !output.json && std::io::stdout().is_terminal();
-        let terminal = console::Term::stdout();
+        // Written at once, so that nothing flickers.
+        let terminal = console::Term::buffered_stdout();
         let mut before = look(&address).await?;
         loop {
             tokio::time::sleep(self.interval.max(Duration::from_millis(100))).await;
             let now = look(&address).await?;
             let sample = self.sample(&before, &now);
             if output.json {
-                line(&serde_json::to_string(&sample)?);
-            } else {
-                if live {
-                    terminal.clear_screen()?;
+                // A reader that went away ends the stream, which has no other end.
+                if writeln!(std::io::stdout().lock(), "{}", serde_json::to_string(&sample)?).is_err() {
+                    return Ok(());
                 }
+            } else if live {
+                let rows = usize::from(terminal.size().0).saturating_sub(1);
+                let shown = text(&sample).lines().take(rows).collect::<Vec<_>>().join("\n");
+                terminal.clear_screen()?;
+                terminal.write_line(&shown)?;
+                terminal.flush()?;
+            } else {
                 line(&text(&sample));
             }
             // Whoever asked for JSON on a pipe wants a stream of it; a table on a pipe is asked for once.
@@ -143,7 +154,7 @@ impl Top {
         };
         tenants.sort_by(|a, b| key(b).total_cmp(&key(a)).then_with(|| a.slug.cmp(&b.slug)));
         tenants.truncate(self.limit);
-        Sample { seconds, servers: servers.collect(), tenants }
+        Sample { at: OffsetDateTime::now_utc(), seconds, servers: servers.collect(), tenants }
     }
 }
 

@@ -70,6 +70,7 @@ impl App {
         let rest = Rest::new(pools.clone(), Arc::clone(&keys), metrics.clone());
         let mut tasks =
             vec![tokio::spawn(follow_key_file(Arc::clone(&settings), Arc::clone(&keys))).abort_handle()];
+        tasks.push(tokio::spawn(age(traffic.clone(), directory.clone())).abort_handle());
         let mut leases = None;
         // The settings were checked: the catalog's server is among them.
         if let Some(endpoint) = catalog {
@@ -121,6 +122,14 @@ impl App {
         for task in &self.tasks {
             task.abort();
         }
+    }
+}
+
+/// Lets the tenants' counts grow old, and those of tenants that left go.
+async fn age(traffic: Traffic, directory: Directory) {
+    loop {
+        tokio::time::sleep(Traffic::AGE).await;
+        traffic.age(|id| directory.get(id).is_some());
     }
 }
 

@@ -27,6 +27,7 @@ use tower_http::request_id::{
 
 use super::error::Error;
 use super::{App, cors, tenant};
+use crate::rest::Code;
 use crate::telemetry::{Outcome, Stage};
 
 /// The data plane as one service: the REST API of every tenant.
@@ -160,9 +161,11 @@ impl tower::Service<Request> for Dispatch {
                 cors::allow(response.headers_mut());
             }
             let (status, took) = (response.status().as_u16(), begun.elapsed());
-            app.metrics.request(Outcome::of(status, tenant.is_some()), took);
+            let code = response.extensions().get::<Code>().map(|code| code.0.as_str());
+            let outcome = Outcome::of(status, code, tenant.is_some());
+            app.metrics.request(outcome, took);
             if let Some(tenant) = &tenant {
-                app.traffic.count(&tenant.id, status, took);
+                app.traffic.count(&tenant.id, outcome, took);
             }
             let line = Line {
                 request_id: request_id.as_ref().and_then(|id| id.header_value().to_str().ok()),

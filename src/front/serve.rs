@@ -26,7 +26,8 @@ const CLIENTS: usize = 10_000;
 /// The pause after the process has run out of file descriptors.
 const BREATH: Duration = Duration::from_millis(50);
 
-/// Serves, on the data or the admin port, until `shutdown` ends, then takes no new requests and gives those under way `drain` to finish.
+/// Serves, on the data or the admin port, until `shutdown` ends, then takes no new requests and gives those under way
+/// `drain` to finish.
 ///
 /// # Errors
 /// None now; a listener that fails for a moment is tried again.

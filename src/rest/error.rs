@@ -15,6 +15,10 @@ use crate::pool::{self, Wait};
 #[derive(Debug, Clone)]
 pub struct Error(Box<Inner>);
 
+/// A refusal's code, among the extensions of its response: for whoever counts refusals without reading bodies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Code(pub String);
+
 #[derive(Debug, Clone)]
 struct Inner {
     status: StatusCode,
@@ -108,6 +112,7 @@ impl Error {
             .headers_mut()
             .insert(CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));
         response.headers_mut().extend(headers);
+        response.extensions_mut().insert(Code(code));
         response
     }
 

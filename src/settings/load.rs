@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use config::{Config, Environment, File, FileFormat};
 
 use super::Settings;
-use crate::tenant::{BaseUrl, Slug};
+use crate::tenant::{BaseUrl, Limits, Slug};
 
 /// Why the settings can't be used; names the file or variable, the key, and what would be right.
 #[derive(Debug, thiserror::Error)]
@@ -151,13 +151,8 @@ impl Settings {
             );
         }
         for (name, limits) in &self.tiers {
-            let least_one = [
-                ("max_connections", limits.max_connections),
-                ("max_waiting", limits.max_waiting),
-                ("weight", limits.weight),
-            ];
-            if let Some((key, _)) = least_one.into_iter().find(|(_, value)| *value == 0) {
-                return wrong(format!("tiers.{name}.{key}"), "expected 1 or more".into());
+            if let Some(key) = limits.zero() {
+                return wrong(format!("tiers.{name}.{key}"), "expected 1 or more, or 1ms or more".into());
             }
         }
         let budgets = self.servers.iter().map(|(name, server)| (format!("servers.{name}"), &server.budget));
@@ -209,6 +204,10 @@ impl Settings {
                     at(".tier"),
                     format!("there is no tier `{tier}`; expected one of {}", listed(self.tiers.keys())),
                 );
+            }
+            let limits = Limits::default();
+            if let Some(key) = tenant.settings.over(limits, self.defaults.api.clone()).0.zero() {
+                return wrong(at(&format!(".settings.{key}")), "expected 1 or more, or 1ms or more".into());
             }
             if let Some(server) = &tenant.server
                 && !known_server(server)
@@ -287,6 +286,13 @@ mod tests {
             ("[tenants.acme]", "tenants.acme.edition", "(none is set)"),
             ("[editions.a]\n[tenants.acme]\nedition = \"b\"", "tenants.acme.edition", "`a`"),
             ("[editions.a]\n[tenants.Acme]", "tenants.Acme", "not a slug"),
+            ("[tiers.a]\nmax_requests_per_second = 0", "tiers.a.max_requests_per_second", "1 or more"),
+            ("[tiers.a]\nstatement_timeout = '100us'", "tiers.a.statement_timeout", "1ms or more"),
+            (
+                "[editions.a]\n[tenants.acme.settings]\nmax_connections = 0",
+                "tenants.acme.settings.max_connections",
+                "1 or more",
+            ),
             ("[defaults]\nserver = \"x\"", "defaults.server", "`main`"),
             ("[listen]\nbase_urls = [\"http://x.com\"]", "listen.base_urls", "{tenant}"),
         ] {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
@@ -13,7 +13,7 @@ use prometheus_client::registry::{Registry, Unit};
 const BUCKETS: [f64; 12] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0];
 
 /// What a request came to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     /// 1xx to 3xx.
     Ok,
@@ -21,9 +21,11 @@ pub enum Outcome {
     ClientError,
     /// 401 and 403.
     Unauthorized,
-    /// 429: too many requests of this tenant.
+    /// 429: above the tenant's `max_requests_per_second`.
     RateLimited,
-    /// 503: back-pressure, or a server that is down.
+    /// 429 and 503 because connections were in use or slow to come, though the server answers.
+    Backpressure,
+    /// 503 for any other reason: a server or the catalog is away, a login is refused.
     Unavailable,
     /// 5xx, but for 503.
     ServerError,
@@ -31,18 +33,19 @@ pub enum Outcome {
     UnknownTenant,
 }
 
-const OUTCOMES: [Outcome; 7] = [
+const OUTCOMES: [Outcome; 8] = [
     Outcome::Ok,
     Outcome::ClientError,
     Outcome::Unauthorized,
     Outcome::RateLimited,
+    Outcome::Backpressure,
     Outcome::Unavailable,
     Outcome::ServerError,
     Outcome::UnknownTenant,
 ];
 
 /// A stage of a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
     /// From the request's head to its tenant.
     Resolve,
@@ -56,12 +59,12 @@ const STAGES: [Stage; 3] = [Stage::Resolve, Stage::Checkout, Stage::Execute];
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByOutcome {
-    outcome: Outcome,
+    outcome: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByStage {
-    stage: Stage,
+    stage: &'static str,
 }
 
 /// The data plane's counts since it started; a handle, cheap to clone. Each is an atomic or nearly so.
@@ -82,8 +85,8 @@ impl Default for Metrics {
     fn default() -> Self {
         let requests = Family::<ByOutcome, Counter>::default();
         let stages = Family::new_with_constructor(histogram as fn() -> Histogram);
-        let by_outcome = OUTCOMES.map(|outcome| requests.get_or_create_owned(&ByOutcome { outcome }));
-        let by_stage = STAGES.map(|stage| stages.get_or_create_owned(&ByStage { stage }));
+        let by_outcome = OUTCOMES.map(|of| requests.get_or_create_owned(&ByOutcome { outcome: of.name() }));
+        let by_stage = STAGES.map(|of| stages.get_or_create_owned(&ByStage { stage: of.name() }));
         Self(Arc::new(Inner { requests, seconds: histogram(), stages, by_outcome, by_stage }))
     }
 }
@@ -128,16 +131,83 @@ impl Metrics {
 }
 
 impl Outcome {
-    /// The outcome of a request that was answered with this status; `routed` when it had a tenant.
-    pub fn of(status: u16, routed: bool) -> Self {
-        match status {
-            503 => Self::Unavailable,
-            500.. => Self::ServerError,
-            _ if !routed => Self::UnknownTenant,
-            429 => Self::RateLimited,
-            401 | 403 => Self::Unauthorized,
-            400.. => Self::ClientError,
+    /// The outcome of a request that was answered with this status, and this `code` if it was refused; `routed` when
+    /// it had a tenant. The codes tell apart what shares a status: a full house, and a house that burns.
+    pub fn of(status: u16, code: Option<&str>, routed: bool) -> Self {
+        match (status, code.unwrap_or_default()) {
+            (429, "MBX109") => Self::RateLimited,
+            (429 | 503, "MBX201" | "MBX204" | "MBX205" | "MBX206" | "MBX207") => Self::Backpressure,
+            (503, _) => Self::Unavailable,
+            (500.., _) => Self::ServerError,
+            (401 | 403, _) => Self::Unauthorized,
+            (400.., _) if !routed => Self::UnknownTenant,
+            (400.., _) => Self::ClientError,
             _ => Self::Ok,
+        }
+    }
+
+    /// Whether the request was sent away to come again later.
+    pub fn is_refusal(self) -> bool {
+        matches!(self, Self::RateLimited | Self::Backpressure | Self::Unavailable)
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::ClientError => "client_error",
+            Self::Unauthorized => "unauthorized",
+            Self::RateLimited => "rate_limited",
+            Self::Backpressure => "backpressure",
+            Self::Unavailable => "unavailable",
+            Self::ServerError => "server_error",
+            Self::UnknownTenant => "unknown_tenant",
+        }
+    }
+}
+
+impl Stage {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Resolve => "resolve",
+            Self::Checkout => "checkout",
+            Self::Execute => "execute",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_outcome_says_whose_turn_it_is() {
+        for (status, code, routed, outcome) in [
+            (200, None, true, Outcome::Ok),
+            (304, None, true, Outcome::Ok),
+            (404, Some("PGRST205"), true, Outcome::ClientError),
+            (404, Some("MBX102"), false, Outcome::UnknownTenant),
+            (400, Some("MBX101"), false, Outcome::UnknownTenant),
+            (403, Some("MBX103"), false, Outcome::Unauthorized),
+            (401, Some("PGRST301"), true, Outcome::Unauthorized),
+            (429, Some("MBX109"), true, Outcome::RateLimited),
+            (429, Some("MBX207"), true, Outcome::Backpressure),
+            (429, Some("PT429"), true, Outcome::ClientError),
+            (503, Some("MBX204"), true, Outcome::Backpressure),
+            (503, Some("MBX202"), true, Outcome::Unavailable),
+            (503, None, false, Outcome::Unavailable),
+            (504, Some("MBX107"), true, Outcome::ServerError),
+        ] {
+            assert_eq!(Outcome::of(status, code, routed), outcome, "{status} {code:?}");
+        }
+    }
+
+    #[test]
+    fn each_count_is_under_its_own_name() {
+        for (place, outcome) in OUTCOMES.into_iter().enumerate() {
+            assert_eq!(outcome as usize, place);
+        }
+        for (place, stage) in STAGES.into_iter().enumerate() {
+            assert_eq!(stage as usize, place);
         }
     }
 }

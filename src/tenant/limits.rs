@@ -56,6 +56,27 @@ impl Default for Limits {
     }
 }
 
+impl Limits {
+    /// The name of a limit that is 0 and must not be: no request could be served, or PostgreSQL would take it for no
+    /// limit at all.
+    pub fn zero(&self) -> Option<&'static str> {
+        let counts = [
+            ("max_connections", Some(self.max_connections)),
+            ("max_waiting", Some(self.max_waiting)),
+            ("weight", Some(self.weight)),
+            ("max_requests_per_second", self.max_requests_per_second),
+        ];
+        let times = [
+            ("statement_timeout", self.statement_timeout),
+            ("transaction_idle_timeout", self.transaction_idle_timeout),
+            ("request_timeout", self.request_timeout),
+        ];
+        let counts = counts.into_iter().map(|(name, count)| (name, count == Some(0)));
+        let times = times.into_iter().map(|(name, time)| (name, time.as_millis() == 0));
+        counts.chain(times).find(|(_, zero)| *zero).map(|(name, _)| name)
+    }
+}
+
 /// How a tenant's REST API is exposed.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]

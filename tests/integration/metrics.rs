@@ -1,6 +1,7 @@
 //! What a router tells of itself: metrics, `manybox top`, and the limit on requests.
 
 use manybox::admin::{Admin, TenantLine};
+use manybox::tenant::{State, Verb};
 
 use crate::support::{TestFleet, eventually, private_server};
 
@@ -32,7 +33,7 @@ fn value(text: &str, name: &str) -> f64 {
 
 #[tokio::test]
 async fn metrics_move_with_what_requests_come_to() {
-    let fleet = TestFleet::builder().tenants(&["acme", "globex", "initech"]).serve().await;
+    let fleet = TestFleet::builder().tenants(&["acme", "globex", "initech", "hooli"]).serve().await;
     let admin = admin(&fleet, 2);
     for _ in 0..3 {
         assert_eq!(fleet.get("/acme/items").await.status, 200);
@@ -42,24 +43,45 @@ async fn metrics_move_with_what_requests_come_to() {
     let refused = fleet.get("/initech/secrets").await;
     assert_eq!(refused.status, 401, "{}", refused.text);
     assert_eq!(fleet.get("/nobody/items").await.status, 404);
+    // A suspended tenant is no unknown one.
+    let hooli = fleet.fleet.carry_out("hooli", Verb::Suspend).await.unwrap().record.id;
+    let directory = &fleet.app.as_ref().unwrap().directory;
+    eventually("it is known", || async { directory.get(&hooli).unwrap().state == State::Suspended }).await;
+    assert_eq!(fleet.get("/hooli/items").await.status, 403);
     let text = ask(&admin, "/metrics").await;
-    for (outcome, count) in [("Ok", 4.0), ("ClientError", 1.0), ("Unauthorized", 1.0), ("UnknownTenant", 1.0)]
+    for (outcome, count) in
+        [("ok", 4.0), ("client_error", 1.0), ("unauthorized", 2.0), ("unknown_tenant", 1.0)]
     {
         let name = format!("manybox_requests_total{{outcome=\"{outcome}\"}}");
         assert_eq!(value(&text, &name), count, "{outcome}");
     }
-    assert_eq!(value(&text, "manybox_request_seconds_count"), 7.0);
-    assert_eq!(value(&text, "manybox_connects_total{server=\"main\"}"), 3.0);
+    assert_eq!(value(&text, "manybox_request_seconds_count"), 8.0);
+    assert_eq!(value(&text, "manybox_connects_total{server=\"main\",outcome=\"ok\"}"), 3.0);
     assert_eq!(value(&text, "manybox_connections{server=\"main\",state=\"idle\"}"), 3.0);
     assert_eq!(value(&text, "manybox_breaker_open{server=\"main\"}"), 0.0);
-    assert_eq!(value(&text, "manybox_tenants"), 3.0);
-    assert!(value(&text, "manybox_stage_seconds_sum{stage=\"Execute\"}") > 0.0);
+    assert_eq!(value(&text, "manybox_tenants"), 4.0);
+    assert!(value(&text, "manybox_stage_seconds_sum{stage=\"execute\"}") > 0.0);
     // The two busiest and no more, however many there are.
     assert_eq!(value(&text, "manybox_tenant_requests_total{tenant=\"acme\"}"), 3.0);
     assert!(text.contains("tenant=\"globex\"") && !text.contains("tenant=\"initech\""), "{text}");
     assert!(text.ends_with("# EOF\n"));
     let tenants: Vec<TenantLine> = serde_json::from_str(&ask(&admin, "/tenants").await).unwrap();
     assert_eq!(tenants.len(), 3);
+}
+
+#[tokio::test]
+async fn a_full_house_is_told_from_one_that_burns() {
+    let limits = "[tiers.standard]\nmax_connections = 1\nacquire_timeout = '50ms'";
+    let fleet = TestFleet::builder().toml(limits).tenants(&["acme"]).serve().await;
+    let held = fleet.app.as_ref().unwrap().pools.checkout(&fleet.tenant("acme").await).await.unwrap();
+    let refused = fleet.get("/acme/items").await;
+    assert_eq!((refused.status.as_u16(), refused.code().as_str()), (503, "MBX201"));
+    drop(held);
+    let text = ask(&admin(&fleet, 20), "/metrics").await;
+    assert_eq!(value(&text, "manybox_requests_total{outcome=\"backpressure\"}"), 1.0);
+    assert_eq!(value(&text, "manybox_requests_total{outcome=\"unavailable\"}"), 0.0);
+    assert_eq!(value(&text, "manybox_waits_ended_total{server=\"main\",reason=\"tenant\"}"), 1.0);
+    assert_eq!(value(&text, "manybox_tenant_refusals_total{tenant=\"acme\"}"), 1.0);
 }
 
 #[tokio::test]
@@ -74,7 +96,7 @@ async fn a_dead_server_is_seen_without_asking_it() {
     eventually("requests are refused", || async { fleet.get("/acme/items").await.status == 503 }).await;
     let text = ask(&admin, "/metrics").await;
     assert_eq!(value(&text, "manybox_breaker_open{server=\"main\"}"), 1.0);
-    assert!(value(&text, "manybox_requests_total{outcome=\"Unavailable\"}") >= 1.0);
+    assert!(value(&text, "manybox_requests_total{outcome=\"unavailable\"}") >= 1.0);
     assert!(value(&text, "manybox_tenant_refusals_total{tenant=\"acme\"}") >= 1.0);
 }
 
@@ -103,7 +125,14 @@ async fn a_tenant_above_its_rate_is_told_to_wait_and_others_are_not() {
         answers.iter().all(|answer| answer.status == 200)
     })
     .await;
-    for wrong in ["max_requests_per_second=many", "max_speed=1", "statement_timeout=soon"] {
+    for wrong in [
+        "max_requests_per_second=many",
+        "max_requests_per_second=0",
+        "max_connections=0",
+        "max_speed=1",
+        "statement_timeout=soon",
+        "request_timeout=0s",
+    ] {
         let (code, _, said) = fleet.run(&["tenant", "set", "acme", wrong]).await;
         assert!(code == 1 && said.contains(wrong), "{said}");
     }

@@ -85,6 +85,17 @@ async fn a_stop_lets_requests_finish() {
     assert_eq!(slow.await.unwrap().unwrap().status(), 200);
     let status = tokio::task::spawn_blocking(move || serve.0.wait()).await.unwrap().unwrap();
     assert!(status.success());
+    // The tenant's, and the router's own to the catalog.
+    let logins = vec![
+        fleet.row("acme").await.record.id.database(),
+        format!("{}_router", fleet.fleet.settings.catalog.database),
+    ];
+    let admin = fleet.admin("acme").await;
+    let sql = "SELECT count(*) FROM pg_stat_activity WHERE usename = ANY($1)";
+    eventually("no backend is left", || async {
+        admin.query_one(sql, &[&logins]).await.unwrap().get::<_, i64>(0) == 0
+    })
+    .await;
 }
 
 #[tokio::test]
