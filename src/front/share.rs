@@ -16,13 +16,21 @@ const ANSWER: Duration = Duration::from_secs(10);
 
 /// Runs until it is aborted.
 pub(super) async fn keep(pools: Pools, reader: Reader, router: String) {
+    let mut said = String::new();
     loop {
         let ended = match timeout(ANSWER, reader.open_leases(&router)).await {
             Ok(Ok(leases)) => follow(&pools, leases).await,
             Ok(Err(error)) => error.to_string(),
             Err(_) => "no answer".to_owned(),
         };
-        tracing::warn!(error = %ended, "leases not renewed; the shares stay as they are");
+        // Once for each reason: the directory's watch tells of the same outage, and this asks every second.
+        if ended != said {
+            tracing::warn!(
+                error = %ended,
+                "leases not renewed, shares stay as they are; if the catalog was made by an older manybox, run `manybox init`"
+            );
+            said = ended;
+        }
         sleep(RETRY).await;
     }
 }
