@@ -1,7 +1,7 @@
 //! Pools: the only way to a connection to a tenant's database, within one budget per server, and never a dirty one.
 //!
 //! [`Pools::checkout`] takes a tenant and gives a [`Checkout`]: an idle connection of that tenant at once, or a place
-//! in its queue. Who may open a connection, and whose is closed for it, the [`ledger`] of the server decides; it knows
+//! in its queue. Who may open a connection, and whose is closed for it, the `ledger` of the server decides; it knows
 //! no I/O. `server` carries out what it orders. A request ends its transaction with [`COMMIT`] or [`ROLLBACK`], which
 //! also reset the session, and then says [`Checkout::clean`]; every other way out closes the connection.
 //!
