@@ -13,8 +13,10 @@ pub use tenants::{Filter, NewTenant, TenantRow};
 use crate::pg::{self, Connection, Endpoint, Login};
 
 /// The catalog's own migrations, applied as those of any other database.
-pub const MIGRATIONS: &[(&str, &str)] =
-    &[("V1__catalog.sql", include_str!("catalog/migrations/V1__catalog.sql"))];
+pub const MIGRATIONS: &[(&str, &str)] = &[
+    ("V1__catalog.sql", include_str!("catalog/migrations/V1__catalog.sql")),
+    ("V2__adopted.sql", include_str!("catalog/migrations/V2__adopted.sql")),
+];
 
 /// Why the catalog could not be read or changed.
 #[derive(Debug, thiserror::Error)]

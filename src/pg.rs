@@ -5,10 +5,13 @@ mod credentials;
 mod ident;
 mod key_file;
 mod lock;
+mod seal;
 mod sqlstate;
 
-pub use connect::{Connection, Endpoint, Error, Login, Secret, connect, connect_listening};
+pub use crate::tenant::Secret;
+pub use connect::{Connection, Endpoint, Error, Login, connect, connect_listening};
 pub use credentials::{KeyRing, MasterKey, Weak, migrator_login, scram_verifier};
 pub use ident::{Ident, literal};
 pub use lock::AdvisoryLock;
+pub use seal::{JWT_SECRET, PASSWORD};
 pub use sqlstate::{is_outage, is_refused_login};

@@ -94,7 +94,7 @@ impl Rest {
         entry: &Entry,
     ) -> Result<http::Response<Bytes>, Failure> {
         let plan = plan::Plan::new(request, &entry.schema).map_err(Failure::Refused)?;
-        let outcome = match sql::build(&plan, request, tenant.limits.max_rows) {
+        let outcome = match sql::build(&plan, request, tenant.api.max_rows(&tenant.limits)) {
             Some(statement) => {
                 let checkout = self.pools.checkout(tenant).await.map_err(|e| Failure::Refused(e.into()))?;
                 execute::run(checkout, settings, &statement, expect(&plan, request)).await?
@@ -110,7 +110,7 @@ impl Rest {
     /// 401 and 403 as the REST API gives them, 503 when no connection can be had.
     pub async fn begin(&self, tenant: &Arc<Tenant>, parts: &http::request::Parts) -> Result<Session, Error> {
         let caller = auth::authenticate(&parts.headers, &tenant.api, &self.keys.jwt_keys(tenant))?;
-        let namespace = tenant.api.schemas.first().map_or("public", String::as_str);
+        let namespace = tenant.api.db_schemas.first().map_or("public", String::as_str);
         let settings = Settings::new(tenant, &caller, parts, namespace);
         let checkout = self.pools.checkout(tenant).await?;
         Session::begin(checkout, caller, settings).await

@@ -89,7 +89,7 @@ impl Connector {
         checks: bool,
     ) -> Result<(Client, JoinHandle<()>), tokio_postgres::Error> {
         let endpoint = &self.server.endpoint;
-        let mut config = endpoint.config(login, &self.tenant.id.database());
+        let mut config = endpoint.config(login, &self.tenant.database());
         config.application_name("manybox").options(options(&self.tenant.limits, checks));
         let (client, connection) = config.connect(endpoint.tls()).await?;
         Ok((client, drive(connection, self.alive.clone())))

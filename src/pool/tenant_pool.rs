@@ -103,8 +103,8 @@ impl TenantPool {
         let tenant = self.tenant.id.clone();
         let source = pg::Error::Connect {
             server: self.tenant.server.clone(),
-            database: tenant.database(),
-            user: tenant.database(),
+            database: self.tenant.database(),
+            user: self.tenant.login_role(),
             source,
         };
         if source.code() == Some(&SqlState::TOO_MANY_CONNECTIONS) {

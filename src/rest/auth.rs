@@ -37,7 +37,7 @@ pub(super) fn authenticate(headers: &HeaderMap, api: &Api, keys: &[[u8; 32]]) ->
     let role = match claims.as_ref().and_then(|c| c.get("role")) {
         Some(Value::String(role)) => role.clone(),
         Some(other) => return Err(foreign_role(&other.to_string())),
-        None => api.anon_role.clone().ok_or_else(required)?,
+        None => api.db_anon_role.clone().ok_or_else(required)?,
     };
     // The anonymous role is the operator's choice; a token's is the signer's claim.
     if !api.roles.contains(&role) {

@@ -8,7 +8,7 @@ use moka::future::Cache as Moka;
 use super::error::Error;
 use crate::pool::{COMMIT, Pools, ROLLBACK};
 use crate::schema::{self, Schema};
-use crate::tenant::{Lineage, Tenant, TenantId};
+use crate::tenant::{Kin, Tenant, TenantId};
 
 /// Schemas kept, of each kind. A schema of 100 tables takes about 200 kB.
 const KEPT: u64 = 1000;
@@ -24,8 +24,8 @@ pub(super) struct Entry {
     read: Instant,
 }
 
-type Shared = (Lineage, Vec<String>);
-type Own = (TenantId, Lineage, Vec<String>);
+type Shared = (Kin, Vec<String>);
+type Own = (TenantId, Kin, Vec<String>);
 
 /// A handle, cheap to clone.
 #[derive(Clone)]
@@ -48,7 +48,7 @@ impl Cache {
         if let Some(own) = self.own.get(&own(tenant)).await {
             return Ok(own);
         }
-        let key = (tenant.lineage.clone(), tenant.api.schemas.clone());
+        let key = (tenant.kin(), tenant.api.db_schemas.clone());
         self.shared.try_get_with(key, read(tenant, pools)).await.map_err(|e: Arc<Error>| (*e).clone())
     }
 
@@ -85,7 +85,7 @@ impl Cache {
 }
 
 fn own(tenant: &Tenant) -> Own {
-    (tenant.id.clone(), tenant.lineage.clone(), tenant.api.schemas.clone())
+    (tenant.id.clone(), tenant.kin(), tenant.api.db_schemas.clone())
 }
 
 async fn read(tenant: &Arc<Tenant>, pools: &Pools) -> Result<Arc<Entry>, Error> {
@@ -94,7 +94,7 @@ async fn read(tenant: &Arc<Tenant>, pools: &Pools) -> Result<Arc<Entry>, Error> 
     let broken = |e: tokio_postgres::Error| Error::from_postgres(&e, false);
     client.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await.map_err(broken)?;
     let read = Instant::now();
-    let loaded = schema::load(client, &tenant.api.schemas).await;
+    let loaded = schema::load(client, &tenant.api.db_schemas).await;
     let end = if loaded.is_ok() { COMMIT } else { ROLLBACK };
     if client.batch_execute(end).await.is_ok() {
         checkout.clean();

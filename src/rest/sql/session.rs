@@ -36,7 +36,8 @@ pub(crate) struct Settings([String; 9]);
 impl Settings {
     /// `namespace` is the exposed schema that unqualified names are looked for in first.
     pub(crate) fn new(tenant: &Tenant, caller: &Caller, parts: &Parts, namespace: &str) -> Self {
-        let path = std::iter::once(namespace).chain(tenant.api.extra_search_path.iter().map(String::as_str));
+        let path =
+            std::iter::once(namespace).chain(tenant.api.db_extra_search_path.iter().map(String::as_str));
         let path: Vec<_> = path.map(|schema| Ident::new(schema).to_string()).collect();
         let (headers, cookies) = headers(&parts.headers);
         Self([
