@@ -45,6 +45,11 @@ impl Rest {
         Self { pools, keys, cache: Cache::new() }
     }
 
+    /// Forgets the tenant's schema, and that of its kin: the next request reads it again.
+    pub async fn forget(&self, tenant: &Tenant) {
+        self.cache.forget(tenant).await;
+    }
+
     /// Answers one request. Its path starts after the tenant's base URL and `/rest/v1`.
     pub async fn serve(&self, tenant: &Arc<Tenant>, request: http::Request<Bytes>) -> http::Response<Bytes> {
         let head = request.method() == Method::HEAD;

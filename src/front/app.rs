@@ -45,8 +45,14 @@ impl App {
         // The settings were checked: the catalog's server is among them.
         if let Some(endpoint) = catalog {
             let reader = Reader::new(endpoint, keys, settings.catalog.database.clone());
-            let drained = pools.clone();
-            let changed = move |before: &crate::tenant::Tenant| drained.drain(&before.id);
+            let (drained, known, api) = (pools.clone(), directory.clone(), rest.clone());
+            let changed = move |before: &crate::tenant::Tenant| {
+                drained.drain(&before.id);
+                if known.get(&before.id).is_some_and(|now| now.reloads != before.reloads) {
+                    let (api, before) = (api.clone(), before.clone());
+                    tokio::spawn(async move { api.forget(&before).await });
+                }
+            };
             let watch =
                 directory::watch(directory.clone(), reader, Arc::clone(&settings), pools.refused(), changed);
             tasks.push(tokio::spawn(watch).abort_handle());

@@ -52,6 +52,12 @@ impl Cache {
         self.shared.try_get_with(key, read(tenant, pools)).await.map_err(|e: Arc<Error>| (*e).clone())
     }
 
+    /// Forgets the tenant's schema.
+    pub(super) async fn forget(&self, tenant: &Tenant) {
+        self.own.invalidate(&own(tenant)).await;
+        self.shared.invalidate(&(tenant.kin(), tenant.api.db_schemas.clone())).await;
+    }
+
     /// Reads the tenant's schema again, after `seen` did not fit its database. `None` when that would not help:
     /// the schema is the same, or was read a moment ago.
     pub(super) async fn reload(
