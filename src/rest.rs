@@ -14,6 +14,7 @@ mod response;
 mod sql;
 mod transaction;
 
+pub use auth::check_jwt_secret;
 pub use error::Error;
 pub use transaction::Session;
 
@@ -25,7 +26,7 @@ use http::Method;
 use crate::pg::KeyRing;
 use crate::pool::Pools;
 use crate::tenant::Tenant;
-use auth::Caller;
+use auth::{Caller, Keyring, Roles};
 use cache::{Cache, Entry};
 use execute::{Expect, Failure};
 use request::{Accept, Request};
@@ -35,14 +36,14 @@ use sql::session::Settings;
 #[derive(Clone)]
 pub struct Rest {
     pools: Pools,
-    keys: Arc<KeyRing>,
+    keys: Keyring,
     cache: Cache,
 }
 
 impl Rest {
     /// Serves over these pools and accepts tokens signed with the tenants' keys from this ring.
     pub fn new(pools: Pools, keys: Arc<KeyRing>) -> Self {
-        Self { pools, keys, cache: Cache::new() }
+        Self { pools, keys: Keyring::new(keys), cache: Cache::new() }
     }
 
     /// Forgets the tenant's schema, and that of its kin: the next request reads it again.
@@ -68,7 +69,7 @@ impl Rest {
         parts: http::request::Parts,
         body: Bytes,
     ) -> Result<http::Response<Bytes>, Error> {
-        let caller = auth::authenticate(&parts.headers, &tenant.api, &self.keys.jwt_keys(tenant))?;
+        let caller = self.caller(tenant, &parts.headers)?;
         let request = Request::parse(&parts, body, &tenant.api)?;
         let settings = Settings::new(tenant, &caller, &parts, &request.schema);
         let entry = self.cache.get(tenant, &self.pools).await?;
@@ -88,6 +89,12 @@ impl Rest {
             Err(failure) => Err(failure),
         }
         .map_err(|failure| refusal(failure, &caller))
+    }
+
+    fn caller(&self, tenant: &Tenant, headers: &http::HeaderMap) -> Result<Caller, Error> {
+        let roles = if tenant.is_adopted() { Roles::Servers } else { Roles::Listed };
+        let keys = self.keys.get(tenant, &tenant.api);
+        auth::authenticate(headers, &tenant.api, &keys.keys, roles)
     }
 
     /// The stages after the first, with one schema.
@@ -114,7 +121,7 @@ impl Rest {
     /// # Errors
     /// 401 and 403 as the REST API gives them, 503 when no connection can be had.
     pub async fn begin(&self, tenant: &Arc<Tenant>, parts: &http::request::Parts) -> Result<Session, Error> {
-        let caller = auth::authenticate(&parts.headers, &tenant.api, &self.keys.jwt_keys(tenant))?;
+        let caller = self.caller(tenant, &parts.headers)?;
         let namespace = tenant.api.db_schemas.first().map_or("public", String::as_str);
         let settings = Settings::new(tenant, &caller, parts, namespace);
         let checkout = self.pools.checkout(tenant).await?;

@@ -194,6 +194,11 @@ impl KeyRing {
         self.keys()[0].clone()
     }
 
+    /// The keys' numbers, newest first.
+    pub fn ids(&self) -> Vec<i32> {
+        self.keys().iter().map(|key| key.id).collect()
+    }
+
     /// Whether a rotation is under way.
     pub fn is_rotating(&self) -> bool {
         self.keys().len() > 1

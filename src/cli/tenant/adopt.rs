@@ -5,7 +5,7 @@ use super::super::{Done, Failure};
 use super::{done, set, urls};
 use crate::fleet::{Fleet, Wanted};
 use crate::pg::Secret;
-use crate::tenant::{BaseUrl, Slug};
+use crate::tenant::{Api, BaseUrl, Overrides, Slug};
 
 #[derive(clap::Args)]
 #[command(after_help = set::keys())]
@@ -48,10 +48,13 @@ impl Adopt {
                 }
             },
         };
-        let settings = self
-            .settings
-            .iter()
-            .map(|setting| set::pair(setting).map(|(key, value)| (key.to_owned(), value.to_owned())));
+        let (mut settings, mut overrides) = (Vec::new(), Overrides::default());
+        for setting in &self.settings {
+            let (key, value) = set::pair(setting)?;
+            overrides.set(key, value)?;
+            settings.push((key.to_owned(), value.to_owned()));
+        }
+        set::check_secret(&Api::adopted(), &overrides)?;
         let wanted = Wanted {
             database: self.database,
             server: self.server,
@@ -59,7 +62,7 @@ impl Adopt {
             password,
             tier: self.tier,
             base_urls: self.base_urls,
-            settings: settings.collect::<Result<_, _>>()?,
+            settings,
         };
         let adoption = fleet.adopt(&self.slug, &wanted).await?;
         output.answer(&adoption, |adoption| {

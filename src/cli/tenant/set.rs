@@ -3,7 +3,8 @@
 use super::super::Failure;
 use crate::catalog::TenantRow;
 use crate::fleet::Fleet;
-use crate::tenant::{BaseUrl, KEYS};
+use crate::rest::check_jwt_secret;
+use crate::tenant::{Api, BaseUrl, KEYS, Limits, Overrides};
 
 /// What `tenant set` takes, for its help.
 pub(super) fn keys() -> String {
@@ -27,6 +28,15 @@ pub(super) fn pair(setting: &str) -> Result<(&str, &str), Failure> {
     })
 }
 
+/// Refuses a token secret that no token could be checked with.
+pub(super) fn check_secret(base: &Api, overrides: &Overrides) -> Result<(), Failure> {
+    let (_, api) = overrides.over(Limits::default(), base.clone());
+    match overrides.jwt_secret() {
+        Some(secret) => Ok(check_jwt_secret(secret, api.jwt_secret_is_base64)?),
+        None => Ok(()),
+    }
+}
+
 pub(super) async fn set(fleet: &Fleet, slug: &str, settings: &[String]) -> Result<TenantRow, Failure> {
     let row = fleet.tenant(slug).await?;
     let record = &row.record;
@@ -44,6 +54,7 @@ pub(super) async fn set(fleet: &Fleet, slug: &str, settings: &[String]) -> Resul
                 .map_err(|e| Failure(format!("{e}; see `manybox tenant set --help`")))?,
         }
     }
+    check_secret(&fleet.settings.tenant(record.clone()).api, &overrides)?;
     // Settings first: a role or a tier that isn't there refuses all.
     fleet.configure(record, &tier, &overrides).await?;
     if let Some(urls) = base_urls {
