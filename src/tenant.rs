@@ -124,6 +124,17 @@ impl Tenant {
     pub fn new(record: Record, limits: Limits, api: Api) -> Self {
         Self { record, limits, api }
     }
+
+    /// The tenant with in-database configuration laid over its API settings, if its database was adopted: in one that
+    /// manybox made, any function could write that for every tenant of the server.
+    #[must_use]
+    pub fn with_in_database(&self, settings: &std::collections::BTreeMap<String, String>) -> Self {
+        let mut tenant = self.clone();
+        if self.is_adopted() {
+            tenant.api = self.api.with_in_database(settings);
+        }
+        tenant
+    }
 }
 
 impl Deref for Tenant {

@@ -78,7 +78,7 @@ impl tower::Service<Request> for Dispatch {
             let begun = Instant::now();
             let (mut parts, body) = request.into_parts();
             let method = parts.method.clone();
-            let from_page = parts.headers.contains_key(header::ORIGIN);
+            let origin = parts.headers.get(header::ORIGIN).cloned();
             let request_id = parts
                 .extensions
                 .get::<RequestId>()
@@ -89,7 +89,9 @@ impl tower::Service<Request> for Dispatch {
             let tenant = resolved.as_ref().ok().cloned();
             let mut response = match resolved {
                 Err(error) => error.into_response(),
-                Ok(_) if cors::is_preflight(&parts.method, &parts.headers) => cors::preflight(&parts.headers),
+                Ok(tenant) if cors::is_preflight(&parts.method, &parts.headers) => {
+                    cors::preflight(&parts.headers, Some(&tenant.api))
+                }
                 Ok(tenant) => {
                     let answer = routes.call(Request::from_parts(parts, body));
                     match tokio::time::timeout(tenant.limits.request_timeout, answer).await {
@@ -98,9 +100,7 @@ impl tower::Service<Request> for Dispatch {
                     }
                 }
             };
-            if from_page {
-                cors::allow(response.headers_mut());
-            }
+            cors::allow(origin.as_ref(), tenant.as_ref().map(|tenant| &tenant.api), response.headers_mut());
             // The path holds names of tables only; the query, where values are, is left out, and so are tokens.
             let (status, ms) = (response.status().as_u16(), begun.elapsed().as_millis() as u64);
             let (id, slug) = tenant.as_ref().map(|t| (t.id.as_str(), t.slug.as_str())).unzip();

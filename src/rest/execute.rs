@@ -8,7 +8,7 @@ use tokio_postgres::types::{FromSql, ToSql, Type};
 use tokio_postgres::{Client, Row};
 
 use super::error::{Error, is_stale};
-use super::sql::session::{BEGIN_READ, BEGIN_WRITE, SET, Settings};
+use super::sql::session::Settings;
 use super::sql::{Statement, Value};
 use crate::pool::{COMMIT, Checkout, ROLLBACK, StatementKey};
 
@@ -82,7 +82,7 @@ pub(super) async fn run(
     expect: Expect,
 ) -> Result<Outcome, Failure> {
     let client = checkout.client();
-    let begin = if statement.writes { BEGIN_WRITE } else { BEGIN_READ };
+    let begin = settings.begin(statement.writes);
     let key = StatementKey {
         role: settings.role().to_owned(),
         search_path: settings.search_path().to_owned(),
@@ -145,7 +145,7 @@ pub(super) async fn run(
 
 /// The settings' statement. With its types it needs no round trip of its own to be prepared, so it can go with BEGIN.
 async fn set(checkout: &Checkout, settings: &Settings) -> Result<Vec<Row>, tokio_postgres::Error> {
-    checkout.client().query_typed(SET, &settings.typed()).await
+    checkout.client().query_typed(settings.sql(), &settings.typed()).await
 }
 
 fn outcome(rows: &[Row]) -> Result<Outcome, Failure> {
@@ -194,7 +194,10 @@ impl<'a> FromSql<'a> for Raw<'a> {
 /// Sends both and waits: a transaction with these settings.
 pub(super) async fn begin(client: &Client, settings: &Settings) -> Result<(), tokio_postgres::Error> {
     let typed = settings.typed();
-    let (b, s) =
-        futures_util::future::join(client.batch_execute(BEGIN_WRITE), client.query_typed(SET, &typed)).await;
+    let (b, s) = futures_util::future::join(
+        client.batch_execute(settings.begin(true)),
+        client.query_typed(settings.sql(), &typed),
+    )
+    .await;
     b.and(s).map(drop)
 }
