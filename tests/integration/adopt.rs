@@ -263,3 +263,88 @@ async fn reload_reads_the_schema_again() {
     assert_eq!(code, 2, "{err}");
     assert_eq!(fleet.run(&["tenant", "reload", "--all"]).await.0, 0);
 }
+
+#[tokio::test]
+async fn a_tenants_own_secret_opens_that_tenant_only() {
+    let fleet = TestFleet::builder().tenants(&["acme", "globex"]).serve().await;
+    let claims = json!({ "role": "authenticated" });
+    let own = sign(JWT_SECRET.as_bytes(), claims.clone());
+    assert_eq!(fleet.get_as(&own, "/acme/items").await.status, 401);
+    let (code, _, err) =
+        fleet.run(&["tenant", "set", "acme", &format!("jwt_secret={JWT_SECRET}"), "jwt_aud=acme"]).await;
+    assert_eq!(code, 0, "{err}");
+    eventually("the router follows", || async { fleet.get_as(&own, "/acme/items").await.status == 200 })
+        .await;
+    // The derived key still works, and neither opens the other tenant.
+    assert_eq!(fleet.get_as(&fleet.token("acme", claims.clone()).await, "/acme/items").await.status, 200);
+    assert_eq!(fleet.get_as(&own, "/globex/items").await.status, 401);
+    // A role beyond the API's stays closed, whoever signs.
+    for role in ["mb_owner", "none", "postgres"] {
+        let token = sign(JWT_SECRET.as_bytes(), json!({ "role": role }));
+        assert_eq!(fleet.get_as(&token, "/acme/items").await.status, 403, "{role}");
+    }
+    let other = sign(JWT_SECRET.as_bytes(), json!({ "role": "anon", "aud": "globex" }));
+    assert_eq!(fleet.get_as(&other, "/acme/items").await.code(), "PGRST303");
+    // What no token could be checked with is refused, and not repeated.
+    for bad in ["jwt_secret=hunter2", "jwt_secret={\"keys\":[]}", "roles=mb_owner", "db_anon_role=mb_owner"] {
+        let (code, out, err) = fleet.run(&["tenant", "set", "acme", bad]).await;
+        assert!(code == 1 && !err.contains("hunter2"), "{bad}: {out} {err}");
+    }
+    let (code, _, err) = fleet.run(&["tenant", "set", "acme", "jwt_secret=", "jwt_aud="]).await;
+    assert_eq!(code, 0, "{err}");
+    eventually("the router follows", || async { fleet.get_as(&own, "/acme/items").await.status == 401 })
+        .await;
+}
+
+#[tokio::test]
+async fn a_token_claims_what_the_server_lets_the_login_become() {
+    let fleet = TestFleet::builder().tenants(&["acme"]).serve().await;
+    let legacy = Legacy::make(&fleet).await;
+    legacy.adopt(&fleet, "old", &[]).await;
+    eventually("the router serves it", || async { fleet.get("/old/todos").await.status == 200 }).await;
+    let claim = async |role: &str| {
+        let answer = fleet.get_as(&sign(JWT_SECRET.as_bytes(), json!({ "role": role })), "/old/todos").await;
+        (answer.status.as_u16(), answer.code())
+    };
+    // 42501: not a member; 22023: no such role, and `none` would be the login itself.
+    for (role, expected) in [
+        ("service", (403, "42501")),
+        ("mb_owner", (403, "42501")),
+        ("postgres", (403, "42501")),
+        ("nobody_at_all", (401, "22023")),
+        ("none", (401, "22023")),
+        ("", (401, "22023")),
+        ("a\"b'c", (401, "22023")),
+    ] {
+        assert_eq!(claim(role).await, (expected.0, expected.1.to_owned()), "{role}");
+    }
+    // The login's own password opens no other database of the fleet.
+    let server = fleet.fleet.servers.get("main").unwrap();
+    let login = fleet.fleet.keys.tenant_logins(&fleet.row("old").await.record).remove(0);
+    let acme = fleet.row("acme").await.record.database();
+    let catalog = fleet.fleet.settings.catalog.database.clone();
+    for other in [&acme, &catalog] {
+        let refused = manybox::pg::connect(&server.endpoint, &login, other).await.err().unwrap();
+        assert_eq!(refused.code().map(|code| code.code()), Some("42501"), "{other}: {refused}");
+    }
+}
+
+#[tokio::test]
+async fn pages_of_a_tenants_own_origins() {
+    let fleet = TestFleet::builder().tenants(&["acme", "globex"]).serve().await;
+    let (code, _, err) = fleet
+        .run(&["tenant", "set", "acme", "server_cors_allowed_origins=https://app.test,https://b.test"])
+        .await;
+    assert_eq!(code, 0, "{err}");
+    let origin = async |path: &str, origin: &str| {
+        let request = fleet.request(reqwest::Method::GET, path).header("Origin", origin);
+        let answer = crate::support::Answer::of(request.send().await.unwrap()).await;
+        answer.headers.get("access-control-allow-origin").cloned()
+    };
+    eventually("the router follows", || async {
+        origin("/acme/items", "https://app.test").await.as_deref() == Some("https://app.test")
+    })
+    .await;
+    assert_eq!(origin("/acme/items", "https://evil.test").await, None);
+    assert_eq!(origin("/globex/items", "https://evil.test").await.as_deref(), Some("*"));
+}
