@@ -18,6 +18,7 @@ use crate::pg::{self, Connection, Endpoint, Login};
 pub const MIGRATIONS: &[(&str, &str)] = &[
     ("V1__catalog.sql", include_str!("catalog/migrations/V1__catalog.sql")),
     ("V2__lease.sql", include_str!("catalog/migrations/V2__lease.sql")),
+    ("V3__adopted.sql", include_str!("catalog/migrations/V3__adopted.sql")),
 ];
 
 /// Why the catalog could not be read or changed.

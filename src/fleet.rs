@@ -1,5 +1,6 @@
 //! Fleet: the life of tenants, from the intent in the catalog to the purge of their databases. Every verb is idempotent.
 
+mod adopt;
 mod apply;
 mod check;
 mod database;
@@ -7,9 +8,11 @@ mod init;
 mod lifecycle;
 mod provision;
 mod rekey;
+mod secrets;
 mod server;
 mod template;
 
+pub use adopt::{Adoption, Wanted};
 pub use apply::{Change, Plan};
 pub use check::{Finding, check};
 pub use init::init;
@@ -64,6 +67,12 @@ pub enum Error {
         /// Where it stands.
         state: State,
     },
+    /// The tenant's database is not ours to change.
+    #[error("tenant `{0}` has an adopted database: it can't be {1}, for manybox changes nothing in it")]
+    Adopted(String, &'static str),
+    /// A secret could not be sealed or opened.
+    #[error(transparent)]
+    Secret(#[from] pg::Weak),
     /// Something named in the catalog or by the operator is not in the settings.
     #[error("{0}")]
     Settings(String),

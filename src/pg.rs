@@ -6,11 +6,14 @@ mod ident;
 mod key_file;
 mod lock;
 mod socket;
+mod seal;
 mod sqlstate;
 
-pub use connect::{Connection, Endpoint, Error, Login, Secret, connect, connect_listening};
+pub use crate::tenant::Secret;
+pub use connect::{Connection, Endpoint, Error, Login, connect, connect_listening};
 pub use credentials::{KeyRing, MasterKey, Weak, migrator_login, scram_verifier};
 pub use ident::{Ident, literal};
 pub use lock::AdvisoryLock;
 pub use socket::{Address, Guard};
+pub use seal::{JWT_SECRET, PASSWORD};
 pub use sqlstate::{is_outage, is_refused_login};

@@ -14,20 +14,19 @@ mod response;
 mod sql;
 mod transaction;
 
-pub use error::{Code, Error};
+pub use auth::check_jwt_secret;
+pub use error::Error;
 pub use transaction::Session;
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use bytes::Bytes;
 use http::Method;
 
 use crate::pg::KeyRing;
 use crate::pool::Pools;
-use crate::telemetry::{Metrics, Stage};
 use crate::tenant::Tenant;
-use auth::Caller;
+use auth::{Caller, Keyring, Roles};
 use cache::{Cache, Entry};
 use execute::{Expect, Failure};
 use request::{Accept, Request};
@@ -37,15 +36,19 @@ use sql::session::Settings;
 #[derive(Clone)]
 pub struct Rest {
     pools: Pools,
-    keys: Arc<KeyRing>,
+    keys: Keyring,
     cache: Cache,
-    metrics: Metrics,
 }
 
 impl Rest {
     /// Serves over these pools and accepts tokens signed with the tenants' keys from this ring.
-    pub fn new(pools: Pools, keys: Arc<KeyRing>, metrics: Metrics) -> Self {
-        Self { pools, keys, cache: Cache::new(), metrics }
+    pub fn new(pools: Pools, keys: Arc<KeyRing>) -> Self {
+        Self { pools, keys: Keyring::new(keys), cache: Cache::new() }
+    }
+
+    /// Forgets the tenant's schema, and that of its kin: the next request reads it again.
+    pub async fn forget(&self, tenant: &Tenant) {
+        self.cache.forget(tenant).await;
     }
 
     /// Answers one request. Its path starts after the tenant's base URL and `/rest/v1`.
@@ -66,7 +69,7 @@ impl Rest {
         parts: http::request::Parts,
         body: Bytes,
     ) -> Result<http::Response<Bytes>, Error> {
-        let caller = auth::authenticate(&parts.headers, &tenant.api, || self.keys.jwt_keys(tenant))?;
+        let caller = self.caller(tenant, &parts.headers)?;
         let request = Request::parse(&parts, body, &tenant.api)?;
         let settings = Settings::new(tenant, &caller, &parts, &request.schema);
         let entry = self.cache.get(tenant, &self.pools).await?;
@@ -88,6 +91,12 @@ impl Rest {
         .map_err(|failure| refusal(failure, &caller))
     }
 
+    fn caller(&self, tenant: &Tenant, headers: &http::HeaderMap) -> Result<Caller, Error> {
+        let roles = if tenant.is_adopted() { Roles::Servers } else { Roles::Listed };
+        let keys = self.keys.get(tenant, &tenant.api);
+        auth::authenticate(headers, &tenant.api, &keys.keys, roles)
+    }
+
     /// The stages after the first, with one schema.
     async fn attempt(
         &self,
@@ -97,15 +106,10 @@ impl Rest {
         entry: &Entry,
     ) -> Result<http::Response<Bytes>, Failure> {
         let plan = plan::Plan::new(request, &entry.schema).map_err(Failure::Refused)?;
-        let outcome = match sql::build(&plan, request, tenant.limits.max_rows) {
+        let outcome = match sql::build(&plan, request, tenant.api.max_rows(&tenant.limits)) {
             Some(statement) => {
-                let begun = Instant::now();
                 let checkout = self.pools.checkout(tenant).await.map_err(|e| Failure::Refused(e.into()))?;
-                let ready = Instant::now();
-                self.metrics.stage(Stage::Checkout, ready - begun);
-                let outcome = execute::run(checkout, settings, &statement, expect(&plan, request)).await;
-                self.metrics.stage(Stage::Execute, ready.elapsed());
-                outcome?
+                execute::run(checkout, settings, &statement, expect(&plan, request)).await?
             }
             None => execute::Outcome::default(),
         };
@@ -117,8 +121,8 @@ impl Rest {
     /// # Errors
     /// 401 and 403 as the REST API gives them, 503 when no connection can be had.
     pub async fn begin(&self, tenant: &Arc<Tenant>, parts: &http::request::Parts) -> Result<Session, Error> {
-        let caller = auth::authenticate(&parts.headers, &tenant.api, || self.keys.jwt_keys(tenant))?;
-        let namespace = tenant.api.schemas.first().map_or("public", String::as_str);
+        let caller = self.caller(tenant, &parts.headers)?;
+        let namespace = tenant.api.db_schemas.first().map_or("public", String::as_str);
         let settings = Settings::new(tenant, &caller, parts, namespace);
         let checkout = self.pools.checkout(tenant).await?;
         Session::begin(checkout, caller, settings).await

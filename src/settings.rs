@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::tenant::{Limits, Record, Tenant};
+use crate::tenant::{Api, Limits, Record, Tenant};
 
 /// Everything an operator can set, one field per section of `tenants.toml`.
 #[derive(Debug, Clone, Default, Deserialize, Serialize)]
@@ -41,18 +41,37 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Joins a catalog record with the limits and the API settings that apply to it. A tier that the settings
-    /// don't have falls back to the default tier: a router with older settings keeps serving.
+    /// Joins a catalog record with the limits and the API settings that apply to it: defaults, its edition's, its own.
+    /// An adopted database has PostgREST's defaults instead of the first two, for those describe what manybox makes.
+    /// A tier that the settings don't have falls back to the default tier: a router with older settings keeps serving.
     pub fn tenant(&self, record: Record) -> Tenant {
         let limits = self.tiers.get(&record.tier).or_else(|| self.tiers.get(&self.defaults.tier));
-        let (limits, api) =
-            record.overrides.over(limits.cloned().unwrap_or_default(), self.defaults.api.clone());
+        let limits = limits.cloned().unwrap_or_default();
+        let api = match record.lineage() {
+            Some(lineage) => self.edition_api(&lineage.edition),
+            None => Api::adopted(),
+        };
+        let (limits, api) = record.overrides.over(limits, api);
         Tenant::new(record, limits, api)
     }
 
     /// What a server gives to tenants' requests.
     pub fn budget(&self, server: &str) -> &Budget {
         self.servers.get(server).map_or(&self.embedded.budget, |server| &server.budget)
+    }
+
+    /// How the APIs of an edition's tenants are exposed, unless a tenant says otherwise.
+    pub fn edition_api(&self, edition: &str) -> Api {
+        let (_, api) = self.defaults.api.over(Limits::default(), Api::default());
+        match self.editions.get(edition) {
+            Some(files) => files.api.over(Limits::default(), api).1,
+            None => api,
+        }
+    }
+
+    /// The API roles that every server of the fleet has, and that every tenant's login may become.
+    pub fn roles(&self) -> Vec<String> {
+        self.defaults.api.over(Limits::default(), Api::default()).1.roles
     }
 
     /// Whether manybox runs its own PostgreSQL.

@@ -1,14 +1,26 @@
 //! The words of a tenant: its id, its slug, its state, where it lives and what it may use.
 
+mod api;
 mod base_url;
 mod id;
+mod js_path;
+mod keys;
 mod limits;
+mod origin;
+mod overrides;
+mod secret;
 mod slug;
 mod state;
 
+pub use api::{Api, Function, OpenApiMode, TxEnd};
 pub use base_url::{BaseUrl, Host, Prefix, UrlTemplate};
 pub use id::TenantId;
-pub use limits::{Api, Limits, Overrides};
+pub use js_path::JsPath;
+pub use keys::{Effective, KEYS, Key, Scope};
+pub use limits::Limits;
+pub use origin::{Adopted, Kin, Lineage, Origin, Sealed};
+pub use overrides::Overrides;
+pub use secret::Secret;
 pub use slug::Slug;
 pub use state::{State, Verb};
 
@@ -20,20 +32,6 @@ use std::ops::Deref;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Invalid(pub String);
-
-/// Which schema a database has: the edition, its version, and a digest of the history that led there.
-///
-/// Two databases with equal lineages were made by the same files in the same order, so they have the same
-/// schema: the router introspects one of them and shares what it read.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize)]
-pub struct Lineage {
-    /// The edition's name, as in `migrations/<edition>/`.
-    pub edition: String,
-    /// The newest applied version; 0 when nothing has been applied.
-    pub version: i32,
-    /// Hex SHA-256 over (version, name, checksum) of every applied file; empty when nothing has been applied.
-    pub history: String,
-}
 
 /// One tenant as the catalog holds it.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -52,18 +50,62 @@ pub struct Record {
     pub generation: i32,
     /// Which master key the tenant's password was last derived from.
     pub key: i32,
-    /// What schema the database has.
-    pub lineage: Lineage,
+    /// Where its database comes from.
+    #[serde(flatten)]
+    pub origin: Origin,
     /// Every base URL that leads here.
     pub base_urls: Vec<BaseUrl>,
-    /// What this tenant has different from the defaults.
+    /// What this tenant has different from the defaults; without secrets.
     pub overrides: Overrides,
+    /// Its secrets, sealed with a master key.
+    #[serde(skip)]
+    pub sealed: Sealed,
+    /// How often an operator asked for its schema to be read again.
+    #[serde(skip)]
+    pub reloads: i32,
 }
 
 impl Record {
     /// Whether requests may reach the tenant's database.
     pub fn is_served(&self) -> bool {
         self.state == State::Active
+    }
+
+    /// The name of its database.
+    pub fn database(&self) -> String {
+        match &self.origin {
+            Origin::Lineage(_) => self.id.database(),
+            Origin::Adopted(adopted) => adopted.database.clone(),
+        }
+    }
+
+    /// The role that the router logs in as.
+    pub fn login_role(&self) -> String {
+        match &self.origin {
+            Origin::Lineage(_) => self.id.database(),
+            Origin::Adopted(adopted) => adopted.login_role.clone(),
+        }
+    }
+
+    /// What schema its database has; `None` when it was adopted, for nobody knows.
+    pub fn lineage(&self) -> Option<&Lineage> {
+        match &self.origin {
+            Origin::Lineage(lineage) => Some(lineage),
+            Origin::Adopted(_) => None,
+        }
+    }
+
+    /// Whether its database was there before the tenant, and is not manybox's to change.
+    pub fn is_adopted(&self) -> bool {
+        matches!(self.origin, Origin::Adopted(_))
+    }
+
+    /// Which tenants have the same schema.
+    pub fn kin(&self) -> Kin {
+        match &self.origin {
+            Origin::Lineage(lineage) => Kin::Lineage(lineage.clone()),
+            Origin::Adopted(_) => Kin::Alone(self.id.clone()),
+        }
     }
 }
 
@@ -81,6 +123,17 @@ impl Tenant {
     /// Joins a record with the limits and the API settings that apply to it.
     pub fn new(record: Record, limits: Limits, api: Api) -> Self {
         Self { record, limits, api }
+    }
+
+    /// The tenant with in-database configuration laid over its API settings, if its database was adopted: in one that
+    /// manybox made, any function could write that for every tenant of the server.
+    #[must_use]
+    pub fn with_in_database(&self, settings: &std::collections::BTreeMap<String, String>) -> Self {
+        let mut tenant = self.clone();
+        if self.is_adopted() {
+            tenant.api = self.api.with_in_database(settings);
+        }
+        tenant
     }
 }
 

@@ -6,11 +6,11 @@ use tokio_postgres::Row;
 use tokio_postgres::types::{Json, ToSql};
 
 use super::{Catalog, Error};
-use crate::tenant::{BaseUrl, Lineage, Overrides, Record, State, TenantId, Verb};
+use crate::tenant::{Adopted, BaseUrl, Lineage, Origin, Overrides, Record, Sealed, State, TenantId, Verb};
 
 pub(super) const SELECT: &str = "
     SELECT t.id, t.slug, t.state, t.tier, t.server, t.edition, t.version, t.history, t.generation, t.key,
-           t.overrides, t.unsettled, t.failure, t.migrated_at, t.created_at, t.changed_at,
+           t.overrides, t.database, t.login_role, t.sealed, t.reloads, t.unsettled, t.failure, t.migrated_at, t.created_at, t.changed_at,
            ARRAY(SELECT b.url FROM catalog.base_url b WHERE b.tenant = t.id ORDER BY b.templated, b.url) AS base_urls
     FROM catalog.tenant t";
 
@@ -25,13 +25,18 @@ pub(super) fn record(row: &Row) -> Result<Record, Error> {
         server: text("server")?,
         generation: row.try_get("generation")?,
         key: row.try_get("key")?,
-        lineage: Lineage {
-            edition: text("edition")?,
-            version: row.try_get("version")?,
-            history: text("history")?,
+        origin: match row.try_get::<_, Option<String>>("database")? {
+            Some(database) => Origin::Adopted(Adopted { database, login_role: text("login_role")? }),
+            None => Origin::Lineage(Lineage {
+                edition: text("edition")?,
+                version: row.try_get("version")?,
+                history: text("history")?,
+            }),
         },
         base_urls: urls.iter().map(|url| url.parse()).collect::<Result<_, _>>()?,
         overrides: row.try_get::<_, Json<Overrides>>("overrides")?.0,
+        sealed: row.try_get::<_, Json<Sealed>>("sealed")?.0,
+        reloads: row.try_get("reloads")?,
     })
 }
 
@@ -89,8 +94,8 @@ pub struct NewTenant {
     pub tier: String,
     /// The server's name.
     pub server: String,
-    /// The edition's name.
-    pub edition: String,
+    /// Its edition, or the database that it adopts.
+    pub origin: Origin,
     /// The master key its password derives from.
     pub key: i32,
     /// Base URLs from the templates.
@@ -99,6 +104,8 @@ pub struct NewTenant {
     pub given: Vec<BaseUrl>,
     /// What it has different.
     pub overrides: Overrides,
+    /// Its secrets.
+    pub sealed: Sealed,
 }
 
 /// The columns of `catalog.base_url` as parallel arrays.
@@ -125,11 +132,18 @@ impl Catalog {
     /// `unique_violation` when the slug or a base URL is taken.
     pub async fn tenant_insert(&self, new: &NewTenant) -> Result<(), Error> {
         let (templated, given) = (Urls::of(&new.templated), Urls::of(&new.given));
+        let (edition, adopted) = match &new.origin {
+            Origin::Lineage(lineage) => (Some(&lineage.edition), None),
+            Origin::Adopted(adopted) => (None, Some((&adopted.database, &adopted.login_role))),
+        };
+        let (database, login_role) = adopted.unzip();
         self.connection
             .execute(
                 "WITH t AS (
-                    INSERT INTO catalog.tenant (id, slug, state, tier, server, edition, key, overrides)
-                    VALUES ($1, $2, 'creating', $3, $4, $5, $6, $7) RETURNING id
+                    INSERT INTO catalog.tenant
+                        (id, slug, state, unsettled, tier, server, edition, key, overrides, database, login_role, sealed)
+                    VALUES ($1, $2, CASE WHEN $14::text IS NULL THEN 'creating' ELSE 'active' END, $14 IS NULL, $3, $4,
+                            $5, $6, $7, $14, $15, $16) RETURNING id
                  ), b AS (
                     INSERT INTO catalog.base_url (tenant, host, prefix, url, templated)
                     SELECT t.id, u.* FROM t, (
@@ -140,21 +154,26 @@ impl Catalog {
                         ) every ORDER BY host, prefix, templated DESC) u
                  )
                  INSERT INTO catalog.journal (tenant, action, detail)
-                 SELECT id, 'create', jsonb_build_object('slug', $2::text, 'server', $4::text, 'edition', $5::text) FROM t",
+                 SELECT id, CASE WHEN $14::text IS NULL THEN 'create' ELSE 'adopt' END, jsonb_strip_nulls(jsonb_build_object(
+                    'slug', $2::text, 'server', $4::text, 'edition', $5::text, 'database', $14::text, 'login', $15::text))
+                 FROM t",
                 &[
                     &new.id.as_str(),
                     &new.slug.as_str(),
                     &new.tier,
                     &new.server,
-                    &new.edition,
+                    &edition,
                     &new.key,
-                    &Json(&new.overrides),
+                    &Json(&new.overrides.clone().with_jwt_secret(None)),
                     &templated.hosts,
                     &templated.prefixes,
                     &templated.urls,
                     &given.hosts,
                     &given.prefixes,
                     &given.urls,
+                    &database,
+                    &login_role,
+                    &Json(&new.sealed),
                 ],
             )
             .await?;
@@ -250,7 +269,7 @@ impl Catalog {
     pub async fn tenant_purged(&self, id: &TenantId) -> Result<(), Error> {
         self.change(
             "WITH u AS (DELETE FROM catalog.base_url WHERE tenant = $1), t AS (
-                UPDATE catalog.tenant SET state = 'purged', unsettled = false, changed_at = now()
+                UPDATE catalog.tenant SET state = 'purged', unsettled = false, sealed = '{}', changed_at = now()
                 WHERE id = $1 RETURNING id
              )
              INSERT INTO catalog.journal (tenant, action) SELECT id, 'purged' FROM t",
@@ -259,7 +278,7 @@ impl Catalog {
         .await
     }
 
-    /// Changes a tenant's tier and what it has different.
+    /// Changes a tenant's tier, what it has different, and its secrets.
     ///
     /// # Errors
     /// When the catalog can't be changed.
@@ -268,14 +287,53 @@ impl Catalog {
         id: &TenantId,
         tier: &str,
         overrides: &Overrides,
+        sealed: &Sealed,
     ) -> Result<(), Error> {
         self.change(
             "WITH t AS (
-                UPDATE catalog.tenant SET tier = $2, overrides = $3, changed_at = now() WHERE id = $1 RETURNING id
+                UPDATE catalog.tenant SET tier = $2, overrides = $3, sealed = $4, changed_at = now()
+                WHERE id = $1 RETURNING id
              )
              INSERT INTO catalog.journal (tenant, action, detail)
              SELECT id, 'set', jsonb_build_object('tier', $2::text, 'settings', $3::jsonb) FROM t",
-            &[&id.as_str(), &tier, &Json(overrides)],
+            &[&id.as_str(), &tier, &Json(&overrides.clone().with_jwt_secret(None)), &Json(sealed)],
+        )
+        .await
+    }
+
+    /// Gives an adopted tenant another login, or another password of the same. The generation is raised, so that
+    /// routers open no more connections with the one before.
+    ///
+    /// # Errors
+    /// When the catalog can't be changed.
+    pub async fn tenant_login_changed(
+        &self,
+        id: &TenantId,
+        login_role: &str,
+        sealed: &Sealed,
+    ) -> Result<(), Error> {
+        self.change(
+            "WITH t AS (
+                UPDATE catalog.tenant
+                SET login_role = $2, sealed = $3, generation = generation + 1, changed_at = now()
+                WHERE id = $1 AND database IS NOT NULL RETURNING id
+             )
+             INSERT INTO catalog.journal (tenant, action, detail)
+             SELECT id, 'login', jsonb_build_object('login', $2::text) FROM t",
+            &[&id.as_str(), &login_role, &Json(sealed)],
+        )
+        .await
+    }
+
+    /// Tells routers to read the tenant's schema again.
+    ///
+    /// # Errors
+    /// When the catalog can't be changed.
+    pub async fn tenant_reload(&self, id: &TenantId) -> Result<(), Error> {
+        self.change(
+            "WITH t AS (UPDATE catalog.tenant SET reloads = reloads + 1 WHERE id = $1 RETURNING id)
+             INSERT INTO catalog.journal (tenant, action) SELECT id, 'reload' FROM t",
+            &[&id.as_str()],
         )
         .await
     }
@@ -344,16 +402,16 @@ impl Catalog {
         .await
     }
 
-    /// The tenant's password now derives from this master key.
+    /// The tenant's password now derives from this master key, and its secrets are sealed with it.
     ///
     /// # Errors
     /// When the catalog can't be changed.
-    pub async fn tenant_rekeyed(&self, id: &TenantId, key: i32) -> Result<(), Error> {
+    pub async fn tenant_rekeyed(&self, id: &TenantId, key: i32, sealed: &Sealed) -> Result<(), Error> {
         self.change(
-            "WITH t AS (UPDATE catalog.tenant SET key = $2 WHERE id = $1 RETURNING id)
+            "WITH t AS (UPDATE catalog.tenant SET key = $2, sealed = $3 WHERE id = $1 RETURNING id)
              INSERT INTO catalog.journal (tenant, action, detail)
              SELECT id, 'rekey', jsonb_build_object('key', $2::int) FROM t",
-            &[&id.as_str(), &key],
+            &[&id.as_str(), &key, &Json(sealed)],
         )
         .await
     }

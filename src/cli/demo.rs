@@ -30,7 +30,7 @@ pub(super) async fn demo(context: &Context) -> Done {
 /// row-level security would refuse to a request, it refuses to the demo.
 async fn fill(fleet: &Fleet, slug: &str) -> Done {
     let row = fleet.tenant(slug).await?;
-    let edition = &row.record.lineage.edition;
+    let Some(edition) = row.record.lineage().map(|lineage| &lineage.edition) else { return Ok(()) };
     let Some(file) = fleet.settings.editions.get(edition).and_then(|e| e.demo.as_ref()) else {
         return Ok(());
     };
@@ -63,7 +63,7 @@ async fn connect(
 ) -> Result<Connection, Failure> {
     let mut refused = None;
     for login in fleet.keys.tenant_logins(record) {
-        match pg::connect(endpoint, &login, &record.id.database()).await {
+        match pg::connect(endpoint, &login, &record.database()).await {
             Ok(client) => return Ok(client),
             Err(error) => refused = Some(error),
         }

@@ -62,24 +62,33 @@ async fn migrate(fleet: &Fleet, scope: Scope, jobs: usize, output: Output) -> Do
     if let Some(edition) = &scope.edition {
         fleet.edition(edition)?;
     }
-    if let Some(slug) = &scope.tenant {
-        fleet.tenant(slug).await?;
+    if let Some(slug) = &scope.tenant
+        && fleet.tenant(slug).await?.record.is_adopted()
+    {
+        return Err(Failure(format!(
+            "tenant `{slug}` has an adopted database: its schema is its owner's to change; after a change run `manybox tenant reload {slug}`"
+        )));
     }
     let editions = fleet.editions()?;
     let templates = fleet.catalog.templates().await?;
     let tenants = fleet.catalog.tenants(&Filter::default()).await?;
     let rollout = rollout::plan(&editions, &templates, &tenants, &scope);
+    let adopted = tenants.iter().filter(|row| row.record.is_adopted() && scope.edition.is_none()).count();
     let bar = output.bar(rollout.steps.len(), "migrating");
     let report = rollout.execute(fleet, jobs, &|_| bar.inc(1)).await;
     bar.finish_and_clear();
     let report = report?;
     let failed: Vec<_> = report.failures().cloned().collect();
     output.answer(&report, |report| {
+        let skipped = match adopted {
+            0 => String::new(),
+            n => format!("; {n} tenant(s) with an adopted database skipped"),
+        };
         if report.tenants.is_empty() && report.templates.is_empty() {
-            return "nothing to do: every tenant is at its edition's newest version".into();
+            return format!("nothing to do: every tenant is at its edition's newest version{skipped}");
         }
         let done = report.tenants.len() - failed.len();
-        format!("{done} tenant(s) and {} template(s) brought up", report.templates.len())
+        format!("{done} tenant(s) and {} template(s) brought up{skipped}", report.templates.len())
     })?;
     if failed.is_empty() {
         return Ok(());
@@ -100,8 +109,9 @@ async fn status(fleet: &Fleet, edition: Option<String>, output: Output) -> Done 
     let rows = fleet.catalog.tenants(&Filter { edition, ..Filter::default() }).await?;
     let lines: Vec<Line> = rows
         .iter()
-        .map(|row| {
-            let lineage = &row.record.lineage;
+        // Adopted databases have no version: their migrations are their owners'.
+        .filter_map(|row| row.record.lineage().map(|lineage| (row, lineage)))
+        .map(|(row, lineage)| {
             let edition = editions.get(&lineage.edition);
             let (standing, behind) = match edition.map(|e| standing(e, lineage)) {
                 None => ("unknown edition", 0),

@@ -1,5 +1,8 @@
 //! `manybox tenant`: create and look after tenants.
 
+mod adopt;
+mod set;
+
 use std::io::{BufRead as _, IsTerminal as _};
 use std::time::Duration;
 
@@ -12,7 +15,8 @@ use super::output::{line, table};
 use super::{Context, Done, Failure, Output};
 use crate::catalog::{Filter, TenantRow};
 use crate::fleet::{Fleet, Wish};
-use crate::tenant::{Api, BaseUrl, Limits, Overrides, Slug, State, Verb};
+use crate::pg::Secret;
+use crate::tenant::{BaseUrl, Overrides, Slug, State, Verb};
 
 #[derive(clap::Subcommand)]
 pub(super) enum Tenant {
@@ -33,6 +37,8 @@ pub(super) enum Tenant {
         #[arg(long = "base-url", value_name = "URL")]
         base_urls: Vec<BaseUrl>,
     },
+    /// Serve a database that is there already, as PostgREST did; nothing in it is changed
+    Adopt(adopt::Adopt),
     /// List tenants
     List {
         /// Only in this state: creating, active, suspended, retired, purging, purged
@@ -53,14 +59,23 @@ pub(super) enum Tenant {
         #[arg(long)]
         jwt_key: bool,
     },
-    /// Change settings: tier=…, base_urls=URL,URL, schemas=a,b, anon_role=…, and any limit of the tiers for this tenant
-    /// alone (max_connections=20, statement_timeout=10s, …); an empty value goes back to the default
+    /// Change settings; an empty value goes back to the default
+    #[command(after_help = set::keys())]
     Set {
         /// The tenant
         slug: String,
         /// KEY=VALUE
         #[arg(required = true, value_name = "KEY=VALUE")]
         settings: Vec<String>,
+    },
+    /// Have routers read its schema and in-database configuration again, as `NOTIFY pgrst` does with PostgREST
+    Reload {
+        /// The tenants
+        #[arg(required_unless_present = "all", conflicts_with = "all")]
+        slugs: Vec<String>,
+        /// All tenants
+        #[arg(long)]
+        all: bool,
     },
     /// Refuse its requests (403), data untouched
     Suspend {
@@ -82,7 +97,7 @@ pub(super) enum Tenant {
         /// The tenant
         slug: String,
     },
-    /// Drop a retired tenant's database and login for good
+    /// Drop a retired tenant's database and login for good; of an adopted database only the tenant goes
     Purge {
         /// The tenant
         slug: String,
@@ -125,6 +140,7 @@ impl Tenant {
                 spinner.finish_and_clear();
                 output.answer(&row?, |row| format!("{}\n{}", done(row), urls(row)))
             }
+            Self::Adopt(adopt) => adopt.run(&fleet, output).await,
             Self::List { state, edition, search } => {
                 let rows = fleet.catalog.tenants(&Filter { state, edition, search }).await?;
                 output.list(
@@ -136,9 +152,10 @@ impl Tenant {
             }
             Self::Show { slug, jwt_key } => show(&fleet, &slug, jwt_key, output).await,
             Self::Set { slug, settings } => {
-                let row = set(&fleet, &slug, &settings).await?;
+                let row = set::set(&fleet, &slug, &settings).await?;
                 output.answer(&row, done)
             }
+            Self::Reload { slugs, all } => reload(&fleet, slugs, all, output).await,
             Self::Suspend { slug } => verb(&fleet, &slug, Verb::Suspend, output).await,
             Self::Resume { slug } => verb(&fleet, &slug, Verb::Resume, output).await,
             Self::Retire { slug } => verb(&fleet, &slug, Verb::Retire, output).await,
@@ -148,7 +165,7 @@ impl Tenant {
                 if !Verb::Purge.from().contains(&row.record.state) {
                     return verb(&fleet, &slug, Verb::Purge, output).await;
                 }
-                if !yes {
+                if !yes && !row.record.is_adopted() {
                     confirm(&slug)?;
                 }
                 verb(&fleet, &slug, Verb::Purge, output).await
@@ -167,7 +184,42 @@ async fn verb(fleet: &Fleet, slug: &str, verb: Verb, output: Output) -> Done {
     let spinner = output.spinner(format!("{verb} {slug}"));
     let row = fleet.carry_out(slug, verb).await;
     spinner.finish_and_clear();
-    output.answer(&row?, done)
+    output.answer(&row?, |row| format!("{}{}", done(row), aside(row)))
+}
+
+async fn reload(fleet: &Fleet, slugs: Vec<String>, all: bool, output: Output) -> Done {
+    let mut rows = Vec::new();
+    if all {
+        rows = fleet.catalog.tenants(&Filter { state: Some(State::Active), ..Filter::default() }).await?;
+    }
+    for slug in &slugs {
+        rows.push(fleet.tenant(slug).await?);
+    }
+    for row in &rows {
+        fleet.catalog.tenant_reload(&row.record.id).await?;
+    }
+    let slugs: Vec<_> = rows.iter().map(|row| row.record.slug.as_str()).collect();
+    output.answer(&serde_json::json!({ "reloaded": slugs }), |_| match slugs.as_slice() {
+        [] => "there are no tenants in service".into(),
+        [one] => format!("{one}: routers read its schema again"),
+        more => format!("{} tenants: routers read their schemas again", more.len()),
+    })
+}
+
+/// What a verb does not do to an adopted database.
+fn aside(row: &TenantRow) -> String {
+    let record = &row.record;
+    if !record.is_adopted() {
+        return String::new();
+    }
+    let (database, role) = (record.database(), record.login_role());
+    match record.state {
+        State::Suspended | State::Retired => format!(
+            ": routers refuse its requests; role `{role}` is not manybox's, so it can still log in to `{database}`"
+        ),
+        State::Purged => format!(": unregistered; database `{database}` and role `{role}` stay as they are"),
+        _ => String::new(),
+    }
 }
 
 fn done(row: &TenantRow) -> String {
@@ -183,8 +235,8 @@ fn cells(row: &TenantRow) -> Vec<String> {
     vec![
         record.slug.to_string(),
         record.state.to_string(),
-        record.lineage.edition.clone(),
-        record.lineage.version.to_string(),
+        record.lineage().map_or("(adopted)".into(), |l| l.edition.clone()),
+        record.lineage().map(|l| l.version.to_string()).unwrap_or_default(),
         record.tier.clone(),
         record.server.clone(),
         record.base_urls.first().map(ToString::to_string).unwrap_or_default(),
@@ -196,7 +248,9 @@ async fn show(fleet: &Fleet, slug: &str, jwt_key: bool, output: Output) -> Done 
     let journal = fleet.catalog.journal(&row.record.id, 20).await?;
     let key = fleet.keys.jwt_keys(&row.record).first().map(|key| STANDARD.encode(key)).filter(|_| jwt_key);
     let answer = serde_json::json!({
-        "tenant": row, "database": row.record.id.database(), "journal": journal, "jwt_key": key,
+        "tenant": row, "database": row.record.database(), "login": row.record.login_role(),
+        "api": fleet.settings.tenant(row.record.clone()).api, "secrets": row.record.sealed.keys().collect::<Vec<_>>(),
+        "journal": journal, "jwt_key": key,
     });
     output.answer(&answer, |_| {
         let record = &row.record;
@@ -211,13 +265,21 @@ async fn show(fleet: &Fleet, slug: &str, jwt_key: bool, output: Output) -> Done 
                     if row.unsettled { " (unsettled: run `manybox apply`)" } else { "" }
                 ),
             ),
-            ("edition", format!("{} at version {}", record.lineage.edition, record.lineage.version)),
+            (
+                "edition",
+                record.lineage().map_or_else(
+                    || "none: the database was adopted".into(),
+                    |lineage| format!("{} at version {}", lineage.edition, lineage.version),
+                ),
+            ),
             ("tier", record.tier.clone()),
             ("server", record.server.clone()),
-            ("database", record.id.database()),
-            ("settings", serde_json::to_string(&record.overrides).unwrap_or_default()),
+            ("database", record.database()),
+            ("login", record.login_role()),
             ("created", row.created_at.to_string()),
         ];
+        facts.extend(record.overrides.iter().map(|(key, value)| ("setting", format!("{key} = {value}"))));
+        facts.extend(record.sealed.keys().map(|name| ("sealed", format!("{name} (set, never shown)"))));
         facts.extend(row.failure.clone().map(|failure| ("failure", failure)));
         facts.extend(key.clone().map(|key| ("jwt key", key)));
         facts.extend(record.base_urls.iter().map(|url| ("base url", url.to_string())));
@@ -227,71 +289,6 @@ async fn show(fleet: &Fleet, slug: &str, jwt_key: bool, output: Output) -> Done 
             .map(|e| vec![e.at.to_string(), e.actor.clone(), e.action.clone(), e.detail.to_string()]);
         format!("{}\n\n{}", facts.trim_start(), table(&["AT", "ACTOR", "ACTION", "DETAIL"], lines))
     })
-}
-
-/// Applies `KEY=VALUE`s; all are checked before the first is written.
-async fn set(fleet: &Fleet, slug: &str, settings: &[String]) -> Result<TenantRow, Failure> {
-    let row = fleet.tenant(slug).await?;
-    let (mut tier, mut overrides) = (row.record.tier.clone(), row.record.overrides.clone());
-    let mut base_urls = None;
-    for setting in settings {
-        let (key, value) =
-            setting.split_once('=').ok_or_else(|| Failure(format!("`{setting}`: expected KEY=VALUE")))?;
-        let wrong = |expected: &str| Failure(format!("`{setting}`: expected {expected}"));
-        let list = || {
-            value.split(',').map(str::trim).filter(|v| !v.is_empty()).map(str::to_owned).collect::<Vec<_>>()
-        };
-        match key {
-            "tier" if fleet.settings.tiers.contains_key(value) => tier = value.to_owned(),
-            "tier" => {
-                let known: Vec<_> = fleet.settings.tiers.keys().cloned().collect();
-                return Err(wrong(&format!("one of {}", known.join(", "))));
-            }
-            "base_urls" => {
-                let urls = list().iter().map(|url| url.parse::<BaseUrl>()).collect::<Result<Vec<_>, _>>();
-                base_urls = Some(urls.map_err(|e| Failure(format!("`{setting}`: {e}")))?);
-            }
-            "anon_role"
-                if !value.is_empty() && !fleet.settings.defaults.api.roles.iter().any(|r| r == value) =>
-            {
-                return Err(wrong(&format!("one of {}", fleet.settings.defaults.api.roles.join(", "))));
-            }
-            _ => {
-                overrides = with(&overrides, key, value).map_err(|e| Failure(format!("`{setting}`: {e}")))?
-            }
-        }
-    }
-    if let Some(urls) = base_urls {
-        fleet.catalog.base_urls_replace(&row.record.id, &urls, false).await?;
-    }
-    fleet.catalog.tenant_configure(&row.record.id, &tier, &overrides).await?;
-    Ok(fleet.tenant(slug).await?)
-}
-
-/// The overrides with another value of one key. What a value must look like, and which keys there are, the type says:
-/// a number, a duration such as `10s`, names with commas between them; nothing goes back to the default.
-fn with(overrides: &Overrides, key: &str, value: &str) -> Result<Overrides, serde_json::Error> {
-    let mut all = serde_json::to_value(overrides)?;
-    let value = match (key, value) {
-        ("schemas", list) => {
-            list.split(',').map(str::trim).filter(|v| !v.is_empty()).collect::<Vec<_>>().into()
-        }
-        ("anon_role", role) => Value::from(role),
-        (_, text) => text.parse::<u64>().map_or_else(|_| Value::from(text), Value::from),
-    };
-    if let Value::Object(all) = &mut all {
-        if value == "" || value == Value::Array(Vec::new()) {
-            // Also a key that is unknown is told of, by the type.
-            all.insert(key.to_owned(), Value::Null);
-        } else {
-            all.insert(key.to_owned(), value);
-        }
-    }
-    let overrides: Overrides = serde_json::from_value(all)?;
-    match overrides.over(Limits::default(), Api::default()).0.zero() {
-        Some(_) => Err(serde::de::Error::custom("expected 1 or more, or 1ms or more")),
-        None => Ok(overrides),
-    }
 }
 
 fn confirm(slug: &str) -> Done {
@@ -314,7 +311,12 @@ pub(super) fn token(
     claims: &[String],
     expires: Duration,
 ) -> Result<String, Failure> {
-    let roles = &fleet.settings.defaults.api.roles;
+    if row.record.is_adopted() {
+        let message =
+            "the database was adopted: tokens are signed with its own jwt_secret, by whoever holds it";
+        return Err(Failure(format!("`{}`: {message}", row.record.slug)));
+    }
+    let roles = fleet.settings.roles();
     if !roles.iter().any(|r| r == role) {
         return Err(Failure(format!("`{role}` is not an API role; expected one of {}", roles.join(", "))));
     }
@@ -340,9 +342,9 @@ async fn psql(fleet: &Fleet, slug: &str, arguments: Vec<String>) -> Done {
     // With a listener of its own Ctrl-C does not end this process: it is psql's, to cancel a query.
     let _ctrl_c = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
     let status = tokio::process::Command::new("psql")
-        .args(server.endpoint.psql_arguments(&admin.user, &row.record.id.database()))
+        .args(server.endpoint.psql_arguments(&admin.user, &row.record.database()))
         .args(arguments)
-        .env("PGPASSWORD", admin.password.expose())
+        .env("PGPASSWORD", admin.password.as_ref().map_or("", Secret::expose))
         .status()
         .await
         .map_err(|e| {

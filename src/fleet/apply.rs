@@ -127,8 +127,13 @@ impl Fleet {
         let slug = record.slug.to_string();
         let mut what = Vec::new();
         if let Some(declared) = declared {
+            let Some(lineage) = record.lineage() else {
+                let reason =
+                    "it has an adopted database, so it can't be declared; take it out of the settings".into();
+                return Ok(Some(Change::Conflict { slug, reason }));
+            };
             for (name, wanted, is) in [
-                ("edition", &declared.edition, &record.lineage.edition),
+                ("edition", &declared.edition, &lineage.edition),
                 ("server", &declared.server, &record.server),
             ] {
                 if let Some(wanted) = wanted
@@ -146,7 +151,7 @@ impl Fleet {
             if declared.tier.as_ref().is_some_and(|tier| *tier != record.tier) {
                 what.push("tier");
             }
-            if declared.settings != Overrides::default() && declared.settings != record.overrides {
+            if declared.settings != Overrides::default() && declared.settings != self.unsealed(record)? {
                 what.push("settings");
             }
             let given: BTreeSet<_> =
@@ -190,11 +195,11 @@ impl Fleet {
                 if let Some(declared) = self.settings.tenants.get(slug) {
                     let tier = declared.tier.clone().unwrap_or_else(|| record.tier.clone());
                     let overrides = if declared.settings == Overrides::default() {
-                        &record.overrides
+                        self.unsealed(record)?
                     } else {
-                        &declared.settings
+                        declared.settings.clone()
                     };
-                    self.catalog.tenant_configure(&record.id, &tier, overrides).await?;
+                    self.configure(record, &tier, &overrides).await?;
                     // Added to, never taken from: `apply` deletes nothing.
                     let mut given = self.catalog.base_urls_given(&record.id).await?;
                     for url in urls(&declared.base_urls)? {

@@ -59,7 +59,7 @@ pub async fn check(settings: &Settings, server: &Server) -> Result<Vec<Finding>,
         not_super,
         format!("ALTER ROLE {admin} NOSUPERUSER CREATEDB CREATEROLE;"),
     );
-    let roles = prepare(server, &client, &settings.defaults.api.roles).await;
+    let roles = prepare(server, &client, &settings.roles()).await;
     let set = if major >= 16 { " WITH SET TRUE, INHERIT TRUE" } else { "" };
     note(
         "roles: owner, migrator, API roles",
@@ -75,7 +75,7 @@ pub async fn check(settings: &Settings, server: &Server) -> Result<Vec<Finding>,
     )
     .await;
     note("create a tenant's login", login, format!("ALTER ROLE {admin} CREATEROLE;"));
-    for role in &settings.defaults.api.roles {
+    for role in &settings.roles() {
         let role = Ident::new(role);
         let remedy = format!("GRANT {role} TO {admin} WITH ADMIN OPTION;");
         note(
@@ -138,7 +138,7 @@ async fn inside(
     note: &mut impl FnMut(&str, Result<(), Error>, String) -> bool,
 ) -> Result<(), Error> {
     let admin = server.connect_admin_to(scratch).await?;
-    crate::migrate::prepare_template(&admin, OWNER, &settings.defaults.api.roles)
+    crate::migrate::prepare_template(&admin, OWNER, &settings.roles())
         .await
         .doing(|| "preparing a template".into())?;
     let wanted: std::collections::BTreeSet<_> =

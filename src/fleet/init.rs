@@ -6,7 +6,7 @@ use super::server::{OWNER, prepare, role_exists, run};
 use super::{Doing, Error, Servers, database};
 use crate::catalog;
 use crate::migrate;
-use crate::pg::{AdvisoryLock, Ident, KeyRing, literal, scram_verifier};
+use crate::pg::{AdvisoryLock, Ident, KeyRing, literal};
 use crate::settings::Settings;
 
 /// The key of the lock under which a server is prepared ("manybox" in ASCII).
@@ -24,7 +24,7 @@ pub async fn init(settings: &Settings, servers: &Servers, keys: &KeyRing) -> Res
             .await
             .doing(|| format!("locking server `{name}`"))?
             .ok_or_else(|| Error::Busy(format!("server `{name}`")))?;
-        prepare(server, &client, &settings.defaults.api.roles).await?;
+        prepare(server, &client, &settings.roles()).await?;
         if name == settings.catalog.server {
             make_catalog(settings, server, &client, keys).await?;
         }
@@ -73,7 +73,7 @@ pub(super) async fn set_router_password(
     catalog: &str,
 ) -> Result<(), Error> {
     let router = keys.newest().router_login(catalog);
-    let verifier = scram_verifier(&router.password).map_err(|e| Error::Settings(e.to_string()))?;
+    let verifier = router.verifier()?;
     let verb = if role_exists(client, &router.user).await? { "ALTER" } else { "CREATE" };
     run(
         client,

@@ -44,6 +44,15 @@ impl Fleet {
             .ok_or_else(|| Error::Busy(format!("tenant `{}`", row.record.slug)))?;
         // Read again: another command may have moved it while this one waited for the lock.
         let row = self.catalog.tenant(id).await?.ok_or_else(unknown)?;
+        if row.record.is_adopted() {
+            // The role is not ours, so the catalog's word is all: routers refuse requests, and nothing is dropped.
+            match row.record.state {
+                State::Purging => self.catalog.tenant_purged(id).await?,
+                _ => self.catalog.tenant_settled(id).await?,
+            }
+            lock.release(&client).await.doing(|| "releasing the tenant's lock".into())?;
+            return self.catalog.tenant(id).await?.ok_or_else(unknown);
+        }
         let name = id.database();
         let role = Ident::new(&name);
         match row.record.state {

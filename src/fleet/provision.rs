@@ -7,8 +7,8 @@ use tokio_postgres::Client;
 use super::server::{role_exists, run};
 use super::{Doing, Error, Fleet, database};
 use crate::catalog::{NewTenant, TenantRow};
-use crate::pg::{AdvisoryLock, Ident, literal, scram_verifier};
-use crate::tenant::{BaseUrl, Overrides, Record, Slug, State, TenantId};
+use crate::pg::{AdvisoryLock, Ident, literal};
+use crate::tenant::{BaseUrl, Limits, Lineage, Origin, Overrides, Record, Sealed, Slug, State, TenantId};
 
 /// How long to wait for another command that is at work on the same tenant. The backend of a killed command finishes
 /// its CREATE DATABASE before its lock goes.
@@ -59,11 +59,7 @@ impl Fleet {
         })?;
         self.edition(&edition)?;
         let tier = wish.tier.clone().unwrap_or_else(|| defaults.tier.clone());
-        if !self.settings.tiers.contains_key(&tier) {
-            return Err(Error::Settings(format!(
-                "there is no tier `{tier}` in the settings; add [tiers.{tier}]"
-            )));
-        }
+        self.known_tier(&tier)?;
         let server = wish.server.clone().unwrap_or_else(|| defaults.server.clone());
         let (_, client) = self.admin(&server).await?;
         let name = id.database();
@@ -74,15 +70,18 @@ impl Fleet {
         if database::exists(&client, &name).await? {
             return Err(foreign("database"));
         }
+        let (_, api) = wish.overrides.over(Limits::default(), self.settings.edition_api(&edition));
+        self.settings.check_roles(&api)?;
         let new = NewTenant {
             id: id.clone(),
             slug: slug.clone(),
             tier,
             server: server.clone(),
-            edition,
+            origin: Origin::Lineage(Lineage { edition, version: 0, history: String::new() }),
             key: self.keys.newest().id(),
             templated: self.templated(slug)?,
             given: wish.base_urls.clone(),
+            sealed: self.sealed(&id, &Sealed::new(), &wish.overrides)?,
             overrides: wish.overrides.clone(),
         };
         self.catalog.tenant_insert(&new).await?;
@@ -119,7 +118,7 @@ impl Fleet {
 
     async fn ensure_login(&self, client: &Client, record: &Record) -> Result<(), Error> {
         let login = self.keys.newest().tenant_login(record);
-        let verifier = scram_verifier(&login.password).map_err(|e| Error::Settings(e.to_string()))?;
+        let verifier = login.verifier()?;
         let role = Ident::new(&login.user);
         let verb = if role_exists(client, &login.user).await? { "ALTER" } else { "CREATE" };
         let limits = self.settings.tenant(record.clone()).limits;
@@ -130,9 +129,10 @@ impl Fleet {
         );
         run(client, &sql).await?;
         if record.key != self.keys.newest().id() {
-            self.catalog.tenant_rekeyed(&record.id, self.keys.newest().id()).await?;
+            let sealed = self.resealed(record)?;
+            self.catalog.tenant_rekeyed(&record.id, self.keys.newest().id(), &sealed).await?;
         }
-        for api_role in &self.settings.defaults.api.roles {
+        for api_role in &self.settings.roles() {
             run(client, &format!("GRANT {} TO {role}", Ident::new(api_role))).await?;
         }
         Ok(())
@@ -145,14 +145,16 @@ impl Fleet {
             // milliseconds: once more from the one that is known.
             database::drop(client, &name).await?;
         }
-        let template = self.template(&record.server, &record.lineage.edition).await?;
+        // An adopted tenant is never in creation.
+        let lineage = record.lineage().ok_or_else(|| Error::Adopted(record.slug.to_string(), "created"))?;
+        let template = self.template(&record.server, &lineage.edition).await?;
         let template = match database::create_closed(client, &name, &template.database).await {
             Ok(()) => template,
             // It was replaced between look-up and copy: a migration is under way.
             Err(Error::Server { source, .. })
                 if source.code() == Some(&tokio_postgres::error::SqlState::INVALID_CATALOG_NAME) =>
             {
-                let template = self.template(&record.server, &record.lineage.edition).await?;
+                let template = self.template(&record.server, &lineage.edition).await?;
                 database::create_closed(client, &name, &template.database).await?;
                 template
             }

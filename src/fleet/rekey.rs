@@ -4,10 +4,10 @@ use super::init::set_router_password;
 use super::server::{role_exists, run};
 use super::{Error, Fleet};
 use crate::catalog::{Filter, TenantRow};
-use crate::pg::{Ident, literal, scram_verifier};
+use crate::pg::{Ident, literal};
 
 impl Fleet {
-    /// The tenants whose password does not derive from the newest master key yet.
+    /// The tenants whose password or secrets do not derive from the newest master key yet.
     ///
     /// # Errors
     /// When the catalog can't be read.
@@ -34,13 +34,18 @@ impl Fleet {
     /// When the server refuses.
     pub async fn rekey(&self, row: &TenantRow) -> Result<(), Error> {
         let record = &row.record;
+        let (newest, sealed) = (self.keys.newest().id(), self.resealed(record)?);
+        if record.is_adopted() {
+            // Its password is the operator's: only how it is kept changes.
+            return Ok(self.catalog.tenant_rekeyed(&record.id, newest, &sealed).await?);
+        }
         let (_, client) = self.admin(&record.server).await?;
         let login = self.keys.newest().tenant_login(record);
         if role_exists(&client, &login.user).await? {
-            let verifier = scram_verifier(&login.password).map_err(|e| Error::Settings(e.to_string()))?;
+            let verifier = login.verifier()?;
             run(&client, &format!("ALTER ROLE {} PASSWORD {}", Ident::new(&login.user), literal(&verifier)))
                 .await?;
         }
-        Ok(self.catalog.tenant_rekeyed(&record.id, self.keys.newest().id()).await?)
+        Ok(self.catalog.tenant_rekeyed(&record.id, newest, &sealed).await?)
     }
 }

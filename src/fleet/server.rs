@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use tokio_postgres::Client;
 
 use super::{Doing, Error};
-use crate::pg::{self, Connection, Endpoint, Ident, Login, literal, migrator_login, scram_verifier};
+use crate::pg::{self, Connection, Endpoint, Ident, Login, literal, migrator_login};
 use crate::settings::Settings;
 
 /// The role that owns schemas and objects in tenant databases. NOLOGIN.
@@ -162,7 +162,7 @@ pub(super) async fn prepare(server: &Server, client: &Client, api_roles: &[Strin
     }
     let admin = server.admin()?;
     let migrator = migrator_login(admin, MIGRATOR);
-    let verifier = scram_verifier(&migrator.password).map_err(|e| Error::Settings(e.to_string()))?;
+    let verifier = migrator.verifier()?;
     let verb = if role_exists(client, MIGRATOR).await? { "ALTER" } else { "CREATE" };
     let migrator = Ident::new(MIGRATOR);
     run(client, &format!("{verb} ROLE {migrator} LOGIN NOINHERIT PASSWORD {}", literal(&verifier))).await?;

@@ -99,7 +99,7 @@ impl Fleet {
 
         let access = self.servers.get(server)?;
         let admin = access.connect_admin_to(&name).await?;
-        migrate::prepare_template(&admin, OWNER, &self.settings.defaults.api.roles)
+        migrate::prepare_template(&admin, OWNER, &self.settings.roles())
             .await
             .doing(|| format!("preparing template `{name}`"))?;
         let extensions = self.settings.editions.get(&edition.name).map(|e| e.extensions.as_slice());

@@ -81,9 +81,14 @@ impl App {
             );
             leases = Some(lessor);
             let (drained, limits) = (pools.clone(), Arc::clone(&limits));
+            let (known, api) = (directory.clone(), rest.clone());
             let changed = move |before: &crate::tenant::Tenant| {
                 drained.drain(&before.id);
                 limits.forget(&before.id);
+                if known.get(&before.id).is_some_and(|now| now.reloads != before.reloads) {
+                    let (api, before) = (api.clone(), before.clone());
+                    tokio::spawn(async move { api.forget(&before).await });
+                }
             };
             let watch =
                 directory::watch(directory.clone(), reader, Arc::clone(&settings), pools.refused(), changed);

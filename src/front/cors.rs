@@ -1,39 +1,154 @@
-//! CORS as PostgREST answers it: any origin, no cookies, so a browser may call a tenant's API with a token.
+//! CORS: which pages of other origins may read a tenant's answers, as PostgREST tells browsers.
 
 use axum::body::Body;
-use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
+use http::header::{
+    ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
+    ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE,
+    ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_REQUEST_METHOD, HeaderName, ORIGIN, VARY,
+};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 
-const EXPOSED: HeaderValue = HeaderValue::from_static(
-    "Content-Encoding, Content-Location, Content-Range, Content-Type, Date, Location, Server, Transfer-Encoding, Range-Unit",
-);
-const METHODS: HeaderValue = HeaderValue::from_static("GET, POST, PATCH, PUT, DELETE, OPTIONS, HEAD");
-const MAX_AGE: HeaderValue = HeaderValue::from_static("86400");
+use crate::tenant::Api;
 
-/// Whether the request asks for leave only (Fetch standard, CORS-preflight request).
+/// What a page may send.
+const METHODS: &str = "GET, POST, PATCH, PUT, DELETE, OPTIONS, HEAD";
+/// What a page may read beside what browsers always show.
+const EXPOSED: &str = "Content-Encoding, Content-Location, Content-Range, Content-Type, Date, Location, Server, \
+                       Transfer-Encoding, Range-Unit";
+/// A browser asks again after a day.
+const MAX_AGE: &str = "86400";
+
+/// Whether the request only asks for leave.
 pub(super) fn is_preflight(method: &Method, headers: &HeaderMap) -> bool {
     method == Method::OPTIONS
-        && headers.contains_key(header::ORIGIN)
-        && headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
+        && headers.contains_key(ORIGIN)
+        && headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD)
 }
 
-/// The answer to a preflight, which needs no database.
-pub(super) fn preflight(headers: &HeaderMap) -> Response<Body> {
+/// The answer to a preflight; the origin is judged by [`allow`].
+pub(super) fn preflight(headers: &HeaderMap, api: Option<&Api>) -> Response<Body> {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::OK;
+    if allowed(headers.get(ORIGIN), api) == Allowed::No {
+        return response;
+    }
     let answer = response.headers_mut();
-    answer.insert(header::ACCESS_CONTROL_ALLOW_METHODS, METHODS);
-    answer.insert(header::ACCESS_CONTROL_MAX_AGE, MAX_AGE);
-    // Any header may be sent; the browser wants them named.
-    let asked = headers.get(header::ACCESS_CONTROL_REQUEST_HEADERS).cloned();
-    answer.insert(
-        header::ACCESS_CONTROL_ALLOW_HEADERS,
-        asked.unwrap_or_else(|| HeaderValue::from_static("Authorization, Content-Type, Prefer, Range")),
-    );
+    let asked = headers.get_all(ACCESS_CONTROL_REQUEST_HEADERS).iter().filter_map(|h| h.to_str().ok());
+    let asked = asked.flat_map(|list| list.split(',')).map(str::trim).filter(|name| !name.is_empty());
+    // Those that every page may send come besides, and each once.
+    let mut names: Vec<&str> = vec!["Authorization"];
+    for name in asked.chain(["Accept", "Accept-Language", "Content-Language"]) {
+        if !names.iter().any(|known| known.eq_ignore_ascii_case(name)) {
+            names.push(name);
+        }
+    }
+    if let Ok(names) = HeaderValue::from_str(&names.join(", ")) {
+        answer.insert(ACCESS_CONTROL_ALLOW_HEADERS, names);
+    }
+    answer.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(METHODS));
+    answer.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static(MAX_AGE));
     response
 }
 
-/// Lets any page read the answer.
-pub(super) fn allow(headers: &mut HeaderMap) {
-    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
-    headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED);
+/// What the origin of a request may.
+#[derive(Debug, PartialEq, Eq)]
+enum Allowed {
+    /// Every page may read this, without the browser's own credentials.
+    All,
+    /// This page may, with them.
+    This(HeaderValue),
+    No,
+}
+
+/// `api` is `None` where no tenant was found: that answer tells nothing, so every page may read it.
+fn allowed(origin: Option<&HeaderValue>, api: Option<&Api>) -> Allowed {
+    let Some(origins) = api.and_then(|api| api.server_cors_allowed_origins.as_ref()) else {
+        return Allowed::All;
+    };
+    match origin {
+        Some(origin) if origins.iter().any(|allowed| allowed.as_bytes() == origin.as_bytes()) => {
+            Allowed::This(origin.clone())
+        }
+        _ => Allowed::No,
+    }
+}
+
+/// Lets the request's page read the answer, if its origin is one of the tenant's.
+pub(super) fn allow(origin: Option<&HeaderValue>, api: Option<&Api>, response: &mut HeaderMap) {
+    let judged = allowed(origin, api);
+    if origin.is_some() && judged != Allowed::No {
+        response.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(EXPOSED));
+    }
+    let mut set = |name: HeaderName, value: HeaderValue| drop(response.insert(name, value));
+    match judged {
+        // Whether or not a page asks, so that a cache may keep one answer for all.
+        Allowed::All => set(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*")),
+        Allowed::This(origin) => {
+            set(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+            set(ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
+        }
+        Allowed::No => {}
+    }
+    // A cache must not hand one origin's answer to another.
+    if api.is_some_and(|api| api.server_cors_allowed_origins.is_some()) {
+        response.append(VARY, HeaderValue::from_static("Origin"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        pairs.iter().map(|(n, v)| (HeaderName::from_static(n), HeaderValue::from_static(v))).collect()
+    }
+
+    #[test]
+    fn a_tenants_origins_and_no_others() {
+        let api = Api { server_cors_allowed_origins: Some(vec!["https://a.test".into()]), ..Api::default() };
+        let answer = |origin: &'static str, api: &Api| {
+            let mut response = headers(&[("vary", "Accept")]);
+            allow(Some(&HeaderValue::from_static(origin)), Some(api), &mut response);
+            response
+        };
+        let own = answer("https://a.test", &api);
+        assert_eq!(own[ACCESS_CONTROL_ALLOW_ORIGIN], "https://a.test");
+        assert_eq!(own[ACCESS_CONTROL_ALLOW_CREDENTIALS], "true");
+        assert_eq!(own.get_all(VARY).iter().collect::<Vec<_>>(), ["Accept", "Origin"]);
+        for origin in
+            ["https://b.test", "https://a.test.evil.test", "http://a.test", "null", "HTTPS://A.TEST"]
+        {
+            let other = answer(origin, &api);
+            assert!(!other.contains_key(ACCESS_CONTROL_ALLOW_ORIGIN), "{origin}");
+            assert!(!other.contains_key(ACCESS_CONTROL_EXPOSE_HEADERS), "{origin}");
+            assert!(other.get_all(VARY).iter().any(|v| v == "Origin"));
+        }
+        let open = answer("https://b.test", &Api::default());
+        assert_eq!(
+            (&open[ACCESS_CONTROL_ALLOW_ORIGIN], open.get(ACCESS_CONTROL_ALLOW_CREDENTIALS)),
+            (&"*".parse().unwrap(), None)
+        );
+        assert_eq!(open[ACCESS_CONTROL_EXPOSE_HEADERS], EXPOSED);
+    }
+
+    #[test]
+    fn a_preflight_gets_what_it_asked_for_and_the_usual() {
+        let asked = headers(&[
+            ("origin", "http://example.com"),
+            ("access-control-request-method", "POST"),
+            ("access-control-request-headers", "Foo, authorization,Bar"),
+        ]);
+        assert!(is_preflight(&Method::OPTIONS, &asked) && !is_preflight(&Method::GET, &asked));
+        let answer = preflight(&asked, Some(&Api::default()));
+        assert_eq!(answer.status(), StatusCode::OK);
+        assert_eq!(
+            answer.headers()[ACCESS_CONTROL_ALLOW_HEADERS],
+            "Authorization, Foo, Bar, Accept, Accept-Language, Content-Language"
+        );
+        assert_eq!(answer.headers()[ACCESS_CONTROL_ALLOW_METHODS], METHODS);
+        assert_eq!(answer.headers()[ACCESS_CONTROL_MAX_AGE], "86400");
+        let closed =
+            Api { server_cors_allowed_origins: Some(vec!["https://a.test".into()]), ..Api::default() };
+        assert!(preflight(&asked, Some(&closed)).headers().is_empty());
+    }
 }

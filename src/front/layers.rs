@@ -126,7 +126,7 @@ impl tower::Service<Request> for Dispatch {
             let begun = Instant::now();
             let (mut parts, body) = request.into_parts();
             let method = parts.method.clone();
-            let from_page = parts.headers.contains_key(header::ORIGIN);
+            let origin = parts.headers.get(header::ORIGIN).cloned();
             let request_id = parts.extensions.get::<RequestId>().cloned();
             let resolved = tenant::resolve(&app, &mut parts);
             let target = parts.uri.clone();
@@ -134,7 +134,9 @@ impl tower::Service<Request> for Dispatch {
             let tenant = resolved.as_ref().ok().cloned();
             let mut response = match resolved {
                 Err(error) => error.into_response(),
-                Ok(_) if cors::is_preflight(&parts.method, &parts.headers) => cors::preflight(&parts.headers),
+                Ok(tenant) if cors::is_preflight(&parts.method, &parts.headers) => {
+                    cors::preflight(&parts.headers, Some(&tenant.api))
+                }
                 Ok(tenant) if let Some(wait) = app.limits.refuses(&tenant) => {
                     Error::TooMany(wait).into_response()
                 }
@@ -157,9 +159,7 @@ impl tower::Service<Request> for Dispatch {
                     }
                 }
             };
-            if from_page {
-                cors::allow(response.headers_mut());
-            }
+            cors::allow(origin.as_ref(), tenant.as_ref().map(|tenant| &tenant.api), response.headers_mut());
             let (status, took) = (response.status().as_u16(), begun.elapsed());
             let code = response.extensions().get::<Code>().map(|code| code.0.as_str());
             let outcome = Outcome::of(status, code, tenant.is_some());

@@ -16,6 +16,8 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::{AsyncMessage, Client, Config, Notification};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+use crate::tenant::Secret;
+
 /// Longest wait for a TCP or socket connect, each host of a multi-host URL apart.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Notices kept for a listener that is busy. One that falls further behind loses its connection and reloads.
@@ -79,35 +81,13 @@ fn cause(error: &tokio_postgres::Error) -> String {
     }
 }
 
-/// A text that must not be printed.
-#[derive(Clone, PartialEq, Eq, zeroize::ZeroizeOnDrop)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Wraps a secret.
-    pub fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
-    }
-
-    /// The secret itself.
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
-    }
-}
-
 /// Who logs in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Login {
     /// The role.
     pub user: String,
-    /// Its password.
-    pub password: Secret,
+    /// Its password; `None` where the server trusts the connection or its peer.
+    pub password: Option<Secret>,
 }
 
 /// Where a server is, without any credentials: what the data plane may know.
@@ -140,7 +120,7 @@ impl Endpoint {
         let login = match (given.get_user(), given.get_password()) {
             (Some(user), Some(password)) => Some(Login {
                 user: user.to_owned(),
-                password: Secret::new(String::from_utf8_lossy(password).into_owned()),
+                password: Some(Secret::new(String::from_utf8_lossy(password).into_owned())),
             }),
             _ => None,
         };
@@ -177,7 +157,10 @@ impl Endpoint {
     /// What to connect with.
     pub fn config(&self, login: &Login, database: &str) -> Config {
         let mut config = self.config.clone();
-        config.user(&login.user).password(login.password.expose()).dbname(database);
+        config.user(&login.user).dbname(database);
+        if let Some(password) = &login.password {
+            config.password(password.expose());
+        }
         config
     }
 

@@ -9,8 +9,9 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use hmac::{Hmac, Mac};
 use sha2::{Digest, Sha256};
 
-use super::{Login, Secret};
-use crate::tenant::Record;
+use super::Login;
+use super::seal::PASSWORD;
+use crate::tenant::{Record, Secret};
 
 type HmacSha256 = Hmac<Sha256>;
 
@@ -78,7 +79,7 @@ impl MasterKey {
         Ok(Self { id, bytes })
     }
 
-    fn derive(&self, parts: &[&str]) -> [u8; 32] {
+    pub(super) fn derive(&self, parts: &[&str]) -> [u8; 32] {
         // Each part with its length in front: no two lists of parts give the same message.
         let mut mac = keyed(&self.bytes);
         for part in parts {
@@ -89,10 +90,13 @@ impl MasterKey {
     }
 
     fn login(&self, user: &str, parts: &[&str]) -> Login {
-        Login { user: user.to_owned(), password: Secret::new(URL_SAFE_NO_PAD.encode(self.derive(parts))) }
+        Login {
+            user: user.to_owned(),
+            password: Some(Secret::new(URL_SAFE_NO_PAD.encode(self.derive(parts)))),
+        }
     }
 
-    /// The login of a tenant under this key.
+    /// The login, under this key, of a tenant whose database manybox made.
     pub fn tenant_login(&self, tenant: &Record) -> Login {
         let generation = tenant.generation.to_string();
         self.login(&tenant.id.database(), &["tenant-login", tenant.id.as_str(), &generation])
@@ -190,17 +194,35 @@ impl KeyRing {
         self.keys()[0].clone()
     }
 
+    /// The keys' numbers, newest first.
+    pub fn ids(&self) -> Vec<i32> {
+        self.keys().iter().map(|key| key.id).collect()
+    }
+
     /// Whether a rotation is under way.
     pub fn is_rotating(&self) -> bool {
         self.keys().len() > 1
     }
 
-    /// The tenant's logins to try in turn: its record's key first, then the others, because a record may be read
-    /// a moment before or after the password was changed.
+    /// The tenant's logins to try in turn; at least one. Of a database that manybox made: its record's key first,
+    /// then the others, because a record may be read a moment before or after the password was changed. Of an adopted
+    /// one: the role and the password that the operator gave, if any.
     pub fn tenant_logins(&self, tenant: &Record) -> Vec<Login> {
+        if tenant.is_adopted() {
+            let password = self.open(tenant, PASSWORD).unwrap_or_else(|error| {
+                tracing::warn!(tenant.id = %tenant.id, "{error}");
+                None
+            });
+            return vec![Login { user: tenant.login_role(), password }];
+        }
         let keys = self.keys();
         let (own, others): (Vec<_>, Vec<_>) = keys.iter().partition(|key| key.id == tenant.key);
         own.into_iter().chain(others).map(|key| key.tenant_login(tenant)).collect()
+    }
+
+    /// The key of this number.
+    pub(super) fn key(&self, id: i32) -> Option<MasterKey> {
+        self.keys().iter().find(|key| key.id == id).cloned()
     }
 
     /// The keys that the tenant's tokens may be signed with, newest first: tokens made before a rotation hold
@@ -218,12 +240,22 @@ impl KeyRing {
 /// The migrator's login. It derives from the admin's password and not from the master key, because `serve` holds the
 /// master key and must not be able to become the migrator.
 pub fn migrator_login(admin: &Login, user: &str) -> Login {
-    let mut mac = keyed(admin.password.expose().as_bytes());
+    let password = admin.password.as_ref().map_or("", Secret::expose);
+    let mut mac = keyed(password.as_bytes());
     mac.update(b"manybox migrator ");
     mac.update(user.as_bytes());
-    Login {
-        user: user.to_owned(),
-        password: Secret::new(URL_SAFE_NO_PAD.encode(mac.finalize().into_bytes())),
+    let password = Secret::new(URL_SAFE_NO_PAD.encode(mac.finalize().into_bytes()));
+    Login { user: user.to_owned(), password: Some(password) }
+}
+
+impl Login {
+    /// The [`scram_verifier`] of its password.
+    ///
+    /// # Errors
+    /// When it has none, or the operating system gives no random bytes.
+    pub fn verifier(&self) -> Result<String, Weak> {
+        let none = || Weak(format!("role `{}` has no password to make a verifier of", self.user));
+        scram_verifier(self.password.as_ref().ok_or_else(none)?)
     }
 }
 
@@ -255,8 +287,27 @@ fn keyed(key: &[u8]) -> HmacSha256 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
+    use crate::tenant::{Lineage, Origin, Overrides, Sealed, State, TenantId};
+
+    pub(in crate::pg) fn record(slug: &str) -> Record {
+        let lineage = Lineage { edition: "shop".into(), version: 1, history: String::new() };
+        Record {
+            id: TenantId::random().unwrap(),
+            slug: slug.parse().unwrap(),
+            state: State::Active,
+            tier: "standard".into(),
+            server: "main".into(),
+            generation: 1,
+            key: 1,
+            origin: Origin::Lineage(lineage),
+            base_urls: Vec::new(),
+            overrides: Overrides::default(),
+            sealed: Sealed::new(),
+            reloads: 0,
+        }
+    }
 
     #[test]
     fn a_ring_survives_its_text() {
@@ -273,6 +324,22 @@ mod tests {
         for bad in ["", "x", "1:", "0:AAAA", &format!("1:{phrase}"), &format!("1:{zeros}"), "1:c2hvcnQ="] {
             assert!(KeyRing::parse(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn an_adopted_tenant_has_the_login_it_was_given() {
+        let ring = KeyRing::generate().unwrap();
+        let mut tenant = record("acme");
+        assert_eq!(tenant.database(), tenant.id.database());
+        let adopted = crate::tenant::Adopted { database: "app".into(), login_role: "authenticator".into() };
+        tenant.origin = Origin::Adopted(adopted);
+        assert_eq!((tenant.database().as_str(), tenant.login_role().as_str()), ("app", "authenticator"));
+        let trusted = Login { user: "authenticator".into(), password: None };
+        assert_eq!(ring.tenant_logins(&tenant), [trusted.clone()]);
+        assert!(trusted.verifier().is_err());
+        let sealed = ring.newest().seal(&tenant.id, PASSWORD, &Secret::new("hunter2")).unwrap();
+        tenant.sealed.insert(PASSWORD.into(), sealed);
+        assert_eq!(ring.tenant_logins(&tenant)[0].password, Some(Secret::new("hunter2")));
     }
 
     #[test]

@@ -44,7 +44,7 @@ pub(super) async fn open(server: &Arc<Server>, open: &Open, slot: Arc<Slot>) -> 
             server.with(|ledger, orders| ledger.died(key, std::time::Instant::now(), orders));
         }
     };
-    let opened = server.endpoint.connect_guarded(login, &tenant.id.database(), &options, &guard, ended).await;
+    let opened = server.endpoint.connect_guarded(login, &tenant.database(), &options, &guard, ended).await;
     let (client, driver, address) = opened.map_err(|error| {
         if checks && is_unknown_setting(error.code()) {
             server.checks_clients.store(false, Ordering::Relaxed);

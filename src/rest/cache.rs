@@ -8,7 +8,7 @@ use moka::future::Cache as Moka;
 use super::error::Error;
 use crate::pool::{COMMIT, Pools, ROLLBACK};
 use crate::schema::{self, Schema};
-use crate::tenant::{Lineage, Tenant, TenantId};
+use crate::tenant::{Kin, Tenant, TenantId};
 
 /// Schemas kept, of each kind. A schema of 100 tables takes about 200 kB.
 const KEPT: u64 = 1000;
@@ -24,16 +24,14 @@ pub(super) struct Entry {
     read: Instant,
 }
 
-type Shared = (Lineage, Vec<String>);
-
-/// A tenant's own schema holds for the lineage and the schemas under which it was read.
-type Own = (Shared, Arc<Entry>);
+type Shared = (Kin, Vec<String>);
+type Own = (TenantId, Kin, Vec<String>);
 
 /// A handle, cheap to clone.
 #[derive(Clone)]
 pub(super) struct Cache {
     shared: Moka<Shared, Arc<Entry>>,
-    own: Moka<TenantId, Own>,
+    own: Moka<Own, Arc<Entry>>,
 }
 
 impl Cache {
@@ -47,15 +45,17 @@ impl Cache {
     /// The tenant's schema; read from its database when no tenant of its lineage was served yet. Many requests at
     /// once cause one reading.
     pub(super) async fn get(&self, tenant: &Arc<Tenant>, pools: &Pools) -> Result<Arc<Entry>, Error> {
-        if let Some(own) = self.own(tenant).await {
+        if let Some(own) = self.own.get(&own(tenant)).await {
             return Ok(own);
         }
-        self.shared.try_get_with(key(tenant), read(tenant, pools)).await.map_err(|e: Arc<Error>| (*e).clone())
+        let key = (tenant.kin(), tenant.api.db_schemas.clone());
+        self.shared.try_get_with(key, read(tenant, pools)).await.map_err(|e: Arc<Error>| (*e).clone())
     }
 
-    async fn own(&self, tenant: &Tenant) -> Option<Arc<Entry>> {
-        let ((lineage, schemas), entry) = self.own.get(&tenant.id).await?;
-        (lineage == tenant.lineage && schemas == tenant.api.schemas).then_some(entry)
+    /// Forgets the tenant's schema.
+    pub(super) async fn forget(&self, tenant: &Tenant) {
+        self.own.invalidate(&own(tenant)).await;
+        self.shared.invalidate(&(tenant.kin(), tenant.api.db_schemas.clone())).await;
     }
 
     /// Reads the tenant's schema again, after `seen` did not fit its database. `None` when that would not help:
@@ -66,15 +66,15 @@ impl Cache {
         pools: &Pools,
         seen: &Entry,
     ) -> Result<Option<Arc<Entry>>, Error> {
-        let newer = self.own(tenant).await.filter(|entry| entry.read > seen.read);
+        let key = own(tenant);
+        let current = self.own.get(&key).await;
+        let newer = current.filter(|entry| entry.read > seen.read);
         let entry = match newer {
             Some(entry) => entry,
             None if seen.read.elapsed() < PAUSE => return Ok(None),
             None => {
-                self.own.invalidate(&tenant.id).await;
-                let reading = async { Ok::<_, Error>((key(tenant), read(tenant, pools).await?)) };
-                let own = self.own.try_get_with(tenant.id.clone(), reading).await;
-                own.map_err(|e: Arc<Error>| (*e).clone())?.1
+                self.own.invalidate(&key).await;
+                self.own.try_get_with(key, read(tenant, pools)).await.map_err(|e: Arc<Error>| (*e).clone())?
             }
         };
         let changed = entry.schema.fingerprint != seen.schema.fingerprint;
@@ -90,8 +90,8 @@ impl Cache {
     }
 }
 
-fn key(tenant: &Tenant) -> Shared {
-    (tenant.lineage.clone(), tenant.api.schemas.clone())
+fn own(tenant: &Tenant) -> Own {
+    (tenant.id.clone(), tenant.kin(), tenant.api.db_schemas.clone())
 }
 
 async fn read(tenant: &Arc<Tenant>, pools: &Pools) -> Result<Arc<Entry>, Error> {
@@ -100,7 +100,7 @@ async fn read(tenant: &Arc<Tenant>, pools: &Pools) -> Result<Arc<Entry>, Error> 
     let broken = |e: tokio_postgres::Error| Error::from_postgres(&e, false);
     client.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await.map_err(broken)?;
     let read = Instant::now();
-    let loaded = schema::load(client, &tenant.api.schemas).await;
+    let loaded = schema::load(client, &tenant.api.db_schemas).await;
     let end = if loaded.is_ok() { COMMIT } else { ROLLBACK };
     if client.batch_execute(end).await.is_ok() {
         checkout.clean();

@@ -1,18 +1,16 @@
 //! Stage 4: one transaction on one `Checkout`, in one round trip where the statement is prepared already.
 
-use std::sync::LazyLock;
-
 use bytes::Bytes;
-use futures_util::future::{join, join3, join4};
+use futures_util::future::{join3, join4};
 use http::StatusCode;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{FromSql, ToSql, Type};
 use tokio_postgres::{Client, Row};
 
 use super::error::{Error, is_stale};
-use super::sql::session::{BEGIN_READ, BEGIN_WRITE, SET, Settings};
+use super::sql::session::Settings;
 use super::sql::{Statement, Value};
-use crate::pool::{COMMIT, Checkout, READ_COMMIT, ROLLBACK, StatementKey};
+use crate::pool::{COMMIT, Checkout, ROLLBACK, StatementKey};
 
 /// What the main query gave.
 #[derive(Debug, Default)]
@@ -84,20 +82,24 @@ pub(super) async fn run(
     expect: Expect,
 ) -> Result<Outcome, Failure> {
     let client = checkout.client();
-    let (begin, commit) = if statement.writes { (BEGIN_WRITE, COMMIT) } else { (BEGIN_READ, READ_COMMIT) };
-    let key = StatementKey::new(settings.role(), settings.search_path(), &statement.sql);
+    let begin = settings.begin(statement.writes);
+    let key = StatementKey {
+        role: settings.role().to_owned(),
+        search_path: settings.search_path().to_owned(),
+        sql: statement.sql.clone(),
+    };
     let values: Vec<_> = statement.values.iter().map(|v: &Value| v as &(dyn ToSql + Sync)).collect();
+    let set = set(&checkout, settings);
     let begun;
     let mut ended = false;
     let result = if let Some(prepared) = checkout.statement(&key) {
-        let set = set(&checkout, settings);
         if expect == Expect::default() {
             // The order of the futures is the order of the messages: each is sent when it is polled first.
             let (b, s, q, c) = join4(
                 client.batch_execute(begin),
                 set,
                 client.query(&prepared, &values),
-                client.batch_execute(commit),
+                client.batch_execute(COMMIT),
             )
             .await;
             begun = b.is_ok();
@@ -110,22 +112,19 @@ pub(super) async fn run(
         }
     } else {
         // Preparing needs its own round trip, and must happen as the role, inside the transaction.
-        let (b, s, p) =
-            join3(client.batch_execute(begin), set(&checkout, settings), client.prepare(&statement.sql))
-                .await;
+        let (b, s, p) = join3(client.batch_execute(begin), set, client.prepare(&statement.sql)).await;
         begun = b.is_ok();
         match b.and(s).and(p) {
             Err(error) => Err(error.into()),
             Ok(prepared) => {
                 checkout.keep(key.clone(), prepared.clone());
-                // In the same round trip, for later requests; when the query fails, so does this.
-                let (rows, _) = join(client.query(&prepared, &values), prepare_set(&checkout)).await;
+                let rows = client.query(&prepared, &values).await;
                 rows.map_err(Failure::from).and_then(|rows| check(outcome(&rows)?, expect))
             }
         }
     };
     let result = match result {
-        Ok(outcome) if !ended => match client.batch_execute(commit).await {
+        Ok(outcome) if !ended => match client.batch_execute(COMMIT).await {
             Ok(()) => {
                 ended = true;
                 Ok(outcome)
@@ -144,24 +143,9 @@ pub(super) async fn run(
     result
 }
 
-/// The key of [`SET`], which depends on nothing: it names everything with its schema.
-static SET_KEY: LazyLock<StatementKey> = LazyLock::new(|| StatementKey::new("", "", SET));
-
-/// The settings' statement. Before it is prepared it is sent with its types, so that it can go with BEGIN.
-async fn set(checkout: &Checkout, settings: &Settings) -> Result<(), tokio_postgres::Error> {
-    match checkout.statement(&SET_KEY) {
-        Some(prepared) => checkout.client().query(&prepared, &settings.values()).await.map(drop),
-        None => checkout.client().query_typed(SET, &settings.typed()).await.map(drop),
-    }
-}
-
-/// Parsing it takes longer than running it.
-async fn prepare_set(checkout: &Checkout) -> Result<(), tokio_postgres::Error> {
-    if checkout.statement(&SET_KEY).is_none() {
-        let prepared = checkout.client().prepare_typed(SET, &[Type::TEXT; 9]).await?;
-        checkout.keep(SET_KEY.clone(), prepared);
-    }
-    Ok(())
+/// The settings' statement. With its types it needs no round trip of its own to be prepared, so it can go with BEGIN.
+async fn set(checkout: &Checkout, settings: &Settings) -> Result<Vec<Row>, tokio_postgres::Error> {
+    checkout.client().query_typed(settings.sql(), &settings.typed()).await
 }
 
 fn outcome(rows: &[Row]) -> Result<Outcome, Failure> {
@@ -210,6 +194,10 @@ impl<'a> FromSql<'a> for Raw<'a> {
 /// Sends both and waits: a transaction with these settings.
 pub(super) async fn begin(client: &Client, settings: &Settings) -> Result<(), tokio_postgres::Error> {
     let typed = settings.typed();
-    let (b, s) = join(client.batch_execute(BEGIN_WRITE), client.query_typed(SET, &typed)).await;
+    let (b, s) = futures_util::future::join(
+        client.batch_execute(settings.begin(true)),
+        client.query_typed(settings.sql(), &typed),
+    )
+    .await;
     b.and(s).map(drop)
 }

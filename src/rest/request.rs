@@ -172,15 +172,15 @@ impl Path {
 
 fn schema(header: Option<&http::HeaderValue>, api: &Api) -> Result<(String, bool), Error> {
     let Some(value) = header else {
-        let first = api.schemas.first().cloned();
+        let first = api.db_schemas.first().cloned();
         let missing = || Error::internal("this tenant's API exposes no schema");
         return Ok((first.ok_or_else(missing)?, false));
     };
     let name = value.to_str().unwrap_or_default();
-    if api.schemas.iter().any(|schema| schema == name) {
+    if api.db_schemas.iter().any(|schema| schema == name) {
         return Ok((name.to_owned(), true));
     }
-    let hint = format!("Only the following schemas are exposed: {}", api.schemas.join(", "));
+    let hint = format!("Only the following schemas are exposed: {}", api.db_schemas.join(", "));
     let message = format!("Invalid schema: {name}");
     Err(Error::new(StatusCode::NOT_ACCEPTABLE, "PGRST106", message, None, Some(hint)))
 }

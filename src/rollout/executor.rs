@@ -55,7 +55,7 @@ impl Rollout {
         let editions = fleet.editions()?;
         let mut results = stream::iter(&self.steps)
             .map(|step| {
-                let edition = editions.get(&step.tenant.lineage.edition);
+                let edition = editions.get(&step.lineage.edition);
                 async move {
                     let result = bring(fleet, step, edition).await?;
                     progress(&result);
@@ -90,7 +90,7 @@ impl Rollout {
 
 async fn bring(fleet: &Fleet, step: &Step, edition: Option<&migrate::Edition>) -> Result<StepResult, Error> {
     let tenant = &step.tenant;
-    let before = tenant.lineage.version;
+    let before = step.lineage.version;
     let mut result = StepResult { slug: tenant.slug.to_string(), before, after: before, failure: None };
     let Some(edition) = edition else { return Ok(result) };
     let outcome = async {

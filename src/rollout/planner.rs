@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::catalog::{Template, TenantRow};
 use crate::migrate::{Edition, Standing, standing};
-use crate::tenant::{Record, State};
+use crate::tenant::{Lineage, Record, State};
 
 /// Which part of the fleet an operator means; `None` means all.
 #[derive(Debug, Clone, Default)]
@@ -34,6 +34,8 @@ pub enum Why {
 pub struct Step {
     /// The tenant.
     pub tenant: Record,
+    /// What its database has.
+    pub lineage: Lineage,
     /// Why.
     pub why: Why,
 }
@@ -58,21 +60,27 @@ pub fn plan(
     scope: &Scope,
 ) -> Rollout {
     let in_scope = |row: &&TenantRow| {
-        scope.edition.as_ref().is_none_or(|e| *e == row.record.lineage.edition)
+        scope.edition.as_ref().is_none_or(|e| row.record.lineage().is_some_and(|l| *e == l.edition))
             && scope.tenant.as_ref().is_none_or(|t| t == row.record.slug.as_str())
             && matches!(row.record.state, State::Active | State::Suspended | State::Retired)
     };
     let mut rollout = Rollout::default();
     for row in tenants.iter().filter(in_scope) {
-        let Some(edition) = editions.get(&row.record.lineage.edition) else { continue };
-        let why = match standing(edition, &row.record.lineage) {
+        // An adopted database has no edition: its migrations are its owner's.
+        let Some(lineage) = row.record.lineage() else { continue };
+        let Some(edition) = editions.get(&lineage.edition) else { continue };
+        let why = match standing(edition, lineage) {
             Standing::Divergent => Some(Why::Divergent),
             Standing::Ahead => Some(Why::Ahead),
             _ if row.failure.is_some() => Some(Why::Failed),
             Standing::Behind { .. } => Some(Why::Behind),
             Standing::Current => None,
         };
-        rollout.steps.extend(why.map(|why| Step { tenant: row.record.clone(), why }));
+        rollout.steps.extend(why.map(|why| Step {
+            tenant: row.record.clone(),
+            lineage: lineage.clone(),
+            why,
+        }));
     }
     // One tenant alone says nothing about those to come: its rollout leaves the template as it is.
     if scope.tenant.is_none() {

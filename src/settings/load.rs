@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use config::{Config, Environment, File, FileFormat};
 
 use super::Settings;
-use crate::tenant::{BaseUrl, Limits, Slug};
+use crate::tenant::{Api, BaseUrl, Invalid, KEYS, Limits, Scope, Slug};
 
 /// Why the settings can't be used; names the file or variable, the key, and what would be right.
 #[derive(Debug, thiserror::Error)]
@@ -52,10 +52,7 @@ impl Settings {
             .ignore_empty(true)
             .list_separator(",")
             .with_list_parse_key("listen.base_urls")
-            .with_list_parse_key("listen.trusted_proxies")
-            .with_list_parse_key("defaults.api.schemas")
-            .with_list_parse_key("defaults.api.extra_search_path")
-            .with_list_parse_key("defaults.api.roles");
+            .with_list_parse_key("listen.trusted_proxies");
         let mut settings: Self = Config::builder()
             .add_source(File::from(paths.file.as_path()).format(FileFormat::Toml).required(false))
             .add_source(environment)
@@ -134,8 +131,24 @@ impl Settings {
                 format!("is the same address as listen.http ({}); expected another port", self.listen.http),
             );
         }
-        if self.defaults.api.schemas.is_empty() {
-            return wrong("defaults.api.schemas".into(), "expected at least one schema".into());
+        let layers = std::iter::once(("defaults".to_owned(), &self.defaults.api))
+            .chain(self.editions.iter().map(|(name, e)| (format!("editions.{name}"), &e.api)));
+        for (at, api) in layers {
+            if let Some(key) =
+                KEYS.iter().find(|k| k.scope == Scope::Tenant && api.iter().any(|(n, _)| n == k.name))
+            {
+                let reason =
+                    "is for one tenant only: set it in [tenants.SLUG.settings] or by `manybox tenant set`";
+                return wrong(format!("{at}.api.{}", key.name), reason.into());
+            }
+        }
+        if self.roles().is_empty() {
+            return wrong("defaults.api.roles".into(), "expected at least one role".into());
+        }
+        for name in self.editions.keys() {
+            if let Err(invalid) = self.check_roles(&self.edition_api(name)) {
+                return wrong(format!("editions.{name}.api"), invalid.0);
+            }
         }
         if self.migrate.jobs == 0 {
             return wrong("migrate.jobs".into(), "expected 1 or more".into());
@@ -197,6 +210,12 @@ impl Settings {
                 }
                 Some(_) => {}
             }
+            let edition = tenant.edition.as_ref().or(self.defaults.edition.as_ref());
+            let (_, api) =
+                tenant.settings.over(Limits::default(), self.edition_api(edition.map_or("", String::as_str)));
+            if let Err(invalid) = self.check_roles(&api) {
+                return wrong(at(".settings"), invalid.0);
+            }
             if let Some(tier) = &tenant.tier
                 && !self.tiers.contains_key(tier)
             {
@@ -204,10 +223,6 @@ impl Settings {
                     at(".tier"),
                     format!("there is no tier `{tier}`; expected one of {}", listed(self.tiers.keys())),
                 );
-            }
-            let limits = Limits::default();
-            if let Some(key) = tenant.settings.over(limits, self.defaults.api.clone()).0.zero() {
-                return wrong(at(&format!(".settings.{key}")), "expected 1 or more, or 1ms or more".into());
             }
             if let Some(server) = &tenant.server
                 && !known_server(server)
@@ -219,6 +234,21 @@ impl Settings {
             }
         }
         Ok(())
+    }
+
+    /// Whether the roles of an API are among those that the tenants' logins may become.
+    ///
+    /// # Errors
+    /// Names the role that is not.
+    pub fn check_roles(&self, api: &Api) -> Result<(), Invalid> {
+        let all = self.roles();
+        match api.roles.iter().chain(&api.db_anon_role).find(|role| !all.contains(role)) {
+            None => Ok(()),
+            Some(role) => Err(Invalid(format!(
+                "`{role}` is none of the API roles {} (`defaults.api.roles`)",
+                listed(all.iter())
+            ))),
+        }
     }
 
     /// The settings as TOML, with secrets masked.
@@ -290,11 +320,16 @@ mod tests {
             ("[tiers.a]\nstatement_timeout = '100us'", "tiers.a.statement_timeout", "1ms or more"),
             (
                 "[editions.a]\n[tenants.acme.settings]\nmax_connections = 0",
-                "tenants.acme.settings.max_connections",
-                "1 or more",
+                "max_connections",
+                "a number from 1",
             ),
             ("[defaults]\nserver = \"x\"", "defaults.server", "`main`"),
             ("[listen]\nbase_urls = [\"http://x.com\"]", "listen.base_urls", "{tenant}"),
+            ("[defaults.api]\nschemas = [\"a\"]", "defaults.api", "did you mean `db_schemas`?"),
+            ("[editions.a.api]\ndb_plan_enabled = 3", "db_plan_enabled", "true or false"),
+            ("[editions.a.api]\nmax_rows = 3", "editions.a.api.max_rows", "one tenant only"),
+            ("[editions.a.api]\ndb_anon_role = \"x\"", "editions.a.api", "`authenticated`"),
+            ("[editions.a]\n[tenants.b.settings]\nroles = [\"x\"]", "tenants.b.settings", "`authenticated`"),
         ] {
             let error = load(text).unwrap_err().to_string();
             assert!(
@@ -305,8 +340,28 @@ mod tests {
     }
 
     #[test]
+    fn tenants_over_editions_over_defaults() {
+        let settings = load(
+            "[defaults.api]\ndb_schemas = \"api\"\ndb_anon_role = \"none\"\n[editions.a.api]\ndb_schemas = [\"x\", \"y\"]\n\
+             [editions.b]\n[tenants.t]\nedition = \"a\"\n[tenants.t.settings]\ndb_aggregates_enabled = true\n\
+             app_settings = { Host = \"h\" }",
+        )
+        .unwrap();
+        assert_eq!(settings.edition_api("a").db_schemas, ["x", "y"]);
+        assert_eq!(settings.edition_api("b").db_schemas, ["api"]);
+        assert_eq!(settings.edition_api("a").db_anon_role, None);
+        let (_, api) = settings.tenants["t"].settings.over(Limits::default(), settings.edition_api("a"));
+        assert!(api.db_aggregates_enabled && api.app_settings["Host"] == "h", "{api:?}");
+    }
+
+    #[test]
     fn no_secret_is_shown() {
-        let mut settings = load("[servers.main]\nurl = \"postgres://a:hunter2@h:1/postgres\"").unwrap();
+        let secret = "hunter2hunter2hunter2hunter2hunter2";
+        let mut settings = load(&format!(
+            "[servers.main]\nurl = \"postgres://a:hunter2@h:1/postgres\"\n[editions.a]\n[tenants.t.settings]\njwt_secret = \"{secret}\""
+        ))
+        .unwrap();
+        assert_eq!(settings.tenants["t"].settings.jwt_secret().unwrap().expose(), secret);
         settings.keys.master = Some("1:hunter2".into());
         let shown = settings.masked_toml().unwrap();
         assert!(!shown.contains("hunter2") && shown.contains("postgres://a:***@h:1/postgres"), "{shown}");

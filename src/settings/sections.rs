@@ -7,7 +7,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::tenant::{Api, Overrides, UrlTemplate};
+use crate::tenant::{Overrides, UrlTemplate};
 
 /// `[listen]`
 #[derive(Debug, Clone, Deserialize, Serialize)]
@@ -149,6 +149,8 @@ pub struct EditionFiles {
     pub extensions: Vec<String>,
     /// A SQL file that `manybox demo` fills a tenant with.
     pub demo: Option<PathBuf>,
+    /// How the REST APIs of its tenants are exposed, unless one says otherwise.
+    pub api: Overrides,
 }
 
 /// `[defaults]`
@@ -161,13 +163,13 @@ pub struct Defaults {
     pub tier: String,
     /// The server of tenants created without one.
     pub server: String,
-    /// How REST APIs are exposed, unless a tenant says otherwise.
-    pub api: Api,
+    /// How REST APIs are exposed, unless an edition or a tenant says otherwise.
+    pub api: Overrides,
 }
 
 impl Default for Defaults {
     fn default() -> Self {
-        Self { edition: None, tier: "standard".into(), server: "main".into(), api: Api::default() }
+        Self { edition: None, tier: "standard".into(), server: "main".into(), api: Overrides::default() }
     }
 }
 

@@ -1,4 +1,4 @@
-//! What a tenant may use (`Limits`, from its tier) and how its API is exposed (`Api`).
+//! `Limits`: what a tenant may use, from its tier.
 
 use std::time::Duration;
 
@@ -32,7 +32,8 @@ pub struct Limits {
     pub idle_timeout: Duration,
     /// Largest request body, in bytes; 413 above it.
     pub max_body: usize,
-    /// Most rows a read returns; `None` for no limit of ours.
+    /// Most rows a read returns; `None` for no limit of ours. [`Api::db_max_rows`](super::Api::db_max_rows) can only
+    /// lower it.
     pub max_rows: Option<u64>,
     /// Most requests a second on one router, and as many at once after a pause; 429 above it. `None` for no limit.
     pub max_requests_per_second: Option<u32>,
@@ -74,89 +75,5 @@ impl Limits {
         let counts = counts.into_iter().map(|(name, count)| (name, count == Some(0)));
         let times = times.into_iter().map(|(name, time)| (name, time.as_millis() == 0));
         counts.chain(times).find(|(_, zero)| *zero).map(|(name, _)| name)
-    }
-}
-
-/// How a tenant's REST API is exposed.
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Api {
-    /// Schemas that requests may name; the first is the default one.
-    pub schemas: Vec<String>,
-    /// Schemas added to the `search_path` behind the exposed one, for extensions' functions and operators.
-    pub extra_search_path: Vec<String>,
-    /// The role of requests without a token; `None` refuses them with 401.
-    pub anon_role: Option<String>,
-    /// The roles that a token may claim. The tenant's login is a member of these and of nothing else.
-    pub roles: Vec<String>,
-}
-
-impl Default for Api {
-    fn default() -> Self {
-        Self {
-            schemas: vec!["public".into()],
-            extra_search_path: vec!["extensions".into()],
-            anon_role: Some("anon".into()),
-            roles: vec!["anon".into(), "authenticated".into(), "service".into()],
-        }
-    }
-}
-
-/// What one tenant has different from its tier and from the defaults. Absent means: as they say.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Overrides {
-    /// See [`Api::schemas`].
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub schemas: Option<Vec<String>>,
-    /// See [`Api::anon_role`]; an empty text switches anonymous requests off.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub anon_role: Option<String>,
-    /// See [`Limits::max_connections`].
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub max_connections: Option<u32>,
-    /// See [`Limits::max_waiting`].
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub max_waiting: Option<u32>,
-    /// See [`Limits::acquire_timeout`].
-    #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
-    pub acquire_timeout: Option<Duration>,
-    /// See [`Limits::statement_timeout`].
-    #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
-    pub statement_timeout: Option<Duration>,
-    /// See [`Limits::transaction_idle_timeout`].
-    #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
-    pub transaction_idle_timeout: Option<Duration>,
-    /// See [`Limits::request_timeout`].
-    #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
-    pub request_timeout: Option<Duration>,
-    /// See [`Limits::max_body`].
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub max_body: Option<usize>,
-    /// See [`Limits::max_rows`].
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub max_rows: Option<u64>,
-    /// See [`Limits::max_requests_per_second`].
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub max_requests_per_second: Option<u32>,
-}
-
-impl Overrides {
-    /// Lays the tenant's own values over those of its tier and of the defaults.
-    pub fn over(&self, mut limits: Limits, mut api: Api) -> (Limits, Api) {
-        if let Some(schemas) = &self.schemas {
-            api.schemas.clone_from(schemas);
-        }
-        if let Some(role) = &self.anon_role {
-            api.anon_role = Some(role.clone()).filter(|r| !r.is_empty());
-        }
-        macro_rules! lay {
-            ($($limit:ident),*) => { $(limits.$limit = self.$limit.unwrap_or(limits.$limit);)* };
-        }
-        lay!(max_connections, max_waiting, acquire_timeout, statement_timeout);
-        lay!(transaction_idle_timeout, request_timeout, max_body);
-        limits.max_rows = self.max_rows.or(limits.max_rows);
-        limits.max_requests_per_second = self.max_requests_per_second.or(limits.max_requests_per_second);
-        (limits, api)
     }
 }

@@ -28,7 +28,7 @@ async fn connects_to_its_own_database_only(tcp: bool) {
         // 42501: CONNECT is not granted; 55000: the template accepts no connections.
         assert!(["42501", "55000"].contains(&code(&refused)), "{other}: {refused}");
     }
-    let wrong = Login { user: login.user.clone(), password: Secret::new("guess") };
+    let wrong = Login { user: login.user.clone(), password: Some(Secret::new("guess")) };
     let refused =
         pg::connect(&server.endpoint, &wrong, &globex.id.database()).await.err().expect("wrong password");
     assert_eq!(code(&refused), "28P01");
@@ -53,7 +53,7 @@ async fn psql_as_another_tenants_login_is_refused() {
         let database = fleet.row(slug).await.record.id.database();
         let mut psql = std::process::Command::new("psql");
         psql.args(server.endpoint.psql_arguments(&login.user, &database)).args(["-Atc", "SELECT 1"]);
-        psql.env("PGPASSWORD", login.password.expose());
+        psql.env("PGPASSWORD", login.password.as_ref().unwrap().expose());
         let output = tokio::task::spawn_blocking(move || psql.output()).await.unwrap().unwrap();
         let error = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.success(), works, "{slug}: {error}");

@@ -39,11 +39,22 @@ async fn every_list_and_answer_has_json() {
 #[tokio::test]
 async fn no_secret_is_printed() {
     let fleet = TestFleet::builder().tenants(&["acme"]).build().await;
-    let password = fleet.fleet.servers.get("main").unwrap().admin().unwrap().password.expose().to_owned();
+    let password = fleet
+        .fleet
+        .servers
+        .get("main")
+        .unwrap()
+        .admin()
+        .unwrap()
+        .password
+        .as_ref()
+        .unwrap()
+        .expose()
+        .to_owned();
     let login = fleet.fleet.keys.tenant_logins(&fleet.row("acme").await.record).remove(0);
     for arguments in [&["config"][..], &["tenant", "show", "acme", "--json"], &["server", "check"]] {
         let (_, out, error) = fleet.run(arguments).await;
-        for secret in [password.as_str(), login.password.expose()] {
+        for secret in [password.as_str(), login.password.as_ref().unwrap().expose()] {
             assert!(!out.contains(secret) && !error.contains(secret), "{arguments:?}");
         }
     }

@@ -72,7 +72,10 @@ async fn definite_answers() {
     let preflight = Answer::of(preflight.send().await.unwrap()).await;
     assert_eq!(preflight.status, 200);
     assert_eq!(preflight.headers["access-control-allow-origin"], "*");
-    assert_eq!(preflight.headers["access-control-allow-headers"], "authorization, x-own");
+    assert_eq!(
+        preflight.headers["access-control-allow-headers"],
+        "Authorization, x-own, Accept, Accept-Language, Content-Language"
+    );
 }
 
 #[tokio::test]

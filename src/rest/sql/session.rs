@@ -1,11 +1,12 @@
 //! The settings of a request's transaction: role, claims, request, search path, time limits. Always all of them.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
 
 use http::HeaderMap;
 use http::header::COOKIE;
 use http::request::Parts;
-use serde::Serializer as _;
 use serde_json::{Map, Value};
 use tokio_postgres::types::{ToSql, Type};
 
@@ -13,36 +14,76 @@ use super::super::auth::Caller;
 use crate::pg::Ident;
 use crate::tenant::Tenant;
 
-/// A read-only transaction.
-pub(crate) const BEGIN_READ: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY";
-/// A transaction that may write.
-pub(crate) const BEGIN_WRITE: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
+/// How much a transaction sees of others; PostgREST takes it from the role's `default_transaction_isolation`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Isolation {
+    /// PostgreSQL's own default.
+    #[default]
+    ReadCommitted,
+    /// One snapshot for all statements.
+    RepeatableRead,
+    /// As if one after the other.
+    Serializable,
+}
 
-/// One statement for all of them. The two of the answer are emptied, because a function of an earlier request may
-/// have set them for the whole session.
-pub(crate) const SET: &str = "SELECT pg_catalog.set_config('search_path', $1, true), \
-    pg_catalog.set_config('request.jwt.claims', $2, true), \
-    pg_catalog.set_config('request.headers', $3, true), \
-    pg_catalog.set_config('request.cookies', $4, true), \
-    pg_catalog.set_config('request.method', $5, true), \
-    pg_catalog.set_config('request.path', $6, true), \
-    pg_catalog.set_config('statement_timeout', $7, true), \
-    pg_catalog.set_config('idle_in_transaction_session_timeout', $8, true), \
-    pg_catalog.set_config('response.headers', '', true), \
-    pg_catalog.set_config('response.status', '', true), \
-    pg_catalog.set_config('role', $9, true)";
+impl Isolation {
+    /// As PostgREST reads it: what it does not know is the default.
+    fn of(text: &str) -> Self {
+        match text.to_ascii_lowercase().as_str() {
+            "repeatable read" => Self::RepeatableRead,
+            "serializable" => Self::Serializable,
+            _ => Self::ReadCommitted,
+        }
+    }
+}
 
-/// The values of [`SET`].
+/// All but the role, which comes last: a setting that the login may change and the role may not is changed as the
+/// login (`GRANT SET ON PARAMETER … TO login`). The two of the answer are emptied, because a function of an earlier
+/// request may have set them for the whole session.
+macro_rules! head {
+    () => {
+        "SELECT pg_catalog.set_config('search_path', $1, true), \
+         pg_catalog.set_config('request.jwt.claims', $2, true), \
+         pg_catalog.set_config('request.headers', $3, true), \
+         pg_catalog.set_config('request.cookies', $4, true), \
+         pg_catalog.set_config('request.method', $5, true), \
+         pg_catalog.set_config('request.path', $6, true), \
+         pg_catalog.set_config('statement_timeout', $7, true), \
+         pg_catalog.set_config('idle_in_transaction_session_timeout', $8, true), \
+         pg_catalog.set_config('response.headers', '', true), \
+         pg_catalog.set_config('response.status', '', true)"
+    };
+}
+macro_rules! tail {
+    () => {
+        ", pg_catalog.set_config('role', $9, true)"
+    };
+}
+
+/// The statement of most tenants.
+const SET: &str = concat!(head!(), tail!());
+
+/// Where the values stand that are looked at again.
+const SEARCH_PATH: usize = 0;
+const STATEMENT_TIMEOUT: usize = 6;
+const ROLE: usize = 8;
+
+/// One statement for all settings, its values, and how the transaction begins.
 #[derive(Debug)]
-pub(crate) struct Settings([String; 9]);
+pub(crate) struct Settings {
+    values: Vec<String>,
+    sql: Cow<'static, str>,
+    isolation: Isolation,
+}
 
 impl Settings {
     /// `namespace` is the exposed schema that unqualified names are looked for in first.
     pub(crate) fn new(tenant: &Tenant, caller: &Caller, parts: &Parts, namespace: &str) -> Self {
-        let path = std::iter::once(namespace).chain(tenant.api.extra_search_path.iter().map(String::as_str));
+        let path =
+            std::iter::once(namespace).chain(tenant.api.db_extra_search_path.iter().map(String::as_str));
         let path: Vec<_> = path.map(|schema| Ident::new(schema).to_string()).collect();
         let (headers, cookies) = headers(&parts.headers);
-        Self([
+        let values = vec![
             path.join(", "),
             caller.claims.clone(),
             headers,
@@ -52,49 +93,216 @@ impl Settings {
             tenant.limits.statement_timeout.as_millis().to_string(),
             tenant.limits.transaction_idle_timeout.as_millis().to_string(),
             caller.role.clone(),
-        ])
+        ];
+        let mut settings = Self { values, sql: Cow::Borrowed(SET), isolation: Isolation::default() };
+        for (name, value) in &tenant.api.app_settings {
+            settings.add(format!("app.settings.{name}"), value);
+        }
+        settings
+    }
+
+    /// Adds the settings that the role has of its own (`ALTER ROLE … SET`, by name), as far as the API hoists them.
+    ///
+    /// Of adopted databases only: their roles are their tenant's alone. The API roles of tenants that manybox makes
+    /// are shared by all of them, and any function of any tenant can write their settings, so what such a role "has"
+    /// is not looked at. The tier's `statement_timeout` holds besides; the shorter of the two counts.
+    #[must_use]
+    pub(crate) fn with_role_settings(mut self, tenant: &Tenant, role: &BTreeMap<String, String>) -> Self {
+        if !tenant.is_adopted() {
+            return self;
+        }
+        for (name, value) in role.iter().filter(|(name, _)| tenant.api.db_hoisted_tx_settings.contains(name))
+        {
+            match name.as_str() {
+                "default_transaction_isolation" => self.isolation = Isolation::of(value),
+                "statement_timeout" => {
+                    let limit = tenant.limits.statement_timeout.as_millis();
+                    let own = milliseconds(value).filter(|own| *own > 0 && (limit == 0 || *own < limit));
+                    if let Some(own) = own {
+                        self.values[STATEMENT_TIMEOUT] = own.to_string();
+                    }
+                }
+                _ => self.add(name.clone(), value),
+            }
+        }
+        self
+    }
+
+    /// Adds the time zone that the request prefers; the request stage knows that there is one of this name.
+    #[must_use]
+    pub(crate) fn with_timezone(mut self, zone: Option<&str>) -> Self {
+        if let Some(zone) = zone {
+            self.add("timezone".into(), zone);
+        }
+        self
+    }
+
+    /// One more setting. Its name is a value too: no text from anywhere stands in the statement.
+    fn add(&mut self, name: String, value: &str) {
+        let count = self.values.len();
+        let sql = self.sql.to_mut();
+        sql.truncate(sql.len() - tail!().len());
+        let _ = write!(sql, ", pg_catalog.set_config(${}, ${}, true){}", count + 1, count + 2, tail!());
+        self.values.extend([name, value.to_owned()]);
+    }
+
+    /// How the transaction begins: one of a few constants.
+    pub(crate) fn begin(&self, writes: bool) -> &'static str {
+        match (self.isolation, writes) {
+            (Isolation::ReadCommitted, false) => "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY",
+            (Isolation::ReadCommitted, true) => "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE",
+            (Isolation::RepeatableRead, false) => "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
+            (Isolation::RepeatableRead, true) => "BEGIN ISOLATION LEVEL REPEATABLE READ READ WRITE",
+            (Isolation::Serializable, false) => "BEGIN ISOLATION LEVEL SERIALIZABLE READ ONLY",
+            (Isolation::Serializable, true) => "BEGIN ISOLATION LEVEL SERIALIZABLE READ WRITE",
+        }
+    }
+
+    /// The statement.
+    pub(crate) fn sql(&self) -> &str {
+        &self.sql
+    }
+
+    /// Its values, for `query_typed`.
+    pub(crate) fn typed(&self) -> Vec<(&(dyn ToSql + Sync), Type)> {
+        self.values.iter().map(|value| (value as &(dyn ToSql + Sync), Type::TEXT)).collect()
     }
 
     /// The text of `search_path`.
     pub(crate) fn search_path(&self) -> &str {
-        &self.0[0]
+        &self.values[SEARCH_PATH]
     }
 
     /// The role.
     pub(crate) fn role(&self) -> &str {
-        &self.0[8]
-    }
-
-    /// For the prepared statement.
-    pub(crate) fn values(&self) -> [&(dyn ToSql + Sync); 9] {
-        self.0.each_ref().map(|value| value as &(dyn ToSql + Sync))
-    }
-
-    /// For `query_typed`.
-    pub(crate) fn typed(&self) -> Vec<(&(dyn ToSql + Sync), Type)> {
-        self.0.iter().map(|value| (value as &(dyn ToSql + Sync), Type::TEXT)).collect()
+        &self.values[ROLE]
     }
 }
 
-/// `request.headers` and `request.cookies` as PostgREST gives them: cookies are not among the headers. Of a header
-/// that was sent twice the last one counts.
+/// A time as PostgreSQL's settings have it (a number of milliseconds, or with a unit).
+fn milliseconds(text: &str) -> Option<u128> {
+    let text = text.trim();
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+    let number: u128 = number.parse().ok()?;
+    let factor = match unit.trim() {
+        "" | "ms" => 1,
+        "us" => return Some(number.div_ceil(1000)),
+        "s" => 1000,
+        "min" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return None,
+    };
+    number.checked_mul(factor)
+}
+
+/// `request.headers` and `request.cookies` as PostgREST gives them: cookies are not among the headers.
 fn headers(all: &HeaderMap) -> (String, String) {
-    let text = |name| all.get_all(name).iter().next_back().map(|v| String::from_utf8_lossy(v.as_bytes()));
-    let headers = all.keys().filter(|name| *name != COOKIE).map(|name| (name.as_str(), text(name)));
-    let cookies = all.get_all(COOKIE).iter().map(|value| String::from_utf8_lossy(value.as_bytes()));
-    let mut pairs = Map::new();
-    for line in cookies {
-        for (name, value) in line.split(';').filter_map(|pair| pair.trim().split_once('=')) {
-            pairs.insert(name.to_owned(), Value::String(value.to_owned()));
+    let (mut headers, mut cookies) = (Map::new(), Map::new());
+    for (name, value) in all {
+        let text = String::from_utf8_lossy(value.as_bytes()).into_owned();
+        if name == COOKIE {
+            for (name, value) in text.split(';').filter_map(|pair| pair.trim().split_once('=')) {
+                cookies.insert(name.to_owned(), Value::String(value.to_owned()));
+            }
+        } else {
+            headers.insert(name.as_str().to_owned(), Value::String(text));
         }
     }
-    (object(headers), if pairs.is_empty() { "{}".to_owned() } else { Value::Object(pairs).to_string() })
+    (Value::Object(headers).to_string(), Value::Object(cookies).to_string())
 }
 
-/// A JSON object, written as it is read: these are made for every request.
-fn object<'a>(pairs: impl Iterator<Item = (&'a str, Option<Cow<'a, str>>)>) -> String {
-    let mut json = Vec::with_capacity(256);
-    // Neither a string as a key nor memory to write to can fail.
-    let _ = serde_json::Serializer::new(&mut json).collect_map(pairs);
-    String::from_utf8(json).unwrap_or_default()
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tenant::{Adopted, Api, Limits, Lineage, Origin, Overrides, Record, Sealed, State, TenantId};
+
+    fn tenant(adopted: bool) -> Tenant {
+        let lineage = Lineage { edition: "shop".into(), version: 1, history: String::new() };
+        let record = Record {
+            id: TenantId::random().unwrap(),
+            slug: "acme".parse().unwrap(),
+            state: State::Active,
+            tier: "standard".into(),
+            server: "main".into(),
+            generation: 1,
+            key: 1,
+            origin: match adopted {
+                true => Origin::Adopted(Adopted { database: "app".into(), login_role: "login".into() }),
+                false => Origin::Lineage(lineage),
+            },
+            base_urls: Vec::new(),
+            overrides: Overrides::default(),
+            sealed: Sealed::new(),
+            reloads: 0,
+        };
+        let api = Api {
+            db_extra_search_path: vec!["ext\"ra".into()],
+            app_settings: [("host".to_owned(), "it's".to_owned())].into(),
+            ..Api::adopted()
+        };
+        Tenant::new(record, Limits::default(), api)
+    }
+
+    fn settings(tenant: &Tenant) -> Settings {
+        let caller = Caller { role: "web".into(), claims: r#"{"role":"web"}"#.into(), anonymous: false };
+        let request = http::Request::get("/items?id=eq.1").header("cookie", "a=b; c=d").header("x-y", "z");
+        let (parts, ()) = request.body(()).unwrap().into_parts();
+        Settings::new(tenant, &caller, &parts, "api")
+    }
+
+    fn role() -> BTreeMap<String, String> {
+        [
+            ("statement_timeout", "2s"),
+            ("default_transaction_isolation", "REPEATABLE READ"),
+            ("plan_filter.statement_cost_limit", "1e6"),
+            ("work_mem", "1GB"),
+            ("role", "postgres"),
+        ]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .into()
+    }
+
+    #[test]
+    fn no_value_stands_in_the_statement() {
+        let settings =
+            settings(&tenant(true)).with_role_settings(&tenant(true), &role()).with_timezone(Some("UTC"));
+        for (value, position) in settings.values.iter().zip(1..) {
+            assert!(settings.sql().contains(&format!("${position},")), "{position}");
+            assert!(
+                value.is_empty()
+                    || ["web", "GET"].contains(&value.as_str())
+                    || !settings.sql().contains(value)
+            );
+        }
+        assert!(settings.sql().ends_with("pg_catalog.set_config('role', $9, true)"), "the role comes last");
+        assert_eq!((settings.search_path(), settings.role()), (r#""api", "ext""ra""#, "web"));
+        assert_eq!(settings.typed().len(), settings.values.len());
+        insta::assert_debug_snapshot!((settings.values, settings.isolation));
+    }
+
+    #[test]
+    fn the_settings_of_a_role_that_tenants_share_are_not_looked_at() {
+        let made = tenant(false);
+        let with = settings(&made).with_role_settings(&made, &role());
+        assert_eq!(with.values, settings(&made).values);
+        assert_eq!(with.begin(true), "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE");
+    }
+
+    #[test]
+    fn the_shorter_time_counts() {
+        let adopted = tenant(true);
+        for (own, expected) in [
+            ("2s", "2000"),
+            ("1h", "15000"),
+            ("0", "15000"),
+            ("100", "100"),
+            ("1500us", "2"),
+            ("soon", "15000"),
+        ] {
+            let role = [("statement_timeout".to_owned(), own.to_owned())].into();
+            let settings = settings(&adopted).with_role_settings(&adopted, &role);
+            assert_eq!(settings.values[STATEMENT_TIMEOUT], expected, "{own}");
+        }
+    }
 }

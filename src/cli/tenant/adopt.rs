@@ -1,0 +1,73 @@
+//! `manybox tenant adopt`: a tenant over a database that is there already.
+
+use super::super::output::Output;
+use super::super::{Done, Failure};
+use super::{done, set, urls};
+use crate::fleet::{Fleet, Wanted};
+use crate::pg::Secret;
+use crate::tenant::{Api, BaseUrl, Overrides, Slug};
+
+#[derive(clap::Args)]
+#[command(after_help = set::keys())]
+pub(in crate::cli) struct Adopt {
+    /// Its name: a-z, 0-9 and dashes
+    slug: Slug,
+    /// The database
+    #[arg(long, value_name = "NAME")]
+    database: String,
+    /// The server that has it; defaults.server when not given
+    #[arg(long)]
+    server: Option<String>,
+    /// The role to log in as, PostgREST's authenticator; `authenticator` when not given
+    #[arg(long, value_name = "ROLE")]
+    login_role: Option<String>,
+    /// The environment variable that holds the role's password; trust or peer without it
+    #[arg(long, value_name = "NAME")]
+    password_env: Option<String>,
+    /// Its limits; defaults.tier when not given
+    #[arg(long)]
+    tier: Option<String>,
+    /// A base URL beside those from listen.base_urls; may be given more than once
+    #[arg(long = "base-url", value_name = "URL")]
+    base_urls: Vec<BaseUrl>,
+    /// A setting as in `tenant set`; may be given more than once
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    settings: Vec<String>,
+}
+
+impl Adopt {
+    pub(super) async fn run(self, fleet: &Fleet, output: Output) -> Done {
+        let password = match &self.password_env {
+            None => None,
+            Some(name) => match std::env::var(name) {
+                Ok(password) if !password.is_empty() => Some(Secret::new(password)),
+                _ => {
+                    return Err(Failure(format!(
+                        "--password-env: there is no {name} in the environment, or it is empty"
+                    )));
+                }
+            },
+        };
+        let (mut settings, mut overrides) = (Vec::new(), Overrides::default());
+        for setting in &self.settings {
+            let (key, value) = set::pair(setting)?;
+            overrides.set(key, value)?;
+            settings.push((key.to_owned(), value.to_owned()));
+        }
+        set::check_secret(&Api::adopted(), &overrides)?;
+        let wanted = Wanted {
+            database: self.database,
+            server: self.server,
+            login_role: self.login_role,
+            password,
+            tier: self.tier,
+            base_urls: self.base_urls,
+            settings,
+        };
+        let adoption = fleet.adopt(&self.slug, &wanted).await?;
+        output.answer(&adoption, |adoption| {
+            let warnings: String = adoption.warnings.iter().map(|w| format!("\nwarning: {w}")).collect();
+            format!("{}\n{}{warnings}", done(&adoption.tenant), urls(&adoption.tenant))
+        })
+    }
+}

@@ -1,0 +1,64 @@
+//! `manybox tenant set`: settings by the table of keys, all checked before the first is written.
+
+use super::super::Failure;
+use crate::catalog::TenantRow;
+use crate::fleet::Fleet;
+use crate::rest::check_jwt_secret;
+use crate::tenant::{Api, BaseUrl, KEYS, Limits, Overrides};
+
+/// What `tenant set` takes, for its help.
+pub(super) fn keys() -> String {
+    let line = |name: &str, doc: &str, expected: &str| format!("  {name}\n      {doc}: {expected}\n");
+    let mut text =
+        String::from("Keys (an empty value goes back to the default; lists are separated by commas):\n");
+    text.push_str(&line("tier", "its limits", "a tier of the settings"));
+    text.push_str(&line("base_urls", "base URLs of its own", "URLs"));
+    for key in KEYS {
+        text.push_str(&line(key.name, key.doc, key.expected));
+    }
+    text.push_str(&line("app.settings.NAME", "set in every request's transaction", "a text"));
+    text
+}
+
+/// `KEY=VALUE`, split.
+pub(super) fn pair(setting: &str) -> Result<(&str, &str), Failure> {
+    setting.split_once('=').ok_or_else(|| {
+        // Not repeated whole: it may be a secret that lost its key.
+        Failure(format!("`{}…`: expected KEY=VALUE", setting.chars().take(12).collect::<String>()))
+    })
+}
+
+/// Refuses a token secret that no token could be checked with.
+pub(super) fn check_secret(base: &Api, overrides: &Overrides) -> Result<(), Failure> {
+    let (_, api) = overrides.over(Limits::default(), base.clone());
+    match overrides.jwt_secret() {
+        Some(secret) => Ok(check_jwt_secret(secret, api.jwt_secret_is_base64)?),
+        None => Ok(()),
+    }
+}
+
+pub(super) async fn set(fleet: &Fleet, slug: &str, settings: &[String]) -> Result<TenantRow, Failure> {
+    let row = fleet.tenant(slug).await?;
+    let record = &row.record;
+    let (mut tier, mut overrides, mut base_urls) = (record.tier.clone(), fleet.unsealed(record)?, None);
+    for setting in settings {
+        match pair(setting)? {
+            ("tier", "") => tier.clone_from(&fleet.settings.defaults.tier),
+            ("tier", value) => value.clone_into(&mut tier),
+            ("base_urls", value) => {
+                let urls = value.split(',').map(str::trim).filter(|url| !url.is_empty());
+                base_urls = Some(urls.map(str::parse).collect::<Result<Vec<BaseUrl>, _>>()?);
+            }
+            (key, value) => overrides
+                .set(key, value)
+                .map_err(|e| Failure(format!("{e}; see `manybox tenant set --help`")))?,
+        }
+    }
+    check_secret(&fleet.settings.tenant(record.clone()).api, &overrides)?;
+    // Settings first: a role or a tier that isn't there refuses all.
+    fleet.configure(record, &tier, &overrides).await?;
+    if let Some(urls) = base_urls {
+        fleet.catalog.base_urls_replace(&record.id, &urls, false).await?;
+    }
+    Ok(fleet.tenant(slug).await?)
+}

@@ -1,0 +1,241 @@
+//! Adopt: a tenant over a database that is there already, with its own schema and roles. Nothing in it is changed.
+
+use super::server::{MIGRATOR, OWNER};
+use super::{Doing, Error, Fleet};
+use crate::catalog::{NewTenant, TenantRow};
+use crate::pg::{self, Connection, Login, PASSWORD, Secret};
+use crate::tenant::{Adopted, Api, BaseUrl, Limits, Origin, Overrides, Sealed, Slug, State, TenantId};
+
+/// The role that PostgREST's documentation has its users log in as.
+const LOGIN_ROLE: &str = "authenticator";
+/// Names that manybox gives to databases and roles begin so.
+const OURS: &str = "mb_";
+
+/// What an operator asks for; what is `None` comes from `[defaults]`, or stays as it is.
+#[derive(Debug, Clone, Default)]
+pub struct Wanted {
+    /// The database.
+    pub database: String,
+    /// Its server.
+    pub server: Option<String>,
+    /// The role to log in as; `authenticator` when none was given.
+    pub login_role: Option<String>,
+    /// Its password; none where the server trusts the connection or its peer.
+    pub password: Option<Secret>,
+    /// The tier.
+    pub tier: Option<String>,
+    /// Base URLs beside those from `listen.base_urls`.
+    pub base_urls: Vec<BaseUrl>,
+    /// Settings as (key, value), as in `tenant set`.
+    pub settings: Vec<(String, String)>,
+}
+
+/// A tenant that was adopted, and what the operator should know of it.
+#[derive(Debug, serde::Serialize)]
+pub struct Adoption {
+    /// The tenant.
+    #[serde(flatten)]
+    pub tenant: TenantRow,
+    /// What is amiss with the login or the settings; one sentence each.
+    pub warnings: Vec<String>,
+}
+
+impl Fleet {
+    /// Adopts a database. Again, with another login, password or settings, it changes those of the tenant.
+    ///
+    /// # Errors
+    /// When the login can't connect, the database is another tenant's or manybox's own, or the slug is taken.
+    pub async fn adopt(&self, slug: &Slug, wanted: &Wanted) -> Result<Adoption, Error> {
+        let before = self.catalog.tenant_by_slug(slug.as_str()).await?;
+        let before = before.map(|row| self.again(row, wanted)).transpose()?;
+        let server = wanted.server.as_ref().unwrap_or(&self.settings.defaults.server);
+        let role = match (&wanted.login_role, &before) {
+            (Some(role), _) => role.clone(),
+            (None, Some(row)) => row.record.login_role(),
+            (None, None) => LOGIN_ROLE.to_owned(),
+        };
+        let adopted = Adopted { database: wanted.database.clone(), login_role: role.clone() };
+        self.refuse_ours(server, &adopted)?;
+        let mut overrides = match &before {
+            Some(row) => self.unsealed(&row.record)?,
+            None => Overrides::default(),
+        };
+        for (key, value) in &wanted.settings {
+            overrides.set(key, value)?;
+        }
+        let password = match (&wanted.password, &before) {
+            (Some(password), _) => Some(password.clone()),
+            // Another role's password is not this one's.
+            (None, Some(row)) if row.record.login_role() == role => self.keys.open(&row.record, PASSWORD)?,
+            (None, _) => None,
+        };
+        let login = Login { user: role, password };
+        let endpoint = &self.servers.get(server)?.endpoint;
+        let client = pg::connect(endpoint, &login, &adopted.database).await.doing(|| {
+            let how = if login.password.is_some() {
+                ""
+            } else {
+                " without a password (give one by --password-env)"
+            };
+            format!("adopting database `{}`{how}", adopted.database)
+        })?;
+        let (_, api) = overrides.over(Limits::default(), Api::adopted());
+        let warnings = look(&client, &api).await?;
+        client.close().await;
+
+        let id = match before {
+            Some(row) => self.change(&row, &login, wanted, &overrides).await?,
+            None => self.register(slug, server, adopted, &login, wanted, overrides).await?,
+        };
+        let tenant = self.catalog.tenant(&id).await?.ok_or_else(|| Error::Unknown(slug.to_string()))?;
+        Ok(Adoption { tenant, warnings })
+    }
+
+    /// The tenant that has the slug already, when this is the same adoption once more.
+    fn again(&self, row: TenantRow, wanted: &Wanted) -> Result<TenantRow, Error> {
+        let record = &row.record;
+        let server = wanted.server.as_ref().unwrap_or(&record.server);
+        let same = record.is_adopted() && record.database() == wanted.database && record.server == *server;
+        if same && matches!(record.state, State::Active | State::Suspended) {
+            return Ok(row);
+        }
+        Err(Error::Settings(format!(
+            "tenant `{0}` is there already ({1}, database `{2}` on server `{3}`); see `manybox tenant show {0}`",
+            record.slug,
+            record.state,
+            record.database(),
+            record.server
+        )))
+    }
+
+    /// A tenant over the catalog, a template or a tenant's own database, or with a login of the control plane, would
+    /// open those to its clients.
+    fn refuse_ours(&self, server: &str, adopted: &Adopted) -> Result<(), Error> {
+        let catalog = &self.settings.catalog.database;
+        let Adopted { database, login_role } = adopted;
+        if database.starts_with(OURS) || database == catalog || database.starts_with("template") {
+            return Err(Error::Settings(format!(
+                "database `{database}` is not one to adopt: it is manybox's own or a template"
+            )));
+        }
+        let admin = self.servers.get(server)?.admin().map(|admin| admin.user.as_str()).unwrap_or_default();
+        let ours = [admin, OWNER, MIGRATOR, &format!("{catalog}_router")].contains(&login_role.as_str());
+        if ours || login_role.starts_with(OURS) {
+            return Err(Error::Settings(format!(
+                "role `{login_role}` is manybox's own: its clients would have what it has; give --login-role another"
+            )));
+        }
+        Ok(())
+    }
+
+    async fn register(
+        &self,
+        slug: &Slug,
+        server: &str,
+        adopted: Adopted,
+        login: &Login,
+        wanted: &Wanted,
+        overrides: Overrides,
+    ) -> Result<TenantId, Error> {
+        let id = TenantId::random()?;
+        let tier = wanted.tier.clone().unwrap_or_else(|| self.settings.defaults.tier.clone());
+        self.known_tier(&tier)?;
+        let new = NewTenant {
+            id: id.clone(),
+            slug: slug.clone(),
+            tier,
+            server: server.to_owned(),
+            sealed: self.with_password(&id, self.sealed(&id, &Sealed::new(), &overrides)?, login)?,
+            origin: Origin::Adopted(adopted),
+            key: self.keys.newest().id(),
+            templated: self.templated(slug)?,
+            given: wanted.base_urls.clone(),
+            overrides,
+        };
+        self.catalog.tenant_insert(&new).await?;
+        Ok(id)
+    }
+
+    async fn change(
+        &self,
+        row: &TenantRow,
+        login: &Login,
+        wanted: &Wanted,
+        overrides: &Overrides,
+    ) -> Result<TenantId, Error> {
+        let record = &row.record;
+        let sealed = self.with_password(&record.id, record.sealed.clone(), login)?;
+        self.catalog.tenant_login_changed(&record.id, &login.user, &sealed).await?;
+        let now = crate::tenant::Record { sealed, ..record.clone() };
+        self.configure(&now, wanted.tier.as_ref().unwrap_or(&record.tier), overrides).await?;
+        if !wanted.base_urls.is_empty() {
+            let mut given = self.catalog.base_urls_given(&record.id).await?;
+            given.extend(wanted.base_urls.iter().filter(|url| !record.base_urls.contains(url)).cloned());
+            self.catalog.base_urls_replace(&record.id, &given, false).await?;
+        }
+        Ok(record.id.clone())
+    }
+
+    fn with_password(&self, id: &TenantId, mut sealed: Sealed, login: &Login) -> Result<Sealed, Error> {
+        match &login.password {
+            Some(password) => {
+                sealed.insert(PASSWORD.into(), self.keys.newest().seal(id, PASSWORD, password)?);
+            }
+            None => drop(sealed.remove(PASSWORD)),
+        }
+        Ok(sealed)
+    }
+}
+
+/// What the login can do that a tenant's should not, and what the settings name that isn't there.
+async fn look(client: &Connection, api: &Api) -> Result<Vec<String>, Error> {
+    let row = client
+        .query_one(
+            "SELECT r.rolsuper OR EXISTS (
+                        SELECT FROM pg_catalog.pg_roles s WHERE s.rolsuper AND pg_catalog.pg_has_role(r.oid, s.oid, 'MEMBER')),
+                    r.rolcreaterole OR EXISTS (
+                        SELECT FROM pg_catalog.pg_roles s
+                        WHERE (s.rolcreaterole OR s.rolname IN (
+                                'pg_execute_server_program', 'pg_read_server_files', 'pg_write_server_files'))
+                          AND pg_catalog.pg_has_role(r.oid, s.oid, 'MEMBER')),
+                    (SELECT count(*) FROM pg_catalog.pg_database d
+                     WHERE d.datname ~ '^mb_' AND pg_catalog.has_database_privilege(r.oid, d.oid, 'CONNECT')),
+                    ARRAY(SELECT s FROM unnest($1::text[]) s
+                          WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = s)),
+                    ARRAY(SELECT a FROM unnest($2::text[]) a
+                          WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_roles s
+                                            WHERE s.rolname = a AND pg_catalog.pg_has_role(r.oid, s.oid, 'MEMBER')))
+             FROM pg_catalog.pg_roles r WHERE r.rolname = current_user",
+            &[&api.db_schemas, &api.db_anon_role.iter().chain(&api.roles).collect::<Vec<_>>()],
+        )
+        .await
+        .doing(|| "looking at the login".into())?;
+    let unreadable = || "reading what the login may do".to_owned();
+    let (superuser, creator): (bool, bool) =
+        (row.try_get(0).doing(unreadable)?, row.try_get(1).doing(unreadable)?);
+    let others: i64 = row.try_get(2).doing(unreadable)?;
+    let (schemas, roles): (Vec<String>, Vec<String>) =
+        (row.try_get(3).doing(unreadable)?, row.try_get(4).doing(unreadable)?);
+    let mut warnings = Vec::new();
+    if superuser {
+        warnings.push(
+            "the login is a superuser or may become one: whoever can have its API run SQL, or holds a token that claims \
+             such a role, reaches every database of the server; take that from it, or give it a server of its own"
+                .to_owned(),
+        );
+    } else if creator {
+        warnings.push(
+            "the login may create roles, or use files or programs of the server: before PostgreSQL 16 that amounts to \
+             every database of the server; take that from it, or give it a server of its own"
+                .to_owned(),
+        );
+    } else if others > 0 {
+        warnings
+            .push(format!("the login may connect to {others} database(s) that manybox made; revoke that"));
+    }
+    warnings.extend(schemas.iter().map(|s| format!("there is no schema `{s}` in the database (db_schemas)")));
+    warnings.extend(roles.iter().map(|r| {
+        format!("role `{r}` isn't there, or the login is not a member of it (db_anon_role, roles)")
+    }));
+    Ok(warnings)
+}

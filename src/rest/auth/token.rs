@@ -1,0 +1,121 @@
+//! Token: its shape, its signature and its times, in the order and with the words of PostgREST.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use http::header::WWW_AUTHENTICATE;
+use http::{HeaderValue, StatusCode};
+use jsonwebtoken::Algorithm;
+use serde_json::{Map, Value};
+
+use super::super::error::Error;
+use super::keys::TokenKeys;
+
+/// Clocks may differ by this much, seconds; PostgREST allows the same.
+const LEEWAY: f64 = 30.0;
+/// Longest token, bytes: what it says goes to the server with every request.
+const LONGEST: usize = 16 * 1024;
+
+/// A token's header, as far as it counts. `x5u`, `jku` and `jwk`, by which a token could bring its own key, are not
+/// looked at.
+#[derive(serde::Deserialize)]
+struct Head {
+    alg: String,
+    kid: Option<String>,
+    /// RFC 7515, 4.1.11: whoever doesn't know what is named here must refuse, and we know nothing of it.
+    crit: Option<Value>,
+}
+
+/// PGRST301: the token can't be read, or nothing that we trust signed it.
+pub(super) fn undecodable(message: &str, details: Option<&str>) -> Error {
+    refused("PGRST301", message, details)
+}
+
+/// PGRST303: the token is genuine, and doesn't hold here or now.
+fn claims_error(message: &str) -> Error {
+    refused("PGRST303", message, None)
+}
+
+fn refused(code: &str, message: &str, details: Option<&str>) -> Error {
+    let challenge = format!("Bearer error=\"invalid_token\", error_description=\"{message}\"");
+    let error = Error::new(StatusCode::UNAUTHORIZED, code, message, details.map(str::to_owned), None);
+    match HeaderValue::from_str(&challenge) {
+        Ok(value) => error.with_header(WWW_AUTHENTICATE, value),
+        Err(_) => error,
+    }
+}
+
+/// The claims of a token that one of the keys signed.
+pub(super) fn verify(token: &str, keys: &TokenKeys) -> Result<Map<String, Value>, Error> {
+    if keys.0.is_empty() {
+        let status = StatusCode::INTERNAL_SERVER_ERROR;
+        return Err(Error::new(status, "PGRST300", "Server lacks JWT secret", None, None));
+    }
+    if token.len() > LONGEST {
+        return Err(undecodable("JWT couldn't be decoded", Some("The token is longer than 16384 bytes")));
+    }
+    let parts: Vec<&str> = token.split('.').collect();
+    let [head, claims, signature] = parts[..] else {
+        return Err(undecodable(&format!("Expected 3 parts in JWT; got {}", parts.len()), None));
+    };
+    let unusable = || undecodable("JWT cryptographic operation failed", None);
+    let head: Head = part(head).ok_or_else(unusable)?;
+    let wrong = |details| undecodable("Wrong or unsupported encoding algorithm", Some(details));
+    if head.alg.eq_ignore_ascii_case("none") {
+        return Err(wrong("JWT is unsecured but expected 'alg' was not 'none'"));
+    }
+    let algorithm: Algorithm = head.alg.parse().map_err(|_| wrong("The 'alg' of the JWT is not known"))?;
+    if head.crit.is_some() {
+        return Err(unusable());
+    }
+    let unsuited = |details| undecodable("No suitable key or wrong key type", Some(details));
+    let mut fitting = keys.0.iter().filter(|key| key.fits(algorithm, head.kid.as_deref())).peekable();
+    if fitting.peek().is_none() {
+        return Err(unsuited("No suitable key was found to decode the JWT"));
+    }
+    let message = &token.as_bytes()[..token.len() - signature.len() - 1];
+    let signed = |key: &super::keys::TokenKey| {
+        jsonwebtoken::crypto::verify(signature, message, &key.decoding, algorithm).unwrap_or(false)
+    };
+    if !fitting.any(signed) {
+        return Err(unsuited("None of the keys was able to decode the JWT"));
+    }
+    part(claims).ok_or_else(|| claims_error("Parsing claims failed"))
+}
+
+fn part<T: serde::de::DeserializeOwned>(text: &str) -> Option<T> {
+    serde_json::from_slice(&URL_SAFE_NO_PAD.decode(text).ok()?).ok()
+}
+
+/// Whether genuine claims hold at `now` (seconds since 1970) and for the audience `aud`, if the API has one.
+pub(super) fn validate(claims: &Map<String, Value>, now: f64, aud: Option<&str>) -> Result<(), Error> {
+    let time = |name: &str| match claims.get(name) {
+        None | Some(Value::Null) => Ok(None),
+        Some(value) => match value.as_f64() {
+            Some(at) => Ok(Some(at)),
+            None => Err(claims_error(&format!("The JWT '{name}' claim must be a number"))),
+        },
+    };
+    if time("exp")?.is_some_and(|exp| exp < now - LEEWAY) {
+        return Err(claims_error("JWT expired"));
+    }
+    if time("nbf")?.is_some_and(|nbf| nbf > now + LEEWAY) {
+        return Err(claims_error("JWT not yet valid"));
+    }
+    if time("iat")?.is_some_and(|iat| iat > now + LEEWAY) {
+        return Err(claims_error("JWT issued at future"));
+    }
+    let named: Vec<&str> = match claims.get("aud") {
+        None | Some(Value::Null) => return Ok(()),
+        Some(Value::String(one)) => vec![one],
+        Some(Value::Array(many)) if many.iter().all(Value::is_string) => {
+            many.iter().filter_map(Value::as_str).collect()
+        }
+        Some(_) => {
+            return Err(claims_error("The JWT 'aud' claim must be a string or an array of strings"));
+        }
+    };
+    match aud {
+        Some(aud) if !named.is_empty() && !named.contains(&aud) => Err(claims_error("JWT not in audience")),
+        _ => Ok(()),
+    }
+}

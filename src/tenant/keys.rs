@@ -1,0 +1,450 @@
+//! Keys: the one table of what can be set for an edition or a tenant: name, form, meaning, how it is read and shown.
+//!
+//! Help, `tenant set`, `tenants.toml`, in-database configuration and their errors all come from it.
+
+use std::fmt::Display;
+use std::time::Duration;
+
+use super::{Api, Invalid, Limits, Secret};
+
+/// What keys set.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Effective {
+    /// What a tenant may use.
+    pub limits: Limits,
+    /// How its API is exposed.
+    pub api: Api,
+}
+
+/// Where a key may be set. A tenant's own settings may have all of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// For a tenant only: what its tier gives is changed, or it is a secret that no two tenants may share.
+    Tenant,
+    /// For an edition and in `[defaults.api]` as well.
+    Edition,
+}
+
+/// One thing that can be set.
+pub struct Key {
+    /// Its name, PostgREST's with underscores where PostgREST has it.
+    pub name: &'static str,
+    /// What a value looks like.
+    pub expected: &'static str,
+    /// What it is for.
+    pub doc: &'static str,
+    /// Where it may be set beside a tenant's own settings.
+    pub scope: Scope,
+    /// Whether `ALTER ROLE … SET pgrst.NAME` sets it, in an adopted database.
+    pub in_database: bool,
+    read: fn(&mut Effective, &str) -> Option<()>,
+    show: fn(&Effective) -> String,
+}
+
+/// The prefix of a setting that goes into every request's transaction, and that every name below it begins with.
+pub(super) const APP: &str = "app.settings.";
+/// The value that stands for nothing, or for an empty list, where an empty value stands for the default.
+const NONE: &str = "none";
+
+const NAMES_OR_NONE: &str = "names separated by commas, or none";
+const FUNCTION: &str = "a function as [SCHEMA.]NAME, or none";
+const SWITCH: &str = "true or false";
+const DURATION: &str = "a duration of 1ms or more, such as 10s";
+
+/// All of them, in the order in which help shows them; `app.settings.NAME` comes besides.
+pub const KEYS: &[Key] = &[
+    Key {
+        name: "db_schemas",
+        expected: "names of schemas separated by commas, none of them pg_catalog or information_schema",
+        doc: "schemas that requests may name; the first is the default",
+        scope: Scope::Edition,
+        in_database: true,
+        read: |e, v| {
+            let names = names(v)?;
+            let system = names.iter().any(|n| matches!(n.as_str(), "pg_catalog" | "information_schema"));
+            (!system).then(|| e.api.db_schemas = names)
+        },
+        show: |e| e.api.db_schemas.join(","),
+    },
+    Key {
+        name: "db_extra_search_path",
+        expected: NAMES_OR_NONE,
+        doc: "schemas in the search_path behind the exposed one",
+        scope: Scope::Edition,
+        in_database: true,
+        read: |e, v| set(&mut e.api.db_extra_search_path, or_none(v, names)?.unwrap_or_default()),
+        show: |e| list(&e.api.db_extra_search_path),
+    },
+    Key {
+        name: "db_anon_role",
+        expected: "a role, or none",
+        doc: "the role of requests without a token; none refuses them",
+        scope: Scope::Edition,
+        in_database: true,
+        read: |e, v| set(&mut e.api.db_anon_role, or_none(v, text)?),
+        show: |e| option(e.api.db_anon_role.as_ref()),
+    },
+    Key {
+        name: "roles",
+        expected: NAMES_OR_NONE,
+        doc: "roles that a token may claim; none, in an adopted database: all that the login may become",
+        scope: Scope::Edition,
+        in_database: false,
+        read: |e, v| set(&mut e.api.roles, or_none(v, names)?.unwrap_or_default()),
+        show: |e| list(&e.api.roles),
+    },
+    Key {
+        name: "db_max_rows",
+        expected: "a number of rows, or none",
+        doc: "most rows of one answer; the tier's max_rows holds besides",
+        scope: Scope::Edition,
+        in_database: true,
+        read: |e, v| set(&mut e.api.db_max_rows, or_none(v, number)?),
+        show: |e| option(e.api.db_max_rows.as_ref()),
+    },
+    Key {
+        name: "db_aggregates_enabled",
+        expected: SWITCH,
+        doc: "allow count(), sum(), avg(), min() and max() in select",
+        scope: Scope::Edition,
+        in_database: true,
+        read: |e, v| set(&mut e.api.db_aggregates_enabled, switch(v)?),
+        show: |e| e.api.db_aggregates_enabled.to_string(),
+    },
+    Key {
+        name: "db_plan_enabled",
+        expected: SWITCH,
+        doc: "allow Accept: application/vnd.pgrst.plan; plans tell of data and structure",
+        scope: Scope::Edition,
+        in_database: true,
+        read: |e, v| set(&mut e.api.db_plan_enabled, switch(v)?),
+        show: |e| e.api.db_plan_enabled.to_string(),
+    },
+    Key {
+        name: "db_tx_end",
+        expected: "commit, commit-allow-override, rollback or rollback-allow-override",
+        doc: "how transactions end, and whether Prefer: tx= may choose",
+        scope: Scope::Edition,
+        in_database: true,
+        read: |e, v| set(&mut e.api.db_tx_end, v.parse().ok()?),
+        show: |e| e.api.db_tx_end.to_string(),
+    },
+    Key {
+        name: "db_pre_request",
+        expected: FUNCTION,
+        doc: "called in each request's transaction before the main query",
+        scope: Scope::Edition,
+        in_database: true,
+        read: |e, v| set(&mut e.api.db_pre_request, or_none(v, |v| v.parse().ok())?),
+        show: |e| option(e.api.db_pre_request.as_ref()),
+    },
+    Key {
+        name: "db_root_spec",
+        expected: FUNCTION,
+        doc: "answers the root instead of the OpenAPI document",
+        scope: Scope::Edition,
+        in_database: true,
+        read: |e, v| set(&mut e.api.db_root_spec, or_none(v, |v| v.parse().ok())?),
+        show: |e| option(e.api.db_root_spec.as_ref()),
+    },
+    Key {
+        name: "db_hoisted_tx_settings",
+        expected: "names of PostgreSQL's settings separated by commas, or none; not role, session_authorization, search_path or request.*",
+        doc: "settings of the request's role (ALTER ROLE … SET) that are honoured; adopted databases only",
+        scope: Scope::Edition,
+        in_database: true,
+        read: |e, v| {
+            let names = or_none(v, names)?.unwrap_or_default();
+            names.iter().all(|name| may_be_hoisted(name)).then(|| e.api.db_hoisted_tx_settings = names)
+        },
+        show: |e| list(&e.api.db_hoisted_tx_settings),
+    },
+    Key {
+        name: "openapi_mode",
+        expected: "follow-privileges, ignore-privileges or disabled",
+        doc: "what the OpenAPI document at the root shows",
+        scope: Scope::Edition,
+        in_database: true,
+        read: |e, v| set(&mut e.api.openapi_mode, v.parse().ok()?),
+        show: |e| e.api.openapi_mode.to_string(),
+    },
+    Key {
+        name: "openapi_security_active",
+        expected: SWITCH,
+        doc: "whether the OpenAPI document says that a token is needed",
+        scope: Scope::Edition,
+        in_database: true,
+        read: |e, v| set(&mut e.api.openapi_security_active, switch(v)?),
+        show: |e| e.api.openapi_security_active.to_string(),
+    },
+    Key {
+        name: "openapi_server_proxy_uri",
+        expected: "a URL such as https://example.com:8443/base, or none",
+        doc: "the base URL in the OpenAPI document instead of the request's",
+        scope: Scope::Edition,
+        in_database: true,
+        read: |e, v| set(&mut e.api.openapi_server_proxy_uri, or_none(v, |v| url(v).then(|| v.to_owned()))?),
+        show: |e| option(e.api.openapi_server_proxy_uri.as_ref()),
+    },
+    Key {
+        name: "server_cors_allowed_origins",
+        expected: "origins such as https://app.example.com separated by commas, or none for all",
+        doc: "origins whose pages may read answers",
+        scope: Scope::Edition,
+        in_database: true,
+        read: |e, v| {
+            let origins = or_none(v, names)?;
+            let fine = origins.iter().flatten().all(|o| url(o) && o.matches('/').count() == 2);
+            fine.then(|| e.api.server_cors_allowed_origins = origins)
+        },
+        show: |e| e.api.server_cors_allowed_origins.as_ref().map_or_else(|| NONE.into(), |o| o.join(",")),
+    },
+    Key {
+        name: "server_timing_enabled",
+        expected: SWITCH,
+        doc: "say in Server-Timing what took how long",
+        scope: Scope::Edition,
+        in_database: true,
+        read: |e, v| set(&mut e.api.server_timing_enabled, switch(v)?),
+        show: |e| e.api.server_timing_enabled.to_string(),
+    },
+    Key {
+        name: JWT_SECRET,
+        expected: "a text of 32 characters or more, a JWK or a JWKS",
+        doc: "what tokens are checked with beside the tenant's derived key; kept sealed and never shown",
+        scope: Scope::Tenant,
+        in_database: true,
+        read: |e, v| {
+            // Shorter ones can be guessed from one token; PostgREST draws the line at the same length.
+            let is_json = serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(v).is_ok();
+            (is_json || v.len() >= 32).then(|| e.api.jwt_secret = Some(Secret::new(v)))
+        },
+        show: |e| e.api.jwt_secret.as_ref().map_or_else(|| NONE.into(), |_| super::secret::MASK.into()),
+    },
+    Key {
+        name: "jwt_secret_is_base64",
+        expected: SWITCH,
+        doc: "whether jwt_secret is base64 of the key",
+        scope: Scope::Tenant,
+        in_database: true,
+        read: |e, v| set(&mut e.api.jwt_secret_is_base64, switch(v)?),
+        show: |e| e.api.jwt_secret_is_base64.to_string(),
+    },
+    Key {
+        name: "jwt_aud",
+        expected: "an audience, or none for any",
+        doc: "what the aud of a token must name, if it has one",
+        scope: Scope::Edition,
+        in_database: true,
+        read: |e, v| set(&mut e.api.jwt_aud, or_none(v, text)?),
+        show: |e| option(e.api.jwt_aud.as_ref()),
+    },
+    Key {
+        name: "jwt_role_claim_key",
+        expected: "a path such as .role, .\"my-role\"[0] or .roles[?(@ == \"x\")]",
+        doc: "where the role is among a token's claims",
+        scope: Scope::Edition,
+        in_database: true,
+        read: |e, v| set(&mut e.api.jwt_role_claim_key, v.parse().ok()?),
+        show: |e| e.api.jwt_role_claim_key.to_string(),
+    },
+    Key {
+        name: "max_connections",
+        expected: "a number from 1",
+        doc: "connections to the database, instead of the tier's",
+        scope: Scope::Tenant,
+        in_database: false,
+        read: |e, v| set(&mut e.limits.max_connections, number(v).filter(|n| *n > 0)?),
+        show: |e| e.limits.max_connections.to_string(),
+    },
+    Key {
+        name: "max_waiting",
+        expected: "a number from 1",
+        doc: "requests that may wait for a connection at once, instead of the tier's; 503 above it",
+        scope: Scope::Tenant,
+        in_database: false,
+        read: |e, v| set(&mut e.limits.max_waiting, number(v).filter(|n| *n > 0)?),
+        show: |e| e.limits.max_waiting.to_string(),
+    },
+    Key {
+        name: "max_requests_per_second",
+        expected: "a number from 1, or none",
+        doc: "requests a second on one router, instead of the tier's; 429 above it",
+        scope: Scope::Tenant,
+        in_database: false,
+        read: |e, v| {
+            set(&mut e.limits.max_requests_per_second, or_none(v, |v| number(v).filter(|n| *n > 0))?)
+        },
+        show: |e| option(e.limits.max_requests_per_second.as_ref()),
+    },
+    Key {
+        name: "max_body",
+        expected: "a number of bytes",
+        doc: "largest request body, instead of the tier's; 413 above it",
+        scope: Scope::Tenant,
+        in_database: false,
+        read: |e, v| set(&mut e.limits.max_body, number(v)?),
+        show: |e| e.limits.max_body.to_string(),
+    },
+    Key {
+        name: "max_rows",
+        expected: "a number of rows, or none",
+        doc: "most rows of one answer, instead of the tier's",
+        scope: Scope::Tenant,
+        in_database: false,
+        read: |e, v| set(&mut e.limits.max_rows, or_none(v, number)?),
+        show: |e| option(e.limits.max_rows.as_ref()),
+    },
+    Key {
+        name: "statement_timeout",
+        expected: DURATION,
+        doc: "longest time of one statement, instead of the tier's",
+        scope: Scope::Tenant,
+        in_database: false,
+        read: |e, v| set(&mut e.limits.statement_timeout, time(v)?),
+        show: |e| humantime::format_duration(e.limits.statement_timeout).to_string(),
+    },
+    Key {
+        name: "transaction_idle_timeout",
+        expected: DURATION,
+        doc: "longest time that a transaction may wait for its next statement, instead of the tier's",
+        scope: Scope::Tenant,
+        in_database: false,
+        read: |e, v| set(&mut e.limits.transaction_idle_timeout, time(v)?),
+        show: |e| humantime::format_duration(e.limits.transaction_idle_timeout).to_string(),
+    },
+    Key {
+        name: "request_timeout",
+        expected: DURATION,
+        doc: "longest time of one request, instead of the tier's",
+        scope: Scope::Tenant,
+        in_database: false,
+        read: |e, v| set(&mut e.limits.request_timeout, time(v)?),
+        show: |e| humantime::format_duration(e.limits.request_timeout).to_string(),
+    },
+    Key {
+        name: "acquire_timeout",
+        expected: DURATION,
+        doc: "longest wait for a connection, instead of the tier's",
+        scope: Scope::Tenant,
+        in_database: false,
+        read: |e, v| set(&mut e.limits.acquire_timeout, humantime::parse_duration(v).ok()?),
+        show: |e| humantime::format_duration(e.limits.acquire_timeout).to_string(),
+    },
+];
+
+/// The key whose value is a secret.
+pub(super) const JWT_SECRET: &str = "jwt_secret";
+
+impl Key {
+    /// What the settings have for this key, as it could be written.
+    pub fn show(&self, effective: &Effective) -> String {
+        (self.show)(effective)
+    }
+}
+
+/// Finds a key and where it may be set; `app.settings.NAME` has no entry of its own.
+pub(super) fn find(name: &str) -> Result<Option<&'static Key>, Invalid> {
+    if let Some(key) = KEYS.iter().find(|key| key.name == name) {
+        return Ok(Some(key));
+    }
+    if let Some(rest) = name.strip_prefix(APP) {
+        return if is_setting(rest) {
+            Ok(None)
+        } else {
+            Err(Invalid(format!("`{name}`: expected letters, digits and _ behind {APP}")))
+        };
+    }
+    let nearest = KEYS
+        .iter()
+        .map(|key| (strsim::damerau_levenshtein(key.name, name), key.name))
+        // PostgREST's own names, and those from before it, are often what is meant.
+        .chain(KEYS.iter().filter(|k| k.name.ends_with(name) && name.len() > 3).map(|k| (0, k.name)))
+        .min()
+        .filter(|(distance, _)| *distance <= 3)
+        .map(|(_, near)| format!("; did you mean `{near}`?"))
+        .unwrap_or_default();
+    let all: Vec<_> = KEYS.iter().map(|key| key.name).collect();
+    Err(Invalid(format!("there is no setting `{name}`{nearest} (there are {}, {APP}NAME)", all.join(", "))))
+}
+
+/// Reads a value of a key, which is not empty, into the settings.
+pub(super) fn read(name: &str, value: &str, into: &mut Effective) -> Result<(), Invalid> {
+    match find(name)? {
+        Some(key) => (key.read)(into, value).ok_or_else(|| {
+            let shown = if key.name == JWT_SECRET { String::new() } else { format!(" `{value}`") };
+            Invalid(format!("`{name}`:{shown} is not {}", key.expected))
+        }),
+        None => {
+            let name = name.trim_start_matches(APP).to_owned();
+            into.api.app_settings.insert(name, value.to_owned());
+            Ok(())
+        }
+    }
+}
+
+fn set<T>(place: &mut T, value: T) -> Option<()> {
+    *place = value;
+    Some(())
+}
+
+fn names(value: &str) -> Option<Vec<String>> {
+    let names: Vec<String> = value.split(',').map(|name| name.trim().to_owned()).collect();
+    names.iter().all(|name| !name.is_empty() && !name.contains('\0')).then_some(names)
+}
+
+fn text(value: &str) -> Option<String> {
+    (!value.contains('\0')).then(|| value.to_owned())
+}
+
+/// PostgreSQL takes 0 for no limit at all, and counts in milliseconds.
+fn time(value: &str) -> Option<Duration> {
+    humantime::parse_duration(value).ok().filter(|d| d.as_millis() > 0)
+}
+
+fn number<N: std::str::FromStr>(value: &str) -> Option<N> {
+    value.parse().ok()
+}
+
+/// `true` in every way in which PostgREST takes it.
+fn switch(value: &str) -> Option<bool> {
+    match value.to_ascii_lowercase().as_str() {
+        "true" | "1" => Some(true),
+        "false" | "0" => Some(false),
+        _ => None,
+    }
+}
+
+fn or_none<T>(value: &str, read: impl FnOnce(&str) -> Option<T>) -> Option<Option<T>> {
+    if value == NONE { Some(None) } else { read(value).map(Some) }
+}
+
+fn url(value: &str) -> bool {
+    let rest = value.strip_prefix("https://").or_else(|| value.strip_prefix("http://"));
+    let host = rest.map(|rest| rest.split('/').next().unwrap_or_default());
+    host.is_some_and(|host| !host.is_empty()) && value.bytes().all(|b| b.is_ascii_graphic() && b != b'"')
+}
+
+/// What our own statement sets may not be set again behind it.
+fn may_be_hoisted(name: &str) -> bool {
+    is_setting(name)
+        && !matches!(name, "role" | "session_authorization" | "search_path")
+        && !["request.", "response.", "pgrst.", APP].iter().any(|prefix| name.starts_with(prefix))
+}
+
+/// Whether PostgreSQL would take it as a setting's name: words separated by dots.
+fn is_setting(name: &str) -> bool {
+    name.len() <= 100
+        && name.split('.').all(|word| {
+            word.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+                && word.bytes().next().is_some_and(|b| !b.is_ascii_digit())
+        })
+}
+
+fn list(names: &[String]) -> String {
+    if names.is_empty() { NONE.into() } else { names.join(",") }
+}
+
+fn option(value: Option<&impl Display>) -> String {
+    value.map_or_else(|| NONE.into(), ToString::to_string)
+}

@@ -1,0 +1,276 @@
+//! `Overrides`: what an edition or a tenant has different, by key; and the settings that come of it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::keys::{self, APP, Effective, JWT_SECRET};
+use super::secret::MASK;
+use super::{Api, Invalid, Limits, Secret};
+
+/// Values by key, each checked, as they are written. What has no value comes from the layer below.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Overrides {
+    values: BTreeMap<String, String>,
+    /// Apart, so that it can be sealed and never stands among what is stored or shown.
+    jwt_secret: Option<Secret>,
+}
+
+impl Overrides {
+    /// Sets a key; an empty value takes the key's own value away.
+    ///
+    /// # Errors
+    /// When the key isn't known (the error names what may have been meant, and all there are) or the value is not of
+    /// its form.
+    pub fn set(&mut self, key: &str, value: &str) -> Result<(), Invalid> {
+        keys::find(key)?;
+        if !value.is_empty() {
+            if value == MASK {
+                return Err(Invalid(format!("`{key}`: {MASK} stands for a secret; give the secret itself")));
+            }
+            let mut scratch = Effective { limits: Limits::default(), api: Api::default() };
+            keys::read(key, value, &mut scratch)?;
+        }
+        match (key == JWT_SECRET, value.is_empty()) {
+            (true, true) => self.jwt_secret = None,
+            (true, false) => self.jwt_secret = Some(Secret::new(value)),
+            (false, true) => drop(self.values.remove(key)),
+            (false, false) => drop(self.values.insert(key.to_owned(), value.to_owned())),
+        }
+        Ok(())
+    }
+
+    /// The value of a key as it is written; never that of a secret.
+    pub fn get(&self, key: &str) -> Option<&str> {
+        self.values.get(key).map(String::as_str)
+    }
+
+    /// All keys and their values; the secret's is masked.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        let secret = self.jwt_secret.as_ref().map(|_| (JWT_SECRET, MASK));
+        self.values.iter().map(|(key, value)| (key.as_str(), value.as_str())).chain(secret)
+    }
+
+    /// The token secret that was given in the clear.
+    pub fn jwt_secret(&self) -> Option<&Secret> {
+        self.jwt_secret.as_ref()
+    }
+
+    /// The same with this token secret instead of its own.
+    #[must_use]
+    pub fn with_jwt_secret(mut self, secret: Option<Secret>) -> Self {
+        self.jwt_secret = secret;
+        self
+    }
+
+    /// Lays the values over those of the layer below. The token secret stays where it is: the catalog holds it
+    /// sealed, and only what checks tokens opens it.
+    pub fn over(&self, limits: Limits, api: Api) -> (Limits, Api) {
+        let mut effective = Effective { limits, api };
+        for (key, value) in &self.values {
+            // Checked when they were set; what an older or newer program wrote and we don't know is left out.
+            if let Err(invalid) = keys::read(key, value, &mut effective) {
+                tracing::warn!(setting = key, "a setting is left out: {invalid}");
+            }
+        }
+        (effective.limits, effective.api)
+    }
+}
+
+impl Api {
+    /// Lays in-database configuration (`ALTER ROLE login SET pgrst.NAME = …`) over these settings, by PostgREST's
+    /// names, with or without `pgrst.` in front. As in PostgREST it wins over every other place. What isn't known or
+    /// can't be read is left out.
+    #[must_use]
+    pub fn with_in_database(&self, settings: &BTreeMap<String, String>) -> Self {
+        let mut effective = Effective { limits: Limits::default(), api: self.clone() };
+        for (name, value) in settings {
+            let name = name.strip_prefix("pgrst.").unwrap_or(name);
+            // `db_extra_search_path` is the one that PostgREST takes empty as such.
+            let value = if value.is_empty() && name == "db_extra_search_path" { "none" } else { value };
+            let known = match keys::find(name) {
+                Ok(Some(key)) => key.in_database,
+                Ok(None) => name.starts_with(APP),
+                Err(_) => false,
+            };
+            if known
+                && !value.is_empty()
+                && let Err(invalid) = keys::read(name, value, &mut effective)
+            {
+                tracing::warn!(setting = name, "in-database configuration: {invalid}");
+            }
+        }
+        effective.api
+    }
+}
+
+impl fmt::Debug for Overrides {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.iter()).finish()
+    }
+}
+
+impl Serialize for Overrides {
+    /// A secret is masked, and the mask is refused where it is read: nothing stores it by mistake.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.iter())
+    }
+}
+
+/// What a settings file may have for a value.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Given {
+    Switch(bool),
+    Number(i64),
+    Text(String),
+    List(Vec<String>),
+    Map(BTreeMap<String, Given>),
+}
+
+impl Given {
+    fn text(self) -> Option<String> {
+        match self {
+            Self::Switch(value) => Some(value.to_string()),
+            Self::Number(value) => Some(value.to_string()),
+            Self::Text(value) => Some(value),
+            Self::List(names) if names.is_empty() => Some("none".into()),
+            Self::List(names) => Some(names.join(",")),
+            Self::Map(_) => None,
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Overrides {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut overrides = Self::default();
+        let mut set = |key: &str, value: Given| {
+            let value = value.text().ok_or_else(|| Invalid(format!("`{key}`: expected a value")))?;
+            overrides.set(key, &value)
+        };
+        for (key, value) in BTreeMap::<String, Given>::deserialize(deserializer)? {
+            match value {
+                Given::Map(settings) if key == "app_settings" => {
+                    for (name, value) in settings {
+                        set(&format!("{APP}{name}"), value).map_err(D::Error::custom)?;
+                    }
+                }
+                value => set(&key, value).map_err(D::Error::custom)?,
+            }
+        }
+        Ok(overrides)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::keys::{KEYS, Scope};
+    use super::*;
+
+    fn over(overrides: &Overrides) -> Effective {
+        let (limits, api) = overrides.over(Limits::default(), Api::default());
+        Effective { limits, api }
+    }
+
+    #[test]
+    fn every_key_reads_what_it_shows() {
+        let defaults = over(&Overrides::default());
+        for key in KEYS {
+            if key.name == JWT_SECRET {
+                continue;
+            }
+            let shown = key.show(&defaults);
+            let mut overrides = Overrides::default();
+            overrides.set(key.name, &shown).unwrap();
+            assert_eq!(over(&overrides), defaults, "{}", key.name);
+        }
+        assert!(KEYS.iter().all(|k| k.name != JWT_SECRET || k.scope == Scope::Tenant));
+    }
+
+    #[test]
+    fn values_change_what_they_name() {
+        let mut overrides = Overrides::default();
+        for (key, value) in [
+            ("db_schemas", "api, public"),
+            ("db_anon_role", "none"),
+            ("db_extra_search_path", "none"),
+            ("db_max_rows", "5"),
+            ("max_rows", "100"),
+            ("db_tx_end", "rollback-allow-override"),
+            ("db_pre_request", "test.switch_role"),
+            ("server_cors_allowed_origins", "https://a.test,http://b.test:8080"),
+            ("app.settings.host", "localhost"),
+            ("statement_timeout", "3s"),
+        ] {
+            overrides.set(key, value).unwrap();
+        }
+        let Effective { limits, api } = over(&overrides);
+        assert_eq!(api.db_schemas, ["api", "public"]);
+        assert_eq!((api.db_anon_role.clone(), api.db_extra_search_path.len()), (None, 0));
+        assert_eq!(api.max_rows(&limits), Some(5));
+        assert!(api.db_tx_end.rolls_back() && api.db_tx_end.allows_override());
+        assert_eq!(api.db_pre_request.unwrap().schema.as_deref(), Some("test"));
+        assert_eq!(api.app_settings["host"], "localhost");
+        overrides.set("db_max_rows", "").unwrap();
+        assert_eq!(over(&overrides).api.db_max_rows, None);
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        for (key, value, expected) in [
+            ("db_schema", "x", "did you mean `db_schemas`?"),
+            ("schemas", "x", "did you mean `db_schemas`?"),
+            ("anon_role", "x", "did you mean `db_anon_role`?"),
+            ("frobnicate", "x", "there are db_schemas, "),
+            ("db_schemas", "a,,b", "is not names of schemas"),
+            ("db_schemas", "pg_catalog", "pg_catalog"),
+            ("db_plan_enabled", "yes", "true or false"),
+            ("db_hoisted_tx_settings", "role", "not role"),
+            ("db_pre_request", "a.b.c", "a function"),
+            ("server_cors_allowed_origins", "*", "origins such as"),
+            ("jwt_secret", "short", "32 characters"),
+            ("jwt_role_claim_key", "role", "a path"),
+            ("max_connections", "0", "a number from 1"),
+            ("app.settings.a'b", "x", "letters, digits"),
+        ] {
+            let error = Overrides::default().set(key, value).unwrap_err().0;
+            assert!(error.contains(expected) && error.contains(key), "{key}={value}: {error}");
+            assert!(key != "jwt_secret" || !error.contains(value), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_secret_is_neither_shown_nor_stored() {
+        let mut overrides = Overrides::default();
+        overrides.set("jwt_secret", "reallyreallyreallyreallyverysafe").unwrap();
+        let (json, debug) = (serde_json::to_string(&overrides).unwrap(), format!("{overrides:?}"));
+        assert!(!json.contains("really") && !debug.contains("really"), "{json} {debug}");
+        assert!(serde_json::from_str::<Overrides>(&json).is_err(), "a mask is no secret");
+        let stored = overrides.with_jwt_secret(None);
+        assert_eq!(serde_json::to_string(&stored).unwrap(), "{}");
+    }
+
+    #[test]
+    fn in_database_configuration_wins_by_its_own_names() {
+        let settings = [
+            ("pgrst.db_schemas", "test, tenant1"),
+            ("pgrst.db_extra_search_path", ""),
+            ("pgrst.db_max_rows", "1000"),
+            ("pgrst.openapi_mode", "wrong"),
+            ("pgrst.roles", "postgres"),
+            ("pgrst.max_connections", "1000"),
+            ("pgrst.app.settings.x", "y"),
+            ("pgrst.jwt_secret", "reallyreallyreallyreallyverysafe"),
+            ("pgrst.db_pool", "3"),
+        ];
+        let settings = settings.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
+        let api = Api::adopted().with_in_database(&settings);
+        assert_eq!(api.db_schemas, ["test", "tenant1"]);
+        assert_eq!((api.db_extra_search_path.len(), api.db_max_rows), (0, Some(1000)));
+        assert_eq!(api.openapi_mode, Api::adopted().openapi_mode);
+        assert!(api.roles.is_empty() && api.app_settings["x"] == "y");
+        assert!(api.jwt_secret.is_some());
+    }
+}
