@@ -3,7 +3,7 @@
 use serde::de::DeserializeOwned;
 use tokio_postgres::types::Type;
 
-use super::Schema;
+use super::{Facts, Schema};
 use crate::pg;
 
 const RELATIONS: &str = include_str!("sql/relations.sql");
@@ -14,10 +14,14 @@ const ROUTINES: &str = include_str!("sql/routines.sql");
 ///
 /// # Errors
 /// When a statement fails or the connection breaks.
-pub async fn load(client: &tokio_postgres::Client, schemas: &[String]) -> Result<Schema, pg::Error> {
+pub async fn load(
+    client: &tokio_postgres::Client,
+    schemas: &[String],
+    _extra_search_path: &[String],
+) -> Result<Schema, pg::Error> {
     let (relations, routines) =
         tokio::try_join!(rows(client, RELATIONS, schemas), rows(client, ROUTINES, schemas))?;
-    Schema::new(relations, routines).map_err(|e| unreadable(&e))
+    Schema::new(Facts { relations, routines, ..Facts::default() }).map_err(|e| unreadable(&e))
 }
 
 async fn rows<T: DeserializeOwned>(
