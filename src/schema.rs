@@ -18,6 +18,7 @@ mod load;
 mod relation;
 mod relationship;
 mod routine;
+mod view;
 
 pub use facts::{ComputedRelationship, Facts, ForeignKey, PrimaryKey, ViewColumn};
 pub use handler::{MediaHandler, Representation, Target};
