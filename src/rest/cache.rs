@@ -100,7 +100,7 @@ async fn read(tenant: &Arc<Tenant>, pools: &Pools) -> Result<Arc<Entry>, Error> 
     let broken = |e: tokio_postgres::Error| Error::from_postgres(&e, false);
     client.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await.map_err(broken)?;
     let read = Instant::now();
-    let loaded = schema::load(client, &tenant.api.db_schemas).await;
+    let loaded = schema::load(client, &tenant.api.db_schemas, &tenant.api.db_extra_search_path).await;
     let end = if loaded.is_ok() { COMMIT } else { ROLLBACK };
     if client.batch_execute(end).await.is_ok() {
         checkout.clean();

@@ -381,7 +381,7 @@ fn call(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::schema::Schema;
+    use crate::schema::{Facts, Schema};
     use crate::tenant::Api;
     use bytes::Bytes;
     use proptest::prelude::*;
@@ -395,7 +395,7 @@ mod tests {
             "columns": [column("id", "bigint"), column("a", "text"), column("j", "jsonb")], "primary_key": ["id"],
             "foreign_keys": [], "insertable": true, "updatable": true, "deletable": true});
         let relation = serde_json::from_value(relation).unwrap();
-        Schema::new(vec![relation], vec![]).unwrap()
+        Schema::new(Facts { relations: vec![relation], ..Facts::default() }).unwrap()
     }
 
     fn sql(

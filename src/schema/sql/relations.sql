@@ -1,70 +1,86 @@
--- Relations of the exposed schemas, one JSON text each. Reads pg_catalog only, which every login may.
--- Types outside pg_catalog are spelled with their schema, whatever the session's search_path is.
-SELECT pg_catalog.json_build_object(
-    'schema', n.nspname,
-    'name', c.relname,
-    'kind', CASE c.relkind WHEN 'r' THEN 'table' WHEN 'p' THEN 'partitioned' WHEN 'v' THEN 'view'
+-- Relations of the exposed schemas ($1), one JSON text each.
+WITH RECURSIVE bases AS (
+    -- What a domain is over, through domains over domains.
+    SELECT oid, oid AS base FROM pg_type WHERE typtype <> 'd'
+    UNION ALL
+    SELECT d.oid, bases.base FROM bases JOIN pg_type d ON d.typbasetype = bases.oid AND d.typtype = 'd'
+),
+shown AS (
+    SELECT c.oid, c.reltype, n.nspname, c.relname, c.relkind
+    FROM pg_class c
+    JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE n.nspname = ANY ($1) AND c.relkind IN ('r', 'p', 'v', 'm', 'f') AND NOT c.relispartition
+),
+columns AS (
+    SELECT a.attrelid, json_agg(json_build_object(
+            'name', a.attname,
+            'type', format_type(a.atttypid, a.atttypmod),
+            'base_type', CASE
+                WHEN t.typtype = 'd' AND base.typnamespace = 'pg_catalog'::regnamespace THEN format_type(base.oid, NULL)
+                WHEN t.typnamespace = 'pg_catalog'::regnamespace THEN format_type(a.atttypid, NULL)
+                ELSE format_type(a.atttypid, a.atttypmod) END,
+            'not_null', a.attnotnull OR (t.typtype = 'd' AND t.typnotnull),
+            'has_default', a.atthasdef OR a.attidentity <> '' OR t.typdefaultbin IS NOT NULL,
+            'default', CASE
+                WHEN a.attidentity = 'd' THEN format('nextval(%L)', (
+                    SELECT d.objid::regclass FROM pg_depend d
+                    WHERE d.refobjid = a.attrelid AND d.refobjsubid = a.attnum AND d.deptype = 'i'
+                        AND d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass))
+                WHEN a.attgenerated <> '' THEN NULL
+                WHEN e.adbin IS NOT NULL THEN pg_get_expr(e.adbin, e.adrelid)
+                ELSE pg_get_expr(t.typdefaultbin, 0) END,
+            'identity', a.attidentity = 'a',
+            'generated', a.attgenerated <> '',
+            -- As information_schema has it: the domain's own length, if there is no other.
+            'max_length', information_schema._pg_char_max_length(
+                information_schema._pg_truetypid(a, t), information_schema._pg_truetypmod(a, t)),
+            'enum', COALESCE(
+                (SELECT json_agg(enumlabel ORDER BY enumsortorder) FROM pg_enum WHERE enumtypid = base.oid), '[]'),
+            'comment', col_description(a.attrelid, a.attnum)
+        ) ORDER BY a.attnum) AS list
+    FROM pg_attribute a
+    JOIN shown ON shown.oid = a.attrelid
+    JOIN pg_type t ON t.oid = a.atttypid
+    JOIN bases ON bases.oid = t.oid
+    JOIN pg_type base ON base.oid = bases.base
+    LEFT JOIN pg_attrdef e ON e.adrelid = a.attrelid AND e.adnum = a.attnum
+    WHERE a.attnum > 0 AND NOT a.attisdropped
+    GROUP BY a.attrelid
+),
+computed AS (
+    SELECT p.proargtypes[0] AS row_type, json_agg(json_build_object(
+            'name', p.proname, 'schema', n.nspname, 'type', format_type(p.prorettype, NULL)
+        ) ORDER BY p.proname, n.nspname) AS list
+    FROM pg_proc p
+    JOIN pg_namespace n ON n.oid = p.pronamespace
+    JOIN shown ON shown.reltype = p.proargtypes[0]
+    WHERE p.pronargs = 1 AND p.prokind = 'f' AND NOT p.proretset
+        AND NOT EXISTS (SELECT FROM pg_class WHERE reltype = p.prorettype AND relkind IN ('r', 'p', 'v', 'm', 'f'))
+    GROUP BY p.proargtypes[0]
+)
+SELECT json_build_object(
+    'schema', s.nspname,
+    'name', s.relname,
+    'kind', CASE s.relkind WHEN 'r' THEN 'table' WHEN 'p' THEN 'partitioned' WHEN 'v' THEN 'view'
                            WHEN 'm' THEN 'materialized' ELSE 'foreign' END,
-    'comment', pg_catalog.obj_description(c.oid, 'pg_class'),
-    'columns', COALESCE((
-        SELECT pg_catalog.json_agg(pg_catalog.json_build_object(
-                'name', a.attname,
-                'type', CASE
-                    WHEN tn.nspname OPERATOR(pg_catalog.=) 'pg_catalog'
-                        AND (en.nspname IS NULL OR en.nspname OPERATOR(pg_catalog.=) 'pg_catalog')
-                        THEN pg_catalog.format_type(a.atttypid, a.atttypmod)
-                    WHEN e.oid IS NOT NULL
-                        THEN pg_catalog.format('%I.%I[]', en.nspname, e.typname)
-                    ELSE pg_catalog.format('%I.%I', tn.nspname, t.typname) END,
-                'not_null', a.attnotnull,
-                'has_default', a.atthasdef OR a.attidentity OPERATOR(pg_catalog.<>) '',
-                'identity', a.attidentity OPERATOR(pg_catalog.=) 'a',
-                'generated', a.attgenerated OPERATOR(pg_catalog.<>) '',
-                'comment', pg_catalog.col_description(c.oid, a.attnum::pg_catalog.int4)
-            ) ORDER BY a.attnum)
-        FROM pg_catalog.pg_attribute a
-        JOIN pg_catalog.pg_type t ON t.oid OPERATOR(pg_catalog.=) a.atttypid
-        JOIN pg_catalog.pg_namespace tn ON tn.oid OPERATOR(pg_catalog.=) t.typnamespace
-        LEFT JOIN pg_catalog.pg_type e ON e.oid OPERATOR(pg_catalog.=) t.typelem AND t.typcategory OPERATOR(pg_catalog.=) 'A'
-        LEFT JOIN pg_catalog.pg_namespace en ON en.oid OPERATOR(pg_catalog.=) e.typnamespace
-        WHERE a.attrelid OPERATOR(pg_catalog.=) c.oid AND a.attnum OPERATOR(pg_catalog.>) 0 AND NOT a.attisdropped
-    ), '[]'),
+    'comment', obj_description(s.oid, 'pg_class'),
+    'columns', COALESCE(columns.list, '[]'),
     'primary_key', COALESCE((
-        SELECT pg_catalog.json_agg(a.attname ORDER BY k.position)
-        FROM pg_catalog.pg_constraint p
-        CROSS JOIN LATERAL pg_catalog.unnest(p.conkey) WITH ORDINALITY AS k (attnum, position)
-        JOIN pg_catalog.pg_attribute a
-            ON a.attrelid OPERATOR(pg_catalog.=) c.oid AND a.attnum OPERATOR(pg_catalog.=) k.attnum
-        WHERE p.conrelid OPERATOR(pg_catalog.=) c.oid AND p.contype OPERATOR(pg_catalog.=) 'p'
+        SELECT json_agg(a.attname ORDER BY a.attname)
+        FROM pg_constraint p
+        JOIN pg_attribute a ON a.attrelid = s.oid AND a.attnum = ANY (p.conkey)
+        WHERE p.conrelid = s.oid AND p.contype = 'p'
     ), '[]'),
-    'foreign_keys', COALESCE((
-        SELECT pg_catalog.json_agg(pg_catalog.json_build_object(
-                'name', f.conname,
-                'columns', (SELECT pg_catalog.json_agg(a.attname ORDER BY k.position)
-                    FROM pg_catalog.unnest(f.conkey) WITH ORDINALITY AS k (attnum, position)
-                    JOIN pg_catalog.pg_attribute a ON a.attrelid OPERATOR(pg_catalog.=) f.conrelid
-                        AND a.attnum OPERATOR(pg_catalog.=) k.attnum),
-                'target_schema', fn.nspname,
-                'target', fc.relname,
-                'target_columns', (SELECT pg_catalog.json_agg(a.attname ORDER BY k.position)
-                    FROM pg_catalog.unnest(f.confkey) WITH ORDINALITY AS k (attnum, position)
-                    JOIN pg_catalog.pg_attribute a ON a.attrelid OPERATOR(pg_catalog.=) f.confrelid
-                        AND a.attnum OPERATOR(pg_catalog.=) k.attnum)
-            ) ORDER BY f.conname)
-        FROM pg_catalog.pg_constraint f
-        JOIN pg_catalog.pg_class fc ON fc.oid OPERATOR(pg_catalog.=) f.confrelid
-        JOIN pg_catalog.pg_namespace fn ON fn.oid OPERATOR(pg_catalog.=) fc.relnamespace
-        WHERE f.conrelid OPERATOR(pg_catalog.=) c.oid AND f.contype OPERATOR(pg_catalog.=) 'f'
-    ), '[]'),
+    'computed_columns', COALESCE(computed.list, '[]'),
     -- Bits by CmdType (nodes.h): 4 update, 8 insert, 16 delete; INSTEAD OF triggers count.
-    'insertable', (u.bits OPERATOR(pg_catalog.&) 8) OPERATOR(pg_catalog.=) 8,
-    'updatable', (u.bits OPERATOR(pg_catalog.&) 4) OPERATOR(pg_catalog.=) 4,
-    'deletable', (u.bits OPERATOR(pg_catalog.&) 16) OPERATOR(pg_catalog.=) 16
-)::pg_catalog.text
-FROM pg_catalog.pg_class c
-JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
-CROSS JOIN LATERAL (SELECT pg_catalog.pg_relation_is_updatable(c.oid::pg_catalog.regclass, true) AS bits) u
-WHERE n.nspname OPERATOR(pg_catalog.=) ANY ($1)
-    AND c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p,v,m,f}'::pg_catalog."char"[])
-    AND NOT c.relispartition
-ORDER BY n.nspname, c.relname
+    'insertable', u.bits & 8 = 8,
+    'updatable', u.bits & 4 = 4,
+    'deletable', u.bits & 16 = 16
+)::text
+FROM shown s
+LEFT JOIN columns ON columns.attrelid = s.oid
+LEFT JOIN computed ON computed.row_type = s.reltype
+CROSS JOIN LATERAL (SELECT CASE
+    WHEN s.relkind IN ('r', 'p') THEN 28
+    WHEN s.relkind = 'm' THEN 0
+    ELSE pg_relation_is_updatable(s.oid::regclass, true) END AS bits) u

@@ -1,65 +1,60 @@
--- Functions of the exposed schemas that a request can call, one JSON text each. Reads pg_catalog only.
-WITH types AS (
-    SELECT t.oid,
-        CASE
-            WHEN tn.nspname OPERATOR(pg_catalog.=) 'pg_catalog'
-                AND (en.nspname IS NULL OR en.nspname OPERATOR(pg_catalog.=) 'pg_catalog')
-                THEN pg_catalog.format_type(t.oid, NULL)
-            WHEN e.oid IS NOT NULL THEN pg_catalog.format('%I.%I[]', en.nspname, e.typname)
-            ELSE pg_catalog.format('%I.%I', tn.nspname, t.typname)
-        END AS name,
-        t.typtype,
-        t.typbasetype
-    FROM pg_catalog.pg_type t
-    JOIN pg_catalog.pg_namespace tn ON tn.oid OPERATOR(pg_catalog.=) t.typnamespace
-    LEFT JOIN pg_catalog.pg_type e ON e.oid OPERATOR(pg_catalog.=) t.typelem AND t.typcategory OPERATOR(pg_catalog.=) 'A'
-    LEFT JOIN pg_catalog.pg_namespace en ON en.oid OPERATOR(pg_catalog.=) e.typnamespace
+-- Functions of the exposed schemas ($1) that a request can call, one JSON text each.
+WITH RECURSIVE bases AS (
+    SELECT oid, oid AS base FROM pg_type WHERE typtype <> 'd'
+    UNION ALL
+    SELECT d.oid, bases.base FROM bases JOIN pg_type d ON d.typbasetype = bases.oid AND d.typtype = 'd'
 )
-SELECT pg_catalog.json_build_object(
+SELECT json_build_object(
     'schema', n.nspname,
     'name', p.proname,
-    'comment', pg_catalog.obj_description(p.oid, 'pg_proc'),
-    'arguments', COALESCE((
-        SELECT pg_catalog.json_agg(pg_catalog.json_build_object(
-                'name', COALESCE(p.proargnames[a.position], ''),
-                'type', types.name,
-                'mode', CASE COALESCE(p.proargmodes[a.position], 'i')
-                    WHEN 'i' THEN 'in' WHEN 'o' THEN 'out' WHEN 'b' THEN 'in_out' WHEN 'v' THEN 'variadic' ELSE 'table' END,
-                -- Defaults belong to the last input arguments.
-                'has_default', a.input
-                    AND a.input_position OPERATOR(pg_catalog.>) (p.pronargs OPERATOR(pg_catalog.-) p.pronargdefaults)
-            ) ORDER BY a.position)
-        FROM (
-            SELECT x.type, x.position, i.input,
-                pg_catalog.count(*) FILTER (WHERE i.input) OVER (ORDER BY x.position) AS input_position
-            FROM pg_catalog.unnest(COALESCE(p.proallargtypes, p.proargtypes::pg_catalog.oid[]))
-                WITH ORDINALITY AS x (type, position)
-            CROSS JOIN LATERAL (
-                SELECT COALESCE(p.proargmodes[x.position], 'i') OPERATOR(pg_catalog.=) ANY ('{i,b,v}'::pg_catalog."char"[]) AS input
-            ) i
-        ) a
-        JOIN types ON types.oid OPERATOR(pg_catalog.=) a.type
-    ), '[]'),
-    'returns', pg_catalog.json_build_object(
-        'type', r.name,
+    'comment', obj_description(p.oid, 'pg_proc'),
+    'arguments', COALESCE(arguments.list, '[]'),
+    'returns', json_build_object(
+        'type', format_type(p.prorettype, NULL),
         'set', p.proretset,
         'shape', CASE
-            WHEN p.prorettype OPERATOR(pg_catalog.=) 'pg_catalog.void'::pg_catalog.regtype THEN 'void'
-            WHEN r.typtype OPERATOR(pg_catalog.=) 'c' OR b.typtype OPERATOR(pg_catalog.=) 'c' THEN 'composite'
-            -- A set of one column is named by TABLE(column type), so it is a table as the caller sees it.
-            WHEN 't'::pg_catalog."char" OPERATOR(pg_catalog.=) ANY (p.proargmodes) THEN 'composite'
-            WHEN p.prorettype OPERATOR(pg_catalog.=) 'pg_catalog.record'::pg_catalog.regtype AND p.proargmodes IS NOT NULL
-                THEN 'composite'
-            ELSE 'scalar' END
+            WHEN p.prorettype = 'void'::regtype THEN 'void'
+            WHEN base.typtype = 'c' OR arguments.has_out THEN 'composite'
+            ELSE 'scalar' END,
+        'row_of', CASE WHEN base.typtype = 'c' THEN json_build_object('schema', bn.nspname, 'name', base.typname) END,
+        'is_composite_domain', base.typtype = 'c' AND base.oid <> p.prorettype
     ),
-    'volatility', CASE p.provolatile WHEN 'i' THEN 'immutable' WHEN 's' THEN 'stable' ELSE 'volatile' END
-)::pg_catalog.text
-FROM pg_catalog.pg_proc p
-JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) p.pronamespace
-JOIN types r ON r.oid OPERATOR(pg_catalog.=) p.prorettype
-LEFT JOIN pg_catalog.pg_type b ON b.oid OPERATOR(pg_catalog.=) r.typbasetype
-WHERE n.nspname OPERATOR(pg_catalog.=) ANY ($1)
-    AND p.prokind OPERATOR(pg_catalog.=) 'f'
-    AND p.prorettype OPERATOR(pg_catalog.<>) ALL (
-        '{pg_catalog.trigger,pg_catalog.event_trigger,pg_catalog.internal}'::pg_catalog.regtype[])
-ORDER BY n.nspname, p.proname, p.proargtypes::pg_catalog.text
+    'volatility', CASE p.provolatile WHEN 'i' THEN 'immutable' WHEN 's' THEN 'stable' ELSE 'volatile' END,
+    'settings', COALESCE((
+        SELECT json_agg(json_build_array(
+                substr(setting, 1, strpos(setting, '=') - 1), substr(setting, strpos(setting, '=') + 1)
+            ) ORDER BY setting)
+        FROM unnest(p.proconfig) AS setting
+    ), '[]')
+)::text
+FROM pg_proc p
+JOIN pg_namespace n ON n.oid = p.pronamespace
+JOIN bases ON bases.oid = p.prorettype
+JOIN pg_type base ON base.oid = bases.base
+JOIN pg_namespace bn ON bn.oid = base.typnamespace
+CROSS JOIN LATERAL (
+    SELECT json_agg(json_build_object(
+            'name', COALESCE(x.name, ''),
+            'type', format_type(x.type, NULL),
+            'mode', CASE x.mode WHEN 'i' THEN 'in' WHEN 'o' THEN 'out' WHEN 'b' THEN 'in_out' WHEN 'v' THEN 'variadic'
+                                ELSE 'table' END,
+            -- Defaults belong to the last input arguments.
+            'has_default', x.input AND x.inputs > p.pronargs - p.pronargdefaults
+        ) ORDER BY x.position) AS list,
+        bool_or(x.mode IN ('o', 'b', 't')) AS has_out,
+        count(*) FILTER (WHERE x.input AND x.name = '') AS unnamed,
+        bool_and(x.type IN ('bytea'::regtype, 'json'::regtype, 'jsonb'::regtype, 'text'::regtype, 'xml'::regtype))
+            FILTER (WHERE x.input AND x.name = '') AS takes_body
+    FROM (
+        SELECT a.type, a.position, m.mode, m.mode IN ('i', 'b', 'v') AS input,
+            COALESCE(p.proargnames[a.position], '') AS name,
+            count(*) FILTER (WHERE m.mode IN ('i', 'b', 'v')) OVER (ORDER BY a.position) AS inputs
+        FROM unnest(COALESCE(p.proallargtypes, p.proargtypes::oid[])) WITH ORDINALITY AS a (type, position)
+        CROSS JOIN LATERAL (SELECT COALESCE(p.proargmodes[a.position], 'i') AS mode) m
+    ) x
+) arguments
+WHERE n.nspname = ANY ($1)
+    AND p.prokind = 'f'
+    AND p.prorettype NOT IN ('trigger'::regtype, 'event_trigger'::regtype, 'internal'::regtype)
+    -- Without names a call can only give one whole body.
+    AND (arguments.unnamed = 0 OR (arguments.unnamed = 1 AND arguments.takes_body AND p.pronargs = 1))

@@ -1,0 +1,1 @@
+//! The schema as it is read from a database.
