@@ -5,8 +5,8 @@ mod credentials;
 mod ident;
 mod key_file;
 mod lock;
-mod socket;
 mod seal;
+mod socket;
 mod sqlstate;
 
 pub use crate::tenant::Secret;
@@ -14,6 +14,6 @@ pub use connect::{Connection, Endpoint, Error, Login, connect, connect_listening
 pub use credentials::{KeyRing, MasterKey, Weak, migrator_login, scram_verifier};
 pub use ident::{Ident, literal};
 pub use lock::AdvisoryLock;
-pub use socket::{Address, Guard};
 pub use seal::{JWT_SECRET, PASSWORD};
+pub use socket::{Address, Guard};
 pub use sqlstate::{is_outage, is_refused_login};

@@ -15,21 +15,27 @@ mod sql;
 mod transaction;
 
 pub use auth::check_jwt_secret;
-pub use error::Error;
+pub use error::{Code, Error};
 pub use transaction::Session;
 
+use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::Method;
+use http::{HeaderValue, Method};
 
 use crate::pg::KeyRing;
 use crate::pool::Pools;
+use crate::telemetry::{Metrics, Stage};
 use crate::tenant::Tenant;
 use auth::{Caller, Keyring, Roles};
 use cache::{Cache, Entry};
-use execute::{Expect, Failure};
-use request::{Accept, Request};
+use execute::{Expect, Failure, Job, Outcome};
+use plan::{Plan, Query, Source};
+use request::media::Media;
+use request::prefer::Count;
+use request::{Action, Change, Request};
 use sql::session::Settings;
 
 /// The REST API of all tenants; a handle, cheap to clone.
@@ -38,12 +44,13 @@ pub struct Rest {
     pools: Pools,
     keys: Keyring,
     cache: Cache,
+    metrics: Metrics,
 }
 
 impl Rest {
     /// Serves over these pools and accepts tokens signed with the tenants' keys from this ring.
-    pub fn new(pools: Pools, keys: Arc<KeyRing>) -> Self {
-        Self { pools, keys: Keyring::new(keys), cache: Cache::new() }
+    pub fn new(pools: Pools, keys: Arc<KeyRing>, metrics: Metrics) -> Self {
+        Self { pools, keys: Keyring::new(keys), cache: Cache::new(), metrics }
     }
 
     /// Forgets the tenant's schema, and that of its kin: the next request reads it again.
@@ -69,32 +76,49 @@ impl Rest {
         parts: http::request::Parts,
         body: Bytes,
     ) -> Result<http::Response<Bytes>, Error> {
+        let mut timing = Timing::new();
+        // An adopted database may say itself how its API is exposed.
+        let known = if tenant.is_adopted() { Some(self.cache.get(tenant, &self.pools).await?) } else { None };
+        let configured = known.as_ref().and_then(|entry| entry.configured.as_ref());
+        let tenant = configured.map_or(tenant, |configured| &configured.tenant);
         let caller = self.caller(tenant, &parts.headers)?;
+        timing.lap("jwt");
         let request = Request::parse(&parts, body, &tenant.api)?;
-        let settings = Settings::new(tenant, &caller, &parts, &request.schema);
-        let entry = self.cache.get(tenant, &self.pools).await?;
-        match self.attempt(tenant, &request, &settings, &entry).await {
+        timing.lap("parse");
+        let mut settings = Settings::new(tenant, &caller, &parts, &request.schema);
+        if let Some(own) = configured.and_then(|configured| configured.roles.get(&caller.role)) {
+            settings = settings.with_role_settings(tenant, own);
+        }
+        let entry = match known.clone() {
+            Some(entry) => entry,
+            None => self.cache.get(tenant, &self.pools).await?,
+        };
+        let mut response = match self.attempt(tenant, &request, &settings, &entry, &mut timing).await {
             Ok(response) => Ok(response),
             // Nothing was changed: the transaction was rolled back. Once more, with the schema as it is now.
             Err(failure) if failure.is_stale() || is_unknown(&failure) => {
                 match self.cache.reload(tenant, &self.pools, &entry).await? {
-                    Some(newer) => self.attempt(tenant, &request, &settings, &newer).await,
+                    Some(newer) => self.attempt(tenant, &request, &settings, &newer, &mut timing).await,
                     // The same schema: only what the connection remembered can have been wrong.
                     None if failure.is_remembered() => {
-                        self.attempt(tenant, &request, &settings, &entry).await
+                        self.attempt(tenant, &request, &settings, &entry, &mut timing).await
                     }
                     None => Err(failure),
                 }
             }
             Err(failure) => Err(failure),
         }
-        .map_err(|failure| refusal(failure, &caller))
+        .map_err(|failure| refusal(failure, &caller))?;
+        if tenant.api.server_timing_enabled {
+            timing.lap("response");
+            response.headers_mut().insert("server-timing", timing.header()?);
+        }
+        Ok(response)
     }
 
     fn caller(&self, tenant: &Tenant, headers: &http::HeaderMap) -> Result<Caller, Error> {
         let roles = if tenant.is_adopted() { Roles::Servers } else { Roles::Listed };
-        let keys = self.keys.get(tenant, &tenant.api);
-        auth::authenticate(headers, &tenant.api, &keys.keys, roles)
+        auth::authenticate(headers, &tenant.api, || self.keys.get(tenant, &tenant.api), roles)
     }
 
     /// The stages after the first, with one schema.
@@ -104,16 +128,33 @@ impl Rest {
         request: &Request,
         settings: &Settings,
         entry: &Entry,
+        timing: &mut Timing,
     ) -> Result<http::Response<Bytes>, Failure> {
-        let plan = plan::Plan::new(request, &entry.schema).map_err(Failure::Refused)?;
-        let outcome = match sql::build(&plan, request, tenant.api.max_rows(&tenant.limits)) {
-            Some(statement) => {
-                let checkout = self.pools.checkout(tenant).await.map_err(|e| Failure::Refused(e.into()))?;
-                execute::run(checkout, settings, &statement, expect(&plan, request)).await?
+        let max_rows = tenant.api.max_rows(&tenant.limits);
+        let plan =
+            Plan::new(request, &entry.schema, &tenant.api, &tenant.limits).map_err(Failure::Refused)?;
+        timing.lap("plan");
+        let response = match &plan {
+            Plan::Info(methods) => response::info(methods),
+            Plan::Document => response::document(request, Bytes::new()),
+            Plan::Query(query) => {
+                let job = job(tenant, request, query, max_rows);
+                let outcome = self.run(tenant, &own_settings(tenant, settings, query), &job).await?;
+                timing.lap("transaction");
+                response::build(query, request, outcome, max_rows)
             }
-            None => execute::Outcome::default(),
         };
-        response::build(&plan, request, outcome, &entry.schema).map_err(Failure::Refused)
+        response.map_err(Failure::Refused)
+    }
+
+    async fn run(&self, tenant: &Arc<Tenant>, settings: &Settings, job: &Job) -> Result<Outcome, Failure> {
+        let begun = Instant::now();
+        let checkout = self.pools.checkout(tenant).await.map_err(|e| Failure::Refused(e.into()))?;
+        let ready = Instant::now();
+        self.metrics.stage(Stage::Checkout, ready - begun);
+        let outcome = execute::run(checkout, settings, job).await;
+        self.metrics.stage(Stage::Execute, ready.elapsed());
+        outcome
     }
 
     /// Opens a transaction for a handler of one's own, with the role and the claims of the request's token.
@@ -129,18 +170,77 @@ impl Rest {
     }
 }
 
-/// What the caller relies on; checked before COMMIT where something was changed or may have been.
-fn expect(plan: &plan::Plan<'_>, request: &Request) -> Expect {
-    let changes = matches!(plan, plan::Plan::Update { .. } | plan::Plan::Delete(_));
-    Expect {
-        one: request.accept == Accept::Object && !plan.gives_one_value(),
-        at_most: request.prefer.max_affected.filter(|_| changes),
+/// The settings with what this question wants besides.
+fn own_settings<'a>(tenant: &Tenant, settings: &'a Settings, query: &Query<'_>) -> Cow<'a, Settings> {
+    let mut settings = Cow::Borrowed(settings);
+    if let Source::Call(_, routine) = &query.source
+        && !routine.settings.is_empty()
+    {
+        settings = Cow::Owned(settings.into_owned().with_routine_settings(tenant, &routine.settings));
+    }
+    match query.timezone {
+        Some(zone) => Cow::Owned(settings.into_owned().with_timezone(zone)),
+        None => settings,
+    }
+}
+
+/// What is sent to the database, and what must come back.
+fn job(tenant: &Tenant, request: &Request, query: &Query<'_>, max_rows: Option<u64>) -> Job {
+    let prefer = &request.prefer;
+    let reads = matches!(query.source, Source::Read);
+    let estimated = matches!(prefer.count, Some(Count::Planned | Count::Estimated)) && reads;
+    let change = match &request.action {
+        Action::Change(_, change) => Some(*change),
+        _ => None,
+    };
+    let limited =
+        matches!(change, Some(Change::Update | Change::Delete)) || matches!(request.action, Action::Call(..));
+    let lines = matches!(query.media, Media::Plan(_));
+    let expect = Expect {
+        one: matches!(query.media, Media::Object { .. }) && change != Some(Change::Put),
+        put: change == Some(Change::Put) && !lines,
+        at_most: prefer.at_most().filter(|_| limited && !lines),
+    };
+    Job {
+        before: tenant.api.db_pre_request.as_ref().map(sql::before),
+        main: sql::main(query, prefer.count, max_rows),
+        lines,
+        estimate: estimated.then(|| sql::estimate(query)),
+        writes: query.writes,
+        rolls_back: prefer.rollback.unwrap_or(tenant.api.db_tx_end.rolls_back()),
+        expect,
+    }
+}
+
+/// How long the stages took, for `Server-Timing`.
+struct Timing {
+    last: Instant,
+    laps: Vec<(&'static str, Duration)>,
+}
+
+impl Timing {
+    fn new() -> Self {
+        Self { last: Instant::now(), laps: Vec::with_capacity(5) }
+    }
+
+    fn lap(&mut self, name: &'static str) {
+        let now = Instant::now();
+        // A stage that ran twice counts once, with its last time.
+        self.laps.retain(|(lap, _)| *lap != name);
+        self.laps.push((name, now - self.last));
+        self.last = now;
+    }
+
+    fn header(&self) -> Result<HeaderValue, Error> {
+        let lap = |(name, time): &(&str, Duration)| format!("{name};dur={:.1}", time.as_secs_f64() * 1000.0);
+        let text = self.laps.iter().map(lap).collect::<Vec<_>>().join(", ");
+        HeaderValue::from_str(&text).map_err(|_| Error::internal("times are no header"))
     }
 }
 
 /// Names that the schema does not have may have been made a moment ago.
 fn is_unknown(failure: &Failure) -> bool {
-    matches!(failure, Failure::Refused(error) if matches!(error.code(), "PGRST202" | "PGRST204" | "PGRST205"))
+    matches!(failure, Failure::Refused(error) if matches!(error.code(), "PGRST200" | "PGRST202" | "PGRST204" | "PGRST205"))
 }
 
 fn refusal(failure: Failure, caller: &Caller) -> Error {

@@ -18,6 +18,7 @@ mod load;
 mod relation;
 mod relationship;
 mod routine;
+mod settings;
 mod view;
 
 pub use facts::{ComputedRelationship, Facts, ForeignKey, PrimaryKey, ViewColumn};
@@ -26,6 +27,7 @@ pub use load::load;
 pub use relation::{Column, ComputedColumn, Kind, Relation};
 pub use relationship::{ColumnPair, Join, Junction, Relationship};
 pub use routine::{Argument, Mode, Returns, Routine, Shape, Volatility};
+pub use settings::{in_database_settings, role_settings};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -144,6 +146,11 @@ impl Schema {
     /// they lead. None is between schemas, because a request is about one.
     pub fn relationships(&self, schema: &str, relation: &str) -> &[Relationship] {
         self.relationships.get(schema).and_then(|named| named.get(relation)).map_or(&[], Vec::as_slice)
+    }
+
+    /// The relations of this schema from which relationships start.
+    pub fn related(&self, schema: &str) -> impl Iterator<Item = &str> {
+        self.relationships.get(schema).into_iter().flat_map(|named| named.keys().map(String::as_str))
     }
 
     /// The function that turns `source` into `target`; both are types as in [`Column::type_name`], one of them a

@@ -82,7 +82,7 @@ pub(crate) async fn migrate(setting: &mut Setting, scale: Scale) -> Done<Scenari
 
 fn superuser(setting: &Setting) -> Done<(Endpoint, Login)> {
     let (endpoint, _) = Endpoint::parse("bench", &setting.embedded.superuser_url(), None)?;
-    Ok((endpoint, Login { user: "postgres".into(), password: pg::Secret::new("") }))
+    Ok((endpoint, Login { user: "postgres".into(), password: None }))
 }
 
 async fn template(setting: &Setting) -> Done<String> {

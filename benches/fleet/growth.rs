@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use manybox::directory::{Asked, Directory};
 use manybox::pg::{self, Endpoint, Login};
-use manybox::tenant::{Api, Limits, Lineage, Overrides, Record, State, Tenant};
+use manybox::tenant::{Api, Limits, Lineage, Origin, Overrides, Record, Sealed, State, Tenant};
 use tokio::time::sleep;
 
 use crate::load::Client;
@@ -40,7 +40,7 @@ pub(crate) async fn tenant(setting: &mut Setting, scale: Scale) -> Done<Scenario
         router.resident()?
     };
     let (endpoint, _) = Endpoint::parse("bench", &setting.embedded.superuser_url(), None)?;
-    let nobody = Login { user: "postgres".into(), password: pg::Secret::new("") };
+    let nobody = Login { user: "postgres".into(), password: None };
     let catalog = pg::connect(&endpoint, &nobody, "manybox_catalog").await?;
     catalog
         .batch_execute(&format!(
@@ -92,7 +92,9 @@ fn one_resolve(tenants: usize) -> Done<f64> {
             server: "main".into(),
             generation: 1,
             key: 1,
-            lineage: Lineage { edition: "bench".into(), version: 1, history: String::new() },
+            origin: Origin::Lineage(Lineage { edition: "bench".into(), version: 1, history: String::new() }),
+            sealed: Sealed::new(),
+            reloads: 0,
             base_urls: vec![
                 format!("http://t{number}.example.com").parse()?,
                 format!("http://shared.example.com/t{number}").parse()?,

@@ -53,7 +53,7 @@ impl Bare {
         let (host, port) = (setting.embedded.host().display(), setting.embedded.port());
         // Not the tenant's own login, which can't even prepare a statement outside a request's role.
         let (superuser, _) = Endpoint::parse("bench", &setting.embedded.superuser_url(), None)?;
-        let nobody = Login { user: "postgres".into(), password: pg::Secret::new("") };
+        let nobody = Login { user: "postgres".into(), password: None };
         let admin = pg::connect(&superuser, &nobody, &database).await?;
         admin
             .batch_execute(&format!(
@@ -332,7 +332,7 @@ async fn connects(all: &Arc<Vec<(Endpoint, Login, String)>>, run: Duration) -> D
 /// The most connections of tenants that were seen at once.
 async fn referee(superuser: String, stop: Arc<AtomicBool>) -> Done<i64> {
     let (endpoint, _) = Endpoint::parse("bench", &superuser, None)?;
-    let nobody = Login { user: "postgres".into(), password: pg::Secret::new("") };
+    let nobody = Login { user: "postgres".into(), password: None };
     let connection = pg::connect(&endpoint, &nobody, "postgres").await?;
     let mut most = 0;
     while !stop.load(Ordering::Relaxed) {

@@ -211,7 +211,7 @@ impl Endpoint {
     /// # Errors
     /// When the server can't be reached.
     pub async fn cancel(&self, address: &Address, token: &tokio_postgres::CancelToken) -> Result<(), Error> {
-        let login = Login { user: String::new(), password: super::Secret::new("") };
+        let login = Login { user: String::new(), password: None };
         let stream = address
             .dial(&self.config(&login, ""))
             .await

@@ -8,6 +8,7 @@ mod token;
 pub use keys::check_jwt_secret;
 pub(super) use keys::{Keyring, TokenKeys};
 
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
@@ -45,11 +46,12 @@ pub(super) enum Roles {
 pub(super) fn authenticate(
     headers: &HeaderMap,
     api: &Api,
-    keys: &TokenKeys,
+    keys: impl FnOnce() -> Arc<TokenKeys>,
     roles: Roles,
 ) -> Result<Caller, Error> {
     let token = bearer(headers)?;
-    let claims = token.map(|token| token::verify(token, keys)).transpose()?;
+    // Keys are looked up only for a token.
+    let claims = token.map(|token| token::verify(token, &keys())).transpose()?;
     let anonymous = claims.is_none();
     let mut claims = claims.unwrap_or_default();
     if !anonymous {

@@ -1,11 +1,13 @@
 //! The schemas in use: one per lineage, shared by its tenants; one of its own for a tenant that turned out different.
 
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use moka::future::Cache as Moka;
 
 use super::error::Error;
+use crate::pg;
 use crate::pool::{COMMIT, Pools, ROLLBACK};
 use crate::schema::{self, Schema};
 use crate::tenant::{Kin, Tenant, TenantId};
@@ -21,17 +23,31 @@ const PAUSE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) schema: Arc<Schema>,
+    /// Of an adopted database; `None` of one that manybox made, whose settings any tenant's function could write.
+    pub(super) configured: Option<Configured>,
     read: Instant,
 }
 
-type Shared = (Kin, Vec<String>);
-type Own = (TenantId, Kin, Vec<String>);
+/// What an adopted database says about settings.
+#[derive(Debug)]
+pub(super) struct Configured {
+    /// The tenant with in-database configuration on top.
+    pub(super) tenant: Arc<Tenant>,
+    /// By role, what `ALTER ROLE … SET` gave it.
+    pub(super) roles: HashMap<String, BTreeMap<String, String>>,
+}
+
+/// Of what a schema was read: whose, which schemas, and those that views are looked through in.
+type Shared = (Kin, Vec<String>, Vec<String>);
+
+/// A tenant's own schema holds for the key under which it was read.
+type Own = (Shared, Arc<Entry>);
 
 /// A handle, cheap to clone.
 #[derive(Clone)]
 pub(super) struct Cache {
     shared: Moka<Shared, Arc<Entry>>,
-    own: Moka<Own, Arc<Entry>>,
+    own: Moka<TenantId, Own>,
 }
 
 impl Cache {
@@ -45,17 +61,21 @@ impl Cache {
     /// The tenant's schema; read from its database when no tenant of its lineage was served yet. Many requests at
     /// once cause one reading.
     pub(super) async fn get(&self, tenant: &Arc<Tenant>, pools: &Pools) -> Result<Arc<Entry>, Error> {
-        if let Some(own) = self.own.get(&own(tenant)).await {
+        if let Some(own) = self.own(tenant).await {
             return Ok(own);
         }
-        let key = (tenant.kin(), tenant.api.db_schemas.clone());
-        self.shared.try_get_with(key, read(tenant, pools)).await.map_err(|e: Arc<Error>| (*e).clone())
+        self.shared.try_get_with(key(tenant), read(tenant, pools)).await.map_err(|e: Arc<Error>| (*e).clone())
+    }
+
+    async fn own(&self, tenant: &Tenant) -> Option<Arc<Entry>> {
+        let (read_as, entry) = self.own.get(&tenant.id).await?;
+        (read_as == key(tenant)).then_some(entry)
     }
 
     /// Forgets the tenant's schema.
     pub(super) async fn forget(&self, tenant: &Tenant) {
-        self.own.invalidate(&own(tenant)).await;
-        self.shared.invalidate(&(tenant.kin(), tenant.api.db_schemas.clone())).await;
+        self.own.invalidate(&tenant.id).await;
+        self.shared.invalidate(&key(tenant)).await;
     }
 
     /// Reads the tenant's schema again, after `seen` did not fit its database. `None` when that would not help:
@@ -66,15 +86,15 @@ impl Cache {
         pools: &Pools,
         seen: &Entry,
     ) -> Result<Option<Arc<Entry>>, Error> {
-        let key = own(tenant);
-        let current = self.own.get(&key).await;
-        let newer = current.filter(|entry| entry.read > seen.read);
+        let newer = self.own(tenant).await.filter(|entry| entry.read > seen.read);
         let entry = match newer {
             Some(entry) => entry,
             None if seen.read.elapsed() < PAUSE => return Ok(None),
             None => {
-                self.own.invalidate(&key).await;
-                self.own.try_get_with(key, read(tenant, pools)).await.map_err(|e: Arc<Error>| (*e).clone())?
+                self.own.invalidate(&tenant.id).await;
+                let reading = async { Ok::<_, Error>((key(tenant), read(tenant, pools).await?)) };
+                let own = self.own.try_get_with(tenant.id.clone(), reading).await;
+                own.map_err(|e: Arc<Error>| (*e).clone())?.1
             }
         };
         let changed = entry.schema.fingerprint != seen.schema.fingerprint;
@@ -90,8 +110,8 @@ impl Cache {
     }
 }
 
-fn own(tenant: &Tenant) -> Own {
-    (tenant.id.clone(), tenant.kin(), tenant.api.db_schemas.clone())
+fn key(tenant: &Tenant) -> Shared {
+    (tenant.kin(), tenant.api.db_schemas.clone(), tenant.api.db_extra_search_path.clone())
 }
 
 async fn read(tenant: &Arc<Tenant>, pools: &Pools) -> Result<Arc<Entry>, Error> {
@@ -100,16 +120,31 @@ async fn read(tenant: &Arc<Tenant>, pools: &Pools) -> Result<Arc<Entry>, Error> 
     let broken = |e: tokio_postgres::Error| Error::from_postgres(&e, false);
     client.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await.map_err(broken)?;
     let read = Instant::now();
-    let loaded = schema::load(client, &tenant.api.db_schemas, &tenant.api.db_extra_search_path).await;
+    let loaded = load(tenant, client).await;
     let end = if loaded.is_ok() { COMMIT } else { ROLLBACK };
     if client.batch_execute(end).await.is_ok() {
         checkout.clean();
     }
-    let schema = loaded.map_err(|error| {
+    let (schema, configured) = loaded.map_err(|error| {
         tracing::warn!(tenant.id = %tenant.id, error = %error, "cannot read the schema of tenant {}", tenant.slug);
         let message = "Could not query the database for the schema cache";
         Error::new(http::StatusCode::SERVICE_UNAVAILABLE, "PGRST002", message, None, Some("try again".into()))
             .with_header(http::header::RETRY_AFTER, http::HeaderValue::from_static("5"))
     })?;
-    Ok(Arc::new(Entry { schema: Arc::new(schema), read }))
+    Ok(Arc::new(Entry { schema: Arc::new(schema), configured, read }))
+}
+
+async fn load(
+    tenant: &Arc<Tenant>,
+    client: &tokio_postgres::Client,
+) -> Result<(Schema, Option<Configured>), pg::Error> {
+    let configured = if tenant.is_adopted() {
+        let tenant = Arc::new(tenant.with_in_database(&schema::in_database_settings(client).await?));
+        Some(Configured { tenant, roles: schema::role_settings(client).await? })
+    } else {
+        None
+    };
+    let api = configured.as_ref().map_or(&tenant.api, |configured| &configured.tenant.api);
+    let schema = schema::load(client, &api.db_schemas, &api.db_extra_search_path).await?;
+    Ok((schema, configured))
 }

@@ -1,11 +1,15 @@
 //! `Error`: status, code, message, details, hint, and how an error becomes a response.
 
+mod postgres;
+
+pub(super) use postgres::is_stale;
+
 use std::fmt;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_TYPE, HeaderName, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{ALLOW, CONTENT_TYPE, HeaderName, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
-use tokio_postgres::error::{DbError, SqlState};
+use serde_json::Value;
 
 use crate::pool::{self, Wait};
 
@@ -24,7 +28,7 @@ struct Inner {
     status: StatusCode,
     code: String,
     message: String,
-    details: Option<String>,
+    details: Option<Value>,
     hint: Option<String>,
     headers: Vec<(HeaderName, HeaderValue)>,
 }
@@ -32,7 +36,11 @@ struct Inner {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({})", self.0.message, self.0.code)?;
-        self.0.details.iter().chain(&self.0.hint).try_for_each(|more| write!(f, "; {more}"))
+        let details = self.0.details.as_ref().map(|details| match details {
+            Value::String(text) => text.clone(),
+            other => other.to_string(),
+        });
+        details.iter().chain(&self.0.hint).try_for_each(|more| write!(f, "; {more}"))
     }
 }
 
@@ -47,7 +55,7 @@ impl Error {
         details: Option<String>,
         hint: Option<String>,
     ) -> Self {
-        let (code, message) = (code.into(), message.into());
+        let (code, message, details) = (code.into(), message.into(), details.map(Value::String));
         Self(Box::new(Inner { status, code, message, details, hint, headers: Vec::new() }))
     }
 
@@ -77,6 +85,20 @@ impl Error {
     pub(crate) fn internal(message: impl Into<String>) -> Self {
         let hint = "this is a defect of manybox; please report it with the request that caused it";
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "MBX500", message, None, Some(hint.into()))
+    }
+
+    /// With details that are more than a sentence.
+    #[must_use]
+    pub(crate) fn with_details(mut self, details: Value) -> Self {
+        self.0.details = Some(details);
+        self
+    }
+
+    /// With another sentence.
+    #[must_use]
+    pub(crate) fn with_message(mut self, message: String) -> Self {
+        self.0.message = message;
+        self
     }
 
     /// Adds a header to the response.
@@ -111,89 +133,12 @@ impl Error {
         response
             .headers_mut()
             .insert(CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));
-        response.headers_mut().extend(headers);
+        for (name, value) in headers {
+            response.headers_mut().append(name, value);
+        }
         response.extensions_mut().insert(Code(code));
         response
     }
-
-    /// What a failed statement means to the caller; `anonymous` decides between 401 and 403.
-    pub(crate) fn from_postgres(error: &tokio_postgres::Error, anonymous: bool) -> Self {
-        let Some(db) = error.as_db_error() else {
-            // The connection's own words could name hosts, so they stay out of the answer.
-            let message = "The connection to the database broke while the request ran";
-            let hint = "try again; whether a write took effect is unknown if it was being committed";
-            return Self::new(StatusCode::SERVICE_UNAVAILABLE, "MBX202", message, None, Some(hint.into()))
-                .with_header(RETRY_AFTER, HeaderValue::from_static("1"));
-        };
-        let status = status(db, anonymous);
-        let mut answer = Self::new(
-            status,
-            db.code().code(),
-            db.message(),
-            db.detail().map(str::to_owned),
-            db.hint().map(str::to_owned),
-        );
-        if status == StatusCode::UNAUTHORIZED {
-            answer = answer.with_header(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-        }
-        if status == StatusCode::SERVICE_UNAVAILABLE {
-            answer = answer.with_header(RETRY_AFTER, HeaderValue::from_static("1"));
-        }
-        answer
-    }
-}
-
-/// PostgREST, "Errors", table "HTTP Status Codes". One difference: 57014, a statement stopped by
-/// `statement_timeout`, is 504, because the limit is the gateway's and not a fault of the server.
-fn status(db: &DbError, anonymous: bool) -> StatusCode {
-    let (code, message) = (db.code().code(), db.message());
-    match code {
-        "23503" | "23505" => StatusCode::CONFLICT,
-        "25006" => StatusCode::METHOD_NOT_ALLOWED,
-        "21000" if message.ends_with("requires a WHERE clause") => StatusCode::BAD_REQUEST,
-        "22023" if message.starts_with("role") && message.ends_with("does not exist") => {
-            StatusCode::UNAUTHORIZED
-        }
-        "42501" if anonymous => StatusCode::UNAUTHORIZED,
-        "42501" => StatusCode::FORBIDDEN,
-        "42883" | "42P01" => StatusCode::NOT_FOUND,
-        "21000" | "42P17" | "53400" => StatusCode::INTERNAL_SERVER_ERROR,
-        "57014" => StatusCode::GATEWAY_TIMEOUT,
-        "57P01" | "57P02" | "57P03" | "57P05" => StatusCode::SERVICE_UNAVAILABLE,
-        "P0001" => StatusCode::BAD_REQUEST,
-        _ => match (&code[..2], &code[2..]) {
-            ("PT", number) => chosen(number).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
-            ("08" | "53", _) => StatusCode::SERVICE_UNAVAILABLE,
-            ("0L" | "0P" | "28", _) => StatusCode::FORBIDDEN,
-            (
-                "09" | "25" | "2D" | "38" | "39" | "3B" | "40" | "54" | "55" | "57" | "58" | "F0" | "HV"
-                | "P0" | "XX",
-                _,
-            ) => StatusCode::INTERNAL_SERVER_ERROR,
-            _ => StatusCode::BAD_REQUEST,
-        },
-    }
-}
-
-/// The status in `RAISE SQLSTATE 'PT402'`. 1xx would end the exchange before the answer.
-fn chosen(number: &str) -> Option<StatusCode> {
-    let status = StatusCode::from_u16(number.parse().ok()?).ok()?;
-    (!status.is_informational()).then_some(status)
-}
-
-/// Whether the statement may have failed because the schema we planned with is not the database's any more.
-pub(super) fn is_stale(code: Option<&SqlState>) -> bool {
-    code.is_some_and(|code| {
-        [
-            SqlState::FEATURE_NOT_SUPPORTED,
-            SqlState::INVALID_SQL_STATEMENT_NAME,
-            SqlState::UNDEFINED_COLUMN,
-            SqlState::UNDEFINED_TABLE,
-            SqlState::UNDEFINED_FUNCTION,
-            SqlState::DATATYPE_MISMATCH,
-        ]
-        .contains(code)
-    })
 }
 
 impl From<pool::Error> for Error {

@@ -1,16 +1,40 @@
 //! Stage 4: one transaction on one `Checkout`, in one round trip where the statement is prepared already.
 
+use std::sync::LazyLock;
+
 use bytes::Bytes;
-use futures_util::future::{join3, join4};
+use futures_util::future::{OptionFuture, join, join3, join4, join5};
 use http::StatusCode;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{FromSql, ToSql, Type};
 use tokio_postgres::{Client, Row};
 
 use super::error::{Error, is_stale};
-use super::sql::session::Settings;
+use super::sql::session::{SET, Settings};
 use super::sql::{Statement, Value};
-use crate::pool::{COMMIT, Checkout, ROLLBACK, StatementKey};
+use crate::pool::{COMMIT, Checkout, READ_COMMIT, ROLLBACK, StatementKey};
+
+/// Deferred constraints are checked although nothing lasts: the caller wants to know whether it would.
+const CHECK: &str = "SET CONSTRAINTS ALL IMMEDIATE";
+
+/// What runs in a transaction.
+#[derive(Debug)]
+pub(super) struct Job {
+    /// The tenant's own function that runs before.
+    pub(super) before: Option<String>,
+    /// The main query.
+    pub(super) main: Statement,
+    /// The main query gives lines of a plan.
+    pub(super) lines: bool,
+    /// How many rows the planner thinks there are.
+    pub(super) estimate: Option<Statement>,
+    /// Whether anything may be written.
+    pub(super) writes: bool,
+    /// Whether nothing lasts.
+    pub(super) rolls_back: bool,
+    /// What must be true of the outcome, or else everything is undone.
+    pub(super) expect: Expect,
+}
 
 /// What the main query gave.
 #[derive(Debug, Default)]
@@ -21,19 +45,25 @@ pub(super) struct Outcome {
     pub(super) rows: i64,
     /// Rows altogether, when the caller asked.
     pub(super) total: Option<i64>,
-    /// The key of the row that was made, a JSON array.
-    pub(super) location: Option<String>,
+    /// Rows altogether, as the planner thinks.
+    pub(super) planned: Option<i64>,
+    /// The key of the row that was made: `column=eq.value`.
+    pub(super) location: Vec<String>,
+    /// New rows, less replaced ones.
+    pub(super) inserted: Option<i32>,
     /// `response.headers` as a function left it.
     pub(super) headers: Option<String>,
     /// `response.status` as a function left it.
     pub(super) status: Option<String>,
 }
 
-/// What must be true of the outcome, or else everything is undone.
+/// What must be true of the outcome.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Expect {
-    /// Exactly one row.
+    /// Exactly one row, because one object is asked for.
     pub(super) one: bool,
+    /// Exactly one row, because PUT makes one.
+    pub(super) put: bool,
     /// At most so many rows.
     pub(super) at_most: Option<i64>,
 }
@@ -54,9 +84,7 @@ impl Failure {
         let Self::Postgres(error) = self else { return false };
         is_stale(error.code()) && error.as_db_error().is_some_and(|db| db.where_().is_none())
     }
-}
 
-impl Failure {
     /// Whether a prepared statement was at fault, which a fresh one may not be.
     pub(super) fn is_remembered(&self) -> bool {
         let Self::Postgres(error) = self else { return false };
@@ -72,59 +100,60 @@ impl From<tokio_postgres::Error> for Failure {
     }
 }
 
-/// Runs the statement in a transaction with these settings. The outcome comes back only after COMMIT succeeded.
+/// Runs the job in a transaction with these settings. The outcome comes back only after its end succeeded.
 ///
 /// Dropping the future cancels what runs, and the connection is not used again.
-pub(super) async fn run(
-    checkout: Checkout,
-    settings: &Settings,
-    statement: &Statement,
-    expect: Expect,
-) -> Result<Outcome, Failure> {
+pub(super) async fn run(checkout: Checkout, settings: &Settings, job: &Job) -> Result<Outcome, Failure> {
     let client = checkout.client();
-    let begin = settings.begin(statement.writes);
-    let key = StatementKey {
-        role: settings.role().to_owned(),
-        search_path: settings.search_path().to_owned(),
-        sql: statement.sql.clone(),
+    let end = match job {
+        Job { rolls_back: true, .. } => ROLLBACK,
+        // What a read can leave behind is little, and so is the reset. The main query of a plan is not run.
+        Job { writes: false, lines: false, .. } => READ_COMMIT,
+        _ => COMMIT,
     };
-    let values: Vec<_> = statement.values.iter().map(|v: &Value| v as &(dyn ToSql + Sync)).collect();
-    let set = set(&checkout, settings);
+    let begin = client.batch_execute(settings.begin(job.writes));
+    let key = StatementKey::new(settings.role(), settings.search_path(), &job.main.sql);
+    // A read can be judged after its end; a change can't.
+    let judged = job.writes && (job.expect != Expect::default() || job.rolls_back);
+    let values = job.main.parameters();
     let begun;
     let mut ended = false;
+    // The order of the futures is the order of the messages: each is sent when it is polled first.
     let result = if let Some(prepared) = checkout.statement(&key) {
-        if expect == Expect::default() {
-            // The order of the futures is the order of the messages: each is sent when it is polled first.
-            let (b, s, q, c) = join4(
-                client.batch_execute(begin),
-                set,
-                client.query(&prepared, &values),
-                client.batch_execute(COMMIT),
-            )
-            .await;
-            begun = b.is_ok();
-            ended = c.is_ok();
-            b.and(s).and(q).and_then(|rows| c.map(|()| rows)).map_err(Failure::from).and_then(|r| outcome(&r))
-        } else {
-            let (b, s, q) = join3(client.batch_execute(begin), set, client.query(&prepared, &values)).await;
-            begun = b.is_ok();
-            b.and(s).and(q).map_err(Failure::from).and_then(|rows| check(outcome(&rows)?, expect))
-        }
+        let main = async {
+            let (rows, planned) = join(client.query(&prepared, &values), estimate(client, job)).await;
+            Ok((rows?, planned?))
+        };
+        let ending: OptionFuture<_> = (!judged).then(|| client.batch_execute(end)).into();
+        let (b, s, p, m, e) = join5(begin, set(&checkout, settings), before(client, job), main, ending).await;
+        begun = b.is_ok();
+        ended = matches!(e, Some(Ok(())));
+        let all = b.and(s).and(p).and(m).and_then(|rows| e.unwrap_or(Ok(())).map(|()| rows));
+        all.map_err(Failure::from).and_then(|rows| outcome(job, rows))
     } else {
         // Preparing needs its own round trip, and must happen as the role, inside the transaction.
-        let (b, s, p) = join3(client.batch_execute(begin), set, client.prepare(&statement.sql)).await;
+        let prepare = client.prepare(&job.main.sql);
+        let (b, s, p, m) = join4(begin, set(&checkout, settings), before(client, job), prepare).await;
         begun = b.is_ok();
-        match b.and(s).and(p) {
+        match b.and(s).and(p).and(m) {
             Err(error) => Err(error.into()),
             Ok(prepared) => {
                 checkout.keep(key.clone(), prepared.clone());
-                let rows = client.query(&prepared, &values).await;
-                rows.map_err(Failure::from).and_then(|rows| check(outcome(&rows)?, expect))
+                // The last in the same round trip, for later requests; when the query fails, so does that.
+                let (rows, planned, _) = join3(
+                    client.query(&prepared, &values),
+                    estimate(client, job),
+                    prepare_set(&checkout, settings),
+                )
+                .await;
+                let rows = rows.and_then(|rows| Ok((rows, planned?)));
+                rows.map_err(Failure::from).and_then(|rows| outcome(job, rows))
             }
         }
     };
+    let result = result.and_then(|outcome| check(outcome, job.expect));
     let result = match result {
-        Ok(outcome) if !ended => match client.batch_execute(COMMIT).await {
+        Ok(outcome) if !ended => match finish(client, job, end).await {
             Ok(()) => {
                 ended = true;
                 Ok(outcome)
@@ -143,61 +172,130 @@ pub(super) async fn run(
     result
 }
 
-/// The settings' statement. With its types it needs no round trip of its own to be prepared, so it can go with BEGIN.
-async fn set(checkout: &Checkout, settings: &Settings) -> Result<Vec<Row>, tokio_postgres::Error> {
-    checkout.client().query_typed(settings.sql(), &settings.typed()).await
+type Done = Result<(), tokio_postgres::Error>;
+
+/// The key of [`SET`], which depends on nothing: it names everything with its schema.
+static SET_KEY: LazyLock<StatementKey> = LazyLock::new(|| StatementKey::new("", "", SET));
+
+/// The settings' statement. Before it is prepared it is sent with its types, so that it can go with BEGIN.
+async fn set(checkout: &Checkout, settings: &Settings) -> Done {
+    match checkout.statement(&SET_KEY).filter(|_| settings.is_usual()) {
+        Some(prepared) => checkout.client().query(&prepared, &settings.values()).await.map(drop),
+        None => checkout.client().query_typed(settings.sql(), &settings.typed()).await.map(drop),
+    }
 }
 
-fn outcome(rows: &[Row]) -> Result<Outcome, Failure> {
-    let [row] = rows else { return Err(Failure::Refused(Error::internal("the main query gave no row"))) };
-    let text = |column: &str| row.try_get::<_, Option<String>>(column);
+/// Parsing it takes longer than running it.
+async fn prepare_set(checkout: &Checkout, settings: &Settings) -> Done {
+    if settings.is_usual() && checkout.statement(&SET_KEY).is_none() {
+        let types = vec![Type::TEXT; settings.values().len()];
+        let prepared = checkout.client().prepare_typed(SET, &types).await?;
+        checkout.keep(SET_KEY.clone(), prepared);
+    }
+    Ok(())
+}
+
+async fn before(client: &Client, job: &Job) -> Done {
+    match &job.before {
+        Some(sql) => client.query_typed(sql, &[]).await.map(drop),
+        None => Ok(()),
+    }
+}
+
+async fn estimate(client: &Client, job: &Job) -> Result<Option<i64>, tokio_postgres::Error> {
+    let Some(statement) = &job.estimate else { return Ok(None) };
+    let rows = typed(client, statement).await?;
+    let text = rows.first().map(|row| row.try_get::<_, Raw>(0)).transpose()?;
+    let plan = text.and_then(|text| serde_json::from_slice::<serde_json::Value>(&text.0).ok());
+    Ok(plan.and_then(|plan| plan.pointer("/0/Plan/Plan Rows")?.as_i64()))
+}
+
+/// In one message, the values' types left to the server.
+async fn typed(client: &Client, statement: &Statement) -> Result<Vec<Row>, tokio_postgres::Error> {
+    let values: Vec<_> = statement.values.iter().map(|v| (v as &(dyn ToSql + Sync), Type::UNKNOWN)).collect();
+    client.query_typed(&statement.sql, &values).await
+}
+
+async fn finish(client: &Client, job: &Job, end: &str) -> Done {
+    if job.rolls_back && job.writes {
+        client.batch_execute(CHECK).await?;
+    }
+    client.batch_execute(end).await
+}
+
+impl Statement {
+    fn parameters(&self) -> Vec<&(dyn ToSql + Sync)> {
+        self.values.iter().map(|v: &Value| v as &(dyn ToSql + Sync)).collect()
+    }
+}
+
+fn outcome(job: &Job, (rows, planned): (Vec<Row>, Option<i64>)) -> Result<Outcome, Failure> {
+    if job.lines {
+        let mut body = Vec::new();
+        for row in &rows {
+            body.extend_from_slice(&row.try_get::<_, Raw>(0)?.0);
+            body.push(b'\n');
+        }
+        return Ok(Outcome { body: Some(body.into()), rows: 1, ..Outcome::default() });
+    }
+    let [row] = &rows[..] else {
+        return Err(Failure::Refused(Error::internal("the main query gave no row")));
+    };
     Ok(Outcome {
-        body: row.try_get::<_, Option<Raw<'_>>>("body")?.map(|raw| Bytes::copy_from_slice(raw.0)),
-        rows: row.try_get("rows")?,
-        total: row.try_get("total")?,
-        location: text("location")?,
-        headers: text("headers")?,
-        status: text("status")?,
+        body: row.try_get::<_, Option<Raw>>(0)?.map(|raw| raw.0),
+        rows: row.try_get(1)?,
+        total: row.try_get(2)?,
+        planned,
+        location: row.try_get::<_, Option<Vec<String>>>(3)?.unwrap_or_default(),
+        inserted: row.try_get(4)?,
+        headers: row.try_get(5)?,
+        status: row.try_get(6)?,
     })
 }
 
 fn check(outcome: Outcome, expect: Expect) -> Result<Outcome, Failure> {
     let refused = |status, code, message: &str, details| {
-        Err(Failure::Refused(Error::new(status, code, message, Some(details), None)))
+        Err(Failure::Refused(Error::new(status, code, message, details, None)))
     };
+    if expect.put && outcome.rows != 1 {
+        let message = "Payload values do not match URL in primary key column(s)";
+        return refused(StatusCode::BAD_REQUEST, "PGRST115", message, None);
+    }
     if expect.one && outcome.rows != 1 {
         let details = format!("The result contains {} rows", outcome.rows);
         let message = "Cannot coerce the result to a single JSON object";
-        return refused(StatusCode::NOT_ACCEPTABLE, "PGRST116", message, details);
+        return refused(StatusCode::NOT_ACCEPTABLE, "PGRST116", message, Some(details));
     }
     if expect.at_most.is_some_and(|most| outcome.rows > most) {
         let details = format!("The query affects {} rows", outcome.rows);
         let message = "Query result exceeds max-affected preference constraint";
-        return refused(StatusCode::BAD_REQUEST, "PGRST124", message, details);
+        return refused(StatusCode::BAD_REQUEST, "PGRST124", message, Some(details));
     }
     Ok(outcome)
 }
 
-/// The bytes of a text column: the body is passed on as it came, so nobody needs to look at it.
-struct Raw<'a>(&'a [u8]);
+/// The bytes of a value whose form on the wire is what it is: the body is passed on as it came, so nobody needs to
+/// look at it.
+struct Raw(Bytes);
 
-impl<'a> FromSql<'a> for Raw<'a> {
-    fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
-        Ok(Self(raw))
+impl FromSql<'_> for Raw {
+    fn from_sql(kind: &Type, raw: &[u8]) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
+        // A version number stands before jsonb's text.
+        let raw = if *kind == Type::JSONB { raw.get(1..).unwrap_or_default() } else { raw };
+        Ok(Self(Bytes::copy_from_slice(raw)))
     }
 
     fn accepts(kind: &Type) -> bool {
-        *kind == Type::TEXT
+        [Type::TEXT, Type::JSON, Type::JSONB, Type::BYTEA, Type::XML, Type::VARCHAR, Type::BPCHAR, Type::NAME]
+            .contains(kind)
+            || *kind == Type::UNKNOWN
     }
 }
 
 /// Sends both and waits: a transaction with these settings.
 pub(super) async fn begin(client: &Client, settings: &Settings) -> Result<(), tokio_postgres::Error> {
     let typed = settings.typed();
-    let (b, s) = futures_util::future::join(
-        client.batch_execute(settings.begin(true)),
-        client.query_typed(settings.sql(), &typed),
-    )
-    .await;
+    let (b, s) =
+        join(client.batch_execute(settings.begin(true)), client.query_typed(settings.sql(), &typed)).await;
     b.and(s).map(drop)
 }

@@ -1,22 +1,46 @@
 //! Stage 5: `Outcome` becomes status, headers and body.
 
-mod openapi;
+mod applied;
+mod chosen;
 
 use bytes::Bytes;
 use http::header::{
-    ACCESS_CONTROL_ALLOW_ORIGIN, ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderName,
-    LOCATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    ACCESS_CONTROL_ALLOW_ORIGIN, ALLOW, CONTENT_LOCATION, CONTENT_RANGE, CONTENT_TYPE, LOCATION,
 };
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use serde_json::{Map, Value};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
+pub(super) use self::chosen::FRAMING;
 use super::error::Error;
 use super::execute::Outcome;
-use super::plan::Plan;
-use super::request::prefer::Return;
-use super::request::{Accept, Request};
-use crate::schema::{Relation, Schema, Shape};
+use super::plan::{Query, Source};
+use super::request::media::Media;
+use super::request::prefer::{Count, Resolution};
+use super::request::{Action, Change, Request};
+
+/// What RFC 3986 calls unreserved stays.
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
+
+/// The answer to OPTIONS.
+///
+/// # Errors
+/// Never: methods are ASCII.
+pub(super) fn info(methods: &str) -> Result<Response<Bytes>, Error> {
+    let mut headers = HeaderMap::new();
+    headers.insert(ALLOW, value(methods)?);
+    headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+    Ok(answer(StatusCode::OK, headers, Bytes::new()))
+}
+
+/// The document at the root.
+///
+/// # Errors
+/// Never in practice: schemas have names that a header can hold.
+pub(super) fn document(request: &Request, body: Bytes) -> Result<Response<Bytes>, Error> {
+    let mut headers = HeaderMap::new();
+    typed(request, &Media::OpenApi, &mut headers)?;
+    Ok(answer(StatusCode::OK, headers, body))
+}
 
 /// The answer to what the database did.
 ///
@@ -24,67 +48,63 @@ use crate::schema::{Relation, Schema, Shape};
 /// 416 when the range starts after the last row, 500 when a function left nonsense in `response.headers` or
 /// `response.status`.
 pub(super) fn build(
-    plan: &Plan<'_>,
+    query: &Query<'_>,
     request: &Request,
-    outcome: Outcome,
-    schema: &Schema,
+    mut outcome: Outcome,
+    max_rows: Option<u64>,
 ) -> Result<Response<Bytes>, Error> {
     let mut headers = HeaderMap::new();
-    let prefer = &request.prefer;
-    let whole = prefer.returns == Some(Return::Representation);
-    let (writes, inserts) = match plan {
-        Plan::Insert { .. } => (true, true),
-        Plan::Update { .. } | Plan::Delete(_) => (true, false),
-        _ => (false, false),
-    };
-    let status = match plan {
-        Plan::Options(methods) => {
-            headers.insert(ALLOW, value(methods)?);
-            headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
-            return Ok(answer(StatusCode::OK, headers, Bytes::new()));
-        }
-        Plan::Document => {
-            let body = openapi::document(request, schema, outcome.body.as_deref().unwrap_or_default())?;
-            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/openapi+json; charset=utf-8"));
-            profile(request, &mut headers)?;
-            let body = if request.head { Bytes::new() } else { body };
-            return Ok(answer(StatusCode::OK, headers, body));
-        }
-        Plan::Read(_) => ranged(request, &outcome, &mut headers)?,
-        Plan::Call { routine, .. } => {
-            let status = ranged(request, &outcome, &mut headers)?;
-            if routine.returns.shape == Shape::Void { StatusCode::NO_CONTENT } else { status }
-        }
-        Plan::Insert { relation, .. } => {
-            headers.insert(CONTENT_RANGE, value(&content_range(1, 0, outcome.total))?);
-            if let Some(location) = location(relation, outcome.location.as_deref()) {
-                headers.insert(LOCATION, value(&location)?);
+    let body = outcome.body.take().unwrap_or_default();
+    if matches!(query.media, Media::Plan(_)) {
+        typed(request, &query.media, &mut headers)?;
+        return Ok(answer(StatusCode::OK, headers, body));
+    }
+    let counted = request.prefer.count.is_some_and(|c| c != Count::Planned).then_some(outcome.rows);
+    let whole = request.prefer.wants_rows();
+    let (status, shown) = match &query.source {
+        Source::Read => {
+            let status = ranged(request, &outcome, total(request, &outcome, max_rows), &mut headers)?;
+            if let Action::Read(name) = &request.action {
+                headers.insert(CONTENT_LOCATION, value(&here(name, &request.query.canonical))?);
             }
-            StatusCode::CREATED
+            (status, true)
         }
-        Plan::Update { .. } => {
-            headers.insert(CONTENT_RANGE, value(&content_range(0, outcome.rows - 1, outcome.total))?);
-            if whole { StatusCode::OK } else { StatusCode::NO_CONTENT }
+        Source::Call(_, routine) => {
+            let status = ranged(request, &outcome, outcome.total, &mut headers)?;
+            if routine.returns_void() { (StatusCode::NO_CONTENT, false) } else { (status, true) }
         }
-        Plan::Delete(_) => {
-            headers.insert(CONTENT_RANGE, value(&content_range(1, 0, outcome.total))?);
-            if whole { StatusCode::OK } else { StatusCode::NO_CONTENT }
-        }
+        Source::Change(change) => match &request.action {
+            Action::Change(_, Change::Insert) => {
+                headers.insert(CONTENT_RANGE, value(&content_range(1, 0, counted))?);
+                if !outcome.location.is_empty() {
+                    headers.insert(LOCATION, value(&location(change.relation.name, &outcome.location))?);
+                }
+                let replaced = outcome.inserted.is_some_and(|made| made <= 0)
+                    && request.prefer.resolution == Some(Resolution::Merge);
+                (if replaced { StatusCode::OK } else { StatusCode::CREATED }, whole)
+            }
+            Action::Change(_, Change::Put) => {
+                let made = outcome.inserted.is_some_and(|made| made > 0);
+                let status = if made { StatusCode::CREATED } else { StatusCode::OK };
+                (if whole { status } else { StatusCode::NO_CONTENT }, whole)
+            }
+            action => {
+                let updates = matches!(action, Action::Change(_, Change::Update));
+                let (first, last) = if updates { (0, outcome.rows - 1) } else { (1, 0) };
+                headers.insert(CONTENT_RANGE, value(&content_range(first, last, counted))?);
+                (if whole { StatusCode::OK } else { StatusCode::NO_CONTENT }, whole)
+            }
+        },
     };
-    if let Some(applied) = prefer.applied(writes, inserts) {
+    if let Some(applied) = applied::applied(query, request) {
         headers.insert("preference-applied", value(&applied)?);
     }
-    if status != StatusCode::NO_CONTENT && (!writes || whole) {
-        let kind = match request.accept {
-            Accept::Object => "application/vnd.pgrst.object+json; charset=utf-8",
-            Accept::Json | Accept::OpenApi => "application/json; charset=utf-8",
-        };
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
-        profile(request, &mut headers)?;
+    if shown {
+        typed(request, &query.media, &mut headers)?;
     }
-    chosen_headers(&mut headers, outcome.headers.as_deref())?;
-    let status = chosen_status(outcome.status.as_deref())?.unwrap_or(status);
-    Ok(answer(status, headers, outcome.body.unwrap_or_default()))
+    chosen::headers(&mut headers, outcome.headers.as_deref())?;
+    let status = chosen::status(outcome.status.as_deref())?.unwrap_or(status);
+    Ok(answer(status, headers, if shown { body } else { Bytes::new() }))
 }
 
 fn answer(status: StatusCode, headers: HeaderMap, body: Bytes) -> Response<Bytes> {
@@ -98,18 +118,40 @@ fn value(text: &str) -> Result<HeaderValue, Error> {
     HeaderValue::from_str(text).map_err(|_| Error::internal("a header of the answer has a line break in it"))
 }
 
-fn profile(request: &Request, headers: &mut HeaderMap) -> Result<(), Error> {
+fn typed(request: &Request, media: &Media, headers: &mut HeaderMap) -> Result<(), Error> {
+    headers.insert(CONTENT_TYPE, value(&media.content_type())?);
     if request.profile {
         headers.insert("content-profile", value(&request.schema)?);
     }
     Ok(())
 }
 
-fn ranged(request: &Request, outcome: &Outcome, headers: &mut HeaderMap) -> Result<StatusCode, Error> {
-    let first = request.query.rows.offset;
+/// All rows there are, as far as the caller wants to know.
+fn total(request: &Request, outcome: &Outcome, max_rows: Option<u64>) -> Option<i64> {
+    match request.prefer.count? {
+        Count::Exact => outcome.total,
+        Count::Planned => outcome.planned,
+        Count::Estimated => {
+            let most = max_rows.map(|most| i64::try_from(most).unwrap_or(i64::MAX));
+            if outcome.total > most && most.is_some() {
+                outcome.total.max(outcome.planned)
+            } else {
+                outcome.total
+            }
+        }
+    }
+}
+
+fn ranged(
+    request: &Request,
+    outcome: &Outcome,
+    total: Option<i64>,
+    headers: &mut HeaderMap,
+) -> Result<StatusCode, Error> {
+    let first = request.rows.offset;
     let last = first.saturating_add(outcome.rows) - 1;
-    let range = value(&content_range(first, last, outcome.total))?;
-    match outcome.total {
+    let range = value(&content_range(first, last, total))?;
+    match total {
         Some(total) if first > total => {
             let details = format!("An offset of {first} was requested, but there are only {total} rows.");
             Err(Error::range(details).with_header(CONTENT_RANGE, range))
@@ -131,53 +173,38 @@ fn content_range(first: i64, last: i64, total: Option<i64>) -> String {
     total.map_or_else(|| format!("{rows}/*"), |total| format!("{rows}/{total}"))
 }
 
+fn encode(text: &str) -> String {
+    utf8_percent_encode(text, RESERVED).to_string()
+}
+
+/// Below the API's base URL.
+fn here(relation: &str, canonical: &str) -> String {
+    let separator = if canonical.is_empty() { "" } else { "?" };
+    format!("/{}{separator}{canonical}", encode(relation))
+}
+
 /// `/table?id=eq.1`, below the API's base URL.
-fn location(relation: &Relation, key: Option<&str>) -> Option<String> {
-    let values: Vec<Option<String>> = serde_json::from_str(key?).ok()?;
-    let encode = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
-    let pairs: Option<Vec<_>> = relation
-        .primary_key
-        .iter()
-        .zip(values)
-        .map(|(name, value)| Some(format!("{}=eq.{}", encode(name), encode(&value?))))
-        .collect();
-    Some(format!("/{}?{}", encode(&relation.name), pairs?.join("&")))
-}
-
-fn chosen_status(text: Option<&str>) -> Result<Option<StatusCode>, Error> {
-    let Some(text) = text else { return Ok(None) };
-    let status = text.trim().parse().ok().and_then(|number| StatusCode::from_u16(number).ok());
-    match status.filter(|s| !s.is_informational()) {
-        Some(status) => Ok(Some(status)),
-        None => {
-            let message = "response.status guc must be a valid status code";
-            Err(Error::new(StatusCode::INTERNAL_SERVER_ERROR, "PGRST112", message, None, None))
-        }
-    }
-}
-
-/// Headers a function set with `set_config('response.headers', …)`. They replace ours, except those that frame the
-/// message: with them a function could make the client read two answers where there is one.
-fn chosen_headers(headers: &mut HeaderMap, text: Option<&str>) -> Result<(), Error> {
-    const FRAMING: [HeaderName; 6] = [CONNECTION, CONTENT_LENGTH, TE, TRAILER, TRANSFER_ENCODING, UPGRADE];
-    let Some(text) = text else { return Ok(()) };
-    let bad = || {
-        let message = "response.headers guc must be a JSON array composed of objects with a single key and a string value";
-        Error::new(StatusCode::INTERNAL_SERVER_ERROR, "PGRST111", message, None, None)
+fn location(relation: &str, pairs: &[String]) -> String {
+    let pair = |pair: &String| {
+        let (column, test) = pair.split_once('=').unwrap_or((pair, ""));
+        format!("{}={}", encode(column), encode(test))
     };
-    let list: Vec<Map<String, Value>> = serde_json::from_str(text).map_err(|_| bad())?;
-    let mut chosen = HeaderMap::new();
-    for object in list {
-        let mut pairs = object.into_iter();
-        let (Some((name, Value::String(text))), None) = (pairs.next(), pairs.next()) else {
-            return Err(bad());
-        };
-        let name: HeaderName = name.parse().map_err(|_| bad())?;
-        if !FRAMING.contains(&name) {
-            chosen.append(name, HeaderValue::from_str(&text).map_err(|_| bad())?);
-        }
+    here(relation, &pairs.iter().map(pair).collect::<Vec<_>>().join("&"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_and_places() {
+        assert_eq!(content_range(0, 9, Some(100)), "0-9/100");
+        assert_eq!(content_range(0, -1, None), "*/*");
+        assert_eq!(content_range(0, 3, Some(0)), "*/0");
+        assert_eq!(
+            location("a b", &["id=eq.x=y".into(), "k=is.null".into()]),
+            "/a%20b?id=eq.x%3Dy&k=is.null"
+        );
+        assert_eq!(here("a", ""), "/a");
     }
-    // extend() replaces what was there and keeps several of one name.
-    headers.extend(chosen);
-    Ok(())
 }

@@ -7,8 +7,8 @@ use serde::de::DeserializeOwned;
 use tokio_postgres::types::Type;
 
 use super::view::{self, View};
-use super::{ComputedRelationship, Facts, ForeignKey, MediaHandler, Name, PrimaryKey, Relation};
-use super::{Representation, Routine, Schema};
+use super::{ComputedRelationship, Facts, ForeignKey, MediaHandler, Name, PrimaryKey};
+use super::{Representation, Schema};
 use crate::pg;
 
 /// Types outside pg_catalog are then spelled with their schema, and no temporary object hides one of the catalog.
@@ -69,14 +69,14 @@ pub async fn load(
     extra_search_path: &[String],
 ) -> Result<Schema, pg::Error> {
     let path = async { Ok(client.batch_execute(SEARCH_PATH).await?) };
-    let exposed = [schemas];
+    let (exposed, along) = ([schemas], [schemas, extra_search_path]);
     // Sent one behind the other without a wait between them.
     let (_, relations, routines, keys, views, database) = tokio::try_join!(
         path,
         rows(client, RELATIONS, &exposed),
         rows(client, ROUTINES, &exposed),
         rows::<Key>(client, KEYS, &[]),
-        rows::<View>(client, VIEWS, &[schemas, extra_search_path]),
+        rows::<View>(client, VIEWS, &along),
         rows::<Database>(client, DATABASE, &exposed),
     )?;
     let mut facts = Facts { relations, routines, ..Facts::default() };

@@ -102,6 +102,11 @@ impl Routine {
         self.arguments.iter().filter(|a| matches!(a.mode, Mode::In | Mode::InOut | Mode::Variadic))
     }
 
+    /// Whether a call gives nothing.
+    pub fn returns_void(&self) -> bool {
+        self.returns.shape == Shape::Void
+    }
+
     /// Whether a call takes any number of values for the last argument.
     pub fn is_variadic(&self) -> bool {
         self.arguments.iter().any(|a| a.mode == Mode::Variadic)

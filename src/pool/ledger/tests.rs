@@ -9,7 +9,7 @@ use proptest::prelude::*;
 
 use super::turns::PROTECTED;
 use super::*;
-use crate::tenant::{Api, Limits, Lineage, Overrides, Record, State};
+use crate::tenant::{Api, Limits, Lineage, Origin, Overrides, Record, Sealed, State};
 
 /// A connection of the pretended server.
 #[derive(Debug)]
@@ -64,7 +64,9 @@ fn tenant(number: usize, limits: &Limits) -> Arc<Tenant> {
         server: "main".into(),
         generation: 1,
         key: 1,
-        lineage: Lineage { edition: "shop".into(), version: 1, history: String::new() },
+        origin: Origin::Lineage(Lineage { edition: "shop".into(), version: 1, history: String::new() }),
+        sealed: Sealed::new(),
+        reloads: 0,
         base_urls: Vec::new(),
         overrides: Overrides::default(),
     };

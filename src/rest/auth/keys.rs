@@ -174,9 +174,9 @@ pub(in crate::rest) struct Keyring {
 }
 
 /// One tenant's keys, and what they were made from.
-pub(in crate::rest) struct Made {
+struct Made {
     source: Source,
-    pub(in crate::rest) keys: TokenKeys,
+    keys: Arc<TokenKeys>,
 }
 
 impl Keyring {
@@ -185,7 +185,7 @@ impl Keyring {
     }
 
     /// The tenant's keys. `api` may have a secret from in-database configuration, which wins.
-    pub(in crate::rest) fn get(&self, tenant: &Tenant, api: &Api) -> Arc<Made> {
+    pub(in crate::rest) fn get(&self, tenant: &Tenant, api: &Api) -> Arc<TokenKeys> {
         let source = Source {
             generation: tenant.generation,
             master: self.ring.ids(),
@@ -196,7 +196,7 @@ impl Keyring {
         if let Some(made) = self.made.get(&tenant.id)
             && made.source == source
         {
-            return made;
+            return Arc::clone(&made.keys);
         }
         let secret = source.given.clone().or_else(|| {
             self.ring.open(tenant, JWT_SECRET).unwrap_or_else(|error| {
@@ -205,8 +205,8 @@ impl Keyring {
             })
         });
         let keys = TokenKeys::of(tenant, secret.as_ref(), api.jwt_secret_is_base64, &self.ring);
-        let made = Arc::new(Made { source, keys });
-        self.made.insert(tenant.id.clone(), Arc::clone(&made));
-        made
+        let keys = Arc::new(keys);
+        self.made.insert(tenant.id.clone(), Arc::new(Made { source, keys: Arc::clone(&keys) }));
+        keys
     }
 }

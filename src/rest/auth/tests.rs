@@ -20,16 +20,16 @@ fn ask(api: &Api, secret: &str, token: Option<&str>) -> Result<Caller, Error> {
     ask_as(api, &keys(secret, false), token, Roles::Listed)
 }
 
-fn keys(secret: &str, is_base64: bool) -> TokenKeys {
-    keys::TokenKeys::read(&Secret::new(secret), is_base64).unwrap()
+fn keys(secret: &str, is_base64: bool) -> Arc<TokenKeys> {
+    Arc::new(TokenKeys::read(&Secret::new(secret), is_base64).unwrap())
 }
 
-fn ask_as(api: &Api, keys: &TokenKeys, token: Option<&str>, roles: Roles) -> Result<Caller, Error> {
+fn ask_as(api: &Api, keys: &Arc<TokenKeys>, token: Option<&str>, roles: Roles) -> Result<Caller, Error> {
     let mut headers = HeaderMap::new();
     if let Some(token) = token {
         headers.insert(AUTHORIZATION, format!("Bearer {token}").parse().unwrap());
     }
-    authenticate(&headers, api, keys, roles)
+    authenticate(&headers, api, || Arc::clone(keys), roles)
 }
 
 fn signed(claims: &Value, key: &str, header: &Header) -> String {
@@ -258,7 +258,7 @@ fn roles_by_path_and_by_rule() {
     let closed = Api { db_anon_role: None, ..Api::default() };
     assert_eq!(told(ask(&closed, SECRET, None)).1, "PGRST302");
     assert_eq!(told(ask(&closed, SECRET, Some(&token(&json!({}))))).1, "PGRST302");
-    let none = ask_as(&Api::default(), &TokenKeys::default(), Some(&claim(json!("anon"))), Roles::Servers);
+    let none = ask_as(&Api::default(), &Arc::default(), Some(&claim(json!("anon"))), Roles::Servers);
     assert_eq!(told(none), (500, "PGRST300".into(), "Server lacks JWT secret".into()));
-    assert!(ask_as(&Api::default(), &TokenKeys::default(), None, Roles::Servers).is_ok());
+    assert!(ask_as(&Api::default(), &Arc::default(), None, Roles::Servers).is_ok());
 }

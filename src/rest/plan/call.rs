@@ -1,128 +1,181 @@
 //! Function calls: which overload the arguments mean.
 
+use std::collections::BTreeSet;
+
 use http::StatusCode;
 
 use super::super::error::Error;
-use super::super::request::filter::Filter;
-use super::super::request::payload::{Payload, Shape as Json};
-use super::super::request::{Arguments, Request};
-use super::{Plan, suggest};
+use super::super::request::Request;
+use super::super::request::media::Media;
+use super::super::request::payload::Payload;
+use super::suggest::{self, LOOSE, NEAR};
+use super::tree::{Arguments, Call, Given, Gives, Name, Target};
 use crate::schema::{Argument, Mode, Routine, Schema, Shape};
 
-/// Where a call's arguments come from.
-#[derive(Debug, PartialEq)]
-pub(crate) enum Source<'a> {
-    /// Keys of a JSON object.
-    Object(&'a Payload, Vec<&'a Argument>),
-    /// The whole body is the only, unnamed argument.
-    Whole(&'a Payload, &'a Argument),
-    /// Query parameters; a variadic one may come several times.
-    Query(Vec<(&'a Argument, Vec<&'a str>)>),
+/// What a function is asked with.
+struct Asked<'a> {
+    /// Names of arguments.
+    names: BTreeSet<&'a str>,
+    media: &'a Media,
+    post: bool,
 }
 
-pub(super) fn plan<'a>(
+impl Asked<'_> {
+    /// The body can only be taken whole.
+    fn whole(&self) -> bool {
+        self.post && matches!(self.media, Media::Plain | Media::Xml | Media::Octets)
+    }
+}
+
+/// The function that is meant.
+pub(super) fn find<'a>(
     request: &'a Request,
     schema: &'a Schema,
     name: &str,
-    arguments: &'a Arguments,
-) -> Result<Plan<'a>, Error> {
+    post: bool,
+) -> Result<&'a Routine, Error> {
+    let names = if post {
+        request.columns.iter().map(String::as_str).collect()
+    } else {
+        request.query.arguments.iter().map(|(name, _)| name.as_str()).collect()
+    };
+    let asked = Asked { names, media: &request.content, post };
     let routines = schema.routines(&request.schema, name);
-    let (given, rest_may_filter): (Vec<&str>, bool) = match arguments {
-        Arguments::Body(payload) => (payload.keys.iter().map(String::as_str).collect(), false),
-        Arguments::Query => (request.query.pairs.iter().map(|(key, _)| key.as_str()).collect(), true),
-    };
-    let object = match arguments {
-        Arguments::Body(payload) => payload.shape == Json::Object,
-        Arguments::Query => true,
-    };
-    let mut fitting: Vec<_> =
-        routines.iter().filter(|r| object && fits(r, &given, rest_may_filter)).collect();
-    if rest_may_filter && fitting.len() > 1 {
-        // What could be a filter or an argument is an argument: the overload that takes most of them is meant.
-        let taken = |r: &Routine| r.inputs().filter(|a| given.contains(&a.name.as_str())).count();
-        let most = fitting.iter().map(|r| taken(r)).max();
-        fitting.retain(|r| Some(taken(r)) == most);
-    }
-    match (fitting[..].as_ref(), arguments) {
-        ([routine], Arguments::Body(payload)) => {
-            let used = routine.inputs().filter(|a| payload.keys.contains(&a.name)).collect();
-            Ok(Plan::Call {
-                routine,
-                source: Source::Object(payload, used),
-                filters: request.query.filters.clone(),
-            })
-        }
-        ([routine], Arguments::Query) => {
-            let mut used = Vec::new();
-            for argument in routine.inputs() {
-                let pairs = request.query.pairs.iter().filter(|(key, _)| *key == argument.name);
-                let values: Vec<_> = pairs.map(|(_, value)| value.as_str()).collect();
-                if !values.is_empty() {
-                    used.push((argument, values));
-                }
-            }
-            let mut filters = request.query.filters.clone();
-            for (key, value) in &request.query.pairs {
-                if !used.iter().any(|(argument, _)| argument.name == *key) {
-                    filters.push(Filter::parse(key, value)?);
-                }
-            }
-            Ok(Plan::Call { routine, source: Source::Query(used), filters })
-        }
-        ([], Arguments::Body(payload)) => {
-            let whole = routines.iter().find_map(|r| Some((r, unnamed_json(r)?)));
-            let (routine, argument) = whole.ok_or_else(|| unknown(schema, &request.schema, name, &given))?;
-            let filters = request.query.filters.clone();
-            Ok(Plan::Call { routine, source: Source::Whole(payload, argument), filters })
-        }
-        ([], Arguments::Query) => Err(unknown(schema, &request.schema, name, &given)),
-        (several, _) => Err(ambiguous(several)),
+    let named: Vec<_> = routines.iter().filter(|routine| fits(routine, &asked)).collect();
+    let whole: Vec<_> = routines.iter().filter(|r| !fits(r, &asked) && takes_whole(r, &asked)).collect();
+    match (&named[..], &whole[..]) {
+        ([routine], _) | ([], [routine]) => Ok(routine),
+        ([], []) => Err(unknown(schema, &request.schema, name, &asked)),
+        ([], several) | (several, _) => Err(ambiguous(several)),
     }
 }
 
-/// Whether every given name is an argument (or can be a filter) and every needed argument is given.
-fn fits(routine: &Routine, given: &[&str], rest_may_filter: bool) -> bool {
-    let known = |name: &&str| !name.is_empty() && routine.inputs().any(|a| a.name == **name);
-    let filterable = rest_may_filter && routine.returns.shape == Shape::Composite;
-    (filterable || given.iter().all(known))
-        && routine.inputs().all(|a| {
-            a.has_default
-                || a.mode == Mode::Variadic
-                || (!a.name.is_empty() && given.contains(&a.name.as_str()))
-        })
+fn fits(routine: &Routine, asked: &Asked<'_>) -> bool {
+    let inputs: Vec<&Argument> = routine.inputs().collect();
+    if inputs.is_empty() {
+        return asked.names.is_empty() && !asked.whole();
+    }
+    let known = |name: &&str| inputs.iter().any(|a| a.name == *name);
+    asked.names.iter().all(known)
+        && inputs.iter().all(|a| !a.is_required() || asked.names.contains(a.name.as_str()))
 }
 
-fn unnamed_json(routine: &Routine) -> Option<&Argument> {
-    let mut inputs = routine.inputs();
-    let only = inputs.next().filter(|a| a.name.is_empty() && matches!(&*a.type_name, "json" | "jsonb"))?;
-    inputs.next().is_none().then_some(only)
+/// A function of one argument without a name may take the whole body.
+fn takes_whole(routine: &Routine, asked: &Asked<'_>) -> bool {
+    let inputs: Vec<&Argument> = routine.inputs().collect();
+    let [only] = inputs[..] else { return false };
+    let fits = match asked.media {
+        Media::Json => matches!(only.type_name.as_str(), "json" | "jsonb"),
+        Media::Plain => only.type_name == "text",
+        Media::Xml => only.type_name == "xml",
+        Media::Octets => only.type_name == "bytea",
+        _ => false,
+    };
+    asked.post && only.name.is_empty() && fits
+}
+
+/// The call of this function with what the request gives it. `returning`: what is read of its rows.
+pub(super) fn plan<'a>(
+    request: &'a Request,
+    routine: &'a Routine,
+    returning: Vec<&'a str>,
+) -> Result<Call<'a>, Error> {
+    let inputs: Vec<&Argument> = routine.inputs().collect();
+    let given: Vec<&Argument> =
+        inputs.iter().copied().filter(|argument| request_names(request, &argument.name)).collect();
+    let arguments = match &request.payload {
+        Some(payload) if inputs.len() == 1 && inputs[0].name.is_empty() => {
+            let body = match payload {
+                Payload::Json(json) => json.text.clone(),
+                Payload::Whole(body) => body.clone(),
+                Payload::Form(_) => return Err(Error::internal("a form has no argument without a name")),
+            };
+            Arguments::Whole(body, &inputs[0].type_name)
+        }
+        Some(Payload::Json(json)) => {
+            let target = |argument: &&'a Argument| {
+                let (name, kind) = (argument.name.as_str(), argument.cast_type());
+                (Target { name, kind, convert: None, default: None }, argument.mode == Mode::Variadic)
+            };
+            Arguments::Json(json, given.iter().map(target).collect())
+        }
+        Some(Payload::Form(fields)) => Arguments::Texts(texts(&given, fields)),
+        Some(Payload::Whole(_)) | None => Arguments::Texts(texts(&given, &request.query.arguments)),
+    };
+    let function = Name { schema: &routine.schema, name: &routine.name };
+    Ok(Call { function, arguments, gives: gives(routine), returning })
+}
+
+fn request_names(request: &Request, name: &str) -> bool {
+    request.columns.contains(name) || request.query.arguments.iter().any(|(given, _)| given == name)
+}
+
+fn texts<'a>(given: &[&'a Argument], pairs: &'a [(String, String)]) -> Vec<(&'a str, &'a str, Given<'a>)> {
+    let text = |argument: &&'a Argument| {
+        let values = pairs.iter().filter(|(name, _)| *name == argument.name);
+        let mut values: Vec<&'a str> = values.map(|(_, value)| value.as_str()).collect();
+        let given = if argument.mode == Mode::Variadic {
+            Given::Many(values)
+        } else {
+            // Of two for one argument the last counts.
+            Given::One(values.pop().unwrap_or_default())
+        };
+        (argument.name.as_str(), argument.cast_type(), given)
+    };
+    given.iter().map(text).collect()
+}
+
+fn gives(routine: &Routine) -> Gives {
+    match (routine.returns.set, routine.returns.shape) {
+        (false, Shape::Composite) => Gives::Row,
+        (true, Shape::Composite) => Gives::Rows,
+        (false, Shape::Scalar | Shape::Void) => Gives::Value,
+        (true, Shape::Scalar | Shape::Void) => Gives::Values,
+    }
 }
 
 /// 404 PGRST202.
-pub(super) fn unknown(schema: &Schema, namespace: &str, name: &str, given: &[&str]) -> Error {
-    let (with, searched) = if given.is_empty() {
-        (" without parameters".to_owned(), " without parameters".to_owned())
-    } else {
-        let plural = if given.len() > 1 { "s" } else { "" };
-        (format!("({})", given.join(", ")), format!(" with parameter{plural} {}", given.join(", ")))
+fn unknown(schema: &Schema, namespace: &str, name: &str, asked: &Asked<'_>) -> Error {
+    let names: Vec<&str> = asked.names.iter().copied().collect();
+    let list = names.join(", ");
+    let without = " without parameters".to_owned();
+    let (with, mut searched) = match names.len() {
+        0 => (without.clone(), without),
+        1 => (format!("({list})"), format!(" with parameter {list}")),
+        _ => (format!("({list})"), format!(" with parameters {list}")),
     };
+    let with = if asked.whole() { String::new() } else { with };
+    match asked.media {
+        Media::Plain if asked.post => searched = " with a single unnamed text parameter".into(),
+        Media::Xml if asked.post => searched = " with a single unnamed xml parameter".into(),
+        Media::Octets if asked.post => searched = " with a single unnamed bytea parameter".into(),
+        Media::Json if asked.post => searched.push_str(" or with a single unnamed json/jsonb parameter"),
+        _ => {}
+    }
     let message = format!("Could not find the function {namespace}.{name}{with} in the schema cache");
     let details = format!(
         "Searched for the function {namespace}.{name}{searched}, but no matches were found in the schema cache."
     );
-    let overloads = schema.routines(namespace, name);
-    let hint = match overloads.first() {
-        Some(routine) => {
-            let names: Vec<_> = routine.inputs().map(|a| a.name.as_str()).collect();
-            Some(format!("Perhaps you meant to call the function {namespace}.{name}({})", names.join(", ")))
-        }
-        None => {
-            let names = schema.routines.get(namespace).into_iter().flat_map(|named| named.keys());
-            suggest::nearest(name, names.map(String::as_str))
-                .map(|near| format!("Perhaps you meant to call the function {namespace}.{near}"))
-        }
-    };
+    let hint = hint(schema, namespace, name, &list).filter(|_| !asked.whole());
+    let hint = hint.map(|near| format!("Perhaps you meant to call the function {namespace}.{near}"));
     Error::new(StatusCode::NOT_FOUND, "PGRST202", message, Some(details), hint)
+}
+
+fn hint(schema: &Schema, namespace: &str, name: &str, given: &str) -> Option<String> {
+    let overloads = schema.routines(namespace, name);
+    if overloads.is_empty() {
+        return suggest::nearest(name, super::names(schema.routines.get(namespace)), NEAR).map(str::to_owned);
+    }
+    let signatures: Vec<String> = overloads
+        .iter()
+        .map(|routine| {
+            let mut names: Vec<&str> = routine.inputs().map(|a| a.name.as_str()).collect();
+            names.sort_unstable();
+            format!("({})", names.join(", "))
+        })
+        .collect();
+    let near = suggest::nearest(&format!("({given})"), signatures.iter().map(String::as_str), LOOSE)?;
+    Some(format!("{name}{near}"))
 }
 
 fn ambiguous(routines: &[&Routine]) -> Error {

@@ -1,235 +1,334 @@
 //! Filters: `column=op.value`, and `and=(…)`, `or=(…)` trees of them.
 
-use super::super::error::Error;
-use super::select::{Field, unquote};
-use super::split;
+use winnow::Parser;
+use winnow::combinator::{alt, delimited, opt, preceded, repeat, separated, terminated};
+use winnow::error::ErrMode;
 
-/// Trees nest at most this deep, so that reading one can't exhaust the stack.
-const DEPTH: usize = 16;
+use super::super::error::Error;
+use super::grammar::{
+    Field, Input, Parsed, char, delimiter, field, identifier, json_path, label, lexeme, nested, one, path,
+    quoted, read, word,
+};
 
 /// A condition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Filter {
-    /// `and=(…)`
-    And(bool, Vec<Filter>),
-    /// `or=(…)`
-    Or(bool, Vec<Filter>),
+    /// `and(…)`, `or(…)`
+    Group(Group),
     /// One comparison.
-    Compare {
-        /// What is compared.
-        field: Field,
-        /// `not.`
-        negated: bool,
-        /// With what, and how.
-        test: Test,
-    },
+    Compare(Compare),
 }
 
-/// A comparison.
+/// Conditions that belong together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Group {
+    /// `not.`
+    pub(crate) negated: bool,
+    /// One of them must hold, or else all.
+    pub(crate) any: bool,
+    /// At least one.
+    pub(crate) items: Vec<Filter>,
+}
+
+/// One comparison.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Compare {
+    /// What is compared.
+    pub(crate) field: Field,
+    /// `not.`
+    pub(crate) negated: bool,
+    /// With what, and how.
+    pub(crate) test: Test,
+}
+
+/// How, and with what.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Test {
     /// An operator and its right side.
-    Operator(&'static str, String),
-    /// An operator with `ANY` or `ALL` over an array literal.
-    Quantified(&'static str, &'static str, String),
+    Operator(Operator, Option<Quantifier>, String),
+    /// `isdistinct.…`
+    Distinct(String),
     /// `in.(…)`
     In(Vec<String>),
-    /// `is.…`; the SQL keyword.
-    Is(&'static str),
+    /// `is.…`
+    Is(Is),
     /// Full text search: the function that makes the query, a configuration, the query.
-    Search(&'static str, Option<String>, String),
+    Search(Search, Option<String>, String),
 }
 
-/// PostgREST, "Tables and Views", "Operators". `like` and `ilike` write `*` for `%`.
-const OPERATORS: [(&str, &str); 19] = [
-    ("eq", "="),
-    ("neq", "<>"),
-    ("gt", ">"),
-    ("gte", ">="),
-    ("lt", "<"),
-    ("lte", "<="),
-    ("like", "LIKE"),
-    ("ilike", "ILIKE"),
-    ("match", "~"),
-    ("imatch", "~*"),
-    ("isdistinct", "IS DISTINCT FROM"),
-    ("cs", "@>"),
-    ("cd", "<@"),
-    ("ov", "&&"),
-    ("sl", "<<"),
-    ("sr", ">>"),
-    ("nxr", "&<"),
-    ("nxl", "&>"),
-    ("adj", "-|-"),
-];
-const SEARCHES: [(&str, &str); 4] = [
-    ("fts", "to_tsquery"),
-    ("plfts", "plainto_tsquery"),
-    ("phfts", "phraseto_tsquery"),
-    ("wfts", "websearch_to_tsquery"),
-];
-const IS: [(&str, &str); 6] = [
-    ("null", "NULL"),
-    ("not_null", "NOT NULL"),
-    ("true", "TRUE"),
-    ("false", "FALSE"),
-    ("unknown", "UNKNOWN"),
-    ("not_unknown", "NOT UNKNOWN"),
-];
+/// `op(any).{…}`, `op(all).{…}`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Quantifier {
+    /// One element must do.
+    Any,
+    /// All elements must.
+    All,
+}
 
-impl Filter {
-    /// Reads one query parameter.
-    pub(crate) fn parse(key: &str, value: &str) -> Result<Self, Error> {
-        let (tree, negated) = key.strip_prefix("not.").map_or((key, false), |tree| (tree, true));
-        match tree {
-            "and" | "or" => logic(tree, negated, value, 0),
-            _ if tree_key(key) => Err(Error::query(
-                format!("failed to parse filter ({key})"),
-                "filters on embedded tables need embedding, which isn't there yet",
-            )),
-            _ => {
-                let (negated, test) = test(value, false)?;
-                Ok(Self::Compare { field: Field::parse(key)?, negated, test })
+/// What a value can be without being equal to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Is {
+    Null,
+    NotNull,
+    True,
+    False,
+    Unknown,
+}
+
+/// How a text becomes a text search query.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Search {
+    Query,
+    Plain,
+    Phrase,
+    Web,
+}
+
+macro_rules! operators {
+    ($($name:ident $text:literal $quantified:literal),* $(,)?) => {
+        /// Operators, as PostgREST's "Tables and Views" lists them.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub(crate) enum Operator { $($name),* }
+        /// By their spelling, and whether `(any)` and `(all)` may follow. A prefix of another stands behind it.
+        const OPERATORS: &[(&str, Operator, bool)] = &[$(($text, Operator::$name, $quantified)),*];
+    };
+}
+
+operators! {
+    NotEqual "neq" false, Contains "cs" false, Contained "cd" false, Overlaps "ov" false, Left "sl" false,
+    Right "sr" false, NotRight "nxr" false, NotLeft "nxl" false, Adjacent "adj" false,
+    Equal "eq" true, GreaterEqual "gte" true, Greater "gt" true, LessEqual "lte" true, Less "lt" true,
+    Like "like" true, Ilike "ilike" true, Match "match" true, Imatch "imatch" true,
+}
+
+/// The embeds on the way, and what is meant there.
+pub(super) type At<T> = (Vec<String>, T);
+
+/// What a parameter without a reserved name is.
+pub(super) enum Parameter {
+    /// A filter.
+    Filter(At<Compare>),
+    /// The argument of this name.
+    Argument(String),
+}
+
+/// Reads `key=value`; where arguments are possible, what is no filter is one.
+pub(super) fn parameter(key: &str, value: &str, may_be_argument: bool) -> Result<Parameter, Error> {
+    let (mut names, json) = read("tree path", key, (path, json_path))?;
+    let test = |input: &mut Input<'_>| test(input, rest);
+    let parsed =
+        if may_be_argument { read("filter", value, opt(test))? } else { Some(read("filter", value, test)?) };
+    let name = names.pop().unwrap_or_default();
+    let Some((negated, test)) = parsed else { return Ok(Parameter::Argument(name)) };
+    Ok(Parameter::Filter((names, Compare { field: Field { name, path: json }, negated, test })))
+}
+
+/// Reads `or=(…)`, `clients.not.and=(…)`.
+pub(super) fn logic(key: &str, value: &str) -> Result<At<Filter>, Error> {
+    let mut names = read("logic path", key, path)?;
+    let negated = names.iter().any(|name| name == "not");
+    let any = names.pop().is_some_and(|word| word == "or");
+    names.retain(|name| name != "not");
+    // The word is part of what is read, and of what an error counts.
+    let text = format!("{}{}{value}", if negated { "not." } else { "" }, if any { "or" } else { "and" });
+    let filter = read_as(value, &text)?;
+    Ok((names, filter))
+}
+
+fn read_as(shown: &str, text: &str) -> Result<Filter, Error> {
+    read("logic tree", text, tree).map_err(|error| {
+        let message = error.message().replacen(&format!("({text})"), &format!("({shown})"), 1);
+        error.with_message(message)
+    })
+}
+
+fn tree(input: &mut Input<'_>) -> Parsed<Filter> {
+    let compare = (terminated(field, delimiter), |input: &mut Input<'_>| test(input, inside))
+        .map(|(field, (negated, test))| Filter::Compare(Compare { field, negated, test }));
+    alt((compare, group.map(Filter::Group))).parse_next(input)
+}
+
+fn group(input: &mut Input<'_>) -> Parsed<Group> {
+    let negated = label("negation operator (not)", not).parse_next(input)?;
+    let word = alt((word("and").value(false), word("or").value(true)));
+    let any = label("logic operator (and, or)", word).parse_next(input)?;
+    let items = separated(1.., tree, lexeme(char(',')));
+    let items = delimited(lexeme(char('(')), nested(items), lexeme(char(')'))).parse_next(input)?;
+    Ok(Group { negated, any, items })
+}
+
+fn not(input: &mut Input<'_>) -> Parsed<bool> {
+    opt((word("not"), delimiter)).map(|not| not.is_some()).parse_next(input)
+}
+
+type Value = fn(&mut Input<'_>) -> Parsed<String>;
+
+/// `[not.]op.value`. Behind `not.` and behind some operators there is no other way to read the text.
+fn test(input: &mut Input<'_>, value: Value) -> Parsed<(bool, Test)> {
+    let negated = not(input)?;
+    let result = label(
+        "operator (eq, gt, ...)",
+        alt((
+            preceded((word("in"), delimiter), cut(list)).map(Test::In),
+            preceded((word("is"), delimiter), cut(is)).map(Test::Is),
+            preceded((word("isdistinct"), delimiter), value).map(Test::Distinct),
+            (search, opt(delimited(char('('), identifier, char(')'))), preceded(delimiter, value))
+                .map(|(search, language, text)| Test::Search(search, language, text)),
+            (operator, preceded(delimiter, value))
+                .map(|((operator, quantifier), text)| Test::Operator(operator, quantifier, text)),
+        )),
+    )
+    .parse_next(input);
+    match result {
+        Err(error) if negated => Err(error.cut()),
+        result => result.map(|test| (negated, test)),
+    }
+}
+
+fn cut<'a, T>(
+    mut parser: impl winnow::ModalParser<Input<'a>, T, winnow::error::EmptyError>,
+) -> impl winnow::ModalParser<Input<'a>, T, winnow::error::EmptyError> {
+    move |input: &mut Input<'a>| parser.parse_next(input).map_err(ErrMode::cut)
+}
+
+fn operator(input: &mut Input<'_>) -> Parsed<(Operator, Option<Quantifier>)> {
+    for (text, operator, quantified) in OPERATORS {
+        let quantifier = alt((word("any").value(Quantifier::Any), word("all").value(Quantifier::All)));
+        if opt(word(text)).parse_next(input)?.is_some() {
+            let quantifier = if *quantified {
+                opt(delimited(char('('), quantifier, char(')'))).parse_next(input)?
+            } else {
+                None
+            };
+            return Ok((*operator, quantifier));
+        }
+    }
+    Err(ErrMode::Backtrack(winnow::error::EmptyError))
+}
+
+fn search(input: &mut Input<'_>) -> Parsed<Search> {
+    alt((
+        word("fts").value(Search::Query),
+        word("plfts").value(Search::Plain),
+        word("phfts").value(Search::Phrase),
+        word("wfts").value(Search::Web),
+    ))
+    .parse_next(input)
+}
+
+fn is(input: &mut Input<'_>) -> Parsed<Is> {
+    let words = |input: &mut Input<'_>| {
+        let text = input.input;
+        for (word, is) in [
+            ("null", Is::Null),
+            ("not_null", Is::NotNull),
+            ("true", Is::True),
+            ("false", Is::False),
+            ("unknown", Is::Unknown),
+        ] {
+            if text.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word)) {
+                input.input = &text[word.len()..];
+                return Ok(is);
             }
         }
-    }
-}
-
-/// `table.column` outside quotes names an embedded table's column.
-fn tree_key(key: &str) -> bool {
-    split(key, ".").is_ok_and(|parts| parts.len() > 1)
-}
-
-fn logic(word: &str, negated: bool, value: &str, depth: usize) -> Result<Filter, Error> {
-    let bad = |details: &str| Error::query(format!("failed to parse logic tree ({value})"), details);
-    if depth > DEPTH {
-        return Err(bad("the tree is nested too deep"));
-    }
-    let inner =
-        value.strip_prefix('(').and_then(|v| v.strip_suffix(')')).ok_or_else(|| bad("expected ( … )"))?;
-    let parts = split(inner, ",").map_err(|reason| bad(&reason))?;
-    let items: Vec<_> =
-        parts.into_iter().map(|part| item(part.trim(), depth + 1)).collect::<Result<_, _>>()?;
-    Ok(if word == "and" { Filter::And(negated, items) } else { Filter::Or(negated, items) })
-}
-
-/// `column.op.value`, or a nested tree.
-fn item(text: &str, depth: usize) -> Result<Filter, Error> {
-    let (rest, negated) = text.strip_prefix("not.").map_or((text, false), |rest| (rest, true));
-    for word in ["and", "or"] {
-        if let Some(list) = rest.strip_prefix(word).filter(|list| list.starts_with('(')) {
-            return logic(word, negated, list, depth);
-        }
-    }
-    let bad =
-        || Error::query(format!("failed to parse logic tree ({text})"), "expected column.operator.value");
-    let parts = split(text, ".").map_err(|_| bad())?;
-    let [column, _, ..] = parts[..] else { return Err(bad()) };
-    let (negated, test) = test(&text[column.len() + 1..], true)?;
-    Ok(Filter::Compare { field: Field::parse(column)?, negated, test })
-}
-
-/// Reads `[not.]op.value`. Only inside a tree may a value stand in quotes.
-fn test(text: &str, in_tree: bool) -> Result<(bool, Test), Error> {
-    let bad = |details: &str| Error::query(format!("failed to parse filter ({text})"), details);
-    let (rest, negated) = text.strip_prefix("not.").map_or((text, false), |rest| (rest, true));
-    let (word, value) = rest.split_once('.').ok_or_else(|| bad("expected operator.value, as in eq.1"))?;
-    let (word, argument) = match word.split_once('(') {
-        Some((word, argument)) => {
-            (word, Some(argument.strip_suffix(')').ok_or_else(|| bad("the operator's ( is not closed"))?))
-        }
-        None => (word, None),
+        one("", |_| false).parse_next(input).map(|_| Is::Null)
     };
-    let value = || if in_tree { unquote(value) } else { value.to_owned() };
-    if word == "in" && argument.is_none() {
-        return Ok((
-            negated,
-            Test::In(list(&rest["in.".len()..]).ok_or_else(|| bad("expected in.(a,b,c)"))?),
-        ));
-    }
-    if word == "is" && argument.is_none() {
-        let value = value().to_ascii_lowercase();
-        let keyword = IS.iter().find(|(name, _)| *name == value);
-        let keyword =
-            keyword.ok_or_else(|| bad("expected is.null, not_null, true, false, unknown or not_unknown"))?;
-        return Ok((negated, Test::Is(keyword.1)));
-    }
-    if let Some((_, function)) = SEARCHES.iter().find(|(name, _)| *name == word) {
-        return Ok((negated, Test::Search(function, argument.map(str::to_owned), value())));
-    }
-    let Some((_, operator)) = OPERATORS.iter().find(|(name, _)| *name == word) else {
-        return Err(bad("unknown operator"));
-    };
-    let value = if word.ends_with("like") { value().replace('*', "%") } else { value() };
-    let test = match argument {
-        None => Test::Operator(operator, value),
-        Some("any") if *operator != "IS DISTINCT FROM" => Test::Quantified(operator, "ANY", value),
-        Some("all") if *operator != "IS DISTINCT FROM" => Test::Quantified(operator, "ALL", value),
-        Some(_) => return Err(bad("only (any) and (all) may follow this operator")),
-    };
-    Ok((negated, test))
+    label("isVal: (null, not_null, true, false, unknown)", words).parse_next(input)
 }
 
-/// `(a,"b,c")` as values; `()` is none.
-fn list(text: &str) -> Option<Vec<String>> {
-    let inner = text.strip_prefix('(')?.strip_suffix(')')?;
-    if inner.is_empty() {
-        return Some(Vec::new());
-    }
-    // Here only quotes protect a comma: brackets in a value are the value's.
-    let (mut values, mut start, mut quoted, mut escaped) = (Vec::new(), 0, false, false);
-    for (index, c) in inner.char_indices() {
-        match c {
-            _ if escaped => escaped = false,
-            '\\' if quoted => escaped = true,
-            '"' if quoted || index == start => quoted = !quoted,
-            ',' if !quoted => {
-                values.push(unquote(&inner[start..index]));
-                start = index + 1;
-            }
-            _ => {}
-        }
-    }
-    values.push(unquote(&inner[start..]));
-    (!quoted).then_some(values)
+fn list(input: &mut Input<'_>) -> Parsed<Vec<String>> {
+    delimited(lexeme(char('(')), separated(1.., element, char(',')), lexeme(char(')'))).parse_next(input)
+}
+
+/// An element of `in.(…)`: in quotes, or up to the next comma.
+fn element(input: &mut Input<'_>) -> Parsed<String> {
+    alt((terminated(quoted, winnow::combinator::peek(end_of_value)), plain)).parse_next(input)
+}
+
+fn plain(input: &mut Input<'_>) -> Parsed<String> {
+    repeat(0.., one("", |c| c != ',' && c != ')')).parse_next(input)
+}
+
+fn end_of_value(input: &mut Input<'_>) -> Parsed<()> {
+    if input.input.is_empty() { Ok(()) } else { one("", |c| c == ',' || c == ')').void().parse_next(input) }
+}
+
+/// All of it: outside a tree a value ends with the parameter.
+fn rest(input: &mut Input<'_>) -> Parsed<String> {
+    let text = std::mem::take(&mut input.input);
+    Ok(text.to_owned())
+}
+
+/// A value inside a tree: in quotes, an array in braces, or up to the next comma.
+fn inside(input: &mut Input<'_>) -> Parsed<String> {
+    let array = delimited(char('{'), repeat(0.., one("", |c| c != '{' && c != '}')), char('}'))
+        .map(|inside: String| format!("{{{inside}}}"));
+    alt((terminated(quoted, winnow::combinator::peek(end_of_value)), array, plain)).parse_next(input)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn values_keep_what_is_theirs() {
-        let Filter::Compare { test, .. } = Filter::parse("a", r#"in.(1,"x,y","q\"r",(z)"#).unwrap() else {
-            panic!()
-        };
-        assert_eq!(test, Test::In(vec!["1".into(), "x,y".into(), "q\"r".into(), "(z".into()]));
-        let Filter::Compare { test, .. } = Filter::parse("a", "eq.a.b,c").unwrap() else { panic!() };
-        assert_eq!(test, Test::Operator("=", "a.b,c".into()));
-        let Filter::Or(true, items) =
-            Filter::parse("not.or", r#"(a.eq."x,)",and(b.gt.1,c.not.is.null))"#).unwrap()
-        else {
-            panic!()
-        };
-        assert_eq!(items.len(), 2);
+    fn filter(key: &str, value: &str) -> Result<At<Compare>, Error> {
+        match parameter(key, value, false)? {
+            Parameter::Filter(filter) => Ok(filter),
+            Parameter::Argument(_) => panic!("{key}={value} is no filter"),
+        }
     }
 
     #[test]
-    fn what_is_refused() {
-        for (key, value) in [
-            ("a", "1"),
-            ("a", "xx.1"),
-            ("a", "is.maybe"),
-            ("a", "in.1"),
-            ("a", "in.(\"1)"),
-            ("a.b", "eq.1"),
-            ("or", "a.eq.1"),
-            ("or", "(a)"),
-            ("", "eq.1"),
-        ] {
-            assert_eq!(Filter::parse(key, value).unwrap_err().code(), "PGRST100", "{key}={value}");
-        }
-        let deep = format!("{}a.eq.1{}", "(and".repeat(64), ")".repeat(64));
-        assert!(Filter::parse("and", &deep).is_err());
+    fn values_keep_what_is_theirs() {
+        let test = |value: &str| filter("a", value).unwrap().1.test;
+        let list = ["1", "x,y", "q\"r", "(z"].map(str::to_owned).to_vec();
+        assert_eq!(test(r#"in.(1,"x,y","q\"r",(z)"#), Test::In(list));
+        assert_eq!(test("eq.a.b,c)"), Test::Operator(Operator::Equal, None, "a.b,c)".into()));
+        assert_eq!(
+            test("gte(any).{1}"),
+            Test::Operator(Operator::GreaterEqual, Some(Quantifier::Any), "{1}".into())
+        );
+        assert_eq!(test("fts(english).x"), Test::Search(Search::Query, Some("english".into()), "x".into()));
+        assert_eq!(test("is.NULL"), Test::Is(Is::Null));
+        let (path, compare) = filter("a.b.c->d", "not.eq.1").unwrap();
+        assert_eq!(
+            (path, compare.negated, compare.field.path.len()),
+            (vec!["a".into(), "b".into()], true, 1)
+        );
+    }
+
+    #[test]
+    fn trees_and_where_they_belong() {
+        let (path, Filter::Group(group)) =
+            logic("x.not.or", r#"(a.eq."x,)",and(b.gt.1,c.not.is.null),d.cs.{1,2})"#).unwrap()
+        else {
+            panic!()
+        };
+        assert_eq!((path, group.negated, group.any, group.items.len()), (vec!["x".into()], true, true, 3));
+        assert_eq!(
+            group.items[2],
+            Filter::Compare(Compare {
+                field: Field::column("d"),
+                negated: false,
+                test: Test::Operator(Operator::Contains, None, "{1,2}".into())
+            })
+        );
+    }
+
+    #[test]
+    fn errors_say_where_and_what() {
+        let error = filter("a", "0").unwrap_err().to_string();
+        insta::assert_snapshot!(error, @r#""failed to parse filter (0)" (line 1, column 1) (PGRST100); unexpected "0" expecting "not" or operator (eq, gt, ...)"#);
+        let error = logic("or", "()").unwrap_err().to_string();
+        insta::assert_snapshot!(error, @r#""failed to parse logic tree (())" (line 1, column 4) (PGRST100); unexpected ")" expecting field name (* or [a..z0..9_$]), negation operator (not) or logic operator (and, or)"#);
+        let deep = format!("{}a.eq.1{}", "(and".repeat(60), ")".repeat(60));
+        assert_eq!(logic("and", &deep).unwrap_err().code(), "PGRST100");
+    }
+
+    #[test]
+    fn what_is_no_filter_may_be_an_argument() {
+        assert!(matches!(parameter("a", "hello", true), Ok(Parameter::Argument(_))));
+        assert!(matches!(parameter("a", "eq.1", true), Ok(Parameter::Filter(_))));
+        assert!(parameter("a", "not.hello", true).is_err());
+        assert!(parameter("a", "hello", false).is_err());
     }
 }

@@ -1,57 +1,112 @@
-//! The JSON body: passed to PostgreSQL as it came, after its keys were read.
+//! The body: JSON is passed to PostgreSQL as it came, after its keys were read; CSV and forms become JSON.
 
 use std::collections::BTreeSet;
 use std::fmt;
 
 use bytes::Bytes;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Value};
 
 use super::super::error::Error;
+use super::media::Media;
+
+/// A body.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Payload {
+    /// JSON.
+    Json(Json),
+    /// The fields of a form, for a function.
+    Form(Vec<(String, String)>),
+    /// Anything else, for a function that takes it whole.
+    Whole(Bytes),
+}
 
 /// A JSON body.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Payload {
-    /// The body as it came.
-    pub(crate) json: Bytes,
-    /// What it is.
-    pub(crate) shape: Shape,
-    /// Keys of all its objects.
+pub(crate) struct Json {
+    /// The text.
+    pub(crate) text: Bytes,
+    /// Keys of its objects, all the same; none where `columns` names what counts.
     pub(crate) keys: BTreeSet<String>,
-    /// Whether all its objects have the same keys.
-    pub(crate) uniform: bool,
+}
+
+impl Json {
+    /// Whether it is an object, or else an array.
+    pub(crate) fn is_object(&self) -> bool {
+        self.text.trim_ascii_start().starts_with(b"{")
+    }
+
+    /// Reads the keys; values are only checked to be JSON.
+    fn parse(text: Bytes) -> Result<Self, Error> {
+        let invalid = || Error::body("Empty or invalid json");
+        // serde_json checks strings it keeps only; PostgreSQL would refuse the rest with 22021.
+        std::str::from_utf8(&text).map_err(|_| invalid())?;
+        let Node { shape, keys, uniform } = serde_json::from_slice(&text).map_err(|_| invalid())?;
+        match shape {
+            Shape::Value => Ok(Self { text: Bytes::from_static(b"[]"), keys: BTreeSet::new() }),
+            Shape::Object | Shape::Objects if uniform => Ok(Self { text, keys }),
+            _ => Err(Error::body("All object keys must match")),
+        }
+    }
+
+    fn encode(value: &Value, keys: BTreeSet<String>) -> Self {
+        Self { text: Bytes::from(value.to_string()), keys }
+    }
+}
+
+impl Payload {
+    /// Reads a body. `columns`: the request says itself which keys count.
+    pub(super) fn parse(body: Bytes, media: &Media, columns: bool, call: bool) -> Result<Self, Error> {
+        match media {
+            Media::Json if columns => Ok(Self::Json(Json { text: body, keys: BTreeSet::new() })),
+            Media::Json if body.is_empty() && call => Json::parse(Bytes::from_static(b"{}")).map(Self::Json),
+            Media::Json => Json::parse(body).map(Self::Json),
+            Media::Csv => csv(&body).map(Self::Json),
+            Media::Form => {
+                let fields: Vec<(String, String)> = form_urlencoded::parse(&body).into_owned().collect();
+                if call {
+                    return Ok(Self::Form(fields));
+                }
+                let object: Map<String, Value> =
+                    fields.into_iter().map(|(key, value)| (key, Value::String(value))).collect();
+                let keys = object.keys().cloned().collect();
+                Ok(Self::Json(Json::encode(&Value::Object(object), keys)))
+            }
+            Media::Plain | Media::Xml | Media::Octets if call => Ok(Self::Whole(body)),
+            other => Err(Error::body(format!("Content-Type not acceptable: {}", other.name()))),
+        }
+    }
+}
+
+/// Rows under a line of names; `NULL` without quotes is null, as PostgREST has it.
+fn csv(body: &[u8]) -> Result<Json, Error> {
+    let bad = |error: csv::Error| Error::body(format!("The CSV can't be read: {error}"));
+    let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(body);
+    let names: Vec<String> = reader.headers().map_err(bad)?.iter().map(str::to_owned).collect();
+    let mut rows = Vec::new();
+    for record in reader.records() {
+        let record = record.map_err(bad)?;
+        if record.len() != names.len() {
+            return Err(Error::body("All lines must have same number of fields"));
+        }
+        let value = |text: &str| if text == "NULL" { Value::Null } else { Value::String(text.to_owned()) };
+        rows.push(Value::Object(names.iter().cloned().zip(record.iter().map(value)).collect()));
+    }
+    let keys = if rows.is_empty() { BTreeSet::new() } else { names.into_iter().collect() };
+    Ok(Json::encode(&Value::Array(rows), keys))
 }
 
 /// What a body is at its top.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Shape {
+enum Shape {
     /// `{…}`
     Object,
-    /// `[{…}, …]`, and how many.
-    Objects(usize),
+    /// `[{…}, …]`
+    Objects,
+    /// An array with something else in it.
+    Mixed,
     /// Anything else that is JSON.
-    Other,
-}
-
-impl Payload {
-    /// Reads the keys of a body; values are only checked to be JSON.
-    pub(crate) fn parse(json: Bytes) -> Result<Self, Error> {
-        if json.is_empty() {
-            return Err(Error::body("Empty or invalid json"));
-        }
-        let Node { shape, keys, uniform } =
-            serde_json::from_slice(&json).map_err(|e| Error::body(format!("Empty or invalid json: {e}")))?;
-        // serde_json checks strings it keeps only; PostgreSQL would refuse the rest with 22021.
-        if std::str::from_utf8(&json).is_err() {
-            return Err(Error::body("Empty or invalid json: the body is not UTF-8"));
-        }
-        Ok(Self { json, shape, keys, uniform })
-    }
-
-    /// `{}`
-    pub(crate) fn empty() -> Self {
-        let json = Bytes::from_static(b"{}");
-        Self { json, shape: Shape::Object, keys: BTreeSet::new(), uniform: true }
-    }
+    Value,
 }
 
 /// One JSON value, of which only the keys of its top objects are kept.
@@ -59,12 +114,6 @@ struct Node {
     shape: Shape,
     keys: BTreeSet<String>,
     uniform: bool,
-}
-
-impl Node {
-    fn other() -> Self {
-        Self { shape: Shape::Other, keys: BTreeSet::new(), uniform: true }
-    }
 }
 
 impl<'de> Deserialize<'de> for Node {
@@ -135,21 +184,22 @@ impl<'de> Visitor<'de> for Top {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Node, A::Error> {
-        let (mut count, mut objects, mut uniform) = (0, true, true);
+        let (mut first, mut objects, mut uniform) = (true, true, true);
         let mut all = BTreeSet::new();
         while let Some(Element(element)) = seq.next_element()? {
             let Some(keys) = element else {
                 objects = false;
                 continue;
             };
-            uniform &= count == 0 || keys == all;
+            uniform &= first || keys == all;
             all.extend(keys);
-            count += 1;
+            first = false;
         }
-        Ok(if objects { Node { shape: Shape::Objects(count), keys: all, uniform } } else { Node::other() })
+        let shape = if objects { Shape::Objects } else { Shape::Mixed };
+        Ok(Node { shape, keys: all, uniform })
     }
 
-    scalars!(Node::other());
+    scalars!(Node { shape: Shape::Value, keys: BTreeSet::new(), uniform: true });
 }
 
 fn keys<'de, A: MapAccess<'de>>(mut map: A) -> Result<BTreeSet<String>, A::Error> {
@@ -164,24 +214,41 @@ fn keys<'de, A: MapAccess<'de>>(mut map: A) -> Result<BTreeSet<String>, A::Error
 mod tests {
     use super::*;
 
-    fn parse(json: &'static str) -> Option<(Shape, String, bool)> {
-        let payload = Payload::parse(Bytes::from_static(json.as_bytes())).ok()?;
-        Some((payload.shape, payload.keys.into_iter().collect::<Vec<_>>().join(","), payload.uniform))
+    fn parse(body: &'static str, media: Media) -> Result<(String, String), String> {
+        match Payload::parse(Bytes::from_static(body.as_bytes()), &media, false, false) {
+            Ok(Payload::Json(json)) => Ok((
+                String::from_utf8_lossy(&json.text).into_owned(),
+                json.keys.into_iter().collect::<Vec<_>>().join(","),
+            )),
+            Ok(other) => panic!("{other:?}"),
+            Err(error) => Err(error.message().to_owned()),
+        }
     }
 
     #[test]
     fn the_keys_are_read_and_nothing_else() {
-        assert_eq!(parse(r#"{"b":1,"a":{"c":[2]}}"#), Some((Shape::Object, "a,b".into(), true)));
-        assert_eq!(parse(r#"[{"a":1},{"a":2}]"#), Some((Shape::Objects(2), "a".into(), true)));
-        assert_eq!(parse(r#"[{"a":1},{"b":2}]"#), Some((Shape::Objects(2), "a,b".into(), false)));
-        assert_eq!(parse("[]"), Some((Shape::Objects(0), String::new(), true)));
-        for other in
-            ["1", "null", "\"x\"", "[1,{}]", "[[1]]", "true", "-1.5", "123456789012345678901234567890"]
+        for (text, keys) in
+            [(r#"{"b":1,"a":{"c":[2]}}"#, "a,b"), (r#"[{"a":1},{"a":2}]"#, "a"), ("[]", ""), ("[{},{}]", "")]
         {
-            assert_eq!(parse(other).map(|p| p.0), Some(Shape::Other), "{other}");
+            assert_eq!(parse(text, Media::Json), Ok((text.into(), keys.into())));
+        }
+        for value in ["1", "null", "\"x\"", "true", "-1.5", "123456789012345678901234567890"] {
+            assert_eq!(parse(value, Media::Json), Ok(("[]".into(), String::new())), "{value}");
+        }
+        for mixed in ["[1,{}]", "[[1]]", r#"[{"a":1},{"b":2}]"#] {
+            assert_eq!(parse(mixed, Media::Json), Err("All object keys must match".into()), "{mixed}");
         }
         for bad in ["", "{", "{\"a\"}", "[1,]", "x", "{} {}"] {
-            assert_eq!(parse(bad), None, "{bad}");
+            assert_eq!(parse(bad, Media::Json), Err("Empty or invalid json".into()), "{bad}");
         }
+    }
+
+    #[test]
+    fn rows_and_forms_become_json() {
+        let rows = r#"[{"a":"1","b":null},{"a":"x,y","b":""}]"#;
+        assert_eq!(parse("a,b\n1,NULL\n\"x,y\",\n", Media::Csv), Ok((rows.into(), "a,b".into())));
+        assert!(parse("a,b\n1\n", Media::Csv).is_err());
+        assert_eq!(parse("a=1&b=%20", Media::Form), Ok((r#"{"a":"1","b":" "}"#.into(), "a,b".into())));
+        assert!(parse("x", Media::Plain).is_err());
     }
 }

@@ -1,8 +1,6 @@
-//! `Prefer` (RFC 7240): what the caller would like, and which of it was applied.
+//! `Prefer` (RFC 7240): what the caller would like.
 
-use http::{HeaderMap, StatusCode};
-
-use super::super::error::Error;
+use http::HeaderMap;
 
 /// How much of a changed row comes back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,81 +22,105 @@ pub(crate) enum Resolution {
     Ignore,
 }
 
+/// How rows are counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Count {
+    /// `count=exact`: all of them.
+    Exact,
+    /// `count=planned`: the planner's guess.
+    Planned,
+    /// `count=estimated`: all of them up to the most rows of an answer, then the guess.
+    Estimated,
+}
+
 /// The preferences we know.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Prefer {
     /// `return=…`
     pub(crate) returns: Option<Return>,
-    /// `count=exact`
-    pub(crate) count: bool,
+    /// `count=…`
+    pub(crate) count: Option<Count>,
     /// `resolution=…`
     pub(crate) resolution: Option<Resolution>,
+    /// `missing=default` (true), or `missing=null`
+    pub(crate) missing_default: Option<bool>,
+    /// `tx=rollback` (true), or `tx=commit`
+    pub(crate) rollback: Option<bool>,
+    /// `handling=strict` (true), or `handling=lenient`
+    pub(crate) strict: Option<bool>,
+    /// `timezone=…`, whether there is such a zone or not.
+    pub(crate) timezone: Option<String>,
     /// `max-affected=n`; counts with `handling=strict` only.
     pub(crate) max_affected: Option<i64>,
-    /// `handling=strict`
-    strict: bool,
+    /// What we do not know, in its order, and the place of the time zone among it.
+    pub(crate) unknown: Vec<String>,
 }
 
 impl Prefer {
     /// Reads all `Prefer` headers; of two that exclude each other the first counts.
-    pub(crate) fn parse(headers: &HeaderMap) -> Result<Self, Error> {
-        let (mut prefer, mut unknown) = (Self::default(), Vec::new());
+    pub(crate) fn parse(headers: &HeaderMap) -> Self {
+        fn first<T>(place: &mut Option<T>, value: T) {
+            place.get_or_insert(value);
+        }
+        let mut prefer = Self::default();
         let texts = headers.get_all("prefer").iter().filter_map(|value| value.to_str().ok());
-        for token in texts.flat_map(|text| text.split(',')).map(str::trim).filter(|t| !t.is_empty()) {
-            match token {
-                "return=representation" => prefer.returns = prefer.returns.or(Some(Return::Representation)),
-                "return=minimal" => prefer.returns = prefer.returns.or(Some(Return::Minimal)),
-                "return=headers-only" => prefer.returns = prefer.returns.or(Some(Return::HeadersOnly)),
-                "count=exact" => prefer.count = true,
-                "resolution=merge-duplicates" => {
-                    prefer.resolution = prefer.resolution.or(Some(Resolution::Merge))
+        for token in texts.flat_map(|text| text.split(',')).map(str::trim) {
+            let (name, value) = token.split_once('=').unwrap_or((token, ""));
+            match (name, value) {
+                ("return", "representation") => first(&mut prefer.returns, Return::Representation),
+                ("return", "minimal") => first(&mut prefer.returns, Return::Minimal),
+                ("return", "headers-only") => first(&mut prefer.returns, Return::HeadersOnly),
+                ("count", "exact") => first(&mut prefer.count, Count::Exact),
+                ("count", "planned") => first(&mut prefer.count, Count::Planned),
+                ("count", "estimated") => first(&mut prefer.count, Count::Estimated),
+                ("resolution", "merge-duplicates") => first(&mut prefer.resolution, Resolution::Merge),
+                ("resolution", "ignore-duplicates") => first(&mut prefer.resolution, Resolution::Ignore),
+                ("missing", "default") => first(&mut prefer.missing_default, true),
+                ("missing", "null") => first(&mut prefer.missing_default, false),
+                ("tx", "rollback") => first(&mut prefer.rollback, true),
+                ("tx", "commit") => first(&mut prefer.rollback, false),
+                ("handling", "strict") => first(&mut prefer.strict, true),
+                ("handling", "lenient") => first(&mut prefer.strict, false),
+                ("max-affected", number) => {
+                    if let Ok(most) = number.parse() {
+                        first(&mut prefer.max_affected, most);
+                    }
                 }
-                "resolution=ignore-duplicates" => {
-                    prefer.resolution = prefer.resolution.or(Some(Resolution::Ignore));
+                ("timezone", zone) => {
+                    // Only the schema knows whether there is such a zone.
+                    first(&mut prefer.timezone, zone.to_owned());
+                    prefer.unknown.push(token.to_owned());
                 }
-                "handling=strict" => prefer.strict = true,
-                "missing=null" | "handling=lenient" | "tx=commit" => {}
-                _ => match token.strip_prefix("max-affected=").map(str::parse) {
-                    Some(Ok(most)) => prefer.max_affected = Some(most),
-                    _ => unknown.push(token),
-                },
+                ("", _) => {}
+                _ => prefer.unknown.push(token.to_owned()),
             }
         }
-        if prefer.strict && !unknown.is_empty() {
-            let details = format!("Invalid preferences: {}", unknown.join(", "));
-            let message = "Invalid preferences given with handling=strict";
-            return Err(Error::new(StatusCode::BAD_REQUEST, "PGRST122", message, Some(details), None));
-        }
-        if !prefer.strict {
-            prefer.max_affected = None;
-        }
-        Ok(prefer)
+        prefer
     }
 
-    /// `Preference-Applied`; `None` when nothing was. `writes` for INSERT, UPDATE and DELETE, `inserts` for the
-    /// first only.
-    pub(crate) fn applied(&self, writes: bool, inserts: bool) -> Option<String> {
-        let mut applied = Vec::new();
-        match self.resolution {
-            Some(Resolution::Merge) if inserts => applied.push("resolution=merge-duplicates".to_owned()),
-            Some(Resolution::Ignore) if inserts => applied.push("resolution=ignore-duplicates".to_owned()),
-            _ => {}
-        }
-        match self.returns {
-            Some(Return::Representation) if writes => applied.push("return=representation".into()),
-            Some(Return::Minimal) if writes => applied.push("return=minimal".into()),
-            Some(Return::HeadersOnly) if writes => applied.push("return=headers-only".into()),
-            _ => {}
-        }
-        if self.count {
-            applied.push("count=exact".into());
-        }
-        if self.strict {
-            applied.push("handling=strict".into());
-        }
-        if let Some(most) = self.max_affected.filter(|_| writes) {
-            applied.push(format!("max-affected={most}"));
-        }
-        (!applied.is_empty()).then(|| applied.join(", "))
+    /// Whether the caller wants the rows that were changed.
+    pub(crate) fn wants_rows(&self) -> bool {
+        self.returns == Some(Return::Representation)
+    }
+
+    /// The most rows that may be changed.
+    pub(crate) fn at_most(&self) -> Option<i64> {
+        self.max_affected.filter(|_| self.strict == Some(true))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_counts() {
+        let mut headers = HeaderMap::new();
+        headers.append("prefer", "return=minimal, count=exact,nonsense, timezone=UTC".parse().unwrap());
+        headers.append("prefer", "return=representation , max-affected=3, handling=strict".parse().unwrap());
+        let prefer = Prefer::parse(&headers);
+        assert_eq!((prefer.returns, prefer.count), (Some(Return::Minimal), Some(Count::Exact)));
+        assert_eq!(prefer.unknown, ["nonsense", "timezone=UTC"]);
+        assert_eq!(prefer.at_most(), Some(3));
     }
 }

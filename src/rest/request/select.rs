@@ -1,135 +1,184 @@
-//! `select=` and the fields it and other parameters name: columns, JSON paths, aliases, casts.
+//! `select=`: columns, JSON paths, aliases, casts, aggregates, and embedded relations with lists of their own.
+
+use winnow::Parser;
+use winnow::combinator::{alt, delimited, opt, preceded, separated, terminated};
 
 use super::super::error::Error;
-use super::split;
+use super::grammar::{Field, Input, Parsed, char, end, field, identifier, lexeme, name, nested, read, word};
 
-/// A column, or a place inside a JSON column.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Field {
-    /// The column's name.
-    pub(crate) name: String,
-    /// Steps into it.
-    pub(crate) path: Vec<Step>,
-}
-
-/// One step of a JSON path.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Step {
-    /// `->>` instead of `->`.
-    pub(crate) as_text: bool,
-    /// What it goes to.
-    pub(crate) key: Key,
-}
-
-/// What a step goes to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Key {
-    /// An object's key.
-    Name(String),
-    /// An array's element, negative from its end.
-    Index(i32),
-}
-
-/// One item of `select=`.
+/// One item of a select list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Item {
-    /// `*`
-    All,
-    /// `alias:field::cast`
-    Field {
-        /// What is read.
-        field: Field,
-        /// Its name in the answer, where that is not the column's.
-        alias: Option<String>,
-        /// The type to cast to, as spelled.
-        cast: Option<String>,
-    },
+    /// `alias:column->path::cast.sum()::cast`; the column may be `*`.
+    Column(Column),
+    /// `alias:relation!hint!inner(…)` or `...relation(…)`
+    Embed(Embed),
 }
 
-impl Field {
-    /// Reads `column`, `column->key`, `column->0->>key`; any part may be in double quotes.
-    pub(crate) fn parse(text: &str) -> Result<Self, Error> {
-        let bad = || {
-            Error::query(
-                format!("failed to parse field ({text})"),
-                "expected a column name, perhaps with a JSON path such as data->key->>name",
-            )
-        };
-        let mut parts = split(text, "->").map_err(|_| bad())?.into_iter();
-        let name = unquote(parts.next().unwrap_or_default());
-        if name.is_empty() || name.contains('(') {
-            return Err(bad());
-        }
-        let mut path = Vec::new();
-        for part in parts {
-            let (as_text, key) = part.strip_prefix('>').map_or((false, part), |key| (true, key));
-            let last_was_text = path.last().is_some_and(|step: &Step| step.as_text);
-            if key.is_empty() || last_was_text {
-                return Err(bad());
-            }
-            let key = key.parse().map_or_else(|_| Key::Name(unquote(key)), Key::Index);
-            path.push(Step { as_text, key });
-        }
-        Ok(Self { name, path })
-    }
-
-    /// The name that the field has in an answer: that of the last key.
-    pub(crate) fn label(&self) -> &str {
-        let named = self.path.iter().rev().find_map(|step| match &step.key {
-            Key::Name(name) => Some(name.as_str()),
-            Key::Index(_) => None,
-        });
-        named.unwrap_or(&self.name)
-    }
+/// A column of a select list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Column {
+    /// What is read.
+    pub(crate) field: Field,
+    /// Its name in the answer, where that is not the column's.
+    pub(crate) alias: Option<String>,
+    /// The type to cast to: letters, digits, `_`, `$` and spaces.
+    pub(crate) cast: Option<String>,
+    /// What is made of all its values.
+    pub(crate) aggregate: Option<Aggregate>,
+    /// The type to cast that to.
+    pub(crate) aggregate_cast: Option<String>,
 }
 
-impl Item {
-    /// Reads the whole parameter; empty means all columns, as if it was not there.
-    pub(crate) fn parse_list(text: &str) -> Result<Vec<Self>, Error> {
-        if text.trim().is_empty() {
-            return Ok(vec![Self::All]);
-        }
-        let bad = |reason: String| Error::query(format!("failed to parse select parameter ({text})"), reason);
-        split(text, ",").map_err(bad)?.into_iter().map(|item| Self::parse(item.trim())).collect()
-    }
+/// Aggregate functions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Aggregate {
+    /// `sum()`
+    Sum,
+    /// `avg()`
+    Avg,
+    /// `count()`
+    Count,
+    /// `max()`
+    Max,
+    /// `min()`
+    Min,
+}
 
-    fn parse(text: &str) -> Result<Self, Error> {
-        let bad = |details: &str| Error::query(format!("failed to parse select parameter ({text})"), details);
-        if text == "*" {
-            return Ok(Self::All);
+impl Aggregate {
+    /// The function's name, in SQL and in an answer.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Sum => "sum",
+            Self::Avg => "avg",
+            Self::Count => "count",
+            Self::Max => "max",
+            Self::Min => "min",
         }
-        let aggregate = ["count()", ".sum()", ".avg()", ".min()", ".max()", ".count()"];
-        if aggregate.iter().any(|call| text.contains(call)) {
-            let message = "Use of aggregate functions is not allowed";
-            return Err(Error::new(http::StatusCode::BAD_REQUEST, "PGRST123", message, None, None));
-        }
-        if text.ends_with(')') || text.starts_with("...") {
-            return Err(bad("embedding other tables isn't there yet: select the table's own columns"));
-        }
-        let mut parts = split(text, "::").map_err(|reason| bad(&reason))?.into_iter();
-        let (named, cast) = (parts.next().unwrap_or_default(), parts.next());
-        if parts.next().is_some() || cast.is_some_and(|c| c.is_empty() || c.contains([':', '"'])) {
-            return Err(bad("expected at most one cast, as in column::type"));
-        }
-        let named = split(named, ":").map_err(|reason| bad(&reason))?;
-        let (alias, field) = match named[..] {
-            [field] => (None, field),
-            [alias, field] if !alias.is_empty() => (Some(unquote(alias)), field),
-            _ => return Err(bad("expected at most one alias, as in alias:column")),
-        };
-        Ok(Self::Field { field: Field::parse(field)?, alias, cast: cast.map(str::to_owned) })
     }
 }
 
-/// Takes the double quotes off, and the backslashes inside them.
-pub(crate) fn unquote(text: &str) -> String {
-    let Some(inner) = text.strip_prefix('"').and_then(|t| t.strip_suffix('"')) else {
-        return text.to_owned();
-    };
-    let mut out = String::with_capacity(inner.len());
-    let mut chars = inner.chars();
-    while let Some(c) = chars.next() {
-        out.push(if c == '\\' { chars.next().unwrap_or(c) } else { c });
+/// An embedded relation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Embed {
+    /// A relation, a foreign key, a column of one, or a function.
+    pub(crate) name: String,
+    /// Its name in the answer.
+    pub(crate) alias: Option<String>,
+    /// What tells relationships apart where there are several.
+    pub(crate) hint: Option<String>,
+    /// `!inner`: rows without it are left out.
+    pub(crate) inner: bool,
+    /// `...`: its columns become columns of the row around it.
+    pub(crate) spread: bool,
+    /// What is read of it.
+    pub(crate) items: Vec<Item>,
+}
+
+/// Reads the parameter.
+pub(super) fn select(text: &str) -> Result<Vec<Item>, Error> {
+    read("select parameter", text, list)
+}
+
+fn list(input: &mut Input<'_>) -> Parsed<Vec<Item>> {
+    separated(0.., item, lexeme(char(','))).parse_next(input)
+}
+
+fn item(input: &mut Input<'_>) -> Parsed<Item> {
+    alt((embed.map(Item::Embed), column.map(Item::Column))).parse_next(input)
+}
+
+fn embed(input: &mut Input<'_>) -> Parsed<Embed> {
+    let mut embed = alt((lexeme(spread), lexeme(relation))).parse_next(input)?;
+    // Only an embed has a list in parentheses, so what is wrong inside is wrong.
+    embed.items = delimited(char('('), nested(list), char(')'))
+        .parse_next(input)
+        .map_err(winnow::error::ErrMode::cut)?;
+    Ok(embed)
+}
+
+fn spread(input: &mut Input<'_>) -> Parsed<Embed> {
+    let name = preceded(word("..."), name).parse_next(input)?;
+    params(input, Embed { name, alias: None, hint: None, inner: false, spread: true, items: Vec::new() })
+}
+
+fn relation(input: &mut Input<'_>) -> Parsed<Embed> {
+    let alias = opt(terminated(name, alias_separator)).parse_next(input)?;
+    // `count()` is the aggregate.
+    let name = name.verify(|name: &String| name != "count").parse_next(input)?;
+    params(input, Embed { name, alias, hint: None, inner: false, spread: false, items: Vec::new() })
+}
+
+#[derive(Clone)]
+enum Param {
+    Join(bool),
+    Hint(String),
+}
+
+fn params(input: &mut Input<'_>, mut embed: Embed) -> Parsed<Embed> {
+    let mut join = None;
+    for _ in 0..2 {
+        let param = alt((
+            word("left").value(Param::Join(false)),
+            word("inner").value(Param::Join(true)),
+            name.map(Param::Hint),
+        ));
+        match opt(preceded(char('!'), param)).parse_next(input)? {
+            Some(Param::Join(inner)) => join = join.or(Some(inner)),
+            Some(Param::Hint(hint)) => embed.hint = embed.hint.or(Some(hint)),
+            None => break,
+        }
     }
-    out
+    embed.inner = join.unwrap_or(false);
+    winnow::combinator::peek(char('(')).value(embed).parse_next(input)
+}
+
+fn alias_separator(input: &mut Input<'_>) -> Parsed<()> {
+    if input.input.starts_with("::") {
+        return Err(winnow::error::ErrMode::Backtrack(winnow::error::EmptyError));
+    }
+    char(':').void().parse_next(input)
+}
+
+fn column(input: &mut Input<'_>) -> Parsed<Column> {
+    lexeme(alt((terminated(star, end("),")), terminated(count, end("),")), terminated(plain, end("),")))))
+        .parse_next(input)
+}
+
+fn star(input: &mut Input<'_>) -> Parsed<Column> {
+    word("*")
+        .map(|_| Column {
+            field: Field::column("*"),
+            alias: None,
+            cast: None,
+            aggregate: None,
+            aggregate_cast: None,
+        })
+        .parse_next(input)
+}
+
+fn cast(input: &mut Input<'_>) -> Parsed<Option<String>> {
+    opt(preceded(word("::"), identifier)).parse_next(input)
+}
+
+fn count(input: &mut Input<'_>) -> Parsed<Column> {
+    let alias = opt(terminated(name, alias_separator)).parse_next(input)?;
+    let aggregate_cast = preceded(word("count()"), cast).parse_next(input)?;
+    let field = Field::column("*");
+    Ok(Column { field, alias, cast: None, aggregate: Some(Aggregate::Count), aggregate_cast })
+}
+
+fn plain(input: &mut Input<'_>) -> Parsed<Column> {
+    let alias = opt(terminated(name, alias_separator)).parse_next(input)?;
+    let (field, cast_to) = (field, cast).parse_next(input)?;
+    let function = alt((
+        word("sum").value(Aggregate::Sum),
+        word("avg").value(Aggregate::Avg),
+        word("count").value(Aggregate::Count),
+        word("max").value(Aggregate::Max),
+        word("min").value(Aggregate::Min),
+    ));
+    let aggregate = opt(delimited(char('.'), function, word("()"))).parse_next(input)?;
+    let aggregate_cast = cast(input)?;
+    Ok(Column { field, alias, cast: cast_to, aggregate, aggregate_cast })
 }

@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 use http::HeaderMap;
 use http::header::COOKIE;
 use http::request::Parts;
+use serde::Serializer as _;
 use serde_json::{Map, Value};
 use tokio_postgres::types::{ToSql, Type};
 
@@ -61,7 +62,7 @@ macro_rules! tail {
 }
 
 /// The statement of most tenants.
-const SET: &str = concat!(head!(), tail!());
+pub(crate) const SET: &str = concat!(head!(), tail!());
 
 /// Where the values stand that are looked at again.
 const SEARCH_PATH: usize = 0;
@@ -69,7 +70,7 @@ const STATEMENT_TIMEOUT: usize = 6;
 const ROLE: usize = 8;
 
 /// One statement for all settings, its values, and how the transaction begins.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Settings {
     values: Vec<String>,
     sql: Cow<'static, str>,
@@ -105,14 +106,33 @@ impl Settings {
     ///
     /// Of adopted databases only: their roles are their tenant's alone. The API roles of tenants that manybox makes
     /// are shared by all of them, and any function of any tenant can write their settings, so what such a role "has"
-    /// is not looked at. The tier's `statement_timeout` holds besides; the shorter of the two counts.
+    /// is not looked at.
     #[must_use]
     pub(crate) fn with_role_settings(mut self, tenant: &Tenant, role: &BTreeMap<String, String>) -> Self {
-        if !tenant.is_adopted() {
-            return self;
+        if tenant.is_adopted() {
+            self.hoist(tenant, role.iter());
         }
-        for (name, value) in role.iter().filter(|(name, _)| tenant.api.db_hoisted_tx_settings.contains(name))
-        {
+        self
+    }
+
+    /// Adds the settings that a function has of its own (`CREATE FUNCTION … SET`), as far as the API hoists them: they
+    /// then count from the start of its transaction.
+    #[must_use]
+    pub(crate) fn with_routine_settings(mut self, tenant: &Tenant, own: &[(String, String)]) -> Self {
+        self.hoist(tenant, own.iter().map(|(name, value)| (name, value)));
+        self
+    }
+
+    /// Adds the time zone that the request prefers; the plan knows that there is one of this name.
+    #[must_use]
+    pub(crate) fn with_timezone(mut self, zone: &str) -> Self {
+        self.add("timezone".into(), zone);
+        self
+    }
+
+    /// The tier's `statement_timeout` holds besides; the shorter of the two counts.
+    fn hoist<'a>(&mut self, tenant: &Tenant, own: impl Iterator<Item = (&'a String, &'a String)>) {
+        for (name, value) in own.filter(|(name, _)| tenant.api.db_hoisted_tx_settings.contains(name)) {
             match name.as_str() {
                 "default_transaction_isolation" => self.isolation = Isolation::of(value),
                 "statement_timeout" => {
@@ -125,16 +145,6 @@ impl Settings {
                 _ => self.add(name.clone(), value),
             }
         }
-        self
-    }
-
-    /// Adds the time zone that the request prefers; the request stage knows that there is one of this name.
-    #[must_use]
-    pub(crate) fn with_timezone(mut self, zone: Option<&str>) -> Self {
-        if let Some(zone) = zone {
-            self.add("timezone".into(), zone);
-        }
-        self
     }
 
     /// One more setting. Its name is a value too: no text from anywhere stands in the statement.
@@ -161,6 +171,16 @@ impl Settings {
     /// The statement.
     pub(crate) fn sql(&self) -> &str {
         &self.sql
+    }
+
+    /// Whether the statement is the one that most requests have.
+    pub(crate) fn is_usual(&self) -> bool {
+        matches!(self.sql, Cow::Borrowed(_))
+    }
+
+    /// Its values, for a prepared statement.
+    pub(crate) fn values(&self) -> Vec<&(dyn ToSql + Sync)> {
+        self.values.iter().map(|value| value as &(dyn ToSql + Sync)).collect()
     }
 
     /// Its values, for `query_typed`.
@@ -196,20 +216,27 @@ fn milliseconds(text: &str) -> Option<u128> {
     number.checked_mul(factor)
 }
 
-/// `request.headers` and `request.cookies` as PostgREST gives them: cookies are not among the headers.
+/// `request.headers` and `request.cookies` as PostgREST gives them: cookies are not among the headers. Of a header
+/// that was sent twice the last one counts.
 fn headers(all: &HeaderMap) -> (String, String) {
-    let (mut headers, mut cookies) = (Map::new(), Map::new());
-    for (name, value) in all {
-        let text = String::from_utf8_lossy(value.as_bytes()).into_owned();
-        if name == COOKIE {
-            for (name, value) in text.split(';').filter_map(|pair| pair.trim().split_once('=')) {
-                cookies.insert(name.to_owned(), Value::String(value.to_owned()));
-            }
-        } else {
-            headers.insert(name.as_str().to_owned(), Value::String(text));
+    let text = |name| all.get_all(name).iter().next_back().map(|v| String::from_utf8_lossy(v.as_bytes()));
+    let headers = all.keys().filter(|name| *name != COOKIE).map(|name| (name.as_str(), text(name)));
+    let cookies = all.get_all(COOKIE).iter().map(|value| String::from_utf8_lossy(value.as_bytes()));
+    let mut pairs = Map::new();
+    for line in cookies {
+        for (name, value) in line.split(';').filter_map(|pair| pair.trim().split_once('=')) {
+            pairs.insert(name.to_owned(), Value::String(value.to_owned()));
         }
     }
-    (Value::Object(headers).to_string(), Value::Object(cookies).to_string())
+    (object(headers), if pairs.is_empty() { "{}".to_owned() } else { Value::Object(pairs).to_string() })
+}
+
+/// A JSON object, written as it is read: these are made for every request.
+fn object<'a>(pairs: impl Iterator<Item = (&'a str, Option<Cow<'a, str>>)>) -> String {
+    let mut json = Vec::with_capacity(256);
+    // Neither a string as a key nor memory to write to can fail.
+    let _ = serde_json::Serializer::new(&mut json).collect_map(pairs);
+    String::from_utf8(json).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -266,7 +293,7 @@ mod tests {
     #[test]
     fn no_value_stands_in_the_statement() {
         let settings =
-            settings(&tenant(true)).with_role_settings(&tenant(true), &role()).with_timezone(Some("UTC"));
+            settings(&tenant(true)).with_role_settings(&tenant(true), &role()).with_timezone("UTC");
         for (value, position) in settings.values.iter().zip(1..) {
             assert!(settings.sql().contains(&format!("${position},")), "{position}");
             assert!(

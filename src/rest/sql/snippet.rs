@@ -8,11 +8,15 @@ use tokio_postgres::types::{Format, IsNull, ToSql, Type, to_sql_checked};
 /// A value as the caller spelled it, bound in PostgreSQL's text format, so that the server reads it as the type
 /// it inferred for the place, as it does with a quoted literal.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Value(pub(crate) Bytes);
+pub(crate) struct Value {
+    bytes: Bytes,
+    /// The bytes are the value, not its text.
+    binary: bool,
+}
 
 impl From<&str> for Value {
     fn from(text: &str) -> Self {
-        Self(Bytes::copy_from_slice(text.as_bytes()))
+        Self { bytes: Bytes::copy_from_slice(text.as_bytes()), binary: false }
     }
 }
 
@@ -22,7 +26,7 @@ impl ToSql for Value {
         _: &Type,
         out: &mut BytesMut,
     ) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
-        out.extend_from_slice(&self.0);
+        out.extend_from_slice(&self.bytes);
         Ok(IsNull::No)
     }
 
@@ -31,7 +35,7 @@ impl ToSql for Value {
     }
 
     fn encode_format(&self, _: &Type) -> Format {
-        Format::Text
+        if self.binary { Format::Binary } else { Format::Text }
     }
 
     to_sql_checked!();
@@ -66,9 +70,9 @@ impl Snippet {
         self.push(format_args!("${number}"))
     }
 
-    /// Binds a value whose placeholder is in a text that is added whole.
-    pub(crate) fn bind_silently(&mut self, value: impl Into<Value>) {
-        self.values.push(value.into());
+    /// Binds bytes as they are, for a `bytea`.
+    pub(crate) fn bind_bytes(&mut self, bytes: Bytes) -> &mut Self {
+        self.bind(Value { bytes, binary: true })
     }
 
     /// Adds items with a text between them.
@@ -95,12 +99,12 @@ impl Snippet {
 
 impl From<Bytes> for Value {
     fn from(bytes: Bytes) -> Self {
-        Self(bytes)
+        Self { bytes, binary: false }
     }
 }
 
 impl From<String> for Value {
     fn from(text: String) -> Self {
-        Self(text.into())
+        Self { bytes: text.into(), binary: false }
     }
 }

@@ -151,11 +151,9 @@ fn inverse(r: &Relationship) -> Option<Relationship> {
         Join::ManyToOne { constraint, columns } => {
             Join::OneToMany { constraint: constraint.clone(), columns: swap(columns) }
         }
-        Join::OneToOne { constraint, columns, is_parent } => Join::OneToOne {
-            constraint: constraint.clone(),
-            columns: swap(columns),
-            is_parent: !is_parent,
-        },
+        Join::OneToOne { constraint, columns, is_parent } => {
+            Join::OneToOne { constraint: constraint.clone(), columns: swap(columns), is_parent: !is_parent }
+        }
         _ => return None,
     };
     Some(Relationship {

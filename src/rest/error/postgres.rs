@@ -1,0 +1,141 @@
+//! What an error of PostgreSQL means to a caller: PostgREST's table of SQLSTATEs, and errors that functions shape.
+
+use std::collections::BTreeMap;
+
+use http::header::{HeaderName, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{HeaderValue, StatusCode};
+use serde::Deserialize;
+use tokio_postgres::error::{DbError, SqlState};
+
+use super::Error;
+
+impl Error {
+    /// What a failed statement means to the caller; `anonymous` decides between 401 and 403.
+    pub(crate) fn from_postgres(error: &tokio_postgres::Error, anonymous: bool) -> Self {
+        let Some(db) = error.as_db_error() else {
+            // The connection's own words could name hosts, so they stay out of the answer.
+            let message = "The connection to the database broke while the request ran";
+            let hint = "try again; whether a write took effect is unknown if it was being committed";
+            return Self::new(StatusCode::SERVICE_UNAVAILABLE, "MBX202", message, None, Some(hint.into()))
+                .with_header(RETRY_AFTER, HeaderValue::from_static("1"));
+        };
+        if db.code().code() == "PGRST" {
+            return shaped(db.message(), db.detail()).unwrap_or_else(|error| error);
+        }
+        let status = status(db, anonymous);
+        let mut answer = Self::new(
+            status,
+            db.code().code(),
+            db.message(),
+            db.detail().map(str::to_owned),
+            db.hint().map(str::to_owned),
+        );
+        if status == StatusCode::UNAUTHORIZED {
+            answer = answer.with_header(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            answer = answer.with_header(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        answer
+    }
+}
+
+/// PostgREST, "Errors", table "HTTP Status Codes". One difference: 57014, a statement stopped by
+/// `statement_timeout`, is 504, because the limit is the gateway's and not a fault of the server.
+fn status(db: &DbError, anonymous: bool) -> StatusCode {
+    let (code, message) = (db.code().code(), db.message());
+    match code {
+        "23503" | "23505" => StatusCode::CONFLICT,
+        "25006" => StatusCode::METHOD_NOT_ALLOWED,
+        "21000" if message.ends_with("requires a WHERE clause") => StatusCode::BAD_REQUEST,
+        "22023" if message.starts_with("role") && message.ends_with("does not exist") => {
+            StatusCode::UNAUTHORIZED
+        }
+        "42501" if anonymous => StatusCode::UNAUTHORIZED,
+        "42501" => StatusCode::FORBIDDEN,
+        "42883" if message.starts_with("function xmlagg(") => StatusCode::NOT_ACCEPTABLE,
+        "42883" | "42P01" => StatusCode::NOT_FOUND,
+        "21000" | "42P17" | "53400" => StatusCode::INTERNAL_SERVER_ERROR,
+        "57014" => StatusCode::GATEWAY_TIMEOUT,
+        "57P01" | "57P02" | "57P03" | "57P05" => StatusCode::SERVICE_UNAVAILABLE,
+        "P0001" => StatusCode::BAD_REQUEST,
+        _ => match (&code[..2], &code[2..]) {
+            ("PT", number) => chosen(number).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
+            ("08" | "53", _) => StatusCode::SERVICE_UNAVAILABLE,
+            ("0L" | "0P" | "28", _) => StatusCode::FORBIDDEN,
+            (
+                "09" | "25" | "2D" | "38" | "39" | "3B" | "40" | "54" | "55" | "57" | "58" | "F0" | "HV"
+                | "P0" | "XX",
+                _,
+            ) => StatusCode::INTERNAL_SERVER_ERROR,
+            _ => StatusCode::BAD_REQUEST,
+        },
+    }
+}
+
+/// The status in `RAISE SQLSTATE 'PT402'`. 1xx would end the exchange before the answer.
+fn chosen(number: &str) -> Option<StatusCode> {
+    let status = StatusCode::from_u16(number.parse().ok()?).ok()?;
+    (!status.is_informational()).then_some(status)
+}
+
+/// `RAISE SQLSTATE 'PGRST' USING MESSAGE = '{"code": …, "message": …}', DETAIL = '{"status": …, "headers": {…}}'`
+#[derive(Deserialize)]
+struct Message {
+    code: String,
+    message: String,
+    details: Option<String>,
+    hint: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Detail {
+    status: u16,
+    #[expect(dead_code, reason = "HTTP/2 has no reason phrases; the key is checked to be a text")]
+    status_text: Option<String>,
+    headers: BTreeMap<String, String>,
+}
+
+fn shaped(message: &str, detail: Option<&str>) -> Result<Error, Error> {
+    let bad = |details: String, what: &str, keys: &str| {
+        let status = StatusCode::INTERNAL_SERVER_ERROR;
+        let message = "Could not parse JSON in the \"RAISE SQLSTATE 'PGRST'\" error";
+        let hint = format!("{what} must be a JSON object with obligatory keys: {keys}.");
+        Error::new(status, "PGRST121", message, Some(details), Some(hint))
+    };
+    let detail_keys = "'status', 'headers' and optional key: 'status_text'";
+    let parsed: Message = serde_json::from_str(message).map_err(|_| {
+        let details = format!("Invalid JSON value for MESSAGE: '{message}'");
+        bad(details, "MESSAGE", "'code', 'message' and optional keys: 'details', 'hint'")
+    })?;
+    let missing = || bad("DETAIL is missing in the RAISE statement".into(), "DETAIL", detail_keys);
+    let detail = detail.ok_or_else(missing)?;
+    let shape: Detail = serde_json::from_str(detail)
+        .map_err(|_| bad(format!("Invalid JSON value for DETAIL: '{detail}'"), "DETAIL", detail_keys))?;
+    let status = StatusCode::from_u16(shape.status).ok().filter(|s| !s.is_informational());
+    let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut error = Error::new(status, parsed.code, parsed.message, parsed.details, parsed.hint);
+    for (name, value) in shape.headers {
+        if let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), HeaderValue::from_str(&value)) {
+            if !crate::rest::response::FRAMING.contains(&name) {
+                error = error.with_header(name, value);
+            }
+        }
+    }
+    Ok(error)
+}
+
+/// Whether the statement may have failed because the schema we planned with is not the database's any more.
+pub(in crate::rest) fn is_stale(code: Option<&SqlState>) -> bool {
+    code.is_some_and(|code| {
+        [
+            SqlState::FEATURE_NOT_SUPPORTED,
+            SqlState::INVALID_SQL_STATEMENT_NAME,
+            SqlState::UNDEFINED_COLUMN,
+            SqlState::UNDEFINED_TABLE,
+            SqlState::UNDEFINED_FUNCTION,
+            SqlState::DATATYPE_MISMATCH,
+        ]
+        .contains(code)
+    })
+}

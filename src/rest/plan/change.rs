@@ -1,0 +1,87 @@
+//! Changes: which columns the body fills, on what key rows are merged, which rows are meant.
+
+use std::collections::BTreeSet;
+
+use http::StatusCode;
+
+use super::super::error::Error;
+use super::super::request::filter::{Operator, Test};
+use super::super::request::payload::{Json, Payload};
+use super::super::request::prefer::{Resolution, Return};
+use super::super::request::{Change as Method, Request};
+use super::read;
+use super::tree::{Change, Kind, Name, Read, Target, Values};
+use crate::schema::{Relation, Schema};
+
+/// Finds what the change needs; `read` is what is read of its rows.
+pub(super) fn plan<'a>(
+    request: &'a Request,
+    schema: &'a Schema,
+    relation: &'a Relation,
+    method: Method,
+    read: &Read<'a>,
+) -> Result<Change<'a>, Error> {
+    let key: Vec<&str> = relation.primary_key.iter().map(String::as_str).collect();
+    let defaults = request.prefer.missing_default == Some(true) && method != Method::Put;
+    let values = || -> Result<Values<'a>, Error> {
+        let json = body(request)?;
+        let columns = request.columns.iter().map(|name| target(schema, relation, name));
+        Ok(Values { json, columns: columns.collect::<Result<_, _>>()?, defaults })
+    };
+    let mut filters = read::conditions(schema, relation, &request.query);
+    let kind = match method {
+        Method::Insert => {
+            filters.clear();
+            let conflict = request.prefer.resolution.map(|resolution| {
+                let named = request.query.on_conflict.as_ref();
+                let key = named.map_or_else(|| key.clone(), |n| n.iter().map(String::as_str).collect());
+                (key, resolution)
+            });
+            Kind::Insert { values: values()?, conflict }
+        }
+        Method::Update => Kind::Update(values()?),
+        Method::Put => {
+            if !names_one_row(request, &key) {
+                let message = "Filters must include all and only primary key columns with 'eq' operators";
+                return Err(Error::new(StatusCode::METHOD_NOT_ALLOWED, "PGRST105", message, None, None));
+            }
+            Kind::Insert { values: values()?, conflict: Some((key.clone(), Resolution::Merge)) }
+        }
+        Method::Delete => Kind::Delete,
+    };
+    let returning = match request.prefer.returns {
+        Some(Return::Representation | Return::HeadersOnly) => read::needed(read, &key),
+        Some(Return::Minimal) | None => Vec::new(),
+    };
+    let relation = Name { schema: &relation.schema, name: &relation.name };
+    Ok(Change { relation, kind, filters, returning, key })
+}
+
+fn body(request: &Request) -> Result<&Json, Error> {
+    match &request.payload {
+        Some(Payload::Json(json)) => Ok(json),
+        _ => Err(Error::internal("a change without rows")),
+    }
+}
+
+/// PUT makes one row at the address it is sent to.
+fn names_one_row(request: &Request, key: &[&str]) -> bool {
+    let query = &request.query;
+    let equal = |test: &Test| matches!(test, Test::Operator(Operator::Equal, None, _));
+    let named: BTreeSet<&str> = query.filtered.iter().map(String::as_str).collect();
+    query.logic.is_empty()
+        && !key.is_empty()
+        && named == key.iter().copied().collect()
+        && query.filters.iter().all(|(path, f)| !path.is_empty() || (!f.negated && equal(&f.test)))
+}
+
+fn target<'a>(schema: &'a Schema, relation: &'a Relation, name: &str) -> Result<Target<'a>, Error> {
+    let column = relation.column(name).ok_or_else(|| {
+        let message =
+            format!("Could not find the '{name}' column of '{}' in the schema cache", relation.name);
+        Error::new(StatusCode::BAD_REQUEST, "PGRST204", message, None, None)
+    })?;
+    let convert = schema.representation("json", &column.type_name).map(Name::from);
+    let kind = if convert.is_some() { "pg_catalog.json" } else { column.type_name.as_str() };
+    Ok(Target { name: &column.name, kind, convert, default: column.default.as_deref() })
+}

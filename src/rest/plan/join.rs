@@ -1,0 +1,161 @@
+//! Relationships: which one an embed means, and how its rows are joined.
+
+use http::StatusCode;
+use serde_json::{Value, json};
+
+use super::super::error::Error;
+use super::super::request::select::Embed;
+use super::suggest::{self, LOOSE};
+use super::tree::{Join as On, Name, Place};
+use crate::schema::{ColumnPair, Join, Relationship, Schema};
+
+/// The relationship that an embed in rows of `origin` means.
+///
+/// # Errors
+/// 400 PGRST200 when there is none, 300 PGRST201 when there are several.
+pub(super) fn find<'a>(
+    schema: &'a Schema,
+    origin: Name<'a>,
+    asked: &Embed,
+) -> Result<&'a Relationship, Error> {
+    let all = schema.relationships(origin.schema, origin.name);
+    let fitting: Vec<_> = all.iter().filter(|r| is_meant(r, &asked.name, asked.hint.as_deref())).collect();
+    // A function takes the place of what the keys say.
+    let function = fitting.iter().find(|r| matches!(r.join, Join::Computed { .. }));
+    match (function, &fitting[..]) {
+        (Some(relationship), _) | (None, [relationship]) => Ok(relationship),
+        (None, []) => Err(none(schema, origin, asked)),
+        (None, several) => Err(ambiguous(origin, &asked.name, several)),
+    }
+}
+
+/// PostgREST, "Resource Embedding": a target is named by its relation, or by the key that leads there, and the hint
+/// is a key, a column of it on either side, or the relation between.
+fn is_meant(relationship: &Relationship, target: &str, hint: Option<&str>) -> bool {
+    let to = relationship.to.name == target;
+    let one = |columns: &[ColumnPair]| match columns {
+        [pair] => Some(pair.clone()),
+        _ => None,
+    };
+    let pair = one(relationship.columns());
+    let own_column = |name: &str| pair.as_ref().is_some_and(|(own, _)| own == name);
+    let other_column = |name: &str| pair.as_ref().is_some_and(|(_, other)| other == name);
+    let many = matches!(relationship.join, Join::OneToMany { .. });
+    match (&relationship.join, hint) {
+        (Join::Computed { function, .. }, _) => function.name == target,
+        // One key makes two relationships here: the relation's name means many, the column's name means one.
+        (_, None) if relationship.is_self => {
+            (to && many) || (own_column(target) && matches!(relationship.join, Join::ManyToOne { .. }))
+        }
+        (_, Some(hint)) if relationship.is_self => to && many && other_column(hint),
+        (_, None) => {
+            let key = relationship.constraint() == Some(target) || own_column(target);
+            to || (key && !relationship.to_view)
+        }
+        (Join::ManyToMany(junction), Some(hint)) => to && junction.relation.name == hint,
+        (_, Some(hint)) => {
+            to && (relationship.constraint() == Some(hint) || own_column(hint) || other_column(hint))
+        }
+    }
+}
+
+/// The columns that are equal, of the level around and of the level inside.
+pub(super) fn on<'a>(relationship: &'a Relationship, around: &Place<'a>, inside: &Place<'a>) -> Vec<On<'a>> {
+    let equal = |one: &Place<'a>, other: &Place<'a>, columns: &'a [ColumnPair]| {
+        let pair = |(a, b): &'a ColumnPair| On {
+            one: (other.clone(), b.as_str()),
+            other: (one.clone(), a.as_str()),
+        };
+        columns.iter().map(pair).collect::<Vec<_>>()
+    };
+    match &relationship.join {
+        Join::ManyToMany(junction) => {
+            let between = Place::Relation(Name::from(&junction.relation));
+            let mut joins = equal(inside, &between, &junction.to_columns);
+            joins.extend(equal(around, &between, &junction.from_columns));
+            joins
+        }
+        _ => equal(around, inside, relationship.columns()),
+    }
+}
+
+/// 400 PGRST200, with a hint when a name is nearly right.
+fn none(schema: &Schema, origin: Name<'_>, asked: &Embed) -> Error {
+    let (namespace, parent, child) = (origin.schema, origin.name, asked.name.as_str());
+    let message =
+        format!("Could not find a relationship between '{parent}' and '{child}' in the schema cache");
+    let hinted = asked.hint.as_ref().map(|hint| format!("' using the hint '{hint}")).unwrap_or_default();
+    let details = format!(
+        "Searched for a foreign key relationship between '{parent}' and '{child}{hinted}' in the schema \
+         '{namespace}', but no matches were found."
+    );
+    let from_here = schema.relationships(namespace, parent);
+    let hint = if from_here.is_empty() {
+        let parents = schema.related(namespace);
+        suggest::nearest(parent, parents, LOOSE)
+            .filter(|near| *near != parent)
+            .map(|near| format!("Perhaps you meant '{near}' instead of '{parent}'."))
+    } else {
+        // A child that is there is not misspelled: then the hint is wrong.
+        let children = from_here.iter().map(|r| r.to.name.as_str()).filter(|name| *name != child);
+        let known = from_here.iter().any(|r| r.to.name == child);
+        suggest::nearest(child, children, LOOSE)
+            .filter(|_| !known)
+            .map(|near| format!("Perhaps you meant '{near}' instead of '{child}'."))
+    };
+    Error::new(StatusCode::BAD_REQUEST, "PGRST200", message, Some(details), hint)
+}
+
+/// 300 PGRST201, with all that it may be.
+fn ambiguous(origin: Name<'_>, target: &str, several: &[&Relationship]) -> Error {
+    let message = format!(
+        "Could not embed because more than one relationship was found for '{}' and '{target}'",
+        origin.name
+    );
+    let choice = |r: &&Relationship| {
+        let by = match &r.join {
+            Join::ManyToMany(junction) => junction.relation.name.as_str(),
+            _ => r.constraint().unwrap_or_default(),
+        };
+        format!("'{}!{by}'", r.to.name)
+    };
+    let choices = several.iter().map(choice).collect::<Vec<_>>().join(", ");
+    let hint = format!(
+        "Try changing '{target}' to one of the following: {choices}. Find the desired relationship in the \
+         'details' key."
+    );
+    let details = several.iter().map(|r| described(r)).collect();
+    Error::new(StatusCode::MULTIPLE_CHOICES, "PGRST201", message, None, Some(hint))
+        .with_details(Value::Array(details))
+}
+
+fn described(relationship: &Relationship) -> Value {
+    let list = |names: Vec<&str>| format!("({})", names.join(", "));
+    let own = |pairs: &[ColumnPair]| list(pairs.iter().map(|(own, _)| own.as_str()).collect());
+    let other = |pairs: &[ColumnPair]| list(pairs.iter().map(|(_, other)| other.as_str()).collect());
+    let (from, to) = (&relationship.from.name, &relationship.to.name);
+    let (cardinality, by) = match &relationship.join {
+        Join::ManyToMany(junction) => (
+            "many-to-many",
+            format!(
+                "{} using {}{} and {}{}",
+                junction.relation.name,
+                junction.from_constraint,
+                other(&junction.from_columns),
+                junction.to_constraint,
+                other(&junction.to_columns)
+            ),
+        ),
+        join => {
+            let cardinality = match join {
+                Join::ManyToOne { .. } => "many-to-one",
+                Join::OneToOne { .. } => "one-to-one",
+                _ => "one-to-many",
+            };
+            let columns = relationship.columns();
+            let constraint = relationship.constraint().unwrap_or_default();
+            (cardinality, format!("{constraint} using {from}{} and {to}{}", own(columns), other(columns)))
+        }
+    };
+    json!({"cardinality": cardinality, "embedding": format!("{from} with {to}"), "relationship": by})
+}

@@ -1,0 +1,93 @@
+//! Which media type the answer has, and who writes it: our own writers, or functions of the database.
+
+use http::StatusCode;
+
+use super::super::error::Error;
+use super::super::request::media::{Media, PlanMedia};
+use super::super::request::{Action, Request};
+use super::tree::{Handler, Name, Read};
+use crate::schema::{self, Schema, Target};
+use crate::tenant::Api;
+
+/// The dearest media type that can be made of these rows.
+///
+/// # Errors
+/// 406 PGRST107.
+pub(super) fn negotiate<'a>(
+    request: &Request,
+    api: &Api,
+    schema: &'a Schema,
+    of: Option<Name<'a>>,
+    read: &Read<'a>,
+) -> Result<(Handler<'a>, Media), Error> {
+    // A writer of a relation's rows needs whole rows.
+    let whole = matches!(&read.columns[..], [column] if column.operand.column == "*" && column.aggregate.is_none())
+        && read.embeds.is_empty();
+    let of = of.filter(|_| whole);
+    let found = request.accept.iter().find_map(|media| match media {
+        Media::Plan(plan) if api.db_plan_enabled => {
+            let handler =
+                built_in(&plan.of).or_else(|| find(schema, of, &plan.of).map(|(handler, _)| handler))?;
+            let of = match &plan.of {
+                Media::Any => Media::Json,
+                media => media.clone(),
+            };
+            Some((handler, Media::Plan(Box::new(PlanMedia { of, ..(**plan).clone() }))))
+        }
+        Media::Plan(_) => None,
+        media => match built_in(media) {
+            Some(handler) => Some((handler, media.clone())),
+            None => find(schema, of, media),
+        },
+    });
+    found.ok_or_else(|| none(request))
+}
+
+/// Those that nobody can replace.
+fn built_in<'a>(media: &Media) -> Option<Handler<'a>> {
+    match media {
+        Media::Object { stripped } => Some(Handler::Object { stripped: *stripped }),
+        Media::ArrayStripped => Some(Handler::Json { stripped: true }),
+        _ => None,
+    }
+}
+
+/// First the relation's or function's own for anything, then for this, then anybody's for this, then ours.
+fn find<'a>(schema: &'a Schema, of: Option<Name<'a>>, media: &Media) -> Option<(Handler<'a>, Media)> {
+    let name = media.name().to_lowercase();
+    let own = |media: &str| {
+        let of = of.map(|of| schema::Name::new(of.schema, of.name))?;
+        let routine = schema.media_handler(&Target::Routine(of.clone()), media);
+        routine.or_else(|| schema.media_handler(&Target::Relation(of), media))
+    };
+    let found =
+        own("*/*").or_else(|| own(&name)).or_else(|| schema.media_handler(&Target::AnyElement, &name));
+    if let Some(found) = found {
+        let function = Name::from(&found.function);
+        let handler = match &found.target {
+            Target::Relation(of) => Handler::Aggregate(function, Some(Name::from(of))),
+            Target::AnyElement => Handler::Aggregate(function, None),
+            Target::Routine(_) => Handler::Value,
+        };
+        return Some((handler, Media::parse(&found.content_type)));
+    }
+    match media {
+        Media::Json | Media::Any => Some((Handler::Json { stripped: false }, Media::Json)),
+        Media::Csv => Some((Handler::Csv, Media::Csv)),
+        Media::GeoJson => Some((Handler::GeoJson(schema.geojson.as_ref().map(Name::from)?), Media::GeoJson)),
+        _ => None,
+    }
+}
+
+/// The document at the root is JSON.
+pub(super) fn document(request: &Request) -> Result<(), Error> {
+    debug_assert!(matches!(request.action, Action::Document), "only the root has a document");
+    let fits = |media: &Media| matches!(media, Media::OpenApi | Media::Json | Media::Any);
+    if request.accept.iter().any(fits) { Ok(()) } else { Err(none(request)) }
+}
+
+fn none(request: &Request) -> Error {
+    let names: Vec<_> = request.accept.iter().map(Media::name).collect();
+    let message = format!("None of these media types are available: {}", names.join(", "));
+    Error::new(StatusCode::NOT_ACCEPTABLE, "PGRST107", message, None, None)
+}

@@ -1,0 +1,474 @@
+//! Readings: every level of the select list with its conditions, order and limits, and what it is embedded by.
+
+use std::collections::BTreeSet;
+
+use http::StatusCode;
+
+use super::super::error::Error;
+use super::super::request::filter::{Compare, Filter, Is, Test};
+use super::super::request::order::Term;
+use super::super::request::query::Query;
+use super::super::request::range::Rows;
+use super::super::request::select::{self, Aggregate, Item};
+use super::super::request::{Field, Key, Step};
+use super::join;
+use super::tree::{Column, Condition, Embed, From, Name, Operand, Order, OrderBy, Output, Read, Shape};
+use crate::schema::{Join, Relation, Schema};
+
+/// Names in PostgreSQL are cut off behind this many bytes; what is cut may no longer be told apart.
+const NAME: usize = 63;
+
+/// What a reading is planned with.
+pub(super) struct Context<'a> {
+    pub(super) schema: &'a Schema,
+    pub(super) aggregates: bool,
+    pub(super) max_rows: Option<u64>,
+    /// The rows come out of a change, whose conditions and limits are not the reading's.
+    pub(super) change: bool,
+}
+
+/// One level of the select list, with what the other parameters say of it.
+struct Node<'a> {
+    embed: Option<&'a select::Embed>,
+    columns: Vec<&'a select::Column>,
+    children: Vec<Node<'a>>,
+    compares: Vec<&'a Compare>,
+    groups: Vec<&'a Filter>,
+    order: &'a [Term],
+    rows: Rows,
+}
+
+impl<'a> Node<'a> {
+    fn new(embed: Option<&'a select::Embed>, items: &'a [Item]) -> Self {
+        let (mut columns, mut children) = (Vec::new(), Vec::new());
+        for item in items {
+            match item {
+                Item::Column(column) => columns.push(column),
+                Item::Embed(embed) => children.push(Self::new(Some(embed), &embed.items)),
+            }
+        }
+        let (compares, groups, order) = (Vec::new(), Vec::new(), &[][..]);
+        Self { embed, columns, children, compares, groups, order, rows: Rows::default() }
+    }
+
+    /// What it is called in the answer, and in conditions on it.
+    fn name(&self) -> &'a str {
+        self.embed.map_or("", |embed| embed.alias.as_deref().unwrap_or(&embed.name))
+    }
+
+    /// The level that these names lead to.
+    fn at(&mut self, path: &[String]) -> Result<&mut Self, Error> {
+        let Some((first, rest)) = path.split_first() else { return Ok(self) };
+        let named = |node: &&mut Self| {
+            node.embed.is_some_and(|e| e.name == *first || e.alias.as_ref() == Some(first))
+        };
+        self.children.iter_mut().find(named).ok_or_else(|| not_embedded(first))?.at(rest)
+    }
+}
+
+fn not_embedded(name: &str) -> Error {
+    let message = format!("'{name}' is not an embedded resource in this request");
+    let hint = format!("Verify that '{name}' is included in the 'select' query parameter.");
+    Error::new(StatusCode::BAD_REQUEST, "PGRST108", message, None, Some(hint))
+}
+
+fn aggregates_disabled() -> Error {
+    let message = "Use of aggregate functions is not allowed";
+    Error::new(StatusCode::BAD_REQUEST, "PGRST123", message, None, None)
+}
+
+/// The reading of `from`, whose columns are those of `origin`.
+pub(super) fn plan<'a>(
+    context: &Context<'a>,
+    query: &'a Query,
+    rows: Rows,
+    from: From<'a>,
+    origin: Name<'a>,
+) -> Result<Read<'a>, Error> {
+    let mut root = Node::new(None, &query.select);
+    for (path, compare) in query.filters.iter().filter(|(path, _)| !context.change || !path.is_empty()) {
+        root.at(path)?.compares.push(compare);
+    }
+    for (path, terms) in &query.order {
+        root.at(path)?.order = terms;
+    }
+    if !context.change {
+        root.rows = rows;
+        for (path, rows) in &query.ranges {
+            root.at(path)?.rows = *rows;
+        }
+    }
+    for (path, group) in query.logic.iter().filter(|(path, _)| !context.change || !path.is_empty()) {
+        root.at(path)?.groups.push(group);
+    }
+    let alias = match from {
+        From::Source => Some(origin.name.to_owned()),
+        _ => None,
+    };
+    let read = Read {
+        from,
+        alias,
+        junction: None,
+        joins: Vec::new(),
+        columns: Vec::new(),
+        filters: Vec::new(),
+        order: Vec::new(),
+        rows: Rows::default(),
+        embeds: Vec::new(),
+    };
+    let mut level = Level { context, depth: 0, relation: origin, aggregated: false, spread: None };
+    level.fill(read, &root)
+}
+
+/// How a level is spread into the one around it.
+#[derive(Clone, Copy, PartialEq)]
+enum Spread {
+    One,
+    Many,
+}
+
+struct Level<'c, 'a> {
+    context: &'c Context<'a>,
+    depth: usize,
+    /// What the rows are of.
+    relation: Name<'a>,
+    /// Something around it is aggregated.
+    aggregated: bool,
+    spread: Option<Spread>,
+}
+
+impl<'a> Level<'_, 'a> {
+    fn fill(&mut self, mut read: Read<'a>, node: &Node<'a>) -> Result<Read<'a>, Error> {
+        let context = self.context;
+        let known = context.schema.relation(self.relation.schema, self.relation.name);
+        if !context.aggregates && node.columns.iter().any(|c| c.aggregate.is_some()) {
+            return Err(aggregates_disabled());
+        }
+        self.aggregated |= node.columns.iter().any(|c| c.aggregate.is_some());
+        self.aggregated |= self.spread == Some(Spread::Many);
+        for child in &node.children {
+            read.embeds.push(self.embed(&read, child)?);
+        }
+        let expands = self.aggregated
+            || known.is_some_and(|r| r.columns.iter().any(|c| shown(context.schema, &c.type_name).is_some()));
+        for column in &node.columns {
+            self.column(&mut read.columns, known, column, expands);
+        }
+        for compare in &node.compares {
+            read.filters.push(compared(context.schema, known, compare, &read.embeds));
+        }
+        for group in &node.groups {
+            read.filters.push(condition(context.schema, known, group, &read.embeds));
+        }
+        for term in node.order {
+            read.order.push(self.term(known, term, &read)?);
+        }
+        read.rows = if context.change { node.rows } else { node.rows.at_most(context.max_rows) };
+        Ok(read)
+    }
+
+    fn column(
+        &self,
+        columns: &mut Vec<Column<'a>>,
+        known: Option<&'a Relation>,
+        asked: &'a select::Column,
+        expands: bool,
+    ) {
+        let schema = self.context.schema;
+        if asked.field.name == "*" && asked.field.path.is_empty() && asked.aggregate.is_none() && expands {
+            if let Some(relation) = known {
+                columns.extend(relation.columns.iter().map(|column| {
+                    let convert = shown(schema, &column.type_name);
+                    let alias = convert.map(|_| column.name.clone());
+                    let operand = Operand { convert, ..Operand::column(&column.name) };
+                    Column { alias, ..Column::plain(operand) }
+                }));
+                return;
+            }
+        }
+        let mut operand = operand(known, &asked.field);
+        operand.convert = column_type(known, &asked.field.name).and_then(|kind| shown(schema, kind));
+        // Counting rows of the level around would count others as well.
+        operand.whole =
+            self.spread.is_some() && asked.aggregate == Some(Aggregate::Count) && asked.field.name == "*";
+        let alias = asked.alias.clone().or_else(|| match asked.aggregate {
+            Some(aggregate) => self.spread.map(|_| aggregate.name().to_owned()),
+            None => last_key(&asked.field).or_else(|| operand.convert.map(|_| asked.field.name.clone())),
+        });
+        columns.push(Column {
+            operand,
+            cast: asked.cast.as_deref(),
+            aggregate: asked.aggregate,
+            aggregate_cast: asked.aggregate_cast.as_deref(),
+            alias,
+        });
+    }
+
+    fn term(&self, known: Option<&'a Relation>, term: &'a Term, read: &Read<'a>) -> Result<Order<'a>, Error> {
+        let Term { embed, field, descending, nulls_first } = term;
+        let (descending, nulls_first) = (*descending, *nulls_first);
+        let Some(name) = embed else {
+            let operand = operand(known, field);
+            return Ok(Order { embed: None, operand, descending, nulls_first });
+        };
+        let at = read.embeds.iter().position(|embed| embed.name == name).ok_or_else(|| not_embedded(name))?;
+        if !read.embeds[at].to_one {
+            let message = format!("A related order on '{name}' is not possible");
+            let origin = self.relation.name;
+            let details =
+                format!("'{origin}' and '{name}' do not form a many-to-one or one-to-one relationship");
+            return Err(Error::new(StatusCode::BAD_REQUEST, "PGRST118", message, Some(details), None));
+        }
+        let operand = operand(None, field);
+        Ok(Order { embed: Some(at), operand, descending, nulls_first })
+    }
+
+    /// An embed of a level that is called `read.place()`.
+    fn embed(&self, read: &Read<'a>, node: &Node<'a>) -> Result<Embed<'a>, Error> {
+        let Some(asked) = node.embed else { return Err(Error::internal("an embed without a name")) };
+        let context = self.context;
+        let depth = self.depth + 1;
+        let origin = self.relation;
+        let relationship = join::find(context.schema, origin, asked)?;
+        let target = Name::from(&relationship.to);
+        let label = label(&[origin.name, node.name()], depth);
+        let alias = label_of(target.name, depth);
+        let to_one = relationship.is_to_one();
+        let spread = asked.spread.then_some(if to_one { Spread::One } else { Spread::Many });
+        let mut inside = Read {
+            from: From::Relation(target),
+            alias: Some(alias),
+            junction: None,
+            joins: Vec::new(),
+            columns: Vec::new(),
+            filters: Vec::new(),
+            order: Vec::new(),
+            rows: Rows::default(),
+            embeds: Vec::new(),
+        };
+        match &relationship.join {
+            Join::Computed { function, .. } => {
+                let (function, of) = (Name::from(function), Name::from(&relationship.from));
+                inside.from = From::Function { function, argument: read.place(), of };
+            }
+            join => {
+                inside.joins = join::on(relationship, &read.place(), &inside.place());
+                inside.junction = match join {
+                    Join::ManyToMany(junction) => Some(Name::from(&junction.relation)),
+                    _ => None,
+                };
+            }
+        }
+        let mut level = Level { context, depth, relation: target, aggregated: self.aggregated, spread };
+        let mut inside = level.fill(inside, node)?;
+        let shape = match spread {
+            None if to_one => Shape::Object,
+            None => Shape::Array,
+            Some(Spread::One) => Shape::Spread(hoist(&mut inside)),
+            Some(Spread::Many) => arrays(&label, &mut inside)?,
+        };
+        let hidden = spread.is_none() && is_hidden(&inside);
+        let (name, target) = (node.name(), asked.name.as_str());
+        Ok(Embed { label, name, target, inner: asked.inner, shape, to_one, hidden, read: inside })
+    }
+}
+
+/// Nothing is selected of it, nor of what is inside it.
+fn is_hidden(read: &Read<'_>) -> bool {
+    read.columns.is_empty() && read.embeds.iter().all(|embed| is_hidden(&embed.read))
+}
+
+fn label(parts: &[&str], depth: usize) -> String {
+    label_of(&parts.join("_"), depth)
+}
+
+fn label_of(name: &str, depth: usize) -> String {
+    let mut label = format!("{name}_{depth}");
+    if label.len() > NAME {
+        // Two long names may begin alike, so what is left out still counts.
+        let sum = name.bytes().fold(0_u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
+        let mut end = NAME - 24;
+        while !name.is_char_boundary(end) {
+            end -= 1;
+        }
+        label = format!("{}_{sum:08x}_{depth}", &name[..end]);
+    }
+    label
+}
+
+/// The columns of a level that is spread into the one around it.
+fn outputs<'a>(read: &Read<'a>) -> Vec<Output<'a>> {
+    let plain = |name: &str| Output { name: name.to_owned(), aggregate: None, cast: None, alias: None };
+    let mut outputs: Vec<_> = read.columns.iter().map(|column| plain(column.label())).collect();
+    for embed in read.embeds.iter().filter(|embed| !embed.hidden) {
+        match &embed.shape {
+            Shape::Object | Shape::Array => outputs.push(plain(embed.name)),
+            Shape::Spread(inner) | Shape::SpreadArrays { outputs: inner, .. } => {
+                outputs.extend(inner.iter().map(|o| plain(o.alias.as_deref().unwrap_or(&o.name))));
+            }
+        }
+    }
+    outputs
+}
+
+/// An aggregate of the one row of a spread would be no aggregate: it is made around it, of all rows there.
+fn hoist<'a>(read: &mut Read<'a>) -> Vec<Output<'a>> {
+    let mut outputs = outputs(read);
+    let mut slots = outputs.iter_mut();
+    for (column, output) in read.columns.iter_mut().zip(&mut slots) {
+        if let Some(aggregate) = column.aggregate.take() {
+            output.aggregate = Some(aggregate);
+            output.cast = column.aggregate_cast.take();
+            output.alias.clone_from(&column.alias);
+        }
+    }
+    for embed in read.embeds.iter_mut().filter(|embed| !embed.hidden) {
+        match &mut embed.shape {
+            Shape::Object | Shape::Array => drop(slots.next()),
+            Shape::Spread(inner) | Shape::SpreadArrays { outputs: inner, .. } => {
+                for (inside, output) in inner.iter_mut().zip(&mut slots) {
+                    if let Some(aggregate) = inside.aggregate.take() {
+                        output.name.clone_from(&inside.name);
+                        output.aggregate = Some(aggregate);
+                        output.cast = inside.cast.take();
+                        output.alias = inside.alias.take();
+                    }
+                }
+            }
+        }
+    }
+    outputs
+}
+
+fn arrays<'a>(label: &str, read: &mut Read<'a>) -> Result<Shape<'a>, Error> {
+    let inner = |embed: &Embed<'a>| match &embed.shape {
+        Shape::Spread(outputs) => outputs.iter().any(|output| output.aggregate.is_some()),
+        _ => false,
+    };
+    if read.columns.iter().any(|c| c.aggregate.is_some()) || read.embeds.iter().any(inner) {
+        let details = "Aggregates are not implemented for one-to-many or many-to-many spreads.";
+        let message = "Feature not implemented";
+        return Err(Error::new(StatusCode::BAD_REQUEST, "PGRST127", message, Some(details.into()), None));
+    }
+    let outputs = outputs(read);
+    let (mut extra, mut order) = (Vec::new(), Vec::new());
+    // Arrays are ordered as they are made, by columns that need not be among them.
+    for (index, term) in std::mem::take(&mut read.order).into_iter().enumerate() {
+        let alias = label_of(&format!("{label}_{}", term.operand.column), index + 1);
+        order.push((alias.clone(), term.descending, term.nulls_first));
+        extra.push((term.embed, Column { alias: Some(alias), ..Column::plain(term.operand) }));
+    }
+    let order = order
+        .into_iter()
+        .map(|(alias, descending, nulls_first)| OrderBy { alias, descending, nulls_first })
+        .collect();
+    Ok(Shape::SpreadArrays { outputs, extra, order })
+}
+
+/// Whether all names of an embed's columns are needed to read it out of the rows of a change or call.
+pub(super) fn needed<'a>(read: &Read<'a>, keys: &[&'a str]) -> Vec<&'a str> {
+    let mut names: BTreeSet<&'a str> = read.columns.iter().map(|column| column.operand.column).collect();
+    let function = |embed: &Embed<'_>| matches!(embed.read.from, From::Function { .. });
+    if names.contains("*") || read.embeds.iter().any(function) {
+        return vec!["*"];
+    }
+    let place = read.place();
+    for join in read.embeds.iter().flat_map(|embed| &embed.read.joins) {
+        for (at, column) in [&join.one, &join.other] {
+            if *at == place {
+                names.insert(column);
+            }
+        }
+    }
+    names.extend(keys);
+    names.into_iter().collect()
+}
+
+/// The names that conditions and orders of a level speak of.
+pub(super) fn named<'a>(read: &Read<'a>) -> Vec<&'a str> {
+    fn of<'a>(condition: &Condition<'a>, names: &mut Vec<&'a str>) {
+        match condition {
+            Condition::Group { items, .. } => items.iter().for_each(|item| of(item, names)),
+            Condition::Compare { operand, .. } => names.push(operand.column),
+            Condition::Embed { .. } => {}
+        }
+    }
+    let mut names = Vec::new();
+    read.filters.iter().for_each(|filter| of(filter, &mut names));
+    names.extend(read.order.iter().filter(|term| term.embed.is_none()).map(|term| term.operand.column));
+    names
+}
+
+fn column_type<'a>(known: Option<&'a Relation>, name: &str) -> Option<&'a str> {
+    known?.column(name).map(|column| column.type_name.as_str())
+}
+
+/// The function that makes of a value of this type what is answered.
+fn shown<'a>(schema: &'a Schema, kind: &str) -> Option<Name<'a>> {
+    schema.representation(kind, "json").map(Name::from)
+}
+
+fn operand<'a>(known: Option<&'a Relation>, field: &'a Field) -> Operand<'a> {
+    let json = matches!(column_type(known, &field.name), Some("json" | "jsonb"));
+    Operand { path: &field.path, json, ..Operand::column(&field.name) }
+}
+
+/// The name of a JSON path in an answer: its last key, or the last but for indexes.
+fn last_key(field: &Field) -> Option<String> {
+    field.path.last()?;
+    let named = |step: &Step| match &step.key {
+        Key::Name(name) => Some(name.clone()),
+        Key::Index(_) => None,
+    };
+    Some(field.path.iter().rev().find_map(named).unwrap_or_else(|| field.name.clone()))
+}
+
+fn compared<'a>(
+    schema: &'a Schema,
+    known: Option<&'a Relation>,
+    compare: &'a Compare,
+    embeds: &[Embed<'a>],
+) -> Condition<'a> {
+    let Compare { field, negated, test } = compare;
+    if field.path.is_empty() && *test == Test::Is(Is::Null) {
+        if let Some(embed) = embeds.iter().position(|embed| embed.name == field.name) {
+            return Condition::Embed { embed, empty: !negated };
+        }
+    }
+    let mut operand = operand(known, field);
+    let column = known.and_then(|relation| relation.column(&field.name));
+    operand.convert =
+        column.and_then(|column| schema.representation("text", &column.type_name)).map(Name::from);
+    let vector = column.is_some_and(|column| column.base_type != "tsvector");
+    Condition::Compare { operand, vector, negated: *negated, test }
+}
+
+/// A condition on this relation, or on what is embedded in it.
+pub(super) fn condition<'a>(
+    schema: &'a Schema,
+    known: Option<&'a Relation>,
+    filter: &'a Filter,
+    embeds: &[Embed<'a>],
+) -> Condition<'a> {
+    match filter {
+        Filter::Compare(compare) => compared(schema, known, compare, embeds),
+        Filter::Group(group) => Condition::Group {
+            negated: group.negated,
+            any: group.any,
+            items: group.items.iter().map(|item| condition(schema, known, item, embeds)).collect(),
+        },
+    }
+}
+
+/// The conditions of a change: those that are not for embeds.
+pub(super) fn conditions<'a>(
+    schema: &'a Schema,
+    relation: &'a Relation,
+    query: &'a Query,
+) -> Vec<Condition<'a>> {
+    let own = query.filters.iter().filter(|(path, _)| path.is_empty());
+    let compares = own.map(|(_, compare)| compared(schema, Some(relation), compare, &[]));
+    let groups = query.logic.iter().filter(|(path, _)| path.is_empty());
+    let groups = groups.map(|(_, group)| condition(schema, Some(relation), group, &[]));
+    compares.chain(groups).collect()
+}

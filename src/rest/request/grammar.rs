@@ -1,0 +1,324 @@
+//! What the grammars of the query parameters share: names, quotes, JSON paths, and errors as PostgREST words them.
+
+use std::borrow::Cow;
+
+use winnow::combinator::{alt, opt, preceded, repeat, separated};
+use winnow::error::{EmptyError, ErrMode};
+use winnow::stream::Stateful;
+use winnow::{ModalParser, Parser};
+
+use super::super::error::Error;
+
+/// Select lists and logic trees nest at most this deep, so that reading one can't exhaust the stack.
+const DEPTH: usize = 48;
+
+/// A parameter's text, and how far it could be read.
+pub(super) type Input<'a> = Stateful<&'a str, Trace>;
+/// What a parser gives.
+pub(super) type Parsed<T> = Result<T, ErrMode<EmptyError>>;
+
+/// The furthest place at which something was missed: what an error names. Parsers go back and try another way, so
+/// the place of the last failure would tell little.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Trace {
+    whole: usize,
+    depth: usize,
+    at: usize,
+    found: Option<Found>,
+    expected: Vec<Cow<'static, str>>,
+}
+
+/// What stood where something else was expected.
+#[derive(Debug, Clone, PartialEq)]
+enum Found {
+    /// Instead of the end.
+    TooMuch(char),
+    Char(char),
+    End,
+}
+
+impl Trace {
+    fn miss(&mut self, at: usize, found: Option<Found>, expected: Option<Cow<'static, str>>) {
+        if at > self.at || (self.found.is_none() && self.expected.is_empty()) {
+            (self.at, self.found) = (at, None);
+            self.expected.clear();
+        }
+        if at == self.at {
+            if self.found.is_none() || matches!(found, Some(Found::TooMuch(_))) {
+                self.found = found.or(self.found.take());
+            }
+            if let Some(expected) = expected.filter(|e| !self.expected.contains(e)) {
+                self.expected.push(expected);
+            }
+        }
+    }
+
+    fn join(&mut self, other: Self) {
+        let Self { at, found, expected, .. } = other;
+        if expected.is_empty() && found.is_some() {
+            self.miss(at, found, None);
+        } else {
+            for item in expected {
+                self.miss(at, found.clone(), Some(item));
+            }
+        }
+    }
+
+    /// `unexpected "x" expecting "a", b or c`
+    fn sentence(&self) -> String {
+        let mut text = match &self.found {
+            Some(Found::TooMuch(c)) => format!("unexpected {c:?}"),
+            Some(Found::Char(c)) => format!("unexpected {:?}", c.to_string()),
+            Some(Found::End) => "unexpected end of input".to_owned(),
+            None => String::new(),
+        };
+        if let [first @ .., last] = &self.expected[..] {
+            text.push_str(if text.is_empty() { "expecting " } else { " expecting " });
+            if !first.is_empty() {
+                text.push_str(&first.join(", "));
+                text.push_str(" or ");
+            }
+            text.push_str(last);
+        }
+        text
+    }
+}
+
+/// Reads `text`; `what` says in an error which parameter it was.
+pub(super) fn read<'a, T>(
+    what: &str,
+    text: &'a str,
+    mut parser: impl ModalParser<Input<'a>, T, EmptyError>,
+) -> Result<T, Error> {
+    let state = Trace { whole: text.len(), ..Trace::default() };
+    let mut input = Input { input: text, state };
+    parser.parse_next(&mut input).map_err(|_| {
+        let before = text.get(..input.state.at).unwrap_or(text);
+        let line = before.matches('\n').count() + 1;
+        let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+        let message = format!("\"failed to parse {what} ({text})\" (line {line}, column {column})");
+        Error::query(message, input.state.sentence())
+    })
+}
+
+fn position(input: &Input<'_>) -> usize {
+    input.state.whole - input.input.len()
+}
+
+fn found(input: &Input<'_>) -> Found {
+    input.input.chars().next().map_or(Found::End, Found::Char)
+}
+
+fn missed<T>(input: &mut Input<'_>, expected: Option<Cow<'static, str>>) -> Parsed<T> {
+    let (at, found) = (position(input), found(input));
+    input.state.miss(at, Some(found), expected);
+    Err(ErrMode::Backtrack(EmptyError))
+}
+
+/// A character for which `test` holds; `expected` as it stands in an error, or empty.
+pub(super) fn one<'a>(
+    expected: &'static str,
+    test: impl Fn(char) -> bool,
+) -> impl ModalParser<Input<'a>, char, EmptyError> {
+    move |input: &mut Input<'a>| match input.input.chars().next() {
+        Some(c) if test(c) => {
+            input.input = &input.input[c.len_utf8()..];
+            Ok(c)
+        }
+        _ => missed(input, Some(Cow::Borrowed(expected)).filter(|e| !e.is_empty())),
+    }
+}
+
+/// This character.
+pub(super) fn char<'a>(c: char) -> impl ModalParser<Input<'a>, char, EmptyError> {
+    move |input: &mut Input<'a>| match input.input.strip_prefix(c) {
+        Some(rest) => {
+            input.input = rest;
+            Ok(c)
+        }
+        None => missed(input, Some(Cow::Owned(format!("{:?}", c.to_string())))),
+    }
+}
+
+/// This word, whatever follows.
+pub(super) fn word<'a>(word: &'static str) -> impl ModalParser<Input<'a>, &'static str, EmptyError> {
+    move |input: &mut Input<'a>| match input.input.strip_prefix(word) {
+        Some(rest) => {
+            input.input = rest;
+            Ok(word)
+        }
+        None => missed(input, Some(Cow::Owned(format!("{word:?}")))),
+    }
+}
+
+/// Nothing more, or one of these, which stay.
+pub(super) fn end<'a>(others: &'static str) -> impl ModalParser<Input<'a>, (), EmptyError> {
+    move |input: &mut Input<'a>| {
+        let at = position(input);
+        let Some(next) = input.input.chars().next() else { return Ok(()) };
+        if others.contains(next) {
+            return Ok(());
+        }
+        for other in others.chars() {
+            input.state.miss(at, None, Some(Cow::Owned(format!("{:?}", other.to_string()))));
+        }
+        input.state.miss(at, Some(Found::TooMuch(next)), Some(Cow::Borrowed("end of input")));
+        Err(ErrMode::Backtrack(EmptyError))
+    }
+}
+
+/// Names what `parser` reads: an error says that instead of the parts, unless some of them had been there.
+pub(super) fn label<'a, T>(
+    name: &'static str,
+    mut parser: impl ModalParser<Input<'a>, T, EmptyError>,
+) -> impl ModalParser<Input<'a>, T, EmptyError> {
+    move |input: &mut Input<'a>| {
+        let start = position(input);
+        let fresh = Trace { whole: input.state.whole, depth: input.state.depth, ..Trace::default() };
+        let before = std::mem::replace(&mut input.state, fresh);
+        let result = parser.parse_next(input);
+        let inside = std::mem::replace(&mut input.state, before);
+        if inside.at == start {
+            if inside.found.is_some() || !inside.expected.is_empty() {
+                input.state.miss(start, inside.found, Some(Cow::Borrowed(name)));
+            }
+        } else {
+            input.state.join(inside);
+        }
+        result
+    }
+}
+
+/// Counts how deep trees nest.
+pub(super) fn nested<'a, T>(
+    mut parser: impl ModalParser<Input<'a>, T, EmptyError>,
+) -> impl ModalParser<Input<'a>, T, EmptyError> {
+    move |input: &mut Input<'a>| {
+        if input.state.depth >= DEPTH {
+            let _: Parsed<()> = missed(input, Some(Cow::Borrowed("a tree that is not nested so deep")));
+            return Err(ErrMode::Cut(EmptyError));
+        }
+        input.state.depth += 1;
+        let result = parser.parse_next(input);
+        input.state.depth -= 1;
+        result
+    }
+}
+
+fn spaces(input: &mut Input<'_>) -> Parsed<()> {
+    input.input = input.input.trim_start_matches([' ', '\t']);
+    Ok(())
+}
+
+/// With spaces around it.
+pub(super) fn lexeme<'a, T>(
+    parser: impl ModalParser<Input<'a>, T, EmptyError>,
+) -> impl ModalParser<Input<'a>, T, EmptyError> {
+    winnow::combinator::delimited(spaces, parser, spaces)
+}
+
+/// The dot between parts.
+pub(super) fn delimiter(input: &mut Input<'_>) -> Parsed<char> {
+    label("delimiter (.)", char('.')).parse_next(input)
+}
+
+/// `"…"`, in which a backslash protects what follows.
+pub(super) fn quoted(input: &mut Input<'_>) -> Parsed<String> {
+    let inside =
+        repeat(0.., alt((one("", |c| c != '\\' && c != '"'), preceded(char('\\'), one("", |_| true)))));
+    winnow::combinator::delimited(char('"'), inside, char('"')).parse_next(input)
+}
+
+/// Letters, digits, `_`, `$` and spaces: of a type's or a configuration's name. Never anything that SQL would read
+/// as more than a name.
+pub(super) fn identifier(input: &mut Input<'_>) -> Parsed<String> {
+    let letters = one("letter", |c| c.is_alphabetic() || c.is_ascii_digit() || "_ $".contains(c));
+    let text: String = repeat(1.., letters).parse_next(input)?;
+    Ok(text.trim().to_owned())
+}
+
+fn dash(input: &mut Input<'_>) -> Parsed<char> {
+    if input.input.starts_with("->") {
+        return missed(input, None);
+    }
+    char('-').parse_next(input)
+}
+
+/// The name of a column, table, key or function.
+pub(super) fn name(input: &mut Input<'_>) -> Parsed<String> {
+    let dashed = separated(1.., identifier, dash).map(|parts: Vec<String>| parts.join("-"));
+    label("field name (* or [a..z0..9_$])", alt((quoted, dashed))).parse_next(input)
+}
+
+/// A column, or a place inside a JSON column.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Field {
+    /// The column's name.
+    pub(crate) name: String,
+    /// Steps into it.
+    pub(crate) path: Vec<Step>,
+}
+
+impl Field {
+    /// A column as it is.
+    pub(crate) fn column(name: impl Into<String>) -> Self {
+        Self { name: name.into(), path: Vec::new() }
+    }
+}
+
+/// One step of a JSON path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Step {
+    /// `->>` instead of `->`.
+    pub(crate) as_text: bool,
+    /// What it goes to.
+    pub(crate) key: Key,
+}
+
+/// What a step goes to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Key {
+    /// An object's key.
+    Name(String),
+    /// An array's element, negative from its end; a number as spelled.
+    Index(String),
+}
+
+/// `->a->>0`, or nothing.
+pub(super) fn json_path(input: &mut Input<'_>) -> Parsed<Vec<Step>> {
+    repeat(0.., step).parse_next(input)
+}
+
+fn step(input: &mut Input<'_>) -> Parsed<Step> {
+    let mut arrow = alt((word("->>").value(true), word("->").value(false)));
+    let as_text = arrow.parse_next(input)?;
+    // Behind an arrow there is no other way to read the text.
+    let key = alt((index.map(Key::Index), key.map(Key::Name))).parse_next(input).map_err(ErrMode::cut)?;
+    Ok(Step { as_text, key })
+}
+
+fn index(input: &mut Input<'_>) -> Parsed<String> {
+    let sign = opt(char('-')).parse_next(input)?;
+    let digits: String = repeat(1.., one("digit", |c| c.is_ascii_digit())).parse_next(input)?;
+    let ended = ["->", "::", ".", ","].iter().any(|e| input.input.starts_with(e));
+    if !ended && !input.input.is_empty() {
+        return missed(input, None);
+    }
+    Ok(sign.into_iter().chain(digits.chars()).collect())
+}
+
+fn key(input: &mut Input<'_>) -> Parsed<String> {
+    let part = repeat(1.., one("", |c| !"(-:.,>)".contains(c))).map(|s: String| s.trim().to_owned());
+    let dashed = separated(1.., part, dash).map(|parts: Vec<String>| parts.join("-"));
+    label("any non reserved character different from: .,>()", alt((quoted, dashed))).parse_next(input)
+}
+
+/// A column with its JSON path, and spaces around it.
+pub(super) fn field(input: &mut Input<'_>) -> Parsed<Field> {
+    lexeme((name, json_path)).map(|(name, path)| Field { name, path }).parse_next(input)
+}
+
+/// Names with dots between them: the embeds on the way, and what is meant there.
+pub(super) fn path(input: &mut Input<'_>) -> Parsed<Vec<String>> {
+    separated(1.., name, delimiter).parse_next(input)
+}

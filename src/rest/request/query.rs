@@ -1,0 +1,150 @@
+//! The query string: which parameter is what, as far as that can be told without a schema.
+
+use std::collections::BTreeSet;
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use winnow::combinator::separated;
+
+use super::super::error::Error;
+use super::filter::{self, At, Compare, Filter, Parameter};
+use super::grammar::{char, lexeme, name, path, read};
+use super::order::{self, Term};
+use super::range::Rows;
+use super::select::{self, Item};
+
+/// What RFC 3986 calls unreserved stays.
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
+
+/// The query string.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Query {
+    /// `select=`; `*` where there is none.
+    pub(crate) select: Vec<Item>,
+    /// Conditions, and the embeds they are for.
+    pub(crate) filters: Vec<At<Compare>>,
+    /// `and=`, `or=`
+    pub(crate) logic: Vec<At<Filter>>,
+    /// `order=`
+    pub(crate) order: Vec<At<Vec<Term>>>,
+    /// `limit=` and `offset=` at the top.
+    pub(crate) rows: Rows,
+    /// Those of embeds.
+    pub(crate) ranges: Vec<At<Rows>>,
+    /// `columns=`: the keys of the payload that count.
+    pub(crate) columns: Option<BTreeSet<String>>,
+    /// `on_conflict=`
+    pub(crate) on_conflict: Option<Vec<String>>,
+    /// Arguments of a function.
+    pub(crate) arguments: Vec<(String, String)>,
+    /// Keys of filters as they were written.
+    pub(crate) filtered: BTreeSet<String>,
+    /// All of it, sorted.
+    pub(crate) canonical: String,
+}
+
+impl Query {
+    /// `call`: a function is called by GET, so what is no filter is an argument.
+    pub(super) fn parse(text: &str, call: bool) -> Result<Self, Error> {
+        let pairs = pairs(text);
+        let mut query = Self { canonical: canonical(&pairs), ..Self::default() };
+        let given = || pairs.iter().filter_map(|(key, value)| Some((key.as_str(), value.as_deref()?)));
+        let first = |name: &str| given().find(|(key, _)| *key == name).map(|(_, value)| value);
+        query.select = select::select(first("select").unwrap_or("*"))?;
+        let names = |what: &str, text: &str| -> Result<Vec<String>, Error> {
+            read(what, text, separated(1.., name, lexeme(char(','))))
+        };
+        let columns = first("columns").map(|text| names("columns parameter", text)).transpose()?;
+        query.columns = columns.map(|names| names.into_iter().collect());
+        query.on_conflict =
+            first("on_conflict").map(|text| names("on_conflict parameter", text)).transpose()?;
+        let mut ranges: Vec<(&str, Option<&str>, Option<&str>)> = Vec::new();
+        for (key, value) in given() {
+            let (before, last) = key.rsplit_once('.').unwrap_or(("", key));
+            match last {
+                "limit" | "offset" => {
+                    let at = ranges.iter().position(|(name, ..)| *name == before).unwrap_or_else(|| {
+                        ranges.push((before, None, None));
+                        ranges.len() - 1
+                    });
+                    let (_, limit, offset) = &mut ranges[at];
+                    *(if last == "limit" { limit } else { offset }) = Some(value);
+                }
+                "order" => {
+                    let order = order::order(key, value)?;
+                    // Of two for the same place the first counts.
+                    if !query.order.iter().any(|(path, _)| *path == order.0) {
+                        query.order.push(order);
+                    }
+                }
+                "and" | "or" => query.logic.push(filter::logic(key, value)?),
+                _ if matches!(key, "select" | "columns" | "on_conflict") => {}
+                _ => {
+                    query.filtered.insert(key.to_owned());
+                    match filter::parameter(key, value, call)? {
+                        Parameter::Filter(filter) => query.filters.push(filter),
+                        Parameter::Argument(name) => query.arguments.push((name, value.to_owned())),
+                    }
+                }
+            }
+        }
+        for (place, limit, offset) in ranges {
+            let rows = Rows::parse(limit, offset);
+            if place.is_empty() {
+                query.rows = rows;
+            } else {
+                query.ranges.push((read("tree path", place, path)?, rows));
+            }
+        }
+        Ok(query)
+    }
+}
+
+/// Keys and values; a key without `=` has none.
+fn pairs(text: &str) -> Vec<(String, Option<String>)> {
+    let decode = |text: &str| percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned();
+    text.split('&')
+        .filter(|pair| !pair.is_empty())
+        .map(|pair| match pair.split_once('=') {
+            Some((key, value)) => (decode(key), Some(decode(value))),
+            None => (decode(pair), None),
+        })
+        .collect()
+}
+
+fn canonical(pairs: &[(String, Option<String>)]) -> String {
+    let mut sorted: Vec<_> = pairs.iter().collect();
+    sorted.sort_by(|a, b| a.0.cmp(&b.0));
+    let encode = |text: &str| utf8_percent_encode(text, RESERVED).to_string();
+    let pair = |(key, value): &&(String, Option<String>)| {
+        format!("{}={}", encode(key), encode(value.as_deref().unwrap_or_default()))
+    };
+    sorted.iter().map(pair).collect::<Vec<_>>().join("&")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_parameter_finds_its_place() {
+        let query = Query::parse(
+            "select=a,b(c)&b.limit=3&limit=2&b.order=c&order=a.desc&a=eq.1&b.c=gt.2&b.or=(c.eq.1)&x&on_conflict=a",
+            false,
+        )
+        .unwrap();
+        assert_eq!((query.select.len(), query.rows.limit, query.ranges[0].1.limit), (2, Some(2), Some(3)));
+        assert_eq!((query.filters.len(), query.filters[1].0.clone()), (2, vec!["b".to_owned()]));
+        assert_eq!((query.logic.len(), query.order.len()), (1, 2));
+        assert_eq!(Query::parse("b=eq.%20&a", false).unwrap().canonical, "a=&b=eq.%20");
+        let call = Query::parse("a=1&b=eq.2&a=3", true).unwrap();
+        assert_eq!((call.arguments.len(), call.filters.len()), (2, 1));
+    }
+
+    #[test]
+    fn errors_are_worded_as_postgrest_does() {
+        let error = |query: &str| Query::parse(query, false).unwrap_err().to_string();
+        insta::assert_snapshot!(error("columns="), @r#""failed to parse columns parameter ()" (line 1, column 1) (PGRST100); unexpected end of input expecting field name (* or [a..z0..9_$])"#);
+        insta::assert_snapshot!(error("select=data->(!@%23$%25^%26*_d->>!@%23$%25^%26*_e::integer"), @r#""failed to parse select parameter (data->(!@#$%^&*_d->>!@#$%^&*_e::integer)" (line 1, column 7) (PGRST100); unexpected "(" expecting "-", digit or any non reserved character different from: .,>()"#);
+        insta::assert_snapshot!(error("select=data->>--34"), @r#""failed to parse select parameter (data->>--34)" (line 1, column 9) (PGRST100); unexpected "-" expecting digit"#);
+    }
+}

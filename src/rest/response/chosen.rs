@@ -1,0 +1,68 @@
+//! What a function chose for the answer, with `set_config('response.status', …)` and `…headers`.
+
+use http::header::{CONNECTION, CONTENT_LENGTH, HeaderName, TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
+use http::{HeaderMap, HeaderValue, StatusCode};
+use serde_json::{Map, Value};
+
+use super::super::error::Error;
+
+/// Headers that frame the message: with them a function could make the client read two answers where there is one.
+pub(in crate::rest) const FRAMING: [HeaderName; 6] =
+    [CONNECTION, CONTENT_LENGTH, TE, TRAILER, TRANSFER_ENCODING, UPGRADE];
+
+/// The chosen status, if there is one.
+pub(super) fn status(text: Option<&str>) -> Result<Option<StatusCode>, Error> {
+    let Some(text) = text else { return Ok(None) };
+    // As much of a number as there is, as PostgREST reads it.
+    let digits: String = text.chars().take_while(char::is_ascii_digit).collect();
+    let status = digits.parse().ok().and_then(|number| StatusCode::from_u16(number).ok());
+    match status.filter(|s| !s.is_informational()) {
+        Some(status) => Ok(Some(status)),
+        None => {
+            let message = "response.status guc must be a valid status code";
+            Err(Error::new(StatusCode::INTERNAL_SERVER_ERROR, "PGRST112", message, None, None))
+        }
+    }
+}
+
+/// The chosen headers replace ours.
+pub(super) fn headers(headers: &mut HeaderMap, text: Option<&str>) -> Result<(), Error> {
+    let Some(text) = text else { return Ok(()) };
+    let bad = || {
+        let message = "response.headers guc must be a JSON array composed of objects with a single key and a string value";
+        Error::new(StatusCode::INTERNAL_SERVER_ERROR, "PGRST111", message, None, None)
+    };
+    let list: Vec<Map<String, Value>> = serde_json::from_str(text).map_err(|_| bad())?;
+    let mut chosen = HeaderMap::new();
+    for object in list {
+        let mut pairs = object.into_iter();
+        let (Some((name, Value::String(text))), None) = (pairs.next(), pairs.next()) else {
+            return Err(bad());
+        };
+        let name: HeaderName = name.parse().map_err(|_| bad())?;
+        if !FRAMING.contains(&name) {
+            chosen.append(name, HeaderValue::from_str(&text).map_err(|_| bad())?);
+        }
+    }
+    // extend() replaces what was there and keeps several of one name.
+    headers.extend(chosen);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_function_has_its_say_but_not_on_the_frame() {
+        let mut all = HeaderMap::new();
+        all.insert("x-a", HeaderValue::from_static("ours"));
+        headers(&mut all, Some(r#"[{"X-A": "1"}, {"X-A": "2"}, {"Content-Length": "9"}]"#)).unwrap();
+        assert_eq!(all.get_all("x-a").iter().count(), 2);
+        assert!(!all.contains_key(CONTENT_LENGTH));
+        assert_eq!(headers(&mut all, Some("{}")).unwrap_err().code(), "PGRST111");
+        assert_eq!(status(Some("418")).unwrap(), Some(StatusCode::IM_A_TEAPOT));
+        assert_eq!(status(Some("nope")).unwrap_err().code(), "PGRST112");
+        assert_eq!(status(Some("100")).unwrap_err().code(), "PGRST112");
+    }
+}

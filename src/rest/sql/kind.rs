@@ -1,0 +1,45 @@
+//! Names of types as callers spell them, for casts.
+
+use crate::pg::Ident;
+
+/// Type names that SQL spells as keywords, and what they are; any other name is quoted as an identifier.
+const TYPES: [(&str, &str); 31] = [
+    ("int", "pg_catalog.int4"),
+    ("integer", "pg_catalog.int4"),
+    ("int2", "pg_catalog.int2"),
+    ("int4", "pg_catalog.int4"),
+    ("int8", "pg_catalog.int8"),
+    ("smallint", "pg_catalog.int2"),
+    ("bigint", "pg_catalog.int8"),
+    ("real", "pg_catalog.float4"),
+    ("float4", "pg_catalog.float4"),
+    ("float8", "pg_catalog.float8"),
+    ("float", "pg_catalog.float8"),
+    ("double precision", "pg_catalog.float8"),
+    ("decimal", "pg_catalog.numeric"),
+    ("numeric", "pg_catalog.numeric"),
+    ("boolean", "pg_catalog.bool"),
+    ("bool", "pg_catalog.bool"),
+    ("text", "pg_catalog.text"),
+    ("varchar", "pg_catalog.varchar"),
+    ("character varying", "pg_catalog.varchar"),
+    ("char", "pg_catalog.bpchar"),
+    ("character", "pg_catalog.bpchar"),
+    ("timestamp", "pg_catalog.timestamp"),
+    ("timestamp without time zone", "pg_catalog.timestamp"),
+    ("timestamp with time zone", "pg_catalog.timestamptz"),
+    ("time", "pg_catalog.time"),
+    ("time without time zone", "pg_catalog.time"),
+    ("time with time zone", "pg_catalog.timetz"),
+    ("bit varying", "pg_catalog.varbit"),
+    ("dec", "pg_catalog.numeric"),
+    ("varbit", "pg_catalog.varbit"),
+    ("national character varying", "pg_catalog.varchar"),
+];
+
+/// A caller's type name as SQL: from the table above, or a quoted identifier, as unquoted SQL would fold it.
+pub(super) fn type_name(spelled: &str) -> String {
+    let folded = spelled.split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase();
+    let known = TYPES.iter().find(|(name, _)| *name == folded).map(|(_, name)| (*name).to_owned());
+    known.unwrap_or_else(|| Ident::new(folded).to_string())
+}

@@ -1,0 +1,292 @@
+//! A reading as one SELECT: embeds are lateral joins, so that each level is planned and limited on its own.
+
+use super::super::plan::tree::{Column, Embed, From, Order, Output, Place, Read, Shape};
+use super::super::request::range::Rows;
+use super::condition::{self, Embeds};
+use super::kind::type_name;
+use super::snippet::Snippet;
+use crate::pg::Ident;
+
+/// The whole SELECT.
+pub(super) fn read(sql: &mut Snippet, read: &Read<'_>) {
+    level(sql, read, &[]);
+}
+
+/// With `extra` columns, which an array around it is ordered by.
+fn level(sql: &mut Snippet, read: &Read<'_>, extra: &[(Option<usize>, Column<'_>)]) {
+    let at = read.place();
+    sql.push("SELECT ");
+    let mut items = Items::default();
+    if read.columns.is_empty() && read.embeds.is_empty() {
+        items.next(sql, true);
+        condition::column(sql, &at, "*");
+    }
+    for column in &read.columns {
+        items.next(sql, column.aggregate.is_none());
+        selected(sql, &at, column);
+    }
+    for (embed, column) in extra {
+        items.next(sql, true);
+        let of = embed.and_then(|embed| read.embeds.get(embed));
+        selected(sql, &of.map_or_else(|| at.clone(), |embed| Place::Alias(embed.label.clone())), column);
+    }
+    for embed in &read.embeds {
+        embedded(sql, &mut items, embed);
+    }
+    sql.push(" FROM ");
+    from(sql, read);
+    for embed in &read.embeds {
+        lateral(sql, embed);
+    }
+    conditions(sql, read, Embeds::Joined(&read.embeds));
+    if items.aggregated && !items.grouped.is_empty() {
+        sql.push(" GROUP BY ").join(&items.grouped, ", ", |sql, number| {
+            sql.push(number);
+        });
+    }
+    order(sql, &at, &read.order, &read.embeds);
+    limit(sql, read.rows);
+}
+
+/// The items of a SELECT: by their number those are grouped by that are not aggregated.
+#[derive(Default)]
+struct Items {
+    count: usize,
+    aggregated: bool,
+    grouped: Vec<usize>,
+}
+
+impl Items {
+    fn next(&mut self, sql: &mut Snippet, plain: bool) {
+        if self.count > 0 {
+            sql.push(", ");
+        }
+        self.count += 1;
+        if plain {
+            self.grouped.push(self.count);
+        } else {
+            self.aggregated = true;
+        }
+    }
+}
+
+fn selected(sql: &mut Snippet, at: &Place<'_>, column: &Column<'_>) {
+    if let (Some(_), Some(cast)) = (column.aggregate, column.aggregate_cast) {
+        sql.push("CAST(");
+        aggregated(sql, at, column);
+        sql.push(" AS ").push(type_name(cast)).push(")");
+    } else {
+        aggregated(sql, at, column);
+    }
+    if let Some(alias) = &column.alias {
+        sql.push(" AS ").push(Ident::new(alias.as_str()));
+    }
+}
+
+fn aggregated(sql: &mut Snippet, at: &Place<'_>, column: &Column<'_>) {
+    if let Some(aggregate) = column.aggregate {
+        sql.push("pg_catalog.").push(aggregate.name()).push("(");
+    }
+    match (column.aggregate, column.cast) {
+        (Some(_), _) if column.operand.column == "*" && !column.operand.whole => {
+            sql.push("*");
+        }
+        (_, Some(cast)) => {
+            sql.push("CAST(");
+            condition::converted(sql, at, &column.operand);
+            sql.push(" AS ").push(type_name(cast)).push(")");
+        }
+        (_, None) => condition::converted(sql, at, &column.operand),
+    }
+    if column.aggregate.is_some() {
+        sql.push(")");
+    }
+}
+
+/// What an embed gives to the row around it.
+fn embedded(sql: &mut Snippet, items: &mut Items, embed: &Embed<'_>) {
+    let label = || Ident::new(embed.label.as_str());
+    match &embed.shape {
+        _ if embed.hidden => {}
+        Shape::Object => {
+            items.next(sql, true);
+            sql.push("pg_catalog.row_to_json(").push(label()).push(".*)::pg_catalog.jsonb AS ");
+            sql.push(Ident::new(embed.name));
+        }
+        Shape::Array => {
+            items.next(sql, true);
+            sql.push("COALESCE(").push(label()).push(".").push(label()).push(", '[]') AS ");
+            sql.push(Ident::new(embed.name));
+        }
+        Shape::Spread(outputs) | Shape::SpreadArrays { outputs, .. } => {
+            for output in outputs {
+                items.next(sql, output.aggregate.is_none());
+                spread(sql, &embed.label, output);
+            }
+        }
+    }
+}
+
+fn spread(sql: &mut Snippet, label: &str, output: &Output<'_>) {
+    let column = |sql: &mut Snippet| condition::column(sql, &Place::Alias(label.to_owned()), &output.name);
+    match output.aggregate {
+        Some(aggregate) => {
+            sql.push(if output.cast.is_some() { "CAST(" } else { "" });
+            sql.push("pg_catalog.").push(aggregate.name()).push("(");
+            column(sql);
+            sql.push(")");
+            if let Some(cast) = output.cast {
+                sql.push(" AS ").push(type_name(cast)).push(")");
+            }
+        }
+        None => column(sql),
+    }
+    if let Some(alias) = &output.alias {
+        sql.push(" AS ").push(Ident::new(alias.as_str()));
+    }
+}
+
+fn lateral(sql: &mut Snippet, embed: &Embed<'_>) {
+    let label = || Ident::new(embed.label.as_str());
+    sql.push(if embed.inner { " INNER" } else { " LEFT" }).push(" JOIN LATERAL (");
+    let mut on_rows = false;
+    match &embed.shape {
+        Shape::Object | Shape::Spread(_) => read(sql, &embed.read),
+        Shape::Array => {
+            on_rows = true;
+            sql.push("SELECT pg_catalog.json_agg(")
+                .push(label())
+                .push(")::pg_catalog.jsonb AS ")
+                .push(label());
+            sql.push(" FROM (");
+            read(sql, &embed.read);
+            sql.push(") AS ").push(label());
+        }
+        Shape::SpreadArrays { outputs, extra, order: terms } => {
+            on_rows = true;
+            let at = Place::Alias(embed.label.clone());
+            sql.push("SELECT pg_catalog.json_agg(")
+                .push(label())
+                .push(")::pg_catalog.jsonb AS ")
+                .push(label());
+            for output in outputs {
+                sql.push(", COALESCE(pg_catalog.json_agg(");
+                condition::column(sql, &at, &output.name);
+                if !terms.is_empty() {
+                    sql.push(" ORDER BY ").join(terms, ", ", |sql, term| {
+                        condition::column(sql, &at, &term.alias);
+                        direction(sql, term.descending, term.nulls_first);
+                    });
+                }
+                let name = output.alias.as_deref().unwrap_or(&output.name);
+                sql.push("), '[]')::pg_catalog.jsonb AS ").push(Ident::new(name));
+            }
+            sql.push(" FROM (");
+            level(sql, &embed.read, extra);
+            sql.push(") AS ").push(label());
+        }
+    }
+    sql.push(") AS ").push(label()).push(" ON ");
+    if embed.inner && on_rows {
+        sql.push(label()).push(" IS NOT NULL");
+    } else {
+        sql.push("TRUE");
+    }
+}
+
+fn from(sql: &mut Snippet, read: &Read<'_>) {
+    match &read.from {
+        From::Relation(relation) => condition::name(sql, *relation),
+        From::Source => {
+            sql.push(super::SOURCE);
+        }
+        From::Function { function, argument, of } => {
+            condition::name(sql, *function);
+            sql.push("(");
+            // A relation's own name would be a column's here.
+            match argument {
+                Place::Relation(relation) => sql.push(Ident::new(relation.name)),
+                Place::Alias(alias) => sql.push(Ident::new(alias.as_str())),
+            };
+            sql.push("::");
+            condition::name(sql, *of);
+            sql.push(")");
+        }
+    }
+    if let Some(alias) = &read.alias {
+        sql.push(" AS ").push(Ident::new(alias.as_str()));
+    }
+    if let Some(junction) = read.junction {
+        sql.push(", ");
+        condition::name(sql, junction);
+    }
+}
+
+fn conditions(sql: &mut Snippet, read: &Read<'_>, embeds: Embeds<'_>) {
+    let lookups: Vec<_> = match embeds {
+        Embeds::Joined(_) => Vec::new(),
+        Embeds::Looked(list) => list.iter().filter(|embed| embed.inner).collect(),
+    };
+    if read.filters.is_empty() && read.joins.is_empty() && lookups.is_empty() {
+        return;
+    }
+    sql.push(" WHERE ");
+    condition::all(sql, &read.place(), &read.filters, embeds);
+    let mut first = read.filters.is_empty();
+    for join in &read.joins {
+        sql.push(if first { "" } else { " AND " });
+        first = false;
+        condition::column(sql, &join.one.0, join.one.1);
+        sql.push(" = ");
+        condition::column(sql, &join.other.0, join.other.1);
+    }
+    for embed in lookups {
+        sql.push(if first { "" } else { " AND " }).push("EXISTS (");
+        first = false;
+        counted(sql, &embed.read);
+        sql.push(")");
+    }
+}
+
+/// A SELECT with the same rows, before any limit, and nothing in them.
+pub(super) fn counted(sql: &mut Snippet, read: &Read<'_>) {
+    sql.push("SELECT 1 FROM ");
+    from(sql, read);
+    conditions(sql, read, Embeds::Looked(&read.embeds));
+}
+
+fn order(sql: &mut Snippet, at: &Place<'_>, terms: &[Order<'_>], embeds: &[Embed<'_>]) {
+    if terms.is_empty() {
+        return;
+    }
+    sql.push(" ORDER BY ").join(terms, ", ", |sql, term| {
+        let embed = term.embed.and_then(|embed| embeds.get(embed));
+        match embed {
+            Some(embed) => condition::operand(sql, &Place::Alias(embed.label.clone()), &term.operand),
+            None => condition::operand(sql, at, &term.operand),
+        }
+        direction(sql, term.descending, term.nulls_first);
+    });
+}
+
+fn direction(sql: &mut Snippet, descending: Option<bool>, nulls_first: Option<bool>) {
+    sql.push(match descending {
+        Some(true) => " DESC",
+        Some(false) => " ASC",
+        None => "",
+    });
+    sql.push(match nulls_first {
+        Some(true) => " NULLS FIRST",
+        Some(false) => " NULLS LAST",
+        None => "",
+    });
+}
+
+fn limit(sql: &mut Snippet, rows: Rows) {
+    if let Some(limit) = rows.limit {
+        sql.push(" LIMIT ").bind(limit.to_string());
+    }
+    if rows.offset != 0 {
+        sql.push(" OFFSET ").bind(rows.offset.to_string());
+    }
+}
