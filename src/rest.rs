@@ -11,11 +11,13 @@ mod execute;
 mod plan;
 mod request;
 mod response;
+mod root;
 mod sql;
 mod transaction;
 
 pub use auth::check_jwt_secret;
 pub use error::{Code, Error};
+pub use root::Root;
 pub use transaction::Session;
 
 use std::borrow::Cow;
@@ -28,7 +30,7 @@ use http::{HeaderValue, Method};
 use crate::pg::KeyRing;
 use crate::pool::Pools;
 use crate::telemetry::{Metrics, Stage};
-use crate::tenant::Tenant;
+use crate::tenant::{OpenApiMode, Tenant};
 use auth::{Caller, Keyring, Roles};
 use cache::{Cache, Entry};
 use execute::{Expect, Failure, Job, Outcome};
@@ -136,7 +138,11 @@ impl Rest {
         timing.lap("plan");
         let response = match &plan {
             Plan::Info(methods) => response::info(methods),
-            Plan::Document => response::document(request, Bytes::new()),
+            Plan::Document => {
+                let outcome = self.run(tenant, settings, &document_job(tenant, request)).await?;
+                timing.lap("transaction");
+                response::document(request, &entry.schema, &tenant.api, &outcome)
+            }
             Plan::Query(query) => {
                 let job = job(tenant, request, query, max_rows);
                 let outcome = self.run(tenant, &own_settings(tenant, settings, query), &job).await?;
@@ -209,6 +215,21 @@ fn job(tenant: &Tenant, request: &Request, query: &Query<'_>, max_rows: Option<u
         writes: query.writes,
         rolls_back: prefer.rollback.unwrap_or(tenant.api.db_tx_end.rolls_back()),
         expect,
+    }
+}
+
+/// What the document at the root needs of the database. The pre-request function and the caller's role have their say
+/// even where nothing is asked.
+fn document_job(tenant: &Tenant, request: &Request) -> Job {
+    let follows = tenant.api.openapi_mode == OpenApiMode::FollowPrivileges && !request.head;
+    Job {
+        before: tenant.api.db_pre_request.as_ref().map(sql::before),
+        main: if follows { sql::document::privileges(&request.schema) } else { sql::document::nothing() },
+        lines: false,
+        estimate: None,
+        writes: false,
+        rolls_back: false,
+        expect: Expect::default(),
     }
 }
 

@@ -23,6 +23,8 @@ pub struct Asked<'a> {
 pub struct Resolved {
     /// The tenant.
     pub tenant: TenantId,
+    /// Its host that matched.
+    pub host: Host,
     /// Its prefix that matched.
     pub prefix: Prefix,
     /// The path behind the prefix and behind `/rest/v1`; starts with a slash.
@@ -59,7 +61,8 @@ pub(super) fn resolve(
     for end in ends.into_iter().rev().chain([0]) {
         let Ok(prefix) = Prefix::parse(&path[..end]) else { continue };
         if let Some(tenant) = find(&host, &prefix) {
-            return Ok(Resolved { tenant, path: behind(&path[prefix.as_str().len()..]), prefix });
+            let path = behind(&path[prefix.as_str().len()..]);
+            return Ok(Resolved { tenant, host, prefix, path });
         }
     }
     Err(Refusal::Unknown)

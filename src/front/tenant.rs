@@ -37,17 +37,32 @@ pub(super) fn resolve(app: &App, parts: &mut Parts) -> Result<Arc<tenant::Tenant
         forwarded_host,
         path: parts.uri.path(),
     };
-    let (tenant, Resolved { path, .. }) = app.directory.resolve(&asked)?;
+    let (tenant, resolved) = app.directory.resolve(&asked)?;
     if !tenant.is_served() {
         return Err(Error::Suspended);
     }
+    let root = root(&tenant, &resolved, asked.path);
+    let path = resolved.path;
     let target = match parts.uri.query() {
         Some(query) => format!("{path}?{query}"),
         None => path,
     };
     parts.uri = target.parse::<Uri>().map_err(|_| Error::Ambiguous("the path is not one"))?;
     parts.extensions.insert(Arc::clone(&tenant));
+    if let Some(root) = root {
+        parts.extensions.insert(root);
+    }
     Ok(tenant)
+}
+
+/// The URL of the API's root as the caller spelled its path, where that is what was asked for: the OpenAPI document
+/// there tells it. Scheme and port come from the catalog: behind a proxy the connection does not know them.
+fn root(tenant: &tenant::Tenant, resolved: &Resolved, path: &str) -> Option<rest::Root> {
+    if resolved.path != "/" {
+        return None;
+    }
+    let url = tenant.base_urls.iter().find(|url| url.host == resolved.host && url.prefix == resolved.prefix)?;
+    Some(rest::Root::new(&url.scheme, url.host.as_str(), url.port, path))
 }
 
 fn is_trusted(app: &App, peer: IpAddr) -> bool {

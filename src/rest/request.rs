@@ -23,6 +23,7 @@ use self::prefer::Prefer;
 use self::query::Query;
 use self::range::Rows;
 use super::error::Error;
+use super::root::Root;
 use crate::tenant::{Api, OpenApiMode};
 
 /// What is asked, in our words.
@@ -50,6 +51,8 @@ pub(super) struct Request {
     pub(super) accept: Vec<Media>,
     /// HEAD: as GET, without the body.
     pub(super) head: bool,
+    /// The URL of the API's root, where the root was asked for.
+    pub(super) root: Option<Root>,
 }
 
 /// What to do.
@@ -126,7 +129,8 @@ impl Request {
         }
         let accept = media::accepted(&parts.headers);
         let head = parts.method == Method::HEAD;
-        Ok(Self { action, schema, profile, query, rows, columns, payload, content, prefer, accept, head })
+        let root = parts.extensions.get::<Root>().cloned();
+        Ok(Self { action, schema, profile, query, rows, columns, payload, content, prefer, accept, head, root })
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod applied;
 mod chosen;
+mod openapi;
 
 use bytes::Bytes;
 use http::header::{
@@ -17,6 +18,9 @@ use super::plan::{Query, Source};
 use super::request::media::Media;
 use super::request::prefer::{Count, Resolution};
 use super::request::{Action, Change, Request};
+use super::root::Root;
+use crate::schema::Schema;
+use crate::tenant::Api;
 
 /// What RFC 3986 calls unreserved stays.
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
@@ -32,14 +36,34 @@ pub(super) fn info(methods: &str) -> Result<Response<Bytes>, Error> {
     Ok(answer(StatusCode::OK, headers, Bytes::new()))
 }
 
-/// The document at the root.
+/// The document at the root, of what the outcome of [`privileges`](super::sql::document::privileges) lets the caller
+/// see; of everything when there was no such question.
 ///
 /// # Errors
-/// Never in practice: schemas have names that a header can hold.
-pub(super) fn document(request: &Request, body: Bytes) -> Result<Response<Bytes>, Error> {
+/// Never in practice: schemas have names that a header can hold, and privileges are JSON.
+pub(super) fn document(
+    request: &Request,
+    schema: &Schema,
+    api: &Api,
+    outcome: &Outcome,
+) -> Result<Response<Bytes>, Error> {
     let mut headers = HeaderMap::new();
     typed(request, &Media::OpenApi, &mut headers)?;
-    Ok(answer(StatusCode::OK, headers, body))
+    if request.head {
+        return Ok(answer(StatusCode::OK, headers, Bytes::new()));
+    }
+    let unreadable = |_| Error::internal("privileges or the document are no JSON");
+    let usable = outcome.body.as_ref().map(|body| serde_json::from_slice(body)).transpose().map_err(unreadable)?;
+    let proxy = api.openapi_server_proxy_uri.as_deref().and_then(Root::parse);
+    let facts = openapi::Facts {
+        schema,
+        namespace: &request.schema,
+        usable: usable.as_ref(),
+        root: proxy.as_ref().or(request.root.as_ref()),
+        secured: api.openapi_security_active,
+    };
+    let body = serde_json::to_vec(&openapi::document(&facts)).map_err(unreadable)?;
+    Ok(answer(StatusCode::OK, headers, body.into()))
 }
 
 /// The answer to what the database did.

@@ -3,6 +3,7 @@
 mod call;
 mod change;
 mod condition;
+pub(super) mod document;
 mod kind;
 mod read;
 pub(super) mod session;

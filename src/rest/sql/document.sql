@@ -1,23 +1,31 @@
 SELECT pg_catalog.json_build_object(
-    'relations', COALESCE((
-        SELECT pg_catalog.json_object_agg(c.relname, pg_catalog.json_build_array(
-            pg_catalog.has_any_column_privilege(c.oid, 'SELECT'),
-            pg_catalog.has_any_column_privilege(c.oid, 'INSERT'),
-            pg_catalog.has_any_column_privilege(c.oid, 'UPDATE'),
-            pg_catalog.has_table_privilege(c.oid, 'DELETE')))
+    'relations', (
+        SELECT COALESCE(pg_catalog.json_agg(c.relname), '[]')
         FROM pg_catalog.pg_class c
-        WHERE c.relnamespace = n.oid AND c.relkind = ANY ('{r,p,v,m,f}'::pg_catalog."char"[])
-            AND pg_catalog.has_schema_privilege(n.oid, 'USAGE')), '{}'),
-    'routines', COALESCE((
-        SELECT pg_catalog.json_agg(DISTINCT p.proname::pg_catalog.text)
+        WHERE c.relnamespace = space.oid AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
+            -- Any privilege shows it, as in PostgREST.
+            AND (pg_catalog.pg_has_role(c.relowner, 'USAGE')
+                OR pg_catalog.has_table_privilege(c.oid,
+                    'SELECT, INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES, TRIGGER')
+                OR pg_catalog.has_any_column_privilege(c.oid, 'SELECT, INSERT, UPDATE, REFERENCES'))),
+    'routines', (
+        SELECT COALESCE(pg_catalog.json_agg(pg_catalog.json_build_object(
+            'name', p.proname, 'types', types.known, 'shown', types.shown)), '[]')
         FROM pg_catalog.pg_proc p
-        WHERE p.pronamespace = n.oid AND pg_catalog.has_function_privilege(p.oid, 'EXECUTE')
-            AND pg_catalog.has_schema_privilege(n.oid, 'USAGE')), '[]')
-    )::pg_catalog.text AS body,
-    1::pg_catalog.int8 AS rows,
-    NULL::pg_catalog.int8 AS total,
-    NULL::pg_catalog.text AS headers,
-    NULL::pg_catalog.text AS status,
-    NULL::pg_catalog.text AS location
-FROM pg_catalog.pg_namespace n
-WHERE n.nspname = $1
+        CROSS JOIN LATERAL (
+            -- Overloads are told apart by their types, spelled as the schema was loaded: with the schema's name. What
+            -- is shown leaves it out where the search path makes it superfluous.
+            SELECT COALESCE(pg_catalog.json_agg(pg_catalog.format_type(t.oid, NULL) ORDER BY a.number), '[]') AS shown,
+                COALESCE(pg_catalog.json_agg(CASE
+                    WHEN n.nspname = 'pg_catalog' THEN pg_catalog.format_type(t.oid, NULL)
+                    WHEN e.oid IS NULL THEN pg_catalog.format('%I.%I', n.nspname, t.typname)
+                    ELSE pg_catalog.format('%I.%I[]', n.nspname, e.typname) END ORDER BY a.number), '[]') AS known
+            FROM pg_catalog.unnest(p.proargtypes::pg_catalog.oid[]) WITH ORDINALITY AS a (type, number)
+            JOIN pg_catalog.pg_type t ON t.oid = a.type
+            JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace
+            LEFT JOIN pg_catalog.pg_type e ON e.oid = t.typelem AND e.typarray = t.oid
+        ) AS types
+        WHERE p.pronamespace = space.oid AND p.prokind = 'f'
+            AND pg_catalog.has_function_privilege(p.oid, 'EXECUTE'))
+    )::pg_catalog.text
+FROM (SELECT (SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = $1) AS oid) AS space

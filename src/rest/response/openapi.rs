@@ -1,0 +1,170 @@
+//! The document at the root: OpenAPI 2.0, as PostgREST's tools expect it, with its order of keys.
+//!
+//! `definitions` says what rows look like, `parameters` what filters and preferences there are, and `paths` who takes
+//! and gives them.
+
+mod definitions;
+mod parameters;
+mod paths;
+
+use std::collections::{HashMap, HashSet};
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::super::root::Root;
+use crate::schema::{Argument, Relation, Routine, Schema};
+
+/// PostgREST's version whose API this is: what its tools look for in `info`.
+const VERSION: &str = "14.17";
+const JSON: &str = "application/json";
+const OBJECT: &str = "application/vnd.pgrst.object+json";
+const OBJECT_STRIPPED: &str = "application/vnd.pgrst.object+json;nulls=stripped";
+
+/// What a document is made of.
+pub(super) struct Facts<'a> {
+    pub(super) schema: &'a Schema,
+    /// Which schema of the database is shown.
+    pub(super) namespace: &'a str,
+    /// What may be seen of it; `None` for everything.
+    pub(super) usable: Option<&'a Usable>,
+    /// Left out where nobody knows.
+    pub(super) root: Option<&'a Root>,
+    /// Whether to say that a token is needed.
+    pub(super) secured: bool,
+}
+
+/// What the request's role may use: the body of [`privileges`](super::super::sql::document::privileges).
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct Usable {
+    relations: HashSet<String>,
+    routines: Vec<Executable>,
+}
+
+/// A function that may be executed.
+#[derive(Debug, Deserialize)]
+struct Executable {
+    name: String,
+    types: Vec<String>,
+    shown: Vec<String>,
+}
+
+/// A function in the document.
+struct Function<'a> {
+    routine: &'a Routine,
+    /// The input arguments, each with its type as it is shown.
+    arguments: Vec<(&'a Argument, &'a str)>,
+}
+
+/// The document.
+pub(super) fn document(facts: &Facts<'_>) -> Value {
+    let (relations, functions) = (relations(facts), functions(facts));
+    let media = json!([JSON, OBJECT_STRIPPED, OBJECT, "text/csv"]);
+    let description = "Add the token prepending \"Bearer \" (without quotes) to it";
+    let security = json!({
+        "JWT": { "in": "header", "name": "Authorization", "type": "apiKey", "description": description }
+    });
+    let secured = |value| if facts.secured { value } else { Value::Null };
+    let root = |part: fn(&Root) -> Value| facts.root.map_or(Value::Null, part);
+    object([
+        ("swagger", "2.0".into()),
+        ("info", info(facts.schema.comments.get(facts.namespace).map(String::as_str))),
+        ("host", root(|root| root.host.clone().into())),
+        ("basePath", root(|root| root.path.clone().into())),
+        ("schemes", root(|root| json!([root.scheme]))),
+        ("consumes", media.clone()),
+        ("produces", media),
+        ("paths", paths::paths(&relations, &functions)),
+        ("definitions", definitions::definitions(facts.schema, &relations)),
+        ("parameters", parameters::parameters(&relations)),
+        ("securityDefinitions", secured(security)),
+        ("security", secured(json!([{ "JWT": [] }]))),
+        (
+            "externalDocs",
+            json!({
+                "description": "PostgREST Documentation",
+                "url": "https://postgrest.org/en/v14/references/api.html",
+            }),
+        ),
+    ])
+}
+
+fn info(comment: Option<&str>) -> Value {
+    let (title, description) = comment.map_or(
+        ("PostgREST API", "A REST API made from the database's schema, as PostgREST makes it"),
+        summary,
+    );
+    json!({ "description": description, "title": title, "version": VERSION })
+}
+
+/// By name.
+fn relations<'a>(facts: &Facts<'a>) -> Vec<&'a Relation> {
+    let all = facts.schema.relations.get(facts.namespace).into_iter().flat_map(|named| named.values());
+    all.filter(|r| facts.usable.is_none_or(|usable| usable.relations.contains(&r.name))).collect()
+}
+
+/// By name, one of each: a path can be described once, and PostgREST shows the overload with most arguments.
+fn functions<'a>(facts: &Facts<'a>) -> Vec<Function<'a>> {
+    let Some(named) = facts.schema.routines.get(facts.namespace) else { return Vec::new() };
+    let mut executable: HashMap<&str, Vec<&Executable>> = HashMap::new();
+    for function in facts.usable.into_iter().flat_map(|usable| &usable.routines) {
+        executable.entry(&function.name).or_default().push(function);
+    }
+    let function = |routine: &'a Routine| {
+        let Some(_) = facts.usable else {
+            let arguments = routine.inputs().map(|argument| (argument, argument.type_name.as_str()));
+            return Some(Function { routine, arguments: arguments.collect() });
+        };
+        let types = || routine.inputs().map(|argument| argument.type_name.as_str());
+        let overloads = executable.get(routine.name.as_str())?;
+        let found = overloads.iter().find(|e| e.types.iter().map(String::as_str).eq(types()))?;
+        let arguments = routine.inputs().zip(found.shown.iter().map(String::as_str));
+        Some(Function { routine, arguments: arguments.collect() })
+    };
+    named.values().filter_map(|overloads| overloads.iter().rev().find_map(function)).collect()
+}
+
+/// An object of those fields that have something to say.
+fn object<'a>(fields: impl IntoIterator<Item = (&'a str, Value)>) -> Value {
+    let said = |value: &Value| match value {
+        Value::Null => false,
+        Value::Array(list) => !list.is_empty(),
+        _ => true,
+    };
+    let fields = fields.into_iter().filter(|(_, value)| said(value));
+    Value::Object(fields.map(|(name, value)| (name.to_owned(), value)).collect())
+}
+
+/// A comment's first line, and what comes behind it and a blank line; that is empty where there is no more.
+fn summary(comment: &str) -> (&str, &str) {
+    let (first, more) = comment.split_once('\n').unwrap_or((comment, ""));
+    (first, more.trim_start_matches('\n'))
+}
+
+/// JSON's word for a type; `None` for `json` and `jsonb`, which may be anything.
+fn kind(sql: &str) -> Option<&'static str> {
+    Some(match sql {
+        "json" | "jsonb" => return None,
+        "boolean" => "boolean",
+        "smallint" | "integer" | "bigint" => "integer",
+        "numeric" | "real" | "double precision" => "number",
+        array if array.ends_with("[]") => "array",
+        _ => "string",
+    })
+}
+
+/// OpenAPI's word for a type where it has one, else PostgreSQL's.
+fn format(sql: &str) -> Value {
+    match sql {
+        "smallint" | "integer" => "int32",
+        "bigint" => "int64",
+        other => other,
+    }
+    .into()
+}
+
+/// What an array holds. An object without a type allows anything.
+fn items(sql: &str) -> Value {
+    sql.strip_suffix("[]").map_or(Value::Null, |element| object([("type", kind(element).into())]))
+}
+
