@@ -82,7 +82,8 @@ impl Rest {
         // An adopted database may say itself how its API is exposed.
         let known = if tenant.is_adopted() { Some(self.cache.get(tenant, &self.pools).await?) } else { None };
         let configured = known.as_ref().and_then(|entry| entry.configured.as_ref());
-        let tenant = configured.map_or(tenant, |configured| &configured.tenant);
+        let over = configured.map(|configured| configured.over(tenant));
+        let tenant = over.as_ref().unwrap_or(tenant);
         let caller = self.caller(tenant, &parts.headers)?;
         timing.lap("jwt");
         let request = Request::parse(&parts, body, &tenant.api)?;

@@ -119,7 +119,8 @@ impl Cluster {
             let program = self.binaries.program("initdb");
             let mut command = self.place.user.command(&program, home);
             command.arg("-D").arg(&draft).args(["-U", SUPERUSER, "-E", "UTF8", "--auth=reject"]);
-            command.arg(format!("--locale={locale}")).kill_on_drop(true);
+            // What initdb chooses under most locales; C.UTF-8 has no language, and full-text search then no stems.
+            command.arg(format!("--locale={locale}")).arg("--text-search-config=english").kill_on_drop(true);
             let output = command.output().await.map_err(Error::at(&program))?;
             if output.status.success() {
                 let data = self.place.data();

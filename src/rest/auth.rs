@@ -25,7 +25,7 @@ pub(super) struct Caller {
     pub(super) role: String,
     /// `request.jwt.claims`: the token's claims as JSON, with `role`.
     pub(super) claims: String,
-    /// No token was sent.
+    /// No role was claimed: a better token might have more rights.
     pub(super) anonymous: bool,
 }
 
@@ -52,9 +52,9 @@ pub(super) fn authenticate(
     let token = bearer(headers)?;
     // Keys are looked up only for a token.
     let claims = token.map(|token| token::verify(token, &keys())).transpose()?;
-    let anonymous = claims.is_none();
+    let signed = claims.is_some();
     let mut claims = claims.unwrap_or_default();
-    if !anonymous {
+    if signed {
         let now =
             SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64().floor());
         token::validate(&claims, now, api.jwt_aud.as_deref())?;
@@ -74,7 +74,7 @@ pub(super) fn authenticate(
             .with_header(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")));
     }
     claims.insert("role".into(), Value::String(role.clone()));
-    Ok(Caller { role, claims: Value::Object(claims).to_string(), anonymous })
+    Ok(Caller { role, claims: Value::Object(claims).to_string(), anonymous: !claimed })
 }
 
 /// The role at the API's place among the claims, or the anonymous one; and whether it was claimed.

@@ -1,7 +1,7 @@
 //! The schemas in use: one per lineage, shared by its tenants; one of its own for a tenant that turned out different.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use moka::future::Cache as Moka;
@@ -31,10 +31,28 @@ pub(super) struct Entry {
 /// What an adopted database says about settings.
 #[derive(Debug)]
 pub(super) struct Configured {
-    /// The tenant with in-database configuration on top.
-    pub(super) tenant: Arc<Tenant>,
+    /// In-database configuration, by name.
+    in_database: BTreeMap<String, String>,
+    /// A tenant as the directory has it, and with in-database configuration on top.
+    joined: Mutex<Option<(Arc<Tenant>, Arc<Tenant>)>>,
     /// By role, what `ALTER ROLE … SET` gave it.
     pub(super) roles: HashMap<String, BTreeMap<String, String>>,
+}
+
+impl Configured {
+    /// The tenant with in-database configuration on top. Made again when an operator changed the tenant.
+    pub(super) fn over(&self, tenant: &Arc<Tenant>) -> Arc<Tenant> {
+        if self.in_database.is_empty() {
+            return Arc::clone(tenant);
+        }
+        let mut joined = self.joined.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, over)) = joined.as_ref().filter(|(base, _)| Arc::ptr_eq(base, tenant)) {
+            return Arc::clone(over);
+        }
+        let over = Arc::new(tenant.with_in_database(&self.in_database));
+        *joined = Some((Arc::clone(tenant), Arc::clone(&over)));
+        over
+    }
 }
 
 /// Of what a schema was read: whose, which schemas, and those that views are looked through in.
@@ -139,12 +157,16 @@ async fn load(
     client: &tokio_postgres::Client,
 ) -> Result<(Schema, Option<Configured>), pg::Error> {
     let configured = if tenant.is_adopted() {
-        let tenant = Arc::new(tenant.with_in_database(&schema::in_database_settings(client).await?));
-        Some(Configured { tenant, roles: schema::role_settings(client).await? })
+        let in_database = schema::in_database_settings(client).await?;
+        Some(Configured {
+            in_database,
+            joined: Mutex::default(),
+            roles: schema::role_settings(client).await?,
+        })
     } else {
         None
     };
-    let api = configured.as_ref().map_or(&tenant.api, |configured| &configured.tenant.api);
-    let schema = schema::load(client, &api.db_schemas, &api.db_extra_search_path).await?;
+    let tenant = configured.as_ref().map_or_else(|| Arc::clone(tenant), |configured| configured.over(tenant));
+    let schema = schema::load(client, &tenant.api.db_schemas, &tenant.api.db_extra_search_path).await?;
     Ok((schema, configured))
 }

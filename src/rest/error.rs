@@ -133,6 +133,10 @@ impl Error {
         response
             .headers_mut()
             .insert(CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));
+        // RFC 9209, as PostgREST sends it: the code for those who can't read a body, of a HEAD for instance.
+        if let Ok(value) = HeaderValue::from_str(&format!("PostgREST; error={code}")) {
+            response.headers_mut().insert("proxy-status", value);
+        }
         for (name, value) in headers {
             response.headers_mut().append(name, value);
         }

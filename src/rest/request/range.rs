@@ -15,10 +15,11 @@ pub(crate) struct Rows {
 }
 
 impl Rows {
-    /// The texts of `limit` and `offset`. What is no number counts as not there.
+    /// The texts of `limit` and `offset`. What is no number counts as not there, and so does an offset
+    /// below zero.
     pub(super) fn parse(limit: Option<&str>, offset: Option<&str>) -> Self {
         let number = |text: Option<&str>| text.and_then(|t| t.trim().parse().ok());
-        Self { offset: number(offset).unwrap_or(0), limit: number(limit) }
+        Self { offset: number(offset).unwrap_or(0).max(0), limit: number(limit) }
     }
 
     /// With the `Range` header, which counts for GET only (RFC 9110, 14.2).
@@ -83,6 +84,7 @@ mod tests {
         assert_eq!(rows("2", "", "1-9"), Ok((1, Some(1))));
         assert_eq!(rows("0", "5", "1-9"), Ok((0, Some(0))));
         assert_eq!(rows("x", "y", "z"), Ok((0, None)));
+        assert_eq!(rows("", "-4", ""), Ok((0, None)));
         assert_eq!(rows("", "", "1-0"), Err("PGRST103".into()));
         assert_eq!(rows("-1", "", ""), Err("PGRST103".into()));
     }
