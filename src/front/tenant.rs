@@ -61,7 +61,8 @@ fn root(tenant: &tenant::Tenant, resolved: &Resolved, path: &str) -> Option<rest
     if resolved.path != "/" {
         return None;
     }
-    let url = tenant.base_urls.iter().find(|url| url.host == resolved.host && url.prefix == resolved.prefix)?;
+    let url =
+        tenant.base_urls.iter().find(|url| url.host == resolved.host && url.prefix == resolved.prefix)?;
     Some(rest::Root::new(&url.scheme, url.host.as_str(), url.port, path))
 }
 

@@ -130,7 +130,20 @@ impl Request {
         let accept = media::accepted(&parts.headers);
         let head = parts.method == Method::HEAD;
         let root = parts.extensions.get::<Root>().cloned();
-        Ok(Self { action, schema, profile, query, rows, columns, payload, content, prefer, accept, head, root })
+        Ok(Self {
+            action,
+            schema,
+            profile,
+            query,
+            rows,
+            columns,
+            payload,
+            content,
+            prefer,
+            accept,
+            head,
+            root,
+        })
     }
 }
 

@@ -53,7 +53,8 @@ pub(super) fn document(
         return Ok(answer(StatusCode::OK, headers, Bytes::new()));
     }
     let unreadable = |_| Error::internal("privileges or the document are no JSON");
-    let usable = outcome.body.as_ref().map(|body| serde_json::from_slice(body)).transpose().map_err(unreadable)?;
+    let usable =
+        outcome.body.as_ref().map(|body| serde_json::from_slice(body)).transpose().map_err(unreadable)?;
     let proxy = api.openapi_server_proxy_uri.as_deref().and_then(Root::parse);
     let facts = openapi::Facts {
         schema,

@@ -9,6 +9,7 @@ mod isolation;
 mod lifecycle;
 mod metrics;
 mod migrations;
+mod openapi;
 mod pool;
 mod program;
 mod requests;

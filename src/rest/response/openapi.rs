@@ -168,3 +168,5 @@ fn items(sql: &str) -> Value {
     sql.strip_suffix("[]").map_or(Value::Null, |element| object([("type", kind(element).into())]))
 }
 
+#[cfg(test)]
+mod tests;

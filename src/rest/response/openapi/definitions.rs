@@ -7,7 +7,11 @@ use crate::schema::{Column, Join, Relation, Schema};
 
 /// One for each relation, by its name.
 pub(super) fn definitions(schema: &Schema, relations: &[&Relation]) -> Value {
-    relations.iter().map(|relation| (relation.name.clone(), row(schema, relation))).collect::<Map<_, _>>().into()
+    relations
+        .iter()
+        .map(|relation| (relation.name.clone(), row(schema, relation)))
+        .collect::<Map<_, _>>()
+        .into()
 }
 
 fn row(schema: &Schema, relation: &Relation) -> Value {
@@ -55,13 +59,18 @@ fn description(schema: &Schema, relation: &Relation, column: &Column) -> Option<
 
 /// The relation and column that a foreign key of this one column refers to; a table rather than a view of it.
 fn referred<'a>(schema: &'a Schema, relation: &Relation, column: &Column) -> Option<(&'a str, &'a str)> {
-    let referring = schema.relationships(&relation.schema, &relation.name).iter().filter_map(|r| match &r.join {
-        Join::ManyToOne { columns, .. } | Join::OneToOne { columns, is_parent: false, .. } => match &columns[..] {
-            [(own, other)] if *own == column.name => Some((r.to_view, r.to.name.as_str(), other.as_str())),
+    let referring =
+        schema.relationships(&relation.schema, &relation.name).iter().filter_map(|r| match &r.join {
+            Join::ManyToOne { columns, .. } | Join::OneToOne { columns, is_parent: false, .. } => {
+                match &columns[..] {
+                    [(own, other)] if *own == column.name => {
+                        Some((r.to_view, r.to.name.as_str(), other.as_str()))
+                    }
+                    _ => None,
+                }
+            }
             _ => None,
-        },
-        _ => None,
-    });
+        });
     referring.min_by_key(|(view, ..)| *view).map(|(_, table, key)| (table, key))
 }
 

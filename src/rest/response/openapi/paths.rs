@@ -41,7 +41,8 @@ impl About<'_> {
 
 fn relation(relation: &Relation) -> Value {
     let name = &relation.name;
-    let filters = relation.columns.iter().map(|column| reference(&format!("rowFilter.{name}.{}", column.name)));
+    let filters =
+        relation.columns.iter().map(|column| reference(&format!("rowFilter.{name}.{}", column.name)));
     let filters: Vec<Value> = filters.collect();
     let body = format!("body.{name}");
     let with = |first: &[Value], more: &[&str]| -> Vec<Value> {
@@ -89,10 +90,7 @@ fn function(function: &Function<'_>) -> Value {
         }
     };
     let args = json!({ "name": "args", "required": true, "in": "body", "schema": by_body(function) });
-    object([
-        ("get", by_query),
-        ("post", about.operation(vec![args, reference("preferParams")], done)),
-    ])
+    object([("get", by_query), ("post", about.operation(vec![args, reference("preferParams")], done))])
 }
 
 /// An argument in the query string.
@@ -121,8 +119,7 @@ fn by_query(argument: &Argument, sql: &str) -> Value {
 /// All arguments in one object.
 fn by_body(function: &Function<'_>) -> Value {
     let required = function.arguments.iter().map(|(argument, _)| *argument).filter(|a| a.is_required());
-    let property =
-        |sql| object([("format", format(sql)), ("items", items(sql)), ("type", kind(sql).into())]);
+    let property = |sql| object([("format", format(sql)), ("items", items(sql)), ("type", kind(sql).into())]);
     let properties = function.arguments.iter().map(|(argument, sql)| (argument.name.clone(), property(sql)));
     let properties: Map<_, _> = properties.collect();
     object([
