@@ -31,11 +31,11 @@ async fn the_document_follows_privileges() {
         )
         .await
         .unwrap();
-    let (acme, globex) = (fleet.get("/acme").await, fleet.get("/globex").await);
+    let acme = fleet.get("/acme").await;
     let theirs = paths(&acme);
     assert!(theirs.contains(&"/items".to_owned()) && theirs.contains(&"/rpc/add".to_owned()));
     assert!(!theirs.contains(&"/secrets".to_owned()), "anonymous callers have no right on it");
-    assert!(!acme.text.contains("sing") && !acme.text.contains("half"), "of another tenant");
+    assert!(!acme.text.contains("/sing") && !acme.text.contains("/half"), "of another tenant");
     let token = fleet.token("acme", json!({ "role": "service" })).await;
     assert!(paths(&fleet.get_as(&token, "/acme").await).contains(&"/secrets".to_owned()));
 
@@ -46,8 +46,6 @@ async fn the_document_follows_privileges() {
         fleet.get("/globex").await.text.contains("/rpc/sing")
     })
     .await;
-    let globex = Answer { text: String::new(), ..globex };
-    assert_eq!(globex.status, 200);
     let globex = fleet.get("/globex").await;
     assert!(paths(&globex).contains(&"/half".to_owned()));
     let document = globex.json();

@@ -19,7 +19,7 @@ fn column(name: &str, sql: &str, more: Value) -> Value {
 fn relation(name: &str, kind: &str, comment: Option<&str>, columns: Value) -> Relation {
     let changes = kind == "table";
     from_value(json!({
-        "schema": "api", "name": name, "kind": kind, "comment": comment, "columns": columns, "primary_key": [],
+        "schema": "api", "name": name, "kind": kind, "comment": comment, "columns": columns, "primary_key": if changes { vec!["id"] } else { vec![] },
         "insertable": changes, "updatable": changes, "deletable": changes,
     }))
     .unwrap()
