@@ -335,7 +335,7 @@ pub(super) mod tests {
         tenant.origin = Origin::Adopted(adopted);
         assert_eq!((tenant.database().as_str(), tenant.login_role().as_str()), ("app", "authenticator"));
         let trusted = Login { user: "authenticator".into(), password: None };
-        assert_eq!(ring.tenant_logins(&tenant), [trusted.clone()]);
+        assert_eq!(ring.tenant_logins(&tenant), std::slice::from_ref(&trusted));
         assert!(trusted.verifier().is_err());
         let sealed = ring.newest().seal(&tenant.id, PASSWORD, &Secret::new("hunter2")).unwrap();
         tenant.sealed.insert(PASSWORD.into(), sealed);

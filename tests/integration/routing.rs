@@ -53,10 +53,13 @@ async fn by_prefix_subdomain_and_custom_host() {
 #[tokio::test]
 async fn definite_answers() {
     let fleet = TestFleet::builder().tenants(&["acme"]).serve().await;
-    for path in ["/acme/items", "/acme/items/", "/acme/rest/v1/items", "/acme", "/acme/", "/acme/rest/v1/"] {
+    for path in ["/acme/items", "/acme/rest/v1/items", "/acme", "/acme/", "/acme/rest/v1/"] {
         assert_eq!(fleet.get(path).await.status, 200, "{path}");
     }
-    let unknown = fleet.get("/acme/itmes").await;
+    // As PostgREST: a slash at the end names something inside a table, and there is nothing.
+    let inside = fleet.get("/acme/items/").await;
+    assert_eq!((inside.status.as_u16(), inside.code().as_str()), (404, "PGRST125"));
+    let unknown = fleet.get("/acme/itemss").await;
     assert_eq!((unknown.status.as_u16(), unknown.code().as_str()), (404, "PGRST205"));
     assert!(unknown.json()["hint"].as_str().unwrap().contains("items"), "{}", unknown.text);
     let nowhere = fleet.get("/nobody/items").await;

@@ -116,10 +116,10 @@ fn shaped(message: &str, detail: Option<&str>) -> Result<Error, Error> {
     let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut error = Error::new(status, parsed.code, parsed.message, parsed.details, parsed.hint);
     for (name, value) in shape.headers {
-        if let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), HeaderValue::from_str(&value)) {
-            if !crate::rest::response::FRAMING.contains(&name) {
-                error = error.with_header(name, value);
-            }
+        if let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), HeaderValue::from_str(&value))
+            && !crate::rest::response::FRAMING.contains(&name)
+        {
+            error = error.with_header(name, value);
         }
     }
     Ok(error)

@@ -175,16 +175,19 @@ impl<'a> Level<'_, 'a> {
         expands: bool,
     ) {
         let schema = self.context.schema;
-        if asked.field.name == "*" && asked.field.path.is_empty() && asked.aggregate.is_none() && expands {
-            if let Some(relation) = known {
-                columns.extend(relation.columns.iter().map(|column| {
-                    let convert = shown(schema, &column.type_name);
-                    let alias = convert.map(|_| column.name.clone());
-                    let operand = Operand { convert, ..Operand::column(&column.name) };
-                    Column { alias, ..Column::plain(operand) }
-                }));
-                return;
-            }
+        if asked.field.name == "*"
+            && asked.field.path.is_empty()
+            && asked.aggregate.is_none()
+            && expands
+            && let Some(relation) = known
+        {
+            columns.extend(relation.columns.iter().map(|column| {
+                let convert = shown(schema, &column.type_name);
+                let alias = convert.map(|_| column.name.clone());
+                let operand = Operand { convert, ..Operand::column(&column.name) };
+                Column { alias, ..Column::plain(operand) }
+            }));
+            return;
         }
         let mut operand = operand(known, &asked.field);
         operand.convert = column_type(known, &asked.field.name).and_then(|kind| shown(schema, kind));
@@ -430,10 +433,11 @@ fn compared<'a>(
     embeds: &[Embed<'a>],
 ) -> Condition<'a> {
     let Compare { field, negated, test } = compare;
-    if field.path.is_empty() && *test == Test::Is(Is::Null) {
-        if let Some(embed) = embeds.iter().position(|embed| embed.name == field.name) {
-            return Condition::Embed { embed, empty: !negated };
-        }
+    if field.path.is_empty()
+        && *test == Test::Is(Is::Null)
+        && let Some(embed) = embeds.iter().position(|embed| embed.name == field.name)
+    {
+        return Condition::Embed { embed, empty: !negated };
     }
     let mut operand = operand(known, field);
     let column = known.and_then(|relation| relation.column(&field.name));
