@@ -58,6 +58,12 @@ impl Aggregate {
     }
 }
 
+impl Column {
+    fn star() -> Self {
+        Self { field: Field::column("*"), alias: None, cast: None, aggregate: None, aggregate_cast: None }
+    }
+}
+
 /// An embedded relation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Embed {
@@ -73,6 +79,11 @@ pub(crate) struct Embed {
     pub(crate) spread: bool,
     /// What is read of it.
     pub(crate) items: Vec<Item>,
+}
+
+/// What is read where nothing is said: `*`.
+pub(super) fn everything() -> Vec<Item> {
+    vec![Item::Column(Column::star())]
 }
 
 /// Reads the parameter.
@@ -146,15 +157,7 @@ fn column(input: &mut Input<'_>) -> Parsed<Column> {
 }
 
 fn star(input: &mut Input<'_>) -> Parsed<Column> {
-    word("*")
-        .map(|_| Column {
-            field: Field::column("*"),
-            alias: None,
-            cast: None,
-            aggregate: None,
-            aggregate_cast: None,
-        })
-        .parse_next(input)
+    word("*").map(|_| Column::star()).parse_next(input)
 }
 
 fn cast(input: &mut Input<'_>) -> Parsed<Option<String>> {
