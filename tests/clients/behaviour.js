@@ -253,6 +253,8 @@ function one({ slug, url, tokens, other }, connect) {
     const branches = async (client) => new Set(ok(await client.from('patients').select('branch_id')).map((row) => row.branch_id));
     assert.deepEqual(await branches(api), new Set([1]));
     assert.deepEqual(await branches(connect(url, tokens.branch2)), new Set([2]));
+    // Signed by the application with the tenant's `jwt_secret`, not by manybox.
+    assert.deepEqual(await branches(connect(url, tokens.own)), new Set([1]));
   });
 
   test('sees its own rows and none of the other tenant\'s', async () => {

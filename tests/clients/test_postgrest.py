@@ -58,7 +58,7 @@ class Behaviour:
 
     def connect(self, token=None, tenant=None, form=None):
         url = (tenant or self.tenant)["urls"][form or self.form]
-        client = SyncPostgrestClient(url, headers=headers(token), timeout=30)
+        client = SyncPostgrestClient(url, headers=headers(token))
         self.addCleanup(client.aclose)
         return client
 
@@ -315,9 +315,13 @@ for one in TENANTS:
 class BothAtOnce(unittest.IsolatedAsyncioTestCase):
     """The client's other half, asynchronous: 200 requests at once, tenants, roles and base URLs mixed."""
 
+    async def asyncSetUp(self):
+        # unittest turns it on, and it then tells of every step that took a while.
+        asyncio.get_running_loop().set_debug(False)
+
     async def test_each_request_sees_its_own_rows(self):
         clients = [
-            (tenant["slug"], role, AsyncPostgrestClient(url, headers=headers(tenant["tokens"][role]), timeout=30))
+            (tenant["slug"], role, AsyncPostgrestClient(url, headers=headers(tenant["tokens"][role])))
             for tenant in TENANTS
             for url in tenant["urls"].values()
             for role in ("authenticated", "service")
