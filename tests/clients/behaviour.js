@@ -232,6 +232,42 @@ function one({ slug, url, tokens, other }, connect) {
     assert.deepEqual(ok(await service.from('services').select('name').eq('id', 1).single()), before, 'and nothing was written');
   });
 
+  test('what fewer applications use', async () => {
+    const pattern = ok(await api.from('patients').select('full_name').ilikeAllOf('full_name', ['%a%', '%e%']).likeAnyOf('family_name', ['A%', 'B%']).limit(5));
+    assert.ok(pattern.length > 0 && pattern.every((row) => /a/i.test(row.full_name) && /e/i.test(row.full_name) && / [AB]/.test(row.full_name)));
+    const found = ok(await api.from('services').select('name').textSearch('name', 'test | scan', { config: 'english' }));
+    assert.deepEqual(found, [{ name: 'Blood test' }]);
+    assert.equal(ok(await api.from('services').select('code').match({ code: 'ECG', is_offered: true })).length, 1);
+    assert.equal(ok(await api.from('services').select('code').filter('code', 'in', '("ECG","XRAY")')).length, 2);
+    const trees = ok(
+      await api
+        .from('staff')
+        .select('id, appointments(status, note)')
+        .eq('role', 'physician')
+        .or('status.eq.cancelled,and(status.eq.no_show,note.is.null)', { referencedTable: 'appointments' }),
+    );
+    const seen = trees.flatMap((row) => row.appointments);
+    assert.ok(seen.length > 0 && seen.every((row) => row.status === 'cancelled' || (row.status === 'no_show' && row.note === null)));
+    const [stripped] = ok(await api.from('staff').select('id, specialty').is('specialty', null).limit(1).stripNulls());
+    assert.deepEqual(Object.keys(stripped), ['id']);
+    const head = await api.rpc('branch_revenue', { from: '2000-01-01', to: '2099-12-31' }, { head: true, count: 'exact' });
+    assert.deepEqual([head.error, head.data, head.count], [null, null, 1]);
+
+    const family = unique('bulk');
+    // Columns that a row leaves out: null, which is refused here, or the column's default.
+    const rows = [patient(family, { allergies: ['nuts'] }), patient(family)];
+    refused(await api.from('patients').insert(rows), 400, '23502');
+    const made = ok(await api.from('patients').insert(rows, { defaultToNull: false }).select('allergies').order('id'));
+    assert.deepEqual(made.map((row) => row.allergies), [['nuts'], []]);
+    const touched = await api.from('patients').update({ sex: 'male' }).eq('family_name', family).maxAffected(1);
+    refused(touched, 400, 'PGRST124');
+    assert.equal(ok(await api.from('patients').select('id').eq('family_name', family).eq('sex', 'male')).length, 0);
+    ok(await service.from('patients').delete().eq('family_name', family));
+    // Off unless an operator turns them on.
+    refused(await api.from('services').select('price.sum()'), 400, 'PGRST123');
+    refused(await api.from('services').select('id').explain(), 406, 'PGRST107');
+  });
+
   test('CSV', async () => {
     const text = ok(await api.from('branches').select('id,name').order('id').limit(2).csv());
     assert.equal(text.trimEnd(), `id,name\n1,"${own} Centre"\n2,"${own} Riverside"`);

@@ -271,6 +271,25 @@ class Behaviour:
             query(3).single().execute()
         self.assertIn("3 rows", caught.exception.details)
 
+    def test_what_fewer_applications_use(self):
+        found = self.api.from_("services").select("name").text_search("name", "test | scan", {"config": "english"}).execute()
+        self.assertEqual(found.data, [{"name": "Blood test"}])
+        self.assertEqual(len(self.api.from_("services").select("code").match({"code": "ECG", "is_offered": "true"}).execute().data), 1)
+        [stripped] = self.api.from_("staff").select("id", "specialty").is_("specialty", "null").limit(1).strip_nulls().execute().data
+        self.assertEqual(list(stripped), ["id"])
+
+        family = unique("bulk")
+        # Columns that a row leaves out: null, which is refused here, or the column's default.
+        rows = [patient(family, allergies=["nuts"]), patient(family)]
+        with self.refused("23502"):
+            self.api.from_("patients").insert(rows).execute()
+        made = self.api.from_("patients").insert(rows, default_to_null=False).execute().data
+        self.assertEqual([row["allergies"] for row in made], [["nuts"], []])
+        with self.refused("PGRST124"):
+            self.api.from_("patients").update({"sex": "male"}).eq("family_name", family).max_affected(1).execute()
+        gone = self.service.from_("patients").delete().eq("family_name", family).execute().data
+        self.assertEqual([row["sex"] for row in gone], ["unknown", "unknown"])
+
     def test_csv(self):
         text = self.api.from_("branches").select("id", "name").order("id").limit(2).csv().execute().data
         self.assertEqual(text.splitlines(), ["id,name", f'1,"{self.own} Centre"', f'2,"{self.own} Riverside"'])
