@@ -101,6 +101,17 @@ pub struct NewTenant {
     pub overrides: Overrides,
 }
 
+/// What a migration of one tenant left.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Migrated {
+    /// The tenant.
+    pub id: TenantId,
+    /// Its version and the digest of its history; `None` when they could not be read: then what is known stays.
+    pub stands: Option<(i32, String)>,
+    /// Why it went no further.
+    pub failure: Option<String>,
+}
+
 /// The columns of `catalog.base_url` as parallel arrays.
 struct Urls {
     hosts: Vec<String>,
@@ -318,28 +329,32 @@ impl Catalog {
         rows.iter().map(|row| Ok(row.try_get::<_, String>(0)?.parse()?)).collect()
     }
 
-    /// What a migration left: where the database stands, and why it went no further.
+    /// Writes what migrations left. Several in one statement: each commit waits for the disk, and all of them for each
+    /// other, because every change moves the catalog's one clock.
     ///
     /// # Errors
     /// When the catalog can't be changed.
-    pub async fn tenant_migrated(
-        &self,
-        id: &TenantId,
-        lineage: Option<(i32, &str)>,
-        failure: Option<&str>,
-    ) -> Result<(), Error> {
-        let (version, history) = lineage.unzip();
+    pub async fn tenants_migrated(&self, migrated: &[Migrated]) -> Result<(), Error> {
+        let ids: Vec<_> = migrated.iter().map(|m| m.id.as_str()).collect();
+        let (versions, histories): (Vec<_>, Vec<_>) = migrated
+            .iter()
+            .map(|m| m.stands.as_ref().map(|(version, history)| (*version, history.as_str())).unzip())
+            .unzip();
+        let failures: Vec<_> = migrated.iter().map(|m| m.failure.as_deref()).collect();
         self.change(
-            "WITH t AS (
-                UPDATE catalog.tenant
-                SET version = COALESCE($2, version), history = COALESCE($3, history), failure = $4::text,
-                    migrated_at = CASE WHEN $4::text IS NULL THEN now() ELSE migrated_at END
-                WHERE id = $1 RETURNING id, version
+            "WITH m AS (
+                SELECT * FROM unnest($1::text[], $2::int[], $3::text[], $4::text[]) AS m (id, version, history, failure)
+             ), t AS (
+                UPDATE catalog.tenant t
+                SET version = COALESCE(m.version, t.version), history = COALESCE(m.history, t.history),
+                    failure = m.failure,
+                    migrated_at = CASE WHEN m.failure IS NULL THEN now() ELSE t.migrated_at END
+                FROM m WHERE t.id = m.id RETURNING t.id, t.version, t.failure
              )
              INSERT INTO catalog.journal (tenant, action, detail)
-             SELECT id, CASE WHEN $4::text IS NULL THEN 'migrated' ELSE 'migration-failed' END,
-                    jsonb_build_object('version', version, 'failure', $4::text) FROM t",
-            &[&id.as_str(), &version, &history, &failure],
+             SELECT id, CASE WHEN failure IS NULL THEN 'migrated' ELSE 'migration-failed' END,
+                    jsonb_build_object('version', version, 'failure', failure) FROM t",
+            &[&ids, &versions, &histories, &failures],
         )
         .await
     }

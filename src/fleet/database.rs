@@ -92,6 +92,11 @@ pub(super) async fn seal(client: &Client, database: &str) -> Result<(), Error> {
     Ok(())
 }
 
+/// Opens a template that nobody copies from any more, to those in its ACL.
+pub(super) async fn unseal(client: &Client, database: &str) -> Result<(), Error> {
+    run(client, &format!("ALTER DATABASE {} ALLOW_CONNECTIONS true", Ident::new(database))).await
+}
+
 async fn sessions(client: &Client, database: &str) -> Result<i64, Error> {
     client
         .query_one("SELECT count(*) FROM pg_catalog.pg_stat_activity WHERE datname = $1", &[&database])
