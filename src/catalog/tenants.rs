@@ -1,11 +1,13 @@
 //! Tenants in the catalog: insert, read, change of state, change of settings.
 
+use std::collections::HashMap;
+
 use serde::Serialize;
 use time::OffsetDateTime;
 use tokio_postgres::Row;
 use tokio_postgres::types::{Json, ToSql};
 
-use super::{Catalog, Error};
+use super::{Catalog, Error, Template};
 use crate::tenant::{BaseUrl, Lineage, Overrides, Record, State, TenantId, Verb};
 
 pub(super) const SELECT: &str = "
@@ -238,20 +240,30 @@ impl Catalog {
         self.change("UPDATE catalog.tenant SET unsettled = false WHERE id = $1", &[&id.as_str()]).await
     }
 
-    /// The tenant's database is whole: it goes into service with its template's lineage.
+    /// The tenant's database is whole: it goes into service with its template's lineage. Returns false when the
+    /// template has been brought up since it was read: then nobody knows which version the copy has.
     ///
     /// # Errors
     /// When the catalog can't be changed.
-    pub async fn tenant_created(&self, id: &TenantId, lineage: &Lineage) -> Result<(), Error> {
-        self.change(
-            "WITH t AS (
-                UPDATE catalog.tenant SET state = 'active', unsettled = false, version = $2, history = $3, changed_at = now()
-                WHERE id = $1 AND state = 'creating' RETURNING id
-             )
-             INSERT INTO catalog.journal (tenant, action) SELECT id, 'created' FROM t",
-            &[&id.as_str(), &lineage.version, &lineage.history],
-        )
-        .await
+    pub async fn tenant_created(&self, id: &TenantId, template: &Template) -> Result<bool, Error> {
+        let Template { database, lineage, .. } = template;
+        let row = self
+            .connection
+            .query_one(
+                "WITH p AS (
+                    SELECT FROM catalog.template
+                    WHERE database = $4 AND version = $2 AND history = $3 AND state <> 'building'
+                 ), t AS (
+                    UPDATE catalog.tenant SET state = 'active', unsettled = false, version = $2, history = $3, changed_at = now()
+                    WHERE id = $1 AND state = 'creating' AND EXISTS (SELECT FROM p) RETURNING id
+                 ), j AS (
+                    INSERT INTO catalog.journal (tenant, action) SELECT id, 'created' FROM t
+                 )
+                 SELECT EXISTS (SELECT FROM p)",
+                &[&id.as_str(), &lineage.version, &lineage.history, database],
+            )
+            .await?;
+        Ok(row.try_get(0)?)
     }
 
     /// Nothing of the tenant is left on its server: its slug and its base URLs are free.
@@ -327,6 +339,16 @@ impl Catalog {
         let sql = "SELECT url FROM catalog.base_url WHERE tenant = $1 AND NOT templated ORDER BY url";
         let rows = self.connection.query(sql, &[&id.as_str()]).await?;
         rows.iter().map(|row| Ok(row.try_get::<_, String>(0)?.parse()?)).collect()
+    }
+
+    /// The base URLs that operators gave, by their tenant's id.
+    ///
+    /// # Errors
+    /// When the catalog can't be read.
+    pub async fn every_base_url_given(&self) -> Result<HashMap<String, Vec<String>>, Error> {
+        let sql = "SELECT tenant, array_agg(url) FROM catalog.base_url WHERE NOT templated GROUP BY tenant";
+        let rows = self.connection.query(sql, &[]).await?;
+        rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
     }
 
     /// Writes what migrations left. Several in one statement: each commit waits for the disk, and all of them for each
