@@ -52,6 +52,13 @@ pub(crate) async fn create(setting: &mut Setting, scale: Scale) -> Done<Scenario
 pub(crate) async fn migrate(setting: &mut Setting, scale: Scale) -> Done<Scenario> {
     setting.tenants(scale.migrated.max(setting.has())).await?;
     let tenants = setting.has();
+    // As many, so that both find as much of theirs in the server's memory.
+    let (there, template) = (bare_databases(setting).await?.len(), template(setting).await?);
+    each(setting, tenants.saturating_sub(there), move |connection, number| {
+        let sql = format!("CREATE DATABASE bare_more_{number} TEMPLATE \"{template}\" STRATEGY wal_log");
+        async move { Ok(connection.batch_execute(&sql).await?) }
+    })
+    .await?;
     let mut rounds = Vec::new();
     for round in 0..scale.turns {
         let file = format!("migrations/bench/V{}__notes.sql", round + 2);

@@ -52,7 +52,7 @@ const QUICK: Scale = Scale {
 const FULL: Scale = Scale {
     run: Duration::from_secs(10),
     rounds: 5,
-    turns: 9,
+    turns: 7,
     touched: 1_000,
     rows: 100_000,
     changed: 200,

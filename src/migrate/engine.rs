@@ -12,7 +12,7 @@ use tokio_postgres::Client;
 
 use super::edition::File;
 use super::history::{self, ALL, Applied, HISTORY, Unread};
-use super::session::{BEGAN, LOCK, Said, State, answers, the_row};
+use super::session::{LOCK, Said, State, answers, the_row};
 use crate::pg::literal;
 
 /// refinery's checksum of a file: a hash over its name, version and text. A history row holds it in decimal.
@@ -30,8 +30,6 @@ pub(super) struct Begun {
     pub(super) locked: bool,
     /// Who logged in.
     pub(super) session_user: String,
-    /// As [`State::began`].
-    pub(super) began: String,
     /// All that was applied, read under the lock.
     pub(super) history: Vec<Applied>,
 }
@@ -42,8 +40,7 @@ pub(super) struct Begun {
 /// # Errors
 /// When any of it fails; in a database without a history too. The transaction is to be rolled back then.
 pub(super) async fn begin(client: &Client, pin: &str) -> Result<Begun, Unread> {
-    let sql =
-        format!("BEGIN; {pin}; SELECT pg_catalog.pg_try_advisory_lock({LOCK}), session_user, {BEGAN}; {ALL}");
+    let sql = format!("BEGIN; {pin}; SELECT pg_catalog.pg_try_advisory_lock({LOCK}), session_user; {ALL}");
     let answers = answers(client.simple_query(&sql).await?);
     let [.., found, rows] = answers.as_slice() else {
         return Err(Unread::Tampered("the history gave no answer".into()));
@@ -52,7 +49,6 @@ pub(super) async fn begin(client: &Client, pin: &str) -> Result<Begun, Unread> {
     Ok(Begun {
         locked: found.try_get(0)? == Some("t"),
         session_user: found.try_get(1)?.unwrap_or_default().to_owned(),
-        began: found.try_get(2)?.unwrap_or_default().to_owned(),
         history: history::rows(rows)?,
     })
 }

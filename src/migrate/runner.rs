@@ -180,8 +180,8 @@ pub async fn bring(client: &mut Client, edition: &Edition, options: &Options) ->
 struct Ground {
     /// Who logged in.
     session: String,
-    /// When the transaction began that is open, if one is.
-    began: Option<String>,
+    /// Whether a transaction is open.
+    open: bool,
     history: Vec<Applied>,
 }
 
@@ -196,8 +196,8 @@ async fn ground(client: &Client, options: &Options) -> Result<Ground, Stop> {
     let deadline = Instant::now() + options.lock_wait;
     loop {
         match engine::begin(client, &pin).await {
-            Ok(engine::Begun { locked: true, session_user, began, history }) => {
-                return Ok(Ground { session: session_user, began: Some(began), history });
+            Ok(engine::Begun { locked: true, session_user, history }) => {
+                return Ok(Ground { session: session_user, open: true, history });
             }
             Ok(_) => client.batch_execute("ROLLBACK").await.map_err(Said::from)?,
             Err(Unread::Tampered(said)) => return Err(Stop(Kind::Divergent, said)),
@@ -228,7 +228,7 @@ async fn step_by_step(client: &Client, options: &Options, deadline: Instant) -> 
         return Err(busy(options));
     }
     let (state, history) = join(session::state(client, &options.owner), history::read(client)).await;
-    Ok(Ground { session: state?.session_user, began: None, history: history.map_err(unread)? })
+    Ok(Ground { session: state?.session_user, open: false, history: history.map_err(unread)? })
 }
 
 fn busy(options: &Options) -> Stop {
@@ -244,7 +244,7 @@ async fn files(
     options: &Options,
     progress: &mut Progress,
 ) -> Result<(), Stop> {
-    let Ground { session, mut began, history } = ground(client, options).await?;
+    let Ground { session, mut open, history } = ground(client, options).await?;
     progress.rows = history;
     progress.before = progress.reached();
     let pending = history::pending(edition, &progress.rows).map_err(|disagreement| match disagreement {
@@ -255,14 +255,14 @@ async fn files(
     let target = options.target.unwrap_or(i32::MAX);
     let pending = &pending[..pending.partition_point(|file| file.version <= target)];
     // An open transaction says that the history is there; files outside transactions need a second table.
-    if began.is_none() && !pending.is_empty() || pending.iter().any(|file| !file.transactional) {
-        if began.take().is_some() {
+    if !open && !pending.is_empty() || pending.iter().any(|file| !file.transactional) {
+        if std::mem::take(&mut open) {
             client.batch_execute("COMMIT").await.map_err(Said::from)?;
         }
         session::ensure_history(client).await?;
     }
     for file in pending {
-        apply(client, file, options, progress, &session, began.take()).await?;
+        apply(client, file, options, progress, &session, std::mem::take(&mut open)).await?;
     }
     Ok(())
 }
@@ -274,20 +274,19 @@ fn unread(why: Unread) -> Stop {
     }
 }
 
-/// Applies one file, trying again when the traffic holds a lock. `began` is when the transaction began that is open
-/// for it already.
+/// Applies one file, trying again when the traffic holds a lock. `open` when a transaction is open for it already.
 async fn apply(
     client: &mut Client,
     file: &File,
     options: &Options,
     progress: &mut Progress,
     session: &str,
-    mut began: Option<String>,
+    mut open: bool,
 ) -> Result<(), Stop> {
     let mut tries = 0;
     loop {
         let result = if file.transactional {
-            inside(client, file, options, progress, session, began.take()).await?
+            inside(client, file, options, progress, session, std::mem::take(&mut open)).await?
         } else {
             aside(client, file, options, progress, session).await?
         };
@@ -323,21 +322,18 @@ async fn inside(
     options: &Options,
     progress: &mut Progress,
     session: &str,
-    began: Option<String>,
+    open: bool,
 ) -> Result<Result<(), Said>, Stop> {
     let owner = &options.owner;
-    let (began, applying) = match began {
-        Some(began) => (began, engine::apply(client, file, owner).await),
-        None => {
-            let pin = pinned(options, options.lock_timeout);
-            let (begun, applying) =
-                join(engine::begin(client, &pin), engine::apply(client, file, owner)).await;
-            let begun = begun.map_err(unread)?;
-            if !begun.locked {
-                return Err(busy(options));
-            }
-            (begun.began, applying)
+    let applying = if open {
+        engine::apply(client, file, owner).await
+    } else {
+        let pin = pinned(options, options.lock_timeout);
+        let (begun, applying) = join(engine::begin(client, &pin), engine::apply(client, file, owner)).await;
+        if !begun.map_err(unread)?.locked {
+            return Err(busy(options));
         }
+        applying
     };
     let Applying { state, history } = match applying {
         Ok(applying) => applying,
@@ -346,7 +342,7 @@ async fn inside(
     let mut expected = progress.rows.clone();
     expected.push(history::row_of(file));
     let when = format!("after {}", file.file_name());
-    if state.began != began {
+    if !state.inside {
         let message = format!("{when} its transaction was over: what it did before that stands");
         return Err(Stop(Kind::Session, message));
     }

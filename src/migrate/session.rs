@@ -151,14 +151,11 @@ pub(super) struct State {
     pub(super) session_user: String,
     /// Whether the migration lock is ours.
     pub(super) locked: bool,
-    /// When the transaction began, which tells it from any other of the session.
-    pub(super) began: String,
+    /// Whether a transaction was open before the question.
+    pub(super) inside: bool,
     /// Whether some object doesn't belong to the owner; [`foreign`] says which.
     pub(super) suspicious: bool,
 }
-
-/// Tells one transaction of a session from another, whatever the session's settings for dates.
-pub(super) const BEGAN: &str = "EXTRACT(epoch FROM pg_catalog.now())";
 
 impl State {
     /// Who we are, whether the lock is ours, and whether anything in this database has another owner: all of it is in
@@ -167,14 +164,15 @@ impl State {
     ///
     /// The lock is taken once more rather than looked up in pg_locks: a session may hold it many times. If a file let go
     /// of it, either nobody else has it now and it is ours again, or somebody has and we stop; what one who had it in
-    /// between applied shows in the history.
+    /// between applied shows in the history. A path ends with the database's oid and the file's, which is had more
+    /// cheaply so than from pg_database.
     pub(super) fn question(owner: &str) -> String {
         format!(
             "SELECT current_user, session_user,
                     pg_catalog.pg_try_advisory_lock({LOCK}),
-                    {BEGAN},
+                    pg_catalog.now() <> pg_catalog.statement_timestamp(),
                     EXISTS (SELECT FROM pg_catalog.pg_shdepend d
-                            WHERE d.dbid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
+                            WHERE d.dbid = pg_catalog.split_part(pg_catalog.pg_relation_filepath('pg_catalog.pg_class'), '/', -2)::oid
                               AND d.deptype = 'o' AND d.refobjid <> {}::pg_catalog.regrole)",
             literal(&Ident::new(owner).to_string())
         )
@@ -186,7 +184,7 @@ impl State {
             current_user: text(row, 0)?,
             session_user: text(row, 1)?,
             locked: row.try_get(2)? == Some("t"),
-            began: text(row, 3)?,
+            inside: row.try_get(3)? == Some("t"),
             suspicious: row.try_get(4)? == Some("t"),
         })
     }

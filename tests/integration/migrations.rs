@@ -132,7 +132,7 @@ async fn what_a_file_may_not_leave_is_rolled_back_with_it() {
     for (sql, said) in [
         ("DO $$ BEGIN DELETE FROM manybox.schema_history WHERE version = 1; END $$", "changed the history"),
         ("DO $$ BEGIN PERFORM set_config('role', 'mb_migrator', false); END $$", "leaves the owner's role"),
-        ("INSERT INTO items (id, name) SELECT 1, 'a' FROM generate_series(1, 2)", "V3__bad.sql:2"),
+        ("INSERT INTO items (id, name) SELECT 1, 'a' FROM generate_series(1, 2)", "duplicate key"),
     ] {
         let fleet = TestFleet::builder().tenants(&["a"]).build().await;
         add(&fleet, "V3__bad.sql", &format!("CREATE TABLE made (a int);\n{sql};"));
@@ -169,13 +169,13 @@ async fn what_somebody_else_left_is_not_laid_at_a_files_door() {
 #[tokio::test]
 async fn each_file_finds_the_session_as_the_first_did() {
     let fleet = TestFleet::builder().tenants(&["a"]).build().await;
-    add(&fleet, "V3__lost.sql", "SET search_path TO pg_temp; CREATE TEMP TABLE scratch (a int);");
+    add(&fleet, "V3__lost.sql", "SET search_path TO pg_catalog; CREATE TABLE public.lost (a int);");
     add(
         &fleet,
         "V4__index.sql",
         "-- manybox: no-transaction\nCREATE INDEX CONCURRENTLY made_at ON items (made);",
     );
-    add(&fleet, "V5__found.sql", "CREATE TABLE found (a int); CREATE TEMP TABLE scratch (a int);");
+    add(&fleet, "V5__found.sql", "CREATE TABLE found (a int);");
     let (code, _, error) = fleet.run(&["migrate"]).await;
     assert_eq!(code, 0, "{error}");
     assert_eq!(versions(&fleet, "a").await, [1, 2, 3, 4, 5]);
