@@ -43,10 +43,10 @@ pub(crate) struct Scale {
 const QUICK: Scale = Scale {
     run: Duration::from_secs(3),
     rounds: 3,
-    turns: 7,
+    turns: 5,
     touched: 300,
     rows: 20_000,
-    changed: 40,
+    changed: 60,
     migrated: 300,
 };
 const FULL: Scale = Scale {

@@ -246,7 +246,9 @@ async fn a_rollout_killed_anywhere_goes_on() {
         add(&fleet, &format!("V{version}__more.sql"), &format!("CREATE TABLE more_{version} (a int);"));
         let begun = std::time::Instant::now();
         if round > 0 {
-            let mut child = fleet.program(&["migrate"]).stderr(std::process::Stdio::null()).spawn().unwrap();
+            let mut child = fleet.program(&["migrate", "--json"]);
+            let child = child.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+            let mut child = child.spawn().unwrap();
             // Spread over the time that a whole rollout takes here.
             tokio::time::sleep(whole * round / 12).await;
             let _ = child.kill();
