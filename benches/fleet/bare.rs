@@ -13,16 +13,17 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod};
 use futures_util::future::join4;
-use tokio_postgres::NoTls;
-use tokio_postgres::types::{FromSql, Type};
+use tokio_postgres::types::{FromSql, ToSql, Type};
+use tokio_postgres::{NoTls, Statement};
 
 use crate::Done;
+use crate::setting::{Setting, logins};
 
 /// The hidden argument that makes this program the handler.
 pub(crate) const WORD: &str = "bare-handler";
 
 /// As manybox's own (src/rest/sql/session.rs).
-const SET: &str = "SELECT pg_catalog.set_config('search_path', $1, true), \
+pub(crate) const SET: &str = "SELECT pg_catalog.set_config('search_path', $1, true), \
     pg_catalog.set_config('request.jwt.claims', $2, true), \
     pg_catalog.set_config('request.headers', $3, true), \
     pg_catalog.set_config('request.cookies', $4, true), \
@@ -42,6 +43,23 @@ const READ: &str = "SELECT COALESCE(pg_catalog.json_agg(_mb_row), '[]') AS body,
 /// The session's settings, as manybox's own (src/pool/connect.rs).
 pub(crate) const OPTIONS: &str = "-c role=none -c statement_timeout=15000 \
     -c idle_in_transaction_session_timeout=30000 -c client_min_messages=error -c client_connection_check_interval=5000";
+
+/// Where the first tenant's database is, for a login of its own: the tenant's can't even prepare a statement outside
+/// a request's role.
+pub(crate) async fn url(setting: &Setting) -> Done<String> {
+    let (_, _, database) = logins(setting, 1).await?.remove(0);
+    setting
+        .superuser(&database)
+        .await?
+        .batch_execute(&format!(
+            "DO $$ BEGIN CREATE ROLE bare LOGIN INHERIT PASSWORD 'bare' IN ROLE anon;
+             EXCEPTION WHEN duplicate_object THEN NULL; END $$;
+             GRANT CONNECT ON DATABASE {database} TO bare"
+        ))
+        .await?;
+    let (host, port) = (setting.embedded.host().display(), setting.embedded.port());
+    Ok(format!("host={host} port={port} user=bare password=bare dbname={database}"))
+}
 
 /// Serves the database at `url` until it is killed.
 pub(crate) async fn serve(url: &str, port: u16) -> Done {
@@ -78,21 +96,24 @@ async fn read(pool: &Pool, query: &str, headers: &HeaderMap) -> Done<String> {
     let headers = serde_json::to_string(&headers)?;
     let client = pool.get().await?;
     let (set, read) = (client.prepare_cached(SET).await?, client.prepare_cached(READ).await?);
+    ask(&client, &set, &read, "/items", &headers, &[&id]).await
+}
+
+/// One transaction, in one pipeline.
+pub(crate) async fn ask(
+    client: &tokio_postgres::Client,
+    set: &Statement,
+    read: &Statement,
+    path: &str,
+    headers: &str,
+    values: &[&(dyn ToSql + Sync)],
+) -> Done<String> {
+    let settings: [&(dyn ToSql + Sync); 7] =
+        [&"\"public\", \"extensions\"", &"{\"role\":\"anon\"}", &headers, &"{}", &"GET", &path, &"anon"];
     let (begin, set, rows, commit) = join4(
         client.batch_execute("BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY"),
-        client.query(
-            &set,
-            &[
-                &"\"public\", \"extensions\"",
-                &"{\"role\":\"anon\"}",
-                &headers,
-                &"{}",
-                &"GET",
-                &"/items",
-                &"anon",
-            ],
-        ),
-        client.query(&read, &[&id]),
+        client.query(set, &settings),
+        client.query(read, values),
         client.batch_execute("COMMIT"),
     )
     .await;

@@ -3,33 +3,50 @@
 use std::time::{Duration, Instant};
 
 use manybox::directory::{Asked, Directory};
-use manybox::pg::{self, Endpoint, Login};
 use manybox::tenant::{Api, Limits, Lineage, Origin, Overrides, Record, Sealed, State, Tenant};
 use tokio::time::sleep;
 
-use crate::load::Client;
+use crate::load::{Client, get};
 use crate::report::Scenario;
 use crate::setting::Setting;
-use crate::{Done, Scale};
+use crate::{Done, Failure, Scale};
 
 const MEGABYTE: f64 = 1024.0 * 1024.0;
 
-/// The router's memory after every tenant has been asked once, and its connections have been closed again.
-pub(crate) async fn process(setting: &mut Setting, scale: Scale) -> Done<Scenario> {
+/// The router's memory after every tenant has been asked once, and its connections have been closed again: all of it,
+/// and what each tenant added.
+pub(crate) async fn process(setting: &mut Setting, scale: Scale) -> Done<Vec<Scenario>> {
     let router = setting.serve("[tiers.standard]\nidle_timeout = '1s'\n").await?;
-    let before = router.resident()?;
     let mut client = Client::connect(&router.http).await?;
-    for tenant in 0..scale.touched {
-        let (status, ..) = client.get(&format!("/t{tenant}/items?id=eq.1")).await?;
-        if status != 200 {
-            return Err(format!("size-process: {status}").into());
-        }
+    let mut ask = async |tenant: usize| match client.get(&format!("/t{tenant}/items?id=eq.1")).await? {
+        (200, ..) => Ok(()),
+        (status, ..) => Err(Failure::from(format!("size-process: {status}"))),
+    };
+    // The first reads the schema, which belongs to all.
+    ask(0).await?;
+    let before = router.resident()?;
+    for tenant in 1..scale.touched {
+        ask(tenant).await?;
     }
+    let touched = router.resident()?;
     sleep(Duration::from_secs(3)).await;
-    Ok(Scenario::new("size-process", "MB", router.resident()? / MEGABYTE, 60.0)
-        .at_most(1.0)
-        .detail("tenants touched", scale.touched)
-        .detail("MB before the first request", before / MEGABYTE))
+    let (_, metrics) = get(&router.admin, "/metrics").await?;
+    let metrics = String::from_utf8_lossy(&metrics).into_owned();
+    let reads = metrics.lines().find_map(|line| line.strip_prefix("manybox_schema_reads_total "));
+    if reads != Some("1") {
+        return Err(format!("size-process: schemas were read {reads:?} times").into());
+    }
+    let each = (touched - before).max(0.0) / (scale.touched - 1) as f64 / 1024.0;
+    Ok(vec![
+        Scenario::new("size-process", "MB", router.resident()? / MEGABYTE, 60.0)
+            .at_most(1.0)
+            .detail("tenants touched", scale.touched)
+            .detail("MB after the first request", before / MEGABYTE),
+        Scenario::new("size-touched", "KB", each, 20.0)
+            .at_most(1.0)
+            .detail("tenants", scale.touched)
+            .detail("schemas read", 1),
+    ])
 }
 
 /// The router's memory by tenant that is only a row of the catalog.
@@ -39,9 +56,7 @@ pub(crate) async fn tenant(setting: &mut Setting, scale: Scale) -> Done<Scenario
         sleep(Duration::from_millis(500)).await;
         router.resident()?
     };
-    let (endpoint, _) = Endpoint::parse("bench", &setting.embedded.superuser_url(), None)?;
-    let nobody = Login { user: "postgres".into(), password: None };
-    let catalog = pg::connect(&endpoint, &nobody, "manybox_catalog").await?;
+    let catalog = setting.superuser("manybox_catalog").await?;
     catalog
         .batch_execute(&format!(
             "SET session_replication_role = replica;

@@ -7,6 +7,7 @@
 
 mod bare;
 mod control;
+mod embed;
 mod growth;
 mod load;
 mod report;
@@ -91,6 +92,10 @@ async fn run() -> Done {
         setting.tenants(40).await?;
         report.extend(requests::overhead(&mut setting, scale).await?);
     }
+    if wanted("embed") {
+        setting.tenants(1).await?;
+        report.add(embed::embed(&mut setting, scale).await?);
+    }
     if wanted("cold") {
         setting.tenants(140).await?;
         report.add(requests::cold(&mut setting).await?);
@@ -103,9 +108,9 @@ async fn run() -> Done {
         setting.tenants(requests::MANY).await?;
         report.extend(requests::many(&mut setting, scale).await?);
     }
-    if wanted("size-process") {
+    if any(&["size-process", "size-touched"]) {
         setting.tenants(scale.touched).await?;
-        report.add(growth::process(&mut setting, scale).await?);
+        report.extend(growth::process(&mut setting, scale).await?);
     }
     if wanted("size-tenant") {
         report.add(growth::tenant(&mut setting, scale).await?);

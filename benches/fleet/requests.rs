@@ -14,7 +14,7 @@ use tokio::time::sleep;
 
 use crate::load::{Client, wrk};
 use crate::report::Scenario;
-use crate::setting::{Setting, free_port};
+use crate::setting::{Setting, free_port, logins};
 use crate::{Done, Scale, bare, median, scenario};
 
 /// Tenants of the scenarios `many-…`.
@@ -29,18 +29,6 @@ fn point(tenant: usize, id: usize) -> String {
     format!("/t{tenant}/items?id=eq.{}", 1 + id % 1000)
 }
 
-/// Where a tenant's database is and who may log in.
-async fn logins(setting: &Setting, number: usize) -> Done<Vec<(Endpoint, Login, String)>> {
-    let fleet = setting.fleet().await?;
-    let mut all = Vec::new();
-    for tenant in 0..number {
-        let record = fleet.tenant(&format!("t{tenant}")).await?.record;
-        let login = fleet.keys.tenant_logins(&record).into_iter().next().ok_or("no key")?;
-        all.push((fleet.servers.get(&record.server)?.endpoint.clone(), login, record.id.database()));
-    }
-    Ok(all)
-}
-
 /// The bare handler; killed when dropped.
 struct Bare {
     child: Child,
@@ -49,20 +37,7 @@ struct Bare {
 
 impl Bare {
     async fn start(setting: &Setting) -> Done<Self> {
-        let (_, login, database) = logins(setting, 1).await?.remove(0);
-        let (host, port) = (setting.embedded.host().display(), setting.embedded.port());
-        // Not the tenant's own login, which can't even prepare a statement outside a request's role.
-        let (superuser, _) = Endpoint::parse("bench", &setting.embedded.superuser_url(), None)?;
-        let nobody = Login { user: "postgres".into(), password: None };
-        let admin = pg::connect(&superuser, &nobody, &database).await?;
-        admin
-            .batch_execute(&format!(
-                "DROP ROLE IF EXISTS bare; CREATE ROLE bare LOGIN PASSWORD 'bare' IN ROLE anon;
-                 GRANT CONNECT ON DATABASE {database} TO bare; ALTER ROLE bare INHERIT"
-            ))
-            .await?;
-        drop(login);
-        let url = format!("host={host} port={port} user=bare password=bare dbname={database}");
+        let url = bare::url(setting).await?;
         let free = free_port()?;
         let child = std::process::Command::new(std::env::current_exe()?)
             .args([bare::WORD, &url, &free.to_string()])

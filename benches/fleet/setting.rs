@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use manybox::embedded::{Embedded, Options};
 use manybox::fleet::{Fleet, Servers};
-use manybox::pg::KeyRing;
+use manybox::pg::{Connection, Endpoint, KeyRing, Login};
 use manybox::settings::{Paths, Settings};
 use tokio::time::sleep;
 
@@ -89,6 +89,13 @@ impl Setting {
         Err(format!("manybox {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr)).into())
     }
 
+    /// A connection to a database as the server's superuser.
+    pub(crate) async fn superuser(&self, database: &str) -> Done<Connection> {
+        let (endpoint, _) = Endpoint::parse("bench", &self.embedded.superuser_url(), None)?;
+        let login = Login { user: "postgres".into(), password: None };
+        Ok(manybox::pg::connect(&endpoint, &login, database).await?)
+    }
+
     /// The fleet as the library gives it.
     pub(crate) async fn fleet(&self) -> Done<Fleet> {
         let settings = Settings::load(&Paths { file: self.toml() })?;
@@ -143,6 +150,18 @@ impl Drop for Router {
         }
         let _ = self.child.wait();
     }
+}
+
+/// Where a tenant's database is and who may log in.
+pub(crate) async fn logins(setting: &Setting, number: usize) -> Done<Vec<(Endpoint, Login, String)>> {
+    let fleet = setting.fleet().await?;
+    let mut all = Vec::new();
+    for tenant in 0..number {
+        let record = fleet.tenant(&format!("t{tenant}")).await?.record;
+        let login = fleet.keys.tenant_logins(&record).into_iter().next().ok_or("no key")?;
+        all.push((fleet.servers.get(&record.server)?.endpoint.clone(), login, record.id.database()));
+    }
+    Ok(all)
 }
 
 /// Resident memory of a process in bytes.
