@@ -2,10 +2,13 @@
 
 use std::time::Instant;
 
+use futures_util::future::try_join_all;
+use tokio_postgres::{NoTls, Statement};
+
 use crate::load::Client;
 use crate::report::Scenario;
 use crate::setting::{Setting, logins};
-use crate::{Done, Scale, bare, scenario};
+use crate::{Done, Scale, bare, median, scenario};
 
 const PATH: &str = "/t0/patients?select=id,family_name,given_name,appointments(id,starts_at,status)\
                     &appointments.order=starts_at.desc&appointments.limit=5&order=id&limit=50";
@@ -26,10 +29,12 @@ const READ: &str = "SELECT COALESCE(pg_catalog.json_agg(_mb_row), '[]') AS body,
     ORDER BY \"appointments_1\".\"starts_at\" DESC LIMIT $1) AS \"patients_appointments_1\") \
     AS \"patients_appointments_1\" ON TRUE ORDER BY \"public\".\"patients\".\"id\" LIMIT $2) AS _mb_row";
 
-/// Questions in a row to one of the two.
-const QUESTIONS: usize = 200;
+/// Questions of each client in one measured run.
+const QUESTIONS: usize = 150;
+/// Clients at a time: as many as the tenant may have connections on a machine of two cores.
+const CLIENTS: usize = 4;
 
-/// 50 patients with their last five appointments, one after the other, against the same by a bare client.
+/// 50 patients with their last five appointments, against the same by bare clients.
 pub(crate) async fn embed(setting: &mut Setting, scale: Scale) -> Done<Scenario> {
     let (_, _, database) = logins(setting, 1).await?.remove(0);
     let admin = setting.superuser(&database).await?;
@@ -44,33 +49,69 @@ pub(crate) async fn embed(setting: &mut Setting, scale: Scale) -> Done<Scenario>
         )
         .await?;
     admin.batch_execute("VACUUM ANALYZE patients, appointments").await?;
-    let mut config: tokio_postgres::Config = bare::url(setting).await?.parse()?;
-    let (client, connection) = config.options(bare::OPTIONS).connect(tokio_postgres::NoTls).await?;
-    tokio::spawn(connection);
-    let (set, read) = (client.prepare(bare::SET).await?, client.prepare(READ).await?);
+    let url = bare::url(setting).await?;
     let router = setting.serve("").await?;
-    let mut routed = Client::connect(&router.http).await?;
-    let by_hand = bare::ask(&client, &set, &read, "/patients", "{}", &[&5_i64, &50_i64]).await?;
-    let (status, body, _) = routed.get(PATH).await?;
+    let (mut bare, mut routed) = (Vec::new(), Vec::new());
+    for _ in 0..CLIENTS {
+        bare.push(Bare::connect(&url).await?);
+        routed.push(Client::connect(&router.http).await?);
+    }
+    let by_hand = bare[0].ask().await?;
+    let (status, body, _) = routed[0].get(PATH).await?;
     if status != 200 || body != by_hand {
         return Err(format!("embed: manybox answers {status} {body:?}, the bare client {by_hand}").into());
     }
-    let (mut values, mut baselines) = (Vec::new(), Vec::new());
+    let (mut values, mut baselines, mut alone) = (Vec::new(), Vec::new(), Vec::new());
     // The first warms up.
     for round in 0..=scale.rounds * 2 {
-        let begun = Instant::now();
-        for _ in 0..QUESTIONS {
-            routed.get(PATH).await?;
-        }
-        let value = begun.elapsed();
-        let begun = Instant::now();
-        for _ in 0..QUESTIONS {
-            bare::ask(&client, &set, &read, "/patients", "{}", &[&5_i64, &50_i64]).await?;
-        }
+        let value = by_all(&mut routed, async |client| client.get(PATH).await.map(drop)).await?;
+        let baseline = by_all(&mut bare, async |client| client.ask().await.map(drop)).await?;
+        let one = by_all(&mut routed[..1], async |client| client.get(PATH).await.map(drop)).await?;
+        let one_bare = by_all(&mut bare[..1], async |client| client.ask().await.map(drop)).await?;
         if round > 0 {
-            values.push(value.as_secs_f64() * 1e3 / QUESTIONS as f64);
-            baselines.push(begun.elapsed().as_secs_f64() * 1e3 / QUESTIONS as f64);
+            values.push(value);
+            baselines.push(baseline);
+            alone.push((one, one_bare));
         }
     }
-    Ok(scenario("embed", "ms", values, baselines).at_most(1.15))
+    let (one, one_bare): (Vec<_>, Vec<_>) = alone.into_iter().unzip();
+    Ok(scenario("embed", "ms", values, baselines)
+        .at_most(1.15)
+        .detail("one client, ms", median(one))
+        .detail("one bare client, ms", median(one_bare)))
+}
+
+/// Milliseconds for each question, of all clients at a time.
+async fn by_all<C>(clients: &mut [C], ask: impl AsyncFn(&mut C) -> Done) -> Done<f64> {
+    let (begun, number) = (Instant::now(), clients.len() * QUESTIONS);
+    let ask = &ask;
+    try_join_all(clients.iter_mut().map(async |client| {
+        for _ in 0..QUESTIONS {
+            ask(client).await?;
+        }
+        Done::Ok(())
+    }))
+    .await?;
+    Ok(begun.elapsed().as_secs_f64() * 1e3 / number as f64)
+}
+
+/// A client that knows only this question.
+struct Bare {
+    client: tokio_postgres::Client,
+    set: Statement,
+    read: Statement,
+}
+
+impl Bare {
+    async fn connect(url: &str) -> Done<Self> {
+        let mut config: tokio_postgres::Config = url.parse()?;
+        let (client, connection) = config.options(bare::OPTIONS).connect(NoTls).await?;
+        tokio::spawn(connection);
+        let (set, read) = (client.prepare(bare::SET).await?, client.prepare(READ).await?);
+        Ok(Self { client, set, read })
+    }
+
+    async fn ask(&self) -> Done<String> {
+        bare::ask(&self.client, &self.set, &self.read, "/patients", "{}", &[&5_i64, &50_i64]).await
+    }
 }
