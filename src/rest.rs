@@ -64,7 +64,8 @@ impl Rest {
     pub async fn serve(&self, tenant: &Arc<Tenant>, request: http::Request<Bytes>) -> http::Response<Bytes> {
         let head = request.method() == Method::HEAD;
         let (parts, body) = request.into_parts();
-        let answer = self.answer(tenant, parts, body).await;
+        // Boxed, as are the seldom parts inside: its state is large, and would be moved with every future around it.
+        let answer = Box::pin(self.answer(tenant, parts, body)).await;
         let mut response = answer.unwrap_or_else(Error::into_response);
         if head {
             *response.body_mut() = Bytes::new();
@@ -100,11 +101,13 @@ impl Rest {
             Ok(response) => Ok(response),
             // Nothing was changed: the transaction was rolled back. Once more, with the schema as it is now.
             Err(failure) if failure.is_stale() || is_unknown(&failure) => {
-                match self.cache.reload(tenant, &self.pools, &entry).await? {
-                    Some(newer) => self.attempt(tenant, &request, &settings, &newer, &mut timing).await,
+                match Box::pin(self.cache.reload(tenant, &self.pools, &entry)).await? {
+                    Some(newer) => {
+                        Box::pin(self.attempt(tenant, &request, &settings, &newer, &mut timing)).await
+                    }
                     // The same schema: only what the connection remembered can have been wrong.
                     None if failure.is_remembered() => {
-                        self.attempt(tenant, &request, &settings, &entry, &mut timing).await
+                        Box::pin(self.attempt(tenant, &request, &settings, &entry, &mut timing)).await
                     }
                     None => Err(failure),
                 }
@@ -159,8 +162,7 @@ impl Rest {
         let checkout = self.pools.checkout(tenant).await.map_err(|e| Failure::Refused(e.into()))?;
         let ready = Instant::now();
         self.metrics.stage(Stage::Checkout, ready - begun);
-        // Its state is large, and would be moved once for each of the callers that wait for it.
-        let outcome = Box::pin(execute::run(checkout, settings, job)).await;
+        let outcome = execute::run(checkout, settings, job).await;
         self.metrics.stage(Stage::Execute, ready.elapsed());
         outcome
     }

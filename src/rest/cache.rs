@@ -94,10 +94,9 @@ impl Cache {
         if let Some(shared) = self.shared.get(&Key(tenant)).await {
             return Ok(shared);
         }
-        self.shared
-            .try_get_with(key(tenant), self.read(tenant, pools))
-            .await
-            .map_err(|e: Arc<Error>| (*e).clone())
+        // Seldom, and large: a future inside another is moved with it.
+        let reading = Box::pin(self.shared.try_get_with(key(tenant), self.read(tenant, pools)));
+        reading.await.map_err(|e: Arc<Error>| (*e).clone())
     }
 
     async fn own(&self, tenant: &Tenant) -> Option<Arc<Entry>> {
