@@ -1,10 +1,10 @@
 # What a newcomer needs, one word each. Kept to what make 3.81 knows: macOS ships no newer one.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test bench lint fmt doc clean
+.PHONY: help setup build demo test test-clients bench lint fmt doc clean
 
 help: ## list these words
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 22
 
 setup: ## install PostgreSQL's server programs, if there are none
 	@.ci/setup
@@ -20,6 +20,11 @@ demo: setup ## build, then three tenants with data, served until Ctrl-C
 
 test: setup ## all tests, against a private PostgreSQL
 	cargo test
+
+# Here python3 alone is asked for; what else the clients need, the script says.
+test-clients: setup ## supabase-js, postgrest-js, Python's postgrest and a browser against a demo
+	@command -v python3 >/dev/null || { echo "python3 is missing: apt install python3 python3-venv, or brew install python" >&2; exit 1; }
+	@tests/clients/run
 
 # ONLY=fair,cold for some of it, FULL=1 for the large scenarios.
 bench: setup ## what routing costs, as ratios to baselines of the same run
@@ -39,3 +44,4 @@ doc: ## the code's documentation, with warnings as errors
 # The demo's data stays: it may be somebody's work by now.
 clean: ## delete what the build made
 	cargo clean
+	rm -rf tests/clients/node_modules

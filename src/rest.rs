@@ -78,12 +78,12 @@ impl Rest {
         parts: http::request::Parts,
         body: Bytes,
     ) -> Result<http::Response<Bytes>, Error> {
-        let mut timing = Timing::new();
         // An adopted database may say itself how its API is exposed.
         let known = if tenant.is_adopted() { Some(self.cache.get(tenant, &self.pools).await?) } else { None };
         let configured = known.as_ref().and_then(|entry| entry.configured.as_ref());
         let over = configured.map(|configured| configured.over(tenant));
         let tenant = over.as_ref().unwrap_or(tenant);
+        let mut timing = Timing::new(tenant.api.server_timing_enabled);
         let caller = self.caller(tenant, &parts.headers)?;
         timing.lap("jwt");
         let request = Request::parse(&parts, body, &tenant.api)?;
@@ -159,7 +159,8 @@ impl Rest {
         let checkout = self.pools.checkout(tenant).await.map_err(|e| Failure::Refused(e.into()))?;
         let ready = Instant::now();
         self.metrics.stage(Stage::Checkout, ready - begun);
-        let outcome = execute::run(checkout, settings, job).await;
+        // Its state is large, and would be moved once for each of the callers that wait for it.
+        let outcome = Box::pin(execute::run(checkout, settings, job)).await;
         self.metrics.stage(Stage::Execute, ready.elapsed());
         outcome
     }
@@ -237,25 +238,27 @@ fn document_job(tenant: &Tenant, request: &Request) -> Job {
 /// How long the stages took, for `Server-Timing`.
 struct Timing {
     last: Instant,
-    laps: Vec<(&'static str, Duration)>,
+    /// `None` where nobody wants to know.
+    laps: Option<Vec<(&'static str, Duration)>>,
 }
 
 impl Timing {
-    fn new() -> Self {
-        Self { last: Instant::now(), laps: Vec::with_capacity(5) }
+    fn new(wanted: bool) -> Self {
+        Self { last: Instant::now(), laps: wanted.then(Vec::new) }
     }
 
     fn lap(&mut self, name: &'static str) {
+        let Some(laps) = &mut self.laps else { return };
         let now = Instant::now();
         // A stage that ran twice counts once, with its last time.
-        self.laps.retain(|(lap, _)| *lap != name);
-        self.laps.push((name, now - self.last));
+        laps.retain(|(lap, _)| *lap != name);
+        laps.push((name, now - self.last));
         self.last = now;
     }
 
     fn header(&self) -> Result<HeaderValue, Error> {
         let lap = |(name, time): &(&str, Duration)| format!("{name};dur={:.1}", time.as_secs_f64() * 1000.0);
-        let text = self.laps.iter().map(lap).collect::<Vec<_>>().join(", ");
+        let text = self.laps.iter().flatten().map(lap).collect::<Vec<_>>().join(", ");
         HeaderValue::from_str(&text).map_err(|_| Error::internal("times are no header"))
     }
 }

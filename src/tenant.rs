@@ -24,6 +24,7 @@ pub use secret::Secret;
 pub use slug::Slug;
 pub use state::{State, Verb};
 
+use std::borrow::Cow;
 use std::ops::Deref;
 
 /// Why a word given by a person or read from the catalog is not one of ours.
@@ -101,10 +102,10 @@ impl Record {
     }
 
     /// Which tenants have the same schema.
-    pub fn kin(&self) -> Kin {
+    pub fn kin(&self) -> Kin<'_> {
         match &self.origin {
-            Origin::Lineage(lineage) => Kin::Lineage(lineage.clone()),
-            Origin::Adopted(_) => Kin::Alone(self.id.clone()),
+            Origin::Lineage(lineage) => Kin::Lineage(Cow::Borrowed(lineage)),
+            Origin::Adopted(_) => Kin::Alone(Cow::Borrowed(&self.id)),
         }
     }
 }

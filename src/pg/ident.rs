@@ -1,23 +1,32 @@
 //! Quoting: the only place where a name or a literal becomes SQL text.
 
-use std::fmt;
+use std::borrow::Cow;
+use std::fmt::{self, Write as _};
 
 /// An identifier; its `Display` is quoted, whatever it contains.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Ident(String);
+pub struct Ident<'a>(Cow<'a, str>);
 
-impl Ident {
+impl<'a> Ident<'a> {
     /// Takes a name as it stands in the catalog, without quotes.
-    pub fn new(name: impl Into<String>) -> Self {
+    pub fn new(name: impl Into<Cow<'a, str>>) -> Self {
         Self(name.into())
     }
 }
 
-impl fmt::Display for Ident {
+impl fmt::Display for Ident<'_> {
     /// PostgreSQL, "Lexical Structure", 4.1.1: a double quote in a quoted identifier is doubled, and NUL can't be
     /// in one; it is left out, so that the server looks for another name rather than reading a cut statement.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "\"{}\"", self.0.replace('\0', "").replace('"', "\"\""))
+        f.write_char('"')?;
+        // Nearly all names are one piece.
+        for (index, piece) in self.0.split('"').enumerate() {
+            if index > 0 {
+                f.write_str("\"\"")?;
+            }
+            piece.split('\0').try_for_each(|part| f.write_str(part))?;
+        }
+        f.write_char('"')
     }
 }
 

@@ -1,9 +1,12 @@
 //! The schemas in use: one per lineage, shared by its tenants; one of its own for a tenant that turned out different.
 
 use std::collections::{BTreeMap, HashMap};
+use std::hash::{Hash, Hasher};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use equivalent::Equivalent;
 use moka::future::Cache as Moka;
 
 use super::error::Error;
@@ -56,7 +59,7 @@ impl Configured {
 }
 
 /// Of what a schema was read: whose, which schemas, and those that views are looked through in.
-type Shared = (Kin, Vec<String>, Vec<String>);
+type Shared = (Kin<'static>, Vec<String>, Vec<String>);
 
 /// A tenant's own schema holds for the key under which it was read.
 type Own = (Shared, Arc<Entry>);
@@ -66,6 +69,8 @@ type Own = (Shared, Arc<Entry>);
 pub(super) struct Cache {
     shared: Moka<Shared, Arc<Entry>>,
     own: Moka<TenantId, Own>,
+    /// Whether there ever was one of those: to look for them costs every request.
+    any_own: Arc<AtomicBool>,
 }
 
 impl Cache {
@@ -73,6 +78,7 @@ impl Cache {
         Self {
             shared: Moka::builder().max_capacity(KEPT).time_to_idle(IDLE).build(),
             own: Moka::builder().max_capacity(KEPT).time_to_idle(IDLE).build(),
+            any_own: Arc::default(),
         }
     }
 
@@ -82,12 +88,18 @@ impl Cache {
         if let Some(own) = self.own(tenant).await {
             return Ok(own);
         }
+        if let Some(shared) = self.shared.get(&Key(tenant)).await {
+            return Ok(shared);
+        }
         self.shared.try_get_with(key(tenant), read(tenant, pools)).await.map_err(|e: Arc<Error>| (*e).clone())
     }
 
     async fn own(&self, tenant: &Tenant) -> Option<Arc<Entry>> {
+        if !self.any_own.load(Ordering::Acquire) {
+            return None;
+        }
         let (read_as, entry) = self.own.get(&tenant.id).await?;
-        (read_as == key(tenant)).then_some(entry)
+        Key(tenant).equivalent(&read_as).then_some(entry)
     }
 
     /// Forgets the tenant's schema.
@@ -109,6 +121,7 @@ impl Cache {
             Some(entry) => entry,
             None if seen.read.elapsed() < PAUSE => return Ok(None),
             None => {
+                self.any_own.store(true, Ordering::Release);
                 self.own.invalidate(&tenant.id).await;
                 let reading = async { Ok::<_, Error>((key(tenant), read(tenant, pools).await?)) };
                 let own = self.own.try_get_with(tenant.id.clone(), reading).await;
@@ -128,8 +141,25 @@ impl Cache {
     }
 }
 
+/// The tenant's key without a copy of all its names.
+struct Key<'a>(&'a Tenant);
+
+impl Hash for Key<'_> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let api = &self.0.api;
+        (self.0.kin(), &api.db_schemas, &api.db_extra_search_path).hash(state);
+    }
+}
+
+impl Equivalent<Shared> for Key<'_> {
+    fn equivalent(&self, (kin, schemas, along): &Shared) -> bool {
+        let api = &self.0.api;
+        self.0.kin() == *kin && api.db_schemas == *schemas && api.db_extra_search_path == *along
+    }
+}
+
 fn key(tenant: &Tenant) -> Shared {
-    (tenant.kin(), tenant.api.db_schemas.clone(), tenant.api.db_extra_search_path.clone())
+    (tenant.kin().into_owned(), tenant.api.db_schemas.clone(), tenant.api.db_extra_search_path.clone())
 }
 
 async fn read(tenant: &Arc<Tenant>, pools: &Pools) -> Result<Arc<Entry>, Error> {

@@ -1,5 +1,6 @@
 //! `Origin`: whether manybox made a tenant's database or found it, and what follows from that.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use serde::Serialize;
@@ -41,11 +42,21 @@ pub struct Adopted {
 
 /// Which tenants have the same schema, so that one reading of it does for all of them.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Kin {
+pub enum Kin<'a> {
     /// All of this lineage.
-    Lineage(Lineage),
+    Lineage(Cow<'a, Lineage>),
     /// This one alone: of an adopted database only its owner knows what it holds.
-    Alone(TenantId),
+    Alone(Cow<'a, TenantId>),
+}
+
+impl Kin<'_> {
+    /// The same, to be kept.
+    pub fn into_owned(self) -> Kin<'static> {
+        match self {
+            Self::Lineage(lineage) => Kin::Lineage(Cow::Owned(lineage.into_owned())),
+            Self::Alone(id) => Kin::Alone(Cow::Owned(id.into_owned())),
+        }
+    }
 }
 
 /// Secrets by name (`jwt_secret`, `password`), each sealed with a master key for one tenant. Opened by

@@ -26,6 +26,8 @@ pub(super) type Parsed<T> = Result<T, ErrMode<EmptyError>>;
 pub(super) struct Trace {
     whole: usize,
     depth: usize,
+    /// Nothing is noted: most texts are right, and what an error would say costs more than to read them.
+    quiet: bool,
     at: usize,
     found: Option<Found>,
     expected: Vec<Cow<'static, str>>,
@@ -42,6 +44,9 @@ enum Found {
 
 impl Trace {
     fn miss(&mut self, at: usize, found: Option<Found>, expected: Option<Cow<'static, str>>) {
+        if self.quiet {
+            return;
+        }
         if at > self.at || (self.found.is_none() && self.expected.is_empty()) {
             (self.at, self.found) = (at, None);
             self.expected.clear();
@@ -93,6 +98,12 @@ pub(super) fn read<'a, T>(
     text: &'a str,
     mut parser: impl ModalParser<Input<'a>, T, EmptyError>,
 ) -> Result<T, Error> {
+    let state = Trace { whole: text.len(), quiet: true, ..Trace::default() };
+    let mut input = Input { input: text, state };
+    if let Ok(parsed) = parser.parse_next(&mut input) {
+        return Ok(parsed);
+    }
+    // Once more, to say why not.
     let state = Trace { whole: text.len(), ..Trace::default() };
     let mut input = Input { input: text, state };
     parser.parse_next(&mut input).map_err(|_| {
@@ -112,9 +123,11 @@ fn found(input: &Input<'_>) -> Found {
     input.input.chars().next().map_or(Found::End, Found::Char)
 }
 
-fn missed<T>(input: &mut Input<'_>, expected: Option<Cow<'static, str>>) -> Parsed<T> {
-    let (at, found) = (position(input), found(input));
-    input.state.miss(at, Some(found), expected);
+fn missed<T>(input: &mut Input<'_>, expected: impl FnOnce() -> Option<Cow<'static, str>>) -> Parsed<T> {
+    if !input.state.quiet {
+        let (at, found) = (position(input), found(input));
+        input.state.miss(at, Some(found), expected());
+    }
     Err(ErrMode::Backtrack(EmptyError))
 }
 
@@ -128,7 +141,22 @@ pub(super) fn one<'a>(
             input.input = &input.input[c.len_utf8()..];
             Ok(c)
         }
-        _ => missed(input, Some(Cow::Borrowed(expected)).filter(|e| !e.is_empty())),
+        _ => missed(input, || Some(Cow::Borrowed(expected)).filter(|e| !e.is_empty())),
+    }
+}
+
+/// As many as there are of these characters, at least one.
+pub(super) fn many<'a>(
+    expected: &'static str,
+    test: impl Fn(char) -> bool,
+) -> impl ModalParser<Input<'a>, &'a str, EmptyError> {
+    move |input: &mut Input<'a>| {
+        let end = input.input.find(|c| !test(c)).unwrap_or(input.input.len());
+        let (text, rest) = input.input.split_at(end);
+        input.input = rest;
+        // Also behind some: one more would have done.
+        let none = missed(input, || Some(Cow::Borrowed(expected)).filter(|e| !e.is_empty()));
+        if text.is_empty() { none } else { Ok(text) }
     }
 }
 
@@ -139,7 +167,7 @@ pub(super) fn char<'a>(c: char) -> impl ModalParser<Input<'a>, char, EmptyError>
             input.input = rest;
             Ok(c)
         }
-        None => missed(input, Some(Cow::Owned(format!("{:?}", c.to_string())))),
+        None => missed(input, || Some(Cow::Owned(format!("{:?}", c.to_string())))),
     }
 }
 
@@ -150,18 +178,18 @@ pub(super) fn word<'a>(word: &'static str) -> impl ModalParser<Input<'a>, &'stat
             input.input = rest;
             Ok(word)
         }
-        None => missed(input, Some(Cow::Owned(format!("{word:?}")))),
+        None => missed(input, || Some(Cow::Owned(format!("{word:?}")))),
     }
 }
 
 /// Nothing more, or one of these, which stay.
 pub(super) fn end<'a>(others: &'static str) -> impl ModalParser<Input<'a>, (), EmptyError> {
     move |input: &mut Input<'a>| {
-        let at = position(input);
         let Some(next) = input.input.chars().next() else { return Ok(()) };
         if others.contains(next) {
             return Ok(());
         }
+        let at = position(input);
         for other in others.chars() {
             input.state.miss(at, None, Some(Cow::Owned(format!("{:?}", other.to_string()))));
         }
@@ -176,6 +204,9 @@ pub(super) fn label<'a, T>(
     mut parser: impl ModalParser<Input<'a>, T, EmptyError>,
 ) -> impl ModalParser<Input<'a>, T, EmptyError> {
     move |input: &mut Input<'a>| {
+        if input.state.quiet {
+            return parser.parse_next(input);
+        }
         let start = position(input);
         let fresh = Trace { whole: input.state.whole, depth: input.state.depth, ..Trace::default() };
         let before = std::mem::replace(&mut input.state, fresh);
@@ -222,7 +253,7 @@ pub(super) fn nested<'a, T>(
 ) -> impl ModalParser<Input<'a>, T, EmptyError> {
     move |input: &mut Input<'a>| {
         if input.state.depth >= DEPTH {
-            let _: Parsed<()> = missed(input, Some(Cow::Borrowed("a tree that is not nested so deep")));
+            let _: Parsed<()> = missed(input, || Some(Cow::Borrowed("a tree that is not nested so deep")));
             return Err(ErrMode::Cut(EmptyError));
         }
         input.state.depth += 1;
@@ -259,9 +290,11 @@ pub(super) fn quoted(input: &mut Input<'_>) -> Parsed<String> {
 /// Letters, digits, `_`, `$` and spaces: of a type's or a configuration's name. Never anything that SQL would read
 /// as more than a name.
 pub(super) fn identifier(input: &mut Input<'_>) -> Parsed<String> {
-    let letters = one("letter", is_letter);
-    let text: String = repeat(1.., letters).parse_next(input)?;
-    Ok(text.trim().to_owned())
+    word_of_letters(input).map(str::to_owned)
+}
+
+fn word_of_letters<'a>(input: &mut Input<'a>) -> Parsed<&'a str> {
+    many("letter", is_letter).map(str::trim).parse_next(input)
 }
 
 fn is_letter(c: char) -> bool {
@@ -270,14 +303,14 @@ fn is_letter(c: char) -> bool {
 
 fn dash(input: &mut Input<'_>) -> Parsed<char> {
     if input.input.starts_with("->") {
-        return missed(input, None);
+        return missed(input, || None);
     }
     char('-').parse_next(input)
 }
 
 /// The name of a column, table, key or function.
 pub(super) fn name(input: &mut Input<'_>) -> Parsed<String> {
-    let dashed = separated(1.., identifier, dash).map(|parts: Vec<String>| parts.join("-"));
+    let dashed = separated(1.., word_of_letters, dash).map(|parts: Vec<&str>| parts.join("-"));
     label("field name (* or [a..z0..9_$])", alt((quoted, dashed))).parse_next(input)
 }
 
@@ -319,7 +352,7 @@ pub(crate) enum Key {
 pub(super) fn json_path(input: &mut Input<'_>) -> Parsed<Vec<Step>> {
     let steps: Vec<Step> = repeat(0..=STEPS, step).parse_next(input)?;
     if steps.len() == STEPS && input.input.starts_with("->") {
-        let _: Parsed<()> = missed(input, Some(Cow::Borrowed("a shorter JSON path")));
+        let _: Parsed<()> = missed(input, || Some(Cow::Borrowed("a shorter JSON path")));
         return Err(ErrMode::Cut(EmptyError));
     }
     Ok(steps)
@@ -335,17 +368,17 @@ fn step(input: &mut Input<'_>) -> Parsed<Step> {
 
 fn index(input: &mut Input<'_>) -> Parsed<String> {
     let sign = opt(char('-')).parse_next(input)?;
-    let digits: String = repeat(1.., one("digit", |c| c.is_ascii_digit())).parse_next(input)?;
+    let digits = many("digit", |c| c.is_ascii_digit()).parse_next(input)?;
     let ended = ["->", "::", ".", ","].iter().any(|e| input.input.starts_with(e));
     if !ended && !input.input.is_empty() {
-        return missed(input, None);
+        return missed(input, || None);
     }
     Ok(sign.into_iter().chain(digits.chars()).collect())
 }
 
 fn key(input: &mut Input<'_>) -> Parsed<String> {
-    let part = repeat(1.., one("", |c| !"(-:.,>)".contains(c))).map(|s: String| s.trim().to_owned());
-    let dashed = separated(1.., part, dash).map(|parts: Vec<String>| parts.join("-"));
+    let part = many("", |c| !"(-:.,>)".contains(c)).map(str::trim);
+    let dashed = separated(1.., part, dash).map(|parts: Vec<&str>| parts.join("-"));
     label("any non reserved character different from: .,>()", alt((quoted, dashed))).parse_next(input)
 }
 

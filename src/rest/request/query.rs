@@ -48,7 +48,10 @@ impl Query {
         let mut query = Self { canonical: canonical(&pairs), ..Self::default() };
         let given = || pairs.iter().filter_map(|(key, value)| Some((key.as_str(), value.as_deref()?)));
         let first = |name: &str| given().find(|(key, _)| *key == name).map(|(_, value)| value);
-        query.select = select::select(first("select").unwrap_or("*"))?;
+        query.select = match first("select") {
+            Some(text) => select::select(text)?,
+            None => select::everything(),
+        };
         let names = |what: &str, text: &str| -> Result<Vec<String>, Error> {
             read(what, text, list(1, name, lexeme(char(','))))
         };

@@ -60,6 +60,12 @@ impl Aggregate {
     }
 }
 
+impl Column {
+    fn star() -> Self {
+        Self { field: Field::column("*"), alias: None, cast: None, aggregate: None, aggregate_cast: None }
+    }
+}
+
 /// An embedded relation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Embed {
@@ -81,6 +87,11 @@ pub(crate) struct Embed {
 pub(super) const ITEMS: usize = 1000;
 /// Embeds among them. Planning so many joins takes PostgreSQL seconds already.
 pub(super) const EMBEDS: usize = 100;
+
+/// What is read where nothing is said: `*`.
+pub(super) fn everything() -> Vec<Item> {
+    vec![Item::Column(Column::star())]
+}
 
 /// Reads the parameter.
 pub(super) fn select(text: &str) -> Result<Vec<Item>, Error> {
@@ -171,15 +182,7 @@ fn column(input: &mut Input<'_>) -> Parsed<Column> {
 }
 
 fn star(input: &mut Input<'_>) -> Parsed<Column> {
-    word("*")
-        .map(|_| Column {
-            field: Field::column("*"),
-            alias: None,
-            cast: None,
-            aggregate: None,
-            aggregate_cast: None,
-        })
-        .parse_next(input)
+    word("*").map(|_| Column::star()).parse_next(input)
 }
 
 fn cast(input: &mut Input<'_>) -> Parsed<Option<String>> {

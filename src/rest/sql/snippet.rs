@@ -1,6 +1,6 @@
 //! `Snippet`: SQL text and the values bound in it. Values never become text; they become `$n`.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use bytes::{Bytes, BytesMut};
 use tokio_postgres::types::{Format, IsNull, ToSql, Type, to_sql_checked};
@@ -48,18 +48,11 @@ pub(crate) struct Snippet {
     values: Vec<Value>,
 }
 
-impl fmt::Write for Snippet {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        self.text.push_str(text);
-        Ok(())
-    }
-}
-
 impl Snippet {
     /// Adds text: a constant of this program or a quoted identifier.
     pub(crate) fn push(&mut self, text: impl fmt::Display) -> &mut Self {
         // Writing to a String can't fail.
-        let _ = fmt::Write::write_fmt(self, format_args!("{text}"));
+        let _ = write!(self.text, "{text}");
         self
     }
 
@@ -67,7 +60,7 @@ impl Snippet {
     pub(crate) fn bind(&mut self, value: impl Into<Value>) -> &mut Self {
         self.values.push(value.into());
         let number = self.values.len();
-        self.push(format_args!("${number}"))
+        self.push("$").push(number)
     }
 
     /// Binds bytes as they are, for a `bytea`.
