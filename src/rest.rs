@@ -96,22 +96,28 @@ impl Rest {
             Some(entry) => entry,
             None => self.cache.get(tenant, &self.pools).await?,
         };
-        let mut response = match self.attempt(tenant, &request, &settings, &entry, &mut timing).await {
-            Ok(response) => Ok(response),
-            // Nothing was changed: the transaction was rolled back. Once more, with the schema as it is now.
-            Err(failure) if failure.is_stale() || is_unknown(&failure) => {
-                match self.cache.reload(tenant, &self.pools, &entry).await? {
-                    Some(newer) => self.attempt(tenant, &request, &settings, &newer, &mut timing).await,
-                    // The same schema: only what the connection remembered can have been wrong.
-                    None if failure.is_remembered() => {
-                        self.attempt(tenant, &request, &settings, &entry, &mut timing).await
+        let mut response =
+            match self.attempt(tenant, &request, &settings, &entry, false, &mut timing).await {
+                Ok(response) => Ok(response),
+                // Nothing was changed: the transaction was rolled back. Once more, with the schema as it is now.
+                Err(failure) if failure.is_stale() || is_unknown(&failure) => {
+                    match self.cache.reload(tenant, &self.pools, &entry).await? {
+                        Some(newer) => {
+                            self.attempt(tenant, &request, &settings, &newer, true, &mut timing).await
+                        }
+                        // The same schema: only what the connection remembered can have been wrong.
+                        None if failure.is_remembered() => {
+                            self.attempt(tenant, &request, &settings, &entry, true, &mut timing).await
+                        }
+                        None => Err(failure),
                     }
-                    None => Err(failure),
                 }
+                Err(failure) if failure.is_remembered() || failure.is_deadlock() => {
+                    self.attempt(tenant, &request, &settings, &entry, true, &mut timing).await
+                }
+                Err(failure) => Err(failure),
             }
-            Err(failure) => Err(failure),
-        }
-        .map_err(|failure| refusal(failure, &caller))?;
+            .map_err(|failure| refusal(failure, &caller))?;
         if tenant.api.server_timing_enabled {
             timing.lap("response");
             response.headers_mut().insert("server-timing", timing.header()?);
@@ -124,13 +130,14 @@ impl Rest {
         auth::authenticate(headers, &tenant.api, || self.keys.get(tenant, &tenant.api), roles)
     }
 
-    /// The stages after the first, with one schema.
+    /// The stages after the first, with one schema. `fresh`: without statements of earlier requests.
     async fn attempt(
         &self,
         tenant: &Arc<Tenant>,
         request: &Request,
         settings: &Settings,
         entry: &Entry,
+        fresh: bool,
         timing: &mut Timing,
     ) -> Result<http::Response<Bytes>, Failure> {
         let max_rows = tenant.api.max_rows(&tenant.limits);
@@ -145,7 +152,7 @@ impl Rest {
                 response::document(request, &entry.schema, &tenant.api, &outcome)
             }
             Plan::Query(query) => {
-                let job = job(tenant, request, query, max_rows);
+                let job = Job { fresh, ..job(tenant, request, query, max_rows) };
                 let outcome = self.run(tenant, &own_settings(tenant, settings, query), &job).await?;
                 timing.lap("transaction");
                 response::build(query, request, outcome, max_rows)
@@ -217,6 +224,7 @@ fn job(tenant: &Tenant, request: &Request, query: &Query<'_>, max_rows: Option<u
         writes: query.writes,
         rolls_back: prefer.rollback.unwrap_or(tenant.api.db_tx_end.rolls_back()),
         expect,
+        fresh: false,
     }
 }
 
@@ -232,6 +240,7 @@ fn document_job(tenant: &Tenant, request: &Request) -> Job {
         writes: false,
         rolls_back: false,
         expect: Expect::default(),
+        fresh: false,
     }
 }
 
@@ -270,7 +279,9 @@ fn is_unknown(failure: &Failure) -> bool {
 
 fn refusal(failure: Failure, caller: &Caller) -> Error {
     match failure {
-        Failure::Postgres(error) => Error::from_postgres(&error, caller.anonymous),
+        Failure::Postgres(error) | Failure::Remembered(error) => {
+            Error::from_postgres(&error, caller.anonymous)
+        }
         Failure::Refused(error) => error,
     }
 }

@@ -76,7 +76,7 @@ fn status(db: &DbError, anonymous: bool) -> StatusCode {
 }
 
 /// Whether a function was running. A context alone tells little: text that is no JSON has one as well.
-fn within_function(db: &DbError) -> bool {
+pub(in crate::rest) fn within_function(db: &DbError) -> bool {
     let begins = |line: &str| ["PL/", "SQL function"].iter().any(|word| line.starts_with(word));
     db.where_().is_some_and(|context| context.lines().any(begins))
 }
