@@ -10,6 +10,10 @@ use super::*;
 use crate::schema::{Facts, ForeignKey, Name, PrimaryKey, Relation, Routine, Schema};
 use crate::tenant::{Api, Limits};
 
+type Header<'a> = (&'a str, &'a str);
+/// Method, target, headers, body.
+type Case<'a, Target, Headers> = (&'a str, Target, Headers, &'a str);
+
 fn relation(name: &str, key: &str, columns: &[(&str, &str, Option<&str>)]) -> Relation {
     let column = |(name, kind, default): &(&str, &str, Option<&str>)| {
         json!({
@@ -113,7 +117,7 @@ fn sql(method: &str, target: &str, headers: &[(&str, &str)], body: &str) -> Resu
 fn requests_become_sql() {
     let represent = [("prefer", "return=representation")];
     let upsert = [("prefer", "resolution=merge-duplicates, missing=default, return=headers-only")];
-    let cases: &[(&str, &str, &[(&str, &str)], &str)] = &[
+    let cases: &[Case<'_, &str, &[Header<'_>]>] = &[
         ("GET", "/books", &[], ""),
         (
             "GET",
@@ -182,7 +186,7 @@ proptest! {
         let csv = format!("title\n\"{}\"\n", value.replace('"', "\"\""));
         let represent = ("prefer", "return=representation");
         let upsert = ("prefer", "resolution=merge-duplicates,missing=default");
-        let cases: Vec<(&str, String, Vec<(&str, &str)>, &str)> = vec![
+        let cases: Vec<Case<'_, String, Vec<Header<'_>>>> = vec![
             ("GET", format!("/books?title=eq.{v}&id=not.lt.{v}&title=isdistinct.{v}&words=phfts.{v}"), vec![], ""),
             ("GET", format!("/books?title=in.({quoted},a)&title=like(any).{v}&title=match.{v}"), vec![], ""),
             ("GET", format!("/books?or=(title.eq.{quoted},and(title.in.({quoted}),words.fts(zQ7mark).{quoted}))"), vec![], ""),
