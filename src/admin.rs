@@ -13,6 +13,7 @@ use axum::routing::get;
 use axum::{Json, Router};
 use http::{StatusCode, header};
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 use crate::directory::Directory;
 use crate::pool::Pools;
@@ -30,6 +31,8 @@ pub struct Admin {
     pub traffic: Traffic,
     /// How many tenants, the busiest, have metrics of their own.
     pub top: usize,
+    /// Becomes true when the router takes no new requests any more.
+    pub stopping: watch::Receiver<bool>,
 }
 
 /// The routes: `/live`, `/ready`, `/metrics`, `/servers`, `/tenants`.
@@ -45,7 +48,11 @@ pub fn router(admin: Admin) -> Router {
 
 async fn ready(State(admin): State<Arc<Admin>>) -> (StatusCode, Json<Value>) {
     let directory = &admin.directory;
-    if directory.is_ready() {
+    if *admin.stopping.borrow() {
+        let answer =
+            json!({ "status": "stopping", "reason": "requests under way are finished, no new ones taken" });
+        (StatusCode::SERVICE_UNAVAILABLE, Json(answer))
+    } else if directory.is_ready() {
         (StatusCode::OK, Json(json!({ "status": "ready", "tenants": directory.len() })))
     } else {
         let answer = json!({ "status": "starting", "reason": "the catalog has not been read yet" });

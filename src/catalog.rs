@@ -10,7 +10,7 @@ pub use feed::{Feed, Reader};
 pub use journal::Entry;
 pub use leases::{Leases, RENEWAL as LEASE_RENEWAL};
 pub use templates::Template;
-pub use tenants::{Filter, NewTenant, TenantRow};
+pub use tenants::{Filter, Migrated, NewTenant, TenantRow};
 
 use crate::pg::{self, Connection, Endpoint, Login};
 

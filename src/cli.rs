@@ -3,6 +3,7 @@
 mod apply;
 mod context;
 mod demo;
+mod keys;
 mod migrate;
 mod output;
 mod serve;

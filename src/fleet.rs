@@ -20,7 +20,8 @@ pub use provision::Wish;
 pub use server::{MIGRATOR, OWNER, Server, Servers};
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::catalog::{self, Catalog, TenantRow};
 use crate::migrate;
@@ -112,6 +113,9 @@ impl<T, E: Into<pg::Error>> Doing<T> for Result<T, E> {
     }
 }
 
+/// Sessions that are kept for the next who needs one.
+const KEPT: usize = 8;
+
 /// The control plane's handle: settings, catalog, servers with their admins, master keys.
 pub struct Fleet {
     /// The settings this process was started with.
@@ -122,6 +126,8 @@ pub struct Fleet {
     pub servers: Servers,
     /// The master keys.
     pub keys: Arc<KeyRing>,
+    /// Sessions as the admin that wait for their next use, with their server's name.
+    kept: Mutex<Vec<(String, Connection)>>,
 }
 
 impl Fleet {
@@ -143,7 +149,7 @@ impl Fleet {
             }
             other => other.into(),
         })?;
-        Ok(Self { settings, catalog, servers, keys })
+        Ok(Self { settings, catalog, servers, keys, kept: Mutex::default() })
     }
 
     /// The tenant that has this slug.
@@ -167,13 +173,15 @@ impl Fleet {
     /// # Errors
     /// When the settings don't have it, or one of its files is malformed or may not be run.
     pub fn edition(&self, name: &str) -> Result<migrate::Edition, Error> {
-        let files =
-            self.settings.editions.get(name).and_then(|e| e.migrations.as_deref()).ok_or_else(|| {
-                Error::Settings(format!(
-                    "there is no edition `{name}` in the settings; add [editions.{name}]"
-                ))
-            })?;
-        Ok(migrate::Edition::read(name, files)?)
+        Ok(migrate::Edition::read(name, self.edition_files(name)?)?)
+    }
+
+    /// Where an edition's files are.
+    fn edition_files(&self, name: &str) -> Result<&Path, Error> {
+        let edition = self.settings.editions.get(name);
+        edition.and_then(|e| e.migrations.as_deref()).ok_or_else(|| {
+            Error::Settings(format!("there is no edition `{name}` in the settings; add [editions.{name}]"))
+        })
     }
 
     /// How migrations run by the settings.
@@ -189,6 +197,23 @@ impl Fleet {
     /// A session as the admin on the server's maintenance database.
     async fn admin(&self, server: &str) -> Result<(&Server, Connection), Error> {
         let server = self.servers.get(server)?;
-        Ok((server, server.connect_admin().await?))
+        let kept = {
+            let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+            kept.retain(|(_, connection)| !connection.is_closed());
+            let at = kept.iter().position(|(name, _)| name == server.endpoint.name());
+            at.map(|at| kept.swap_remove(at).1)
+        };
+        match kept {
+            Some(connection) => Ok((server, connection)),
+            None => Ok((server, server.connect_admin().await?)),
+        }
+    }
+
+    /// Keeps a session for the next who needs one. It must hold nothing: no transaction, no lock.
+    fn keep(&self, server: &str, connection: Connection) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() < KEPT {
+            kept.push((server.to_owned(), connection));
+        }
     }
 }

@@ -52,7 +52,7 @@ pub struct Rest {
 impl Rest {
     /// Serves over these pools and accepts tokens signed with the tenants' keys from this ring.
     pub fn new(pools: Pools, keys: Arc<KeyRing>, metrics: Metrics) -> Self {
-        Self { pools, keys: Keyring::new(keys), cache: Cache::new(), metrics }
+        Self { pools, keys: Keyring::new(keys), cache: Cache::new(metrics.clone()), metrics }
     }
 
     /// Forgets the tenant's schema, and that of its kin: the next request reads it again.

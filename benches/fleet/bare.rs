@@ -14,6 +14,7 @@ use axum::routing::get;
 use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod};
 use futures_util::future::join4;
 use tokio_postgres::NoTls;
+use tokio_postgres::types::{FromSql, Type};
 
 use crate::Done;
 
@@ -27,24 +28,27 @@ const SET: &str = "SELECT pg_catalog.set_config('search_path', $1, true), \
     pg_catalog.set_config('request.cookies', $4, true), \
     pg_catalog.set_config('request.method', $5, true), \
     pg_catalog.set_config('request.path', $6, true), \
-    pg_catalog.set_config('statement_timeout', $7, true), \
-    pg_catalog.set_config('idle_in_transaction_session_timeout', $8, true), \
     pg_catalog.set_config('response.headers', '', true), \
     pg_catalog.set_config('response.status', '', true), \
-    pg_catalog.set_config('role', $9, true)";
+    pg_catalog.set_config('role', $7, true)";
 
 /// As manybox's own for `items?id=eq.N` (src/rest/sql.rs).
-const READ: &str = "SELECT COALESCE(pg_catalog.json_agg(_mb_row), '[]')::pg_catalog.text AS body, \
-    pg_catalog.count(*) AS rows, NULL::pg_catalog.int8 AS total, \
+const READ: &str = "SELECT COALESCE(pg_catalog.json_agg(_mb_row), '[]') AS body, pg_catalog.count(*) AS rows, \
+    NULL::pg_catalog.int8 AS total, NULL::pg_catalog.text[] AS location, NULL::pg_catalog.int4 AS inserted, \
     NULLIF(pg_catalog.current_setting('response.headers', true), '') AS headers, \
-    NULLIF(pg_catalog.current_setting('response.status', true), '') AS status, \
-    NULL::pg_catalog.text AS location \
+    NULLIF(pg_catalog.current_setting('response.status', true), '') AS status \
     FROM (SELECT \"public\".\"items\".* FROM \"public\".\"items\" WHERE \"public\".\"items\".\"id\" = $1) AS _mb_row";
+
+/// The session's settings, as manybox's own (src/pool/connect.rs).
+pub(crate) const OPTIONS: &str = "-c role=none -c statement_timeout=15000 \
+    -c idle_in_transaction_session_timeout=30000 -c client_min_messages=error -c client_connection_check_interval=5000";
 
 /// Serves the database at `url` until it is killed.
 pub(crate) async fn serve(url: &str, port: u16) -> Done {
+    let mut config: tokio_postgres::Config = url.parse()?;
+    config.options(OPTIONS);
     let manager =
-        Manager::from_config(url.parse()?, NoTls, ManagerConfig { recycling_method: RecyclingMethod::Fast });
+        Manager::from_config(config, NoTls, ManagerConfig { recycling_method: RecyclingMethod::Fast });
     // As many as manybox opens for one tenant.
     let pool = manybox::pool::Budget::default().busy as usize;
     let pool = Pool::builder(manager).max_size(pool).build()?;
@@ -85,8 +89,6 @@ async fn read(pool: &Pool, query: &str, headers: &HeaderMap) -> Done<String> {
                 &"{}",
                 &"GET",
                 &"/items",
-                &"15000",
-                &"30000",
                 &"anon",
             ],
         ),
@@ -96,7 +98,20 @@ async fn read(pool: &Pool, query: &str, headers: &HeaderMap) -> Done<String> {
     .await;
     begin?;
     set?;
-    let body = rows?.first().ok_or("no row")?.try_get(0)?;
+    let body: Body = rows?.first().ok_or("no row")?.try_get(0)?;
     commit?;
-    Ok(body)
+    Ok(body.0)
+}
+
+/// JSON as PostgreSQL wrote it.
+struct Body(String);
+
+impl<'a> FromSql<'a> for Body {
+    fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
+        Ok(Self(std::str::from_utf8(raw)?.to_owned()))
+    }
+
+    fn accepts(kind: &Type) -> bool {
+        *kind == Type::JSON
+    }
 }

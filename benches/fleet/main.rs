@@ -28,6 +28,8 @@ pub(crate) struct Scale {
     pub(crate) run: Duration,
     /// Runs of value and baseline, in turn; the median of each counts.
     pub(crate) rounds: usize,
+    /// The same for what is bound to the disk.
+    pub(crate) turns: usize,
     /// Tenants that are touched in `size-process`.
     pub(crate) touched: usize,
     /// Rows of the catalog in `size-tenant`.
@@ -38,11 +40,19 @@ pub(crate) struct Scale {
     pub(crate) migrated: usize,
 }
 
-const QUICK: Scale =
-    Scale { run: Duration::from_secs(3), rounds: 3, touched: 300, rows: 20_000, changed: 40, migrated: 300 };
+const QUICK: Scale = Scale {
+    run: Duration::from_secs(3),
+    rounds: 3,
+    turns: 5,
+    touched: 300,
+    rows: 20_000,
+    changed: 60,
+    migrated: 300,
+};
 const FULL: Scale = Scale {
     run: Duration::from_secs(10),
     rounds: 5,
+    turns: 7,
     touched: 1_000,
     rows: 100_000,
     changed: 200,

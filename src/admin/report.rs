@@ -47,10 +47,22 @@ pub struct TenantLine {
     pub flow: Flow,
     /// Connections idle or busy.
     pub open: u32,
+    /// Connections that wait for a request.
+    #[serde(default)]
+    pub idle: u32,
     /// Connections in use.
     pub busy: u32,
+    /// Connections on their way.
+    #[serde(default)]
+    pub opening: u32,
     /// Requests that wait for a connection.
     pub waiting: u32,
+    /// Requests that waited for a connection and got one, since the tenant last held none.
+    #[serde(default)]
+    pub waits: u64,
+    /// How long those waited together, in microseconds.
+    #[serde(default)]
+    pub wait_micros: u64,
 }
 
 impl From<ServerStatus> for ServerLine {
@@ -101,8 +113,12 @@ impl Admin {
                 server: tenant.server.clone(),
                 flow,
                 open: pool.map_or(0, |pool| pool.open),
+                idle: pool.map_or(0, |pool| pool.idle),
                 busy: pool.map_or(0, |pool| pool.busy),
+                opening: pool.map_or(0, |pool| pool.opening),
                 waiting: pool.map_or(0, |pool| pool.waiting),
+                waits: pool.map_or(0, |pool| pool.waits),
+                wait_micros: pool.map_or(0, |pool| pool.wait_time.as_micros() as u64),
             })
         };
         flows.into_iter().filter_map(line).collect()

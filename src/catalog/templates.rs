@@ -51,6 +51,16 @@ impl Catalog {
         Ok(())
     }
 
+    /// Writes the intent to bring a stale template up.
+    ///
+    /// # Errors
+    /// When the catalog can't be changed.
+    pub async fn template_reuse(&self, database: &str) -> Result<(), Error> {
+        let sql = "UPDATE catalog.template SET state = 'building' WHERE database = $1";
+        self.connection.execute(sql, &[&database]).await?;
+        Ok(())
+    }
+
     /// Makes a built template the one that new tenants are copied from; the one before becomes stale.
     ///
     /// # Errors

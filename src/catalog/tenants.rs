@@ -1,11 +1,13 @@
 //! Tenants in the catalog: insert, read, change of state, change of settings.
 
+use std::collections::HashMap;
+
 use serde::Serialize;
 use time::OffsetDateTime;
 use tokio_postgres::Row;
 use tokio_postgres::types::{Json, ToSql};
 
-use super::{Catalog, Error};
+use super::{Catalog, Error, Template};
 use crate::tenant::{Adopted, BaseUrl, Lineage, Origin, Overrides, Record, Sealed, State, TenantId, Verb};
 
 pub(super) const SELECT: &str = "
@@ -106,6 +108,17 @@ pub struct NewTenant {
     pub overrides: Overrides,
     /// Its secrets.
     pub sealed: Sealed,
+}
+
+/// What a migration of one tenant left.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Migrated {
+    /// The tenant.
+    pub id: TenantId,
+    /// Its version and the digest of its history; `None` when they could not be read: then what is known stays.
+    pub stands: Option<(i32, String)>,
+    /// Why it went no further.
+    pub failure: Option<String>,
 }
 
 /// The columns of `catalog.base_url` as parallel arrays.
@@ -246,20 +259,30 @@ impl Catalog {
         self.change("UPDATE catalog.tenant SET unsettled = false WHERE id = $1", &[&id.as_str()]).await
     }
 
-    /// The tenant's database is whole: it goes into service with its template's lineage.
+    /// The tenant's database is whole: it goes into service with its template's lineage. Returns false when the
+    /// template has been brought up since it was read: then nobody knows which version the copy has.
     ///
     /// # Errors
     /// When the catalog can't be changed.
-    pub async fn tenant_created(&self, id: &TenantId, lineage: &Lineage) -> Result<(), Error> {
-        self.change(
-            "WITH t AS (
-                UPDATE catalog.tenant SET state = 'active', unsettled = false, version = $2, history = $3, changed_at = now()
-                WHERE id = $1 AND state = 'creating' RETURNING id
-             )
-             INSERT INTO catalog.journal (tenant, action) SELECT id, 'created' FROM t",
-            &[&id.as_str(), &lineage.version, &lineage.history],
-        )
-        .await
+    pub async fn tenant_created(&self, id: &TenantId, template: &Template) -> Result<bool, Error> {
+        let Template { database, lineage, .. } = template;
+        let row = self
+            .connection
+            .query_one(
+                "WITH p AS (
+                    SELECT FROM catalog.template
+                    WHERE database = $4 AND version = $2 AND history = $3 AND state <> 'building'
+                 ), t AS (
+                    UPDATE catalog.tenant SET state = 'active', unsettled = false, version = $2, history = $3, changed_at = now()
+                    WHERE id = $1 AND state = 'creating' AND EXISTS (SELECT FROM p) RETURNING id
+                 ), j AS (
+                    INSERT INTO catalog.journal (tenant, action) SELECT id, 'created' FROM t
+                 )
+                 SELECT EXISTS (SELECT FROM p)",
+                &[&id.as_str(), &lineage.version, &lineage.history, database],
+            )
+            .await?;
+        Ok(row.try_get(0)?)
     }
 
     /// Nothing of the tenant is left on its server: its slug and its base URLs are free.
@@ -376,28 +399,42 @@ impl Catalog {
         rows.iter().map(|row| Ok(row.try_get::<_, String>(0)?.parse()?)).collect()
     }
 
-    /// What a migration left: where the database stands, and why it went no further.
+    /// The base URLs that operators gave, by their tenant's id.
+    ///
+    /// # Errors
+    /// When the catalog can't be read.
+    pub async fn every_base_url_given(&self) -> Result<HashMap<String, Vec<String>>, Error> {
+        let sql = "SELECT tenant, array_agg(url) FROM catalog.base_url WHERE NOT templated GROUP BY tenant";
+        let rows = self.connection.query(sql, &[]).await?;
+        rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
+    }
+
+    /// Writes what migrations left. Several in one statement: each commit waits for the disk, and all of them for each
+    /// other, because every change moves the catalog's one clock.
     ///
     /// # Errors
     /// When the catalog can't be changed.
-    pub async fn tenant_migrated(
-        &self,
-        id: &TenantId,
-        lineage: Option<(i32, &str)>,
-        failure: Option<&str>,
-    ) -> Result<(), Error> {
-        let (version, history) = lineage.unzip();
+    pub async fn tenants_migrated(&self, migrated: &[Migrated]) -> Result<(), Error> {
+        let ids: Vec<_> = migrated.iter().map(|m| m.id.as_str()).collect();
+        let (versions, histories): (Vec<_>, Vec<_>) = migrated
+            .iter()
+            .map(|m| m.stands.as_ref().map(|(version, history)| (*version, history.as_str())).unzip())
+            .unzip();
+        let failures: Vec<_> = migrated.iter().map(|m| m.failure.as_deref()).collect();
         self.change(
-            "WITH t AS (
-                UPDATE catalog.tenant
-                SET version = COALESCE($2, version), history = COALESCE($3, history), failure = $4::text,
-                    migrated_at = CASE WHEN $4::text IS NULL THEN now() ELSE migrated_at END
-                WHERE id = $1 RETURNING id, version
+            "WITH m AS (
+                SELECT * FROM unnest($1::text[], $2::int[], $3::text[], $4::text[]) AS m (id, version, history, failure)
+             ), t AS (
+                UPDATE catalog.tenant t
+                SET version = COALESCE(m.version, t.version), history = COALESCE(m.history, t.history),
+                    failure = m.failure,
+                    migrated_at = CASE WHEN m.failure IS NULL THEN now() ELSE t.migrated_at END
+                FROM m WHERE t.id = m.id RETURNING t.id, t.version, t.failure
              )
              INSERT INTO catalog.journal (tenant, action, detail)
-             SELECT id, CASE WHEN $4::text IS NULL THEN 'migrated' ELSE 'migration-failed' END,
-                    jsonb_build_object('version', version, 'failure', $4::text) FROM t",
-            &[&id.as_str(), &version, &history, &failure],
+             SELECT id, CASE WHEN failure IS NULL THEN 'migrated' ELSE 'migration-failed' END,
+                    jsonb_build_object('version', version, 'failure', failure) FROM t",
+            &[&ids, &versions, &histories, &failures],
         )
         .await
     }

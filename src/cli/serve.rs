@@ -1,10 +1,9 @@
 //! `manybox serve`: the composition root of the router process.
 
-use std::future::IntoFuture as _;
 use std::sync::Arc;
 
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use super::context::start_embedded;
@@ -25,7 +24,8 @@ pub(super) async fn serve(settings: Settings) -> Done {
     }
 }
 
-/// Serves until SIGINT or SIGTERM. `ready` is called when the first request can be answered.
+/// Serves until SIGINT or SIGTERM, then drains; a second one ends that too. `ready` is called when the first request
+/// can be answered.
 pub(super) async fn with(settings: &Settings, embedded: Option<&Embedded>, ready: impl FnOnce(&App)) -> Done {
     let keys = Arc::new(KeyRing::load(&settings.keys)?);
     // Without user and password: the router has its own login to the catalog, and those of the tenants.
@@ -37,12 +37,12 @@ pub(super) async fn with(settings: &Settings, embedded: Option<&Embedded>, ready
     let admin = bind(settings.listen.admin, "listen.admin").await?;
     tracing::info!(http = %http.local_addr()?, admin = %admin.local_addr()?, "listening");
 
-    let (stop, stopped) = watch::channel(false);
-    let until = |mut stopped: watch::Receiver<bool>| async move {
-        let _ = stopped.wait_for(|stop| *stop).await;
+    let (stop, stopping) = watch::channel(false);
+    let mut until = stopping.clone();
+    let until = async move {
+        let _ = until.wait_for(|stop| *stop).await;
     };
-    let data =
-        front::serve(http, front::router(app.clone()), until(stopped.clone()), settings.listen.drain_timeout);
+    let data = front::serve(http, front::router(app.clone()), until, settings.listen.drain_timeout);
     let data = tokio::spawn(data);
     let told = admin::Admin {
         directory: app.directory.clone(),
@@ -50,33 +50,53 @@ pub(super) async fn with(settings: &Settings, embedded: Option<&Embedded>, ready
         metrics: app.metrics.clone(),
         traffic: app.traffic.clone(),
         top: settings.listen.metrics_tenants,
+        stopping,
     };
-    let control = front::serve(admin, admin::router(told), until(stopped), settings.listen.drain_timeout);
+    // To the very end: a load balancer that asks `/ready` is to hear that this router stops, and an operator to see
+    // what it still waits for.
+    let control = front::serve(admin, admin::router(told), std::future::pending(), std::time::Duration::ZERO);
     let control = tokio::spawn(control);
-    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    let signalled = async {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
+    let mut signals = Signals(signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let signalled = tokio::select! {
+        () = app.wait_ready() => false,
+        () = signals.next() => true,
+    };
+    if !signalled {
+        ready(&app);
+        signals.next().await;
+    }
+    tracing::info!("stopping; a second signal stops at once");
+    stop.send_replace(true);
+    let drained = async {
+        let outcome = data.await;
+        app.stop().await;
+        Ok(outcome??)
+    };
+    let outcome = tokio::select! {
+        outcome = drained => outcome,
+        () = signals.next() => {
+            tracing::warn!("stopped at once: requests under way were cut off");
+            app.abort();
+            Ok(())
         }
     };
-    tokio::pin!(signalled);
-    tokio::select! {
-        () = app.wait_ready() => {
-            ready(&app);
-            signalled.await;
-        }
-        () = &mut signalled => {}
-    }
-    tracing::info!("stopping");
-    stop.send_replace(true);
-    let outcome = data.into_future().await;
     control.abort();
-    app.stop().await;
     if let Some(supervisor) = supervisor {
         supervisor.abort();
     }
-    Ok(outcome??)
+    outcome
+}
+
+/// SIGINT and SIGTERM.
+struct Signals(Signal, Signal);
+
+impl Signals {
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.0.recv() => {}
+            _ = self.1.recv() => {}
+        }
+    }
 }
 
 async fn bind(address: std::net::SocketAddr, key: &str) -> Result<TcpListener, Failure> {

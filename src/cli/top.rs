@@ -7,7 +7,10 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use time::OffsetDateTime;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::{MissedTickBehavior, interval};
 
+use super::keys::Keys;
 use super::output::{line, table};
 use super::{Done, Failure, Output};
 use crate::admin::{ServerLine, TenantLine};
@@ -15,6 +18,9 @@ use crate::settings::Settings;
 
 /// Longest wait for an answer of the router.
 const ANSWER: Duration = Duration::from_secs(5);
+
+/// The shortest time between two looks.
+const SHORTEST: Duration = Duration::from_millis(100);
 
 #[derive(clap::Args)]
 pub(super) struct Top {
@@ -77,43 +83,73 @@ struct Tenant {
     /// Mean time of a request.
     milliseconds: f64,
     open: u32,
+    idle: u32,
     busy: u32,
     waiting: u32,
+    /// Requests that waited for a connection and got one, since the last look.
+    waits: u64,
     /// Since the last look.
     errors: u64,
     refusals: u64,
 }
 
 impl Top {
+    /// Until `q`, Ctrl-C or SIGTERM when live. A router that stops answering is asked again; it must answer once.
     pub(super) async fn run(self, settings: &Settings, output: Output) -> Done {
         let address = self.admin.clone().unwrap_or_else(|| settings.listen.admin.to_string());
         let live = !self.once && !output.json && std::io::stdout().is_terminal();
-        // Written at once, so that nothing flickers.
-        let terminal = console::Term::buffered_stdout();
-        let mut before = look(&address).await?;
+        let mut before = Some(look(&address).await?);
+        let mut keys = if live { Keys::read() } else { None };
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut clock = interval(self.interval.max(SHORTEST));
+        clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        clock.tick().await;
         loop {
-            tokio::time::sleep(self.interval.max(Duration::from_millis(100))).await;
-            let now = look(&address).await?;
-            let sample = self.sample(&before, &now);
-            if output.json {
-                // A reader that went away ends the stream, which has no other end.
-                if writeln!(std::io::stdout().lock(), "{}", serde_json::to_string(&sample)?).is_err() {
+            tokio::select! {
+                _ = clock.tick() => {}
+                key = Keys::next(keys.as_mut()) => match key {
+                    b'q' | b'Q' => return Ok(()),
+                    _ => continue,
+                },
+                // Returned from, so that the terminal is given back as it was.
+                interrupted = tokio::signal::ctrl_c() => return Ok(interrupted?),
+                _ = terminate.recv() => return Ok(()),
+            }
+            let now = look(&address).await;
+            // Whoever asked for JSON on a pipe wants a stream of it; a table on a pipe is asked for once.
+            let once = self.once || (!live && !output.json);
+            let now = match now {
+                Ok(now) => now,
+                Err(failure) if once => return Err(failure),
+                Err(_) => {
+                    // It may be restarted, and its counts begin again then.
+                    before = None;
+                    let said = format!("no answer from {address}, trying again");
+                    if live {
+                        show(&said, "q quits")?
+                    } else {
+                        tracing::warn!("{said}")
+                    }
+                    continue;
+                }
+            };
+            if let Some(before) = &before {
+                let sample = self.sample(before, &now);
+                if output.json {
+                    // A reader that went away ends the stream, which has no other end.
+                    if writeln!(std::io::stdout().lock(), "{}", serde_json::to_string(&sample)?).is_err() {
+                        return Ok(());
+                    }
+                } else if live {
+                    show(&text(&sample), "q quits")?;
+                } else {
+                    line(&text(&sample));
+                }
+                if once {
                     return Ok(());
                 }
-            } else if live {
-                let rows = usize::from(terminal.size().0).saturating_sub(1);
-                let shown = text(&sample).lines().take(rows).collect::<Vec<_>>().join("\n");
-                terminal.clear_screen()?;
-                terminal.write_line(&shown)?;
-                terminal.flush()?;
-            } else {
-                line(&text(&sample));
             }
-            // Whoever asked for JSON on a pipe wants a stream of it; a table on a pipe is asked for once.
-            if self.once || (!live && !output.json) {
-                return Ok(());
-            }
-            before = now;
+            before = Some(now);
         }
     }
 
@@ -126,9 +162,10 @@ impl Top {
             connects_per_second: rate(server.connects, old.get(&server.server).map_or(0, |s| s.connects)),
             now: server.clone(),
         });
-        let old: HashMap<_, _> = before.tenants.iter().map(|tenant| (&tenant.id, &tenant.flow)).collect();
+        let old: HashMap<_, _> = before.tenants.iter().map(|tenant| (&tenant.id, tenant)).collect();
         let tenants = now.tenants.iter().map(|tenant| {
-            let earlier = old.get(&tenant.id).map(|flow| (*flow).clone()).unwrap_or_default();
+            let old = old.get(&tenant.id);
+            let earlier = old.map(|tenant| tenant.flow.clone()).unwrap_or_default();
             let flow = &tenant.flow;
             let requests = flow.requests.saturating_sub(earlier.requests);
             Tenant {
@@ -139,8 +176,10 @@ impl Top {
                     / 1e3
                     / requests.max(1) as f64,
                 open: tenant.open,
+                idle: tenant.idle,
                 busy: tenant.busy,
                 waiting: tenant.waiting,
+                waits: tenant.waits.saturating_sub(old.map_or(0, |tenant| tenant.waits)),
                 errors: flow.errors.saturating_sub(earlier.errors),
                 refusals: flow.refusals.saturating_sub(earlier.refusals),
             }
@@ -156,6 +195,18 @@ impl Top {
         tenants.truncate(self.limit);
         Sample { at: OffsetDateTime::now_utc(), seconds, servers: servers.collect(), tenants }
     }
+}
+
+/// Puts a text on the cleared terminal, as far as it has room, and a line below it.
+fn show(text: &str, below: &str) -> Done {
+    // Written at once, so that nothing flickers.
+    let terminal = console::Term::buffered_stdout();
+    let rows = usize::from(terminal.size().0).saturating_sub(2);
+    terminal.clear_screen()?;
+    for row in text.lines().take(rows).chain([below]) {
+        terminal.write_line(row)?;
+    }
+    Ok(terminal.flush()?)
 }
 
 async fn look(address: &str) -> Result<Look, Failure> {
@@ -200,13 +251,16 @@ fn text(sample: &Sample) -> String {
             format!("{:.1}", tenant.requests_per_second),
             format!("{:.1}", tenant.milliseconds),
             tenant.open.to_string(),
+            tenant.idle.to_string(),
             tenant.busy.to_string(),
             tenant.waiting.to_string(),
+            tenant.waits.to_string(),
             tenant.errors.to_string(),
             tenant.refusals.to_string(),
         ]
     });
     let head = ["SERVER", "OPEN", "IDLE", "BUSY", "WAITING", "CONNECTS/S", "EVICTIONS/S", "BREAKER"];
-    let columns = ["TENANT", "SERVER", "REQ/S", "MS", "OPEN", "BUSY", "WAITING", "ERRORS", "REFUSED"];
+    let columns =
+        ["TENANT", "SERVER", "REQ/S", "MS", "OPEN", "IDLE", "BUSY", "WAITING", "WAITED", "ERRORS", "REFUSED"];
     format!("{}\n\n{}", table(&head, servers), table(&columns, tenants))
 }

@@ -86,6 +86,7 @@ impl Fleet {
     /// When the catalog can't be read.
     pub async fn plan(&self) -> Result<Plan, Error> {
         let rows = self.catalog.tenants(&Filter::default()).await?;
+        let given = self.catalog.every_base_url_given().await?;
         let mut changes = Vec::new();
         let mut there = BTreeSet::new();
         for row in &rows {
@@ -97,7 +98,10 @@ impl Fleet {
                 state if row.unsettled || state == State::Purging => {
                     changes.push(Change::Settle { slug, state })
                 }
-                _ => changes.extend(self.differences(row, declared).await?),
+                _ => {
+                    let given = given.get(row.record.id.as_str()).map_or(&[][..], Vec::as_slice);
+                    changes.extend(self.differences(row, declared, given)?);
+                }
             }
         }
         for (slug, declared) in &self.settings.tenants {
@@ -118,10 +122,11 @@ impl Fleet {
         Ok(Plan { changes })
     }
 
-    async fn differences(
+    fn differences(
         &self,
         row: &TenantRow,
         declared: Option<&Declared>,
+        given: &[String],
     ) -> Result<Option<Change>, Error> {
         let record = &row.record;
         let slug = record.slug.to_string();
@@ -154,8 +159,6 @@ impl Fleet {
             if declared.settings != Overrides::default() && declared.settings != self.unsealed(record)? {
                 what.push("settings");
             }
-            let given: BTreeSet<_> =
-                self.catalog.base_urls_given(&record.id).await?.iter().map(ToString::to_string).collect();
             if !urls(&declared.base_urls)?.iter().all(|url| given.contains(&url.to_string())) {
                 what.push("base URLs");
             }

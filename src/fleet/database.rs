@@ -22,6 +22,19 @@ pub(super) async fn exists(client: &Client, database: &str) -> Result<bool, Erro
         .doing(|| format!("looking for database `{database}`"))
 }
 
+/// Whether a login and a database of this name are there.
+pub(super) async fn found(client: &Client, name: &str) -> Result<(bool, bool), Error> {
+    client
+        .query_one(
+            "SELECT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = $1),
+                    EXISTS (SELECT FROM pg_catalog.pg_database WHERE datname = $1)",
+            &[&name],
+        )
+        .await
+        .and_then(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
+        .doing(|| format!("looking for role and database `{name}`"))
+}
+
 /// Creates a database that nobody can connect to yet.
 ///
 /// The strategy is spelled out: `wal_log` copies a small template in 35 ms where `file_copy` takes two checkpoints.
@@ -41,17 +54,39 @@ pub(super) async fn create_closed(client: &Client, database: &str, template: &st
 /// # Errors
 /// When the ACL that is read back is not what was asked for: a REVOKE without the right only warns (01006).
 pub(super) async fn open(client: &Client, database: &str, logins: &[&str]) -> Result<(), Error> {
+    open_with(client, database, logins, "").await
+}
+
+/// The same, with `first`, statements that make the logins, in the one transaction: every commit waits for the disk,
+/// behind whatever copies of other databases it has to write.
+pub(super) async fn open_with(
+    client: &Client,
+    database: &str,
+    logins: &[&str],
+    first: &str,
+) -> Result<(), Error> {
+    let opened = opening(client, database, logins, first).await;
+    if opened.is_err() {
+        // Its own outcome adds nothing: where it fails the session is over.
+        let _ = client.batch_execute("ROLLBACK").await;
+    }
+    opened
+}
+
+async fn opening(client: &Client, database: &str, logins: &[&str], first: &str) -> Result<(), Error> {
     let name = Ident::new(database);
     let (owner, migrator) = (Ident::new(OWNER), Ident::new(MIGRATOR));
     let mut sql = format!(
-        "REVOKE ALL ON DATABASE {name} FROM PUBLIC;
+        "BEGIN;
+         {first}
+         REVOKE ALL ON DATABASE {name} FROM PUBLIC;
          GRANT CONNECT, CREATE ON DATABASE {name} TO {owner};
          GRANT CONNECT ON DATABASE {name} TO {migrator};"
     );
     for login in logins {
         sql.push_str(&format!("GRANT CONNECT ON DATABASE {name} TO {};", Ident::new(*login)));
     }
-    client.batch_execute(&sql).await.doing(|| format!("setting the ACL of database `{database}`"))?;
+    client.batch_execute(&sql).await.doing(|| format!("setting the rights on database `{database}`"))?;
 
     let mut expected =
         vec![format!("{MIGRATOR}:CONNECT"), format!("{OWNER}:CONNECT"), format!("{OWNER}:CREATE")];
@@ -77,7 +112,7 @@ pub(super) async fn open(client: &Client, database: &str, logins: &[&str]) -> Re
             "database `{database}` stays closed: its ACL is {granted:?} where {expected:?} was asked for; does the admin own it?"
         )));
     }
-    run(client, &format!("ALTER DATABASE {name} ALLOW_CONNECTIONS true")).await
+    run(client, &format!("ALTER DATABASE {name} ALLOW_CONNECTIONS true; COMMIT")).await
 }
 
 /// Closes a finished template, for everybody.
@@ -90,6 +125,11 @@ pub(super) async fn seal(client: &Client, database: &str) -> Result<(), Error> {
         sleep(Duration::from_millis(10)).await;
     }
     Ok(())
+}
+
+/// Opens a template that nobody copies from any more, to those in its ACL.
+pub(super) async fn unseal(client: &Client, database: &str) -> Result<(), Error> {
+    run(client, &format!("ALTER DATABASE {} ALLOW_CONNECTIONS true", Ident::new(database))).await
 }
 
 async fn sessions(client: &Client, database: &str) -> Result<i64, Error> {

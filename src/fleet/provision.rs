@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 
-use super::server::{role_exists, run};
 use super::{Doing, Error, Fleet, database};
-use crate::catalog::{NewTenant, TenantRow};
+use crate::catalog::{NewTenant, Template, TenantRow};
 use crate::pg::{AdvisoryLock, Ident, literal};
 use crate::tenant::{BaseUrl, Limits, Lineage, Origin, Overrides, Record, Sealed, Slug, State, TenantId};
 
@@ -57,18 +57,17 @@ impl Fleet {
         let edition = wish.edition.clone().or_else(|| defaults.edition.clone()).ok_or_else(|| {
             Error::Settings("no edition was given and defaults.edition is not set; give --edition".into())
         })?;
-        self.edition(&edition)?;
+        self.edition_files(&edition)?;
         let tier = wish.tier.clone().unwrap_or_else(|| defaults.tier.clone());
         self.known_tier(&tier)?;
         let server = wish.server.clone().unwrap_or_else(|| defaults.server.clone());
         let (_, client) = self.admin(&server).await?;
         let name = id.database();
         let foreign = |what| Error::Foreign { what, name: name.clone(), server: server.clone() };
-        if role_exists(&client, &name).await? {
-            return Err(foreign("role"));
-        }
-        if database::exists(&client, &name).await? {
-            return Err(foreign("database"));
+        match database::found(&client, &name).await? {
+            (true, _) => return Err(foreign("role")),
+            (_, true) => return Err(foreign("database")),
+            (false, false) => self.keep(&server, client),
         }
         let (_, api) = wish.overrides.over(Limits::default(), self.settings.edition_api(&edition));
         self.settings.check_roles(&api)?;
@@ -109,59 +108,75 @@ impl Fleet {
             .ok_or_else(busy)?;
         let current = self.catalog.tenant(&record.id).await?.ok_or_else(busy)?;
         if current.record.state == State::Creating {
-            self.ensure_login(&client, &current.record).await?;
-            self.ensure_database(&client, &current.record).await?;
+            self.make(&client, &current.record).await?;
         }
         lock.release(&client).await.doing(|| "releasing the tenant's lock".into())?;
+        self.keep(&record.server, client);
         self.catalog.tenant(&record.id).await?.ok_or_else(busy)
     }
 
-    async fn ensure_login(&self, client: &Client, record: &Record) -> Result<(), Error> {
+    /// The database, then its login and rights and its opening in one transaction, then the catalog. What an attempt
+    /// that was cut left is made anew.
+    async fn make(&self, client: &Client, record: &Record) -> Result<(), Error> {
+        let name = record.id.database();
+        let (has_login, has_database) = database::found(client, &name).await?;
+        if has_database {
+            // Which template it was copied from is not known any more, and a copy takes milliseconds: once more from
+            // the one that is known.
+            database::drop(client, &name).await?;
+        }
+        let template = self.copy(client, record).await?;
+        let login = self.login(record, has_login)?;
+        database::open_with(client, &name, &[&name], &login).await?;
+        let newest = self.keys.newest().id();
+        if record.key != newest {
+            let sealed = self.resealed(record)?;
+            self.catalog.tenant_rekeyed(&record.id, newest, &sealed).await?;
+        }
+        if self.catalog.tenant_created(&record.id, &template).await? {
+            return Ok(());
+        }
+        Err(Error::Busy(format!("the template of edition `{}`", template.lineage.edition)))
+    }
+
+    /// Copies the ready template.
+    async fn copy(&self, client: &Client, record: &Record) -> Result<Template, Error> {
+        // An adopted tenant is never in creation.
+        let lineage = record.lineage().ok_or_else(|| Error::Adopted(record.slug.to_string(), "created"))?;
+        let mut tries = 0;
+        loop {
+            let template = self.template(&record.server, &lineage.edition).await?;
+            match database::create_closed(client, &record.id.database(), &template.database).await {
+                Ok(()) => return Ok(template),
+                // It was replaced between look-up and copy: a migration is under way.
+                Err(Error::Server { source, .. })
+                    if tries == 0
+                        && [SqlState::INVALID_CATALOG_NAME, SqlState::OBJECT_IN_USE]
+                            .iter()
+                            .any(|code| source.code() == Some(code)) =>
+                {
+                    tries += 1;
+                }
+                Err(other) => return Err(other),
+            }
+        }
+    }
+
+    /// The statements that make the tenant's login a member of the API roles.
+    fn login(&self, record: &Record, there: bool) -> Result<String, Error> {
         let login = self.keys.newest().tenant_login(record);
         let verifier = login.verifier()?;
         let role = Ident::new(&login.user);
-        let verb = if role_exists(client, &login.user).await? { "ALTER" } else { "CREATE" };
         let limits = self.settings.tenant(record.clone()).limits;
-        let sql = format!(
-            "{verb} ROLE {role} LOGIN NOINHERIT CONNECTION LIMIT {} PASSWORD {}",
+        let mut sql = format!(
+            "{} ROLE {role} LOGIN NOINHERIT CONNECTION LIMIT {} PASSWORD {};",
+            if there { "ALTER" } else { "CREATE" },
             limits.max_connections.saturating_mul(2),
             literal(&verifier)
         );
-        run(client, &sql).await?;
-        if record.key != self.keys.newest().id() {
-            let sealed = self.resealed(record)?;
-            self.catalog.tenant_rekeyed(&record.id, self.keys.newest().id(), &sealed).await?;
-        }
         for api_role in &self.settings.roles() {
-            run(client, &format!("GRANT {} TO {role}", Ident::new(api_role))).await?;
+            sql.push_str(&format!("GRANT {} TO {role};", Ident::new(api_role)));
         }
-        Ok(())
-    }
-
-    async fn ensure_database(&self, client: &Client, record: &Record) -> Result<(), Error> {
-        let name = record.id.database();
-        if database::exists(client, &name).await? {
-            // A killed attempt made it. Which template it was copied from is not known any more, and a copy takes
-            // milliseconds: once more from the one that is known.
-            database::drop(client, &name).await?;
-        }
-        // An adopted tenant is never in creation.
-        let lineage = record.lineage().ok_or_else(|| Error::Adopted(record.slug.to_string(), "created"))?;
-        let template = self.template(&record.server, &lineage.edition).await?;
-        let template = match database::create_closed(client, &name, &template.database).await {
-            Ok(()) => template,
-            // It was replaced between look-up and copy: a migration is under way.
-            Err(Error::Server { source, .. })
-                if source.code() == Some(&tokio_postgres::error::SqlState::INVALID_CATALOG_NAME) =>
-            {
-                let template = self.template(&record.server, &lineage.edition).await?;
-                database::create_closed(client, &name, &template.database).await?;
-                template
-            }
-            Err(other) => return Err(other),
-        };
-        database::open(client, &name, &[&name]).await?;
-        self.catalog.tenant_created(&record.id, &template.lineage).await?;
-        Ok(())
+        Ok(sql)
     }
 }

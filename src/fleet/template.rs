@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 use super::server::OWNER;
 use super::{Doing, Error, Fleet, database};
 use crate::catalog::Template;
-use crate::migrate;
+use crate::migrate::{self, Standing, standing};
 use crate::pg::{AdvisoryLock, Connection, Ident};
 use crate::tenant::TenantId;
 
@@ -33,8 +33,8 @@ impl Fleet {
             .find(|t| t.server == server && t.lineage.edition == edition && t.state == "ready"))
     }
 
-    /// Makes the ready template the one of the edition's newest version. The next one is built beside it, so that
-    /// creates go on meanwhile; the old one stays until [`Fleet::sweep_templates`].
+    /// Makes the ready template the one of the edition's newest version. The next one is made beside it, so that
+    /// creates go on meanwhile. The old one stays, and is what the version after this is made from.
     ///
     /// # Errors
     /// When the server refuses, or one of the edition's files fails; the template before stays in use.
@@ -52,14 +52,17 @@ impl Fleet {
             {
                 ready
             }
-            _ => self.build(&client, server, edition).await?,
+            _ => match self.reuse(&client, server, edition).await? {
+                Some(template) => template,
+                None => self.build(&client, server, edition).await?,
+            },
         };
         lock.release(&client).await.doing(|| "releasing the template's lock".into())?;
         Ok(template)
     }
 
-    /// Drops what no longer serves: templates that were replaced, unless a create copies one, and those whose building
-    /// was killed or failed. Each drop waits for a checkpoint of the server, so nobody should wait for this.
+    /// Drops what no longer serves: templates whose making was killed or failed, and replaced ones that the next
+    /// version can't be made from. Each drop waits for a checkpoint of the server, so nobody should wait for this.
     ///
     /// # Errors
     /// When the server refuses.
@@ -86,6 +89,39 @@ impl Fleet {
             .ok_or_else(|| Error::Busy(format!("the template of edition `{edition}`")))
     }
 
+    /// Brings the template before the ready one up: it lacks no more than the newest files, while a new one would be
+    /// copied and take all of them, and an old one dropped, which makes the server write a checkpoint. `None` when
+    /// there is none that the edition's files lead on from, or it went wrong: then it is left to the sweep.
+    async fn reuse(
+        &self,
+        client: &Connection,
+        server: &str,
+        edition: &migrate::Edition,
+    ) -> Result<Option<Template>, Error> {
+        let templates = self.catalog.templates().await?;
+        let Some(old) = templates.iter().rfind(|t| t.server == server && reusable(t, edition)) else {
+            return Ok(None);
+        };
+        self.catalog.template_reuse(&old.database).await?;
+        let brought = async {
+            database::unseal(client, &old.database).await?;
+            self.bring_up(client, server, edition, &old.database).await
+        };
+        match brought.await {
+            Ok(template) => Ok(Some(template)),
+            Err(error) => {
+                let (template, error) = (&old.database, error.to_string());
+                tracing::warn!(
+                    edition = edition.name,
+                    template,
+                    error,
+                    "template not reused: making a new one"
+                );
+                Ok(None)
+            }
+        }
+    }
+
     async fn build(
         &self,
         client: &Connection,
@@ -96,9 +132,19 @@ impl Fleet {
         self.catalog.template_insert(&name, server, &edition.name).await?;
         database::create_closed(client, &name, "template0").await?;
         database::open(client, &name, &[]).await?;
+        self.bring_up(client, server, edition, &name).await
+    }
 
+    /// Makes an open database, new or an old template, the ready template.
+    async fn bring_up(
+        &self,
+        client: &Connection,
+        server: &str,
+        edition: &migrate::Edition,
+        name: &str,
+    ) -> Result<Template, Error> {
         let access = self.servers.get(server)?;
-        let admin = access.connect_admin_to(&name).await?;
+        let admin = access.connect_admin_to(name).await?;
         migrate::prepare_template(&admin, OWNER, &self.settings.roles())
             .await
             .doing(|| format!("preparing template `{name}`"))?;
@@ -115,33 +161,39 @@ impl Fleet {
         }
         admin.close().await;
 
-        let mut migrator = access.connect_migrator(&name).await?;
-        let outcome =
-            migrate::bring(&mut migrator, edition, &self.migrate_options()).await.map_err(|failure| {
-                Error::Migrate {
-                    doing: format!("building the template of edition `{}`", edition.name),
-                    source: Box::new(failure),
-                }
-            })?;
+        let mut migrator = access.connect_migrator(name).await?;
+        let outcome = migrate::bring(&mut migrator, edition, &self.migrate_options()).await;
         migrator.close().await;
-        database::seal(client, &name).await?;
-        self.catalog.template_ready(&name, outcome.after, &outcome.history).await?;
+        let outcome = outcome.map_err(|failure| Error::Migrate {
+            doing: format!("building the template of edition `{}`", edition.name),
+            source: Box::new(failure),
+        })?;
+        database::seal(client, name).await?;
+        self.catalog.template_ready(name, outcome.after, &outcome.history).await?;
         self.ready(server, &edition.name).await?.ok_or_else(|| Error::Busy(format!("template `{name}`")))
     }
 
     /// Called under the template's lock, so a `building` row is nobody's work in progress.
     async fn sweep(&self, client: &Connection, server: &str, edition: &str) -> Result<(), Error> {
-        for template in self.catalog.templates().await? {
-            if template.server != server || template.lineage.edition != edition || template.state == "ready" {
-                continue;
-            }
+        let templates = self.catalog.templates().await?;
+        let ours = templates.iter().filter(|t| t.server == server && t.lineage.edition == edition);
+        let edition = self.edition(edition)?;
+        let kept = ours.clone().rfind(|t| reusable(t, &edition)).map(|t| &t.database);
+        for template in ours.filter(|t| t.state != "ready" && Some(&t.database) != kept) {
             match database::drop(client, &template.database).await {
                 Ok(()) => self.catalog.template_delete(&template.database).await?,
-                // A create is copying it; the next refresh drops it.
+                // A create is copying it; the next sweep drops it.
                 Err(error) if database::in_use(&error) => {}
                 Err(error) => return Err(error),
             }
         }
         Ok(())
     }
+}
+
+/// Whether the edition's newest version can be made from this template.
+fn reusable(template: &Template, edition: &migrate::Edition) -> bool {
+    template.state == "stale"
+        && template.lineage.edition == edition.name
+        && matches!(standing(edition, &template.lineage), Standing::Behind { .. } | Standing::Current)
 }

@@ -4,9 +4,10 @@ use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio_postgres::types::Type;
-use tokio_postgres::{Client, GenericClient};
+use tokio_postgres::{Client, SimpleQueryRow};
 
 use super::edition::{Edition, File};
+use super::session::answers;
 use crate::pg;
 use crate::tenant::Lineage;
 
@@ -14,6 +15,9 @@ use crate::tenant::Lineage;
 pub(super) const HISTORY: &str = "manybox.schema_history";
 /// Files outside transactions that were begun and not recorded yet.
 pub(super) const UNFINISHED: &str = "manybox.schema_unfinished";
+/// Asks for the whole history; [`rows`] reads the answer, and puts it in order: planned in a fresh session, that is
+/// cheaper than the server's.
+pub(super) const ALL: &str = "SELECT version, name, checksum, applied_on FROM manybox.schema_history";
 
 /// One row of the history.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,7 +72,7 @@ impl From<tokio_postgres::Error> for Unread {
 }
 
 /// Reads the history in order of version; empty when there is no table.
-pub(super) async fn read(client: &impl GenericClient) -> Result<Vec<Applied>, Unread> {
+pub(super) async fn read(client: &Client) -> Result<Vec<Applied>, Unread> {
     let exists = "SELECT pg_catalog.to_regclass($1) IS NOT NULL";
     let there = client.query_typed(exists, &[(&HISTORY, Type::TEXT)]).await?;
     if !there.first().map_or(Ok(false), |row| row.try_get(0))? {
@@ -78,27 +82,31 @@ pub(super) async fn read(client: &impl GenericClient) -> Result<Vec<Applied>, Un
 }
 
 /// The same where the history is known to be there.
-pub(super) async fn read_known(client: &impl GenericClient) -> Result<Vec<Applied>, Unread> {
-    let all = "SELECT version, name, checksum, applied_on FROM manybox.schema_history ORDER BY version";
-    let rows = client.query_typed(all, &[]).await?;
+pub(super) async fn read_known(client: &Client) -> Result<Vec<Applied>, Unread> {
+    rows(answers(client.simple_query(ALL).await?).first().map_or(&[], Vec::as_slice))
+}
+
+/// Reads the rows that [`ALL`] gave.
+pub(super) fn rows(rows: &[SimpleQueryRow]) -> Result<Vec<Applied>, Unread> {
     let mut applied = Vec::with_capacity(rows.len());
     for row in rows {
-        let version: i32 = row.try_get(0)?;
-        let name: Option<String> = row.try_get(1)?;
-        let checksum: Option<String> = row.try_get(2)?;
-        let applied_on: Option<String> = row.try_get(3)?;
-        let dated = applied_on.is_some_and(|text| OffsetDateTime::parse(&text, &Rfc3339).is_ok());
-        match (name, checksum.as_deref().map(str::parse)) {
-            (Some(name), Some(Ok(checksum))) if dated => applied.push(Applied { version, name, checksum }),
+        let (version, name) = (row.try_get(0)?.unwrap_or_default(), row.try_get(1)?);
+        let (checksum, applied_on) = (row.try_get(2)?, row.try_get(3)?);
+        let dated = applied_on.is_some_and(|text| OffsetDateTime::parse(text, &Rfc3339).is_ok());
+        match (version.parse(), name, checksum.map(str::parse)) {
+            (Ok(version), Some(name), Some(Ok(checksum))) if dated => {
+                applied.push(Applied { version, name: name.to_owned(), checksum });
+            }
             _ => {
                 return Err(Unread::Tampered(format!(
                     "row {version} of {HISTORY} was not written by a migration (checksum {}): compare the \
                      database with a sound one and restore the row",
-                    checksum.as_deref().unwrap_or("missing")
+                    checksum.unwrap_or("missing")
                 )));
             }
         }
     }
+    applied.sort_by_key(|row| row.version);
     Ok(applied)
 }
 

@@ -3,15 +3,19 @@
 use std::time::Duration;
 
 use futures_util::future::{join, join3};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
 use super::edition::{Edition, File};
+use super::engine::Applying;
 use super::history::{self, Applied, Disagreement, Unread, digest_of};
-use super::session::{self, Said};
+use super::session::{self, Said, State};
 use super::{engine, outside};
 use crate::pg::AdvisoryLock;
+
+/// How often a lock that another migrator holds is tried.
+const POLL: Duration = Duration::from_millis(50);
 
 /// The first pause after a lock could not be had; it doubles each time, up to [`MAX_PAUSE`].
 const PAUSE: Duration = Duration::from_millis(100);
@@ -83,7 +87,8 @@ pub enum Kind {
     Sql,
     /// Something doesn't belong to the owner, or the login can't become it.
     Owner,
-    /// A file changed the session or the history behind our back. It was applied.
+    /// A file changed the session, the transaction or the history behind our back. It was rolled back if it ran in a
+    /// transaction and did not end that.
     Session,
     /// The connection broke. The file at hand may have been applied: the next call finds out.
     Connection,
@@ -134,14 +139,18 @@ impl From<Said> for Stop {
 /// Applies the files that the database lacks, up to the target, each in its own transaction with its history row.
 ///
 /// Safe to call again after anything: a file is applied with its history row or not at all, and what runs outside
-/// transactions is continued. The session is given back with its own role and settings. Dropping the future leaves
-/// the session as it is: close the connection then.
+/// transactions is continued. Close the connection afterwards: the session is left as the last file left it, with the
+/// migration's lock, which the next migrator waits for.
 ///
 /// # Errors
 /// The failure says how far the database came.
 pub async fn bring(client: &mut Client, edition: &Edition, options: &Options) -> Result<Outcome, Failure> {
     let mut progress = Progress::default();
-    let result = locked(client, edition, options, &mut progress).await;
+    let result = files(client, edition, options, &mut progress).await;
+    if result.is_err() || progress.applied.is_empty() {
+        // Only so that nobody waits for what a transaction holds until the session is closed.
+        let _ = client.batch_execute("ROLLBACK").await;
+    }
     let (reached, history) = (progress.reached(), digest_of(&progress.rows));
     let Progress { before, applied, lock_retries, .. } = progress;
     match result {
@@ -167,42 +176,65 @@ pub async fn bring(client: &mut Client, edition: &Edition, options: &Options) ->
     }
 }
 
-/// Runs everything under the owner's role and the database's migration lock, and gives both back.
-async fn locked(
-    client: &mut Client,
-    edition: &Edition,
-    options: &Options,
-    progress: &mut Progress,
-) -> Result<(), Stop> {
-    if let Err(said) = pin(client, options, options.lock_timeout).await {
-        let lost = said.lost;
+/// The session before the first file, under the lock.
+struct Ground {
+    /// Who logged in.
+    session: String,
+    /// Whether a transaction is open.
+    open: bool,
+    history: Vec<Applied>,
+}
+
+fn pinned(options: &Options, lock_timeout: Duration) -> String {
+    session::pinned(&options.owner, lock_timeout, options.statement_timeout)
+}
+
+/// Waits for the database's migration lock. Leaves a transaction open for the first file, so that usually this is one
+/// message.
+async fn ground(client: &Client, options: &Options) -> Result<Ground, Stop> {
+    let pin = pinned(options, options.lock_timeout);
+    let deadline = Instant::now() + options.lock_wait;
+    loop {
+        match engine::begin(client, &pin).await {
+            Ok(engine::Begun { locked: true, session_user, history }) => {
+                return Ok(Ground { session: session_user, open: true, history });
+            }
+            Ok(_) => client.batch_execute("ROLLBACK").await.map_err(Said::from)?,
+            Err(Unread::Tampered(said)) => return Err(Stop(Kind::Divergent, said)),
+            Err(Unread::Database(_)) => return step_by_step(client, options, deadline).await,
+        }
+        if Instant::now() >= deadline {
+            return Err(busy(options));
+        }
+        sleep(POLL).await;
+    }
+}
+
+/// The same in a database that has no history yet, or where something else is wrong: then the failing step names it.
+async fn step_by_step(client: &Client, options: &Options, deadline: Instant) -> Result<Ground, Stop> {
+    client.batch_execute("ROLLBACK").await.map_err(Said::from)?;
+    if let Err(error) = client.batch_execute(&pinned(options, options.lock_timeout)).await {
+        let said = Said::from(error);
         let message = format!(
             "the login can't become `{0}`: {said}; run `GRANT {0} TO` it as the server's administrator",
             options.owner
         );
-        return Err(if lost { said.into() } else { Stop(Kind::Owner, message) });
+        return Err(if said.lost { said.into() } else { Stop(Kind::Owner, message) });
     }
-    let lock = AdvisoryLock::acquire(client, session::LOCK, options.lock_wait).await.map_err(Said::from);
-    let result = match &lock {
-        Ok(Some(_)) => files(client, edition, options, progress).await,
-        Ok(None) => Err(Stop(
-            Kind::Busy,
-            format!("another migrator has held the database for {:?}: try again later", options.lock_wait),
-        )),
-        Err(said) => Err(said.clone().into()),
-    };
-    // Whatever these two say, the result is what counts: where they fail the session is over, and with it the lock.
-    let release = async {
-        if let Ok(Some(lock)) = lock {
-            let _ = lock.release(client).await;
-        }
-    };
-    let _ = join(session::restore(client), release).await;
-    result
+    let wait = deadline.saturating_duration_since(Instant::now());
+    // Not released: it ends with the session.
+    let lock = AdvisoryLock::acquire(client, session::LOCK, wait).await.map_err(Said::from)?;
+    if lock.is_none() {
+        return Err(busy(options));
+    }
+    let (state, history) = join(session::state(client, &options.owner), history::read(client)).await;
+    Ok(Ground { session: state?.session_user, open: false, history: history.map_err(unread)? })
 }
 
-async fn pin(client: &Client, options: &Options, lock_timeout: Duration) -> Result<(), Said> {
-    session::pin(client, &options.owner, lock_timeout, options.statement_timeout).await
+fn busy(options: &Options) -> Stop {
+    let message =
+        format!("another migrator has held the database for {:?}: try again later", options.lock_wait);
+    Stop(Kind::Busy, message)
 }
 
 /// Reads the history, compares it, applies what is pending.
@@ -212,7 +244,8 @@ async fn files(
     options: &Options,
     progress: &mut Progress,
 ) -> Result<(), Stop> {
-    progress.rows = history::read(client).await.map_err(unread)?;
+    let Ground { session, mut open, history } = ground(client, options).await?;
+    progress.rows = history;
     progress.before = progress.reached();
     let pending = history::pending(edition, &progress.rows).map_err(|disagreement| match disagreement {
         Disagreement::Divergent(said) => Stop(Kind::Divergent, said),
@@ -221,17 +254,15 @@ async fn files(
     })?;
     let target = options.target.unwrap_or(i32::MAX);
     let pending = &pending[..pending.partition_point(|file| file.version <= target)];
-    if pending.is_empty() {
-        return Ok(());
+    // An open transaction says that the history is there; files outside transactions need a second table.
+    if !open && !pending.is_empty() || pending.iter().any(|file| !file.transactional) {
+        if std::mem::take(&mut open) {
+            client.batch_execute("COMMIT").await.map_err(Said::from)?;
+        }
+        session::ensure_history(client).await?;
     }
-    // Before anything is applied, so that what others left is not laid at a file's door.
-    let checked = check(client, options, None, "before any file was applied");
-    let (session, made) = join(checked, session::ensure_history(client)).await;
-    let session = session?;
-    made?;
     for file in pending {
-        apply(client, edition, file, options, progress).await?;
-        settle(client, file, options, progress, &session).await?;
+        apply(client, file, options, progress, &session, std::mem::take(&mut open)).await?;
     }
     Ok(())
 }
@@ -243,28 +274,26 @@ fn unread(why: Unread) -> Stop {
     }
 }
 
-/// Applies one file, trying again when the traffic holds a lock.
+/// Applies one file, trying again when the traffic holds a lock. `open` when a transaction is open for it already.
 async fn apply(
     client: &mut Client,
-    edition: &Edition,
     file: &File,
     options: &Options,
     progress: &mut Progress,
+    session: &str,
+    mut open: bool,
 ) -> Result<(), Stop> {
-    // What runs outside transactions waits in nobody's way.
-    let lock_timeout = if file.transactional { options.lock_timeout } else { options.lock_wait };
     let mut tries = 0;
     loop {
-        // The first time the session is pinned already, by `locked` or after the file before.
-        if tries > 0 || !file.transactional {
-            pin(client, options, lock_timeout).await?;
-        }
         let result = if file.transactional {
-            engine::apply(client, edition.up_to(file.version)).await
+            inside(client, file, options, progress, session, std::mem::take(&mut open)).await?
         } else {
-            outside::run(client, file).await
+            aside(client, file, options, progress, session).await?
         };
         let Err(said) = result else { return Ok(()) };
+        if !said.lost {
+            client.batch_execute("ROLLBACK").await.map_err(Said::from)?;
+        }
         let locked = [SqlState::LOCK_NOT_AVAILABLE, SqlState::T_R_DEADLOCK_DETECTED];
         if !said.code.as_ref().is_some_and(|code| locked.contains(code)) {
             return Err(failed(file, said));
@@ -285,31 +314,96 @@ async fn apply(
     }
 }
 
-/// Looks at what an applied file left behind, and takes over what the history now says.
-async fn settle(
+/// Applies a file in a transaction, which is committed when nothing is wrong with what the file left. The inner error
+/// is the file's own; whatever the error, the transaction is still to be rolled back.
+async fn inside(
     client: &Client,
     file: &File,
     options: &Options,
     progress: &mut Progress,
     session: &str,
-) -> Result<(), Stop> {
+    open: bool,
+) -> Result<Result<(), Said>, Stop> {
+    let owner = &options.owner;
+    let applying = if open {
+        engine::apply(client, file, owner).await
+    } else {
+        let pin = pinned(options, options.lock_timeout);
+        let (begun, applying) = join(engine::begin(client, &pin), engine::apply(client, file, owner)).await;
+        if !begun.map_err(unread)?.locked {
+            return Err(busy(options));
+        }
+        applying
+    };
+    let Applying { state, history } = match applying {
+        Ok(applying) => applying,
+        Err(said) => return Ok(Err(said)),
+    };
+    let mut expected = progress.rows.clone();
+    expected.push(history::row_of(file));
+    let when = format!("after {}", file.file_name());
+    if !state.inside {
+        let message = format!("{when} its transaction was over: what it did before that stands");
+        return Err(Stop(Kind::Session, message));
+    }
+    if state.suspicious
+        && let Some(object) = session::foreign(client, owner).await?
+    {
+        // Whose is it? Rolled back, what the file made is gone.
+        client.batch_execute("ROLLBACK").await.map_err(Said::from)?;
+        let before = session::foreign(client, owner).await?;
+        let when = if before.is_some() { "before any file was applied" } else { when.as_str() };
+        return Err(not_the_owners(before.as_ref().unwrap_or(&object), when, owner));
+    }
+    judge(&state, options, session, &when)?;
+    if history.map_err(unread)? != expected {
+        return Err(tampered(file));
+    }
+    if let Err(error) = client.batch_execute("COMMIT").await {
+        return Ok(Err(error.into()));
+    }
+    progress.rows = expected;
+    progress.applied.push(file.version);
+    Ok(Ok(()))
+}
+
+/// Applies a file outside transactions, and looks at what it left. The inner error is the file's own.
+async fn aside(
+    client: &mut Client,
+    file: &File,
+    options: &Options,
+    progress: &mut Progress,
+    session: &str,
+) -> Result<Result<(), Said>, Stop> {
+    // So that what others left is not laid at the file's door.
+    check(client, options, session, &format!("before {}", file.file_name())).await?;
+    // It waits in nobody's way.
+    client.batch_execute(&pinned(options, options.lock_wait)).await.map_err(Said::from)?;
+    if let Err(said) = outside::run(client, file).await {
+        return Ok(Err(said));
+    }
     // First what the file made of the session, then our own role again, without which the history can't be read; in
     // this order, in one round trip.
     let when = format!("after {}", file.file_name());
-    let checked = check(client, options, Some(session), &when);
-    let pinned = pin(client, options, options.lock_timeout);
-    let (checked, pinned, rows) = join3(checked, pinned, history::read_known(client)).await;
-    pinned?;
+    let checked = check(client, options, session, &when);
+    let pin = pinned(options, options.lock_timeout);
+    let (checked, pinned, rows) =
+        join3(checked, client.batch_execute(&pin), history::read_known(client)).await;
+    pinned.map_err(Said::from)?;
     let mut expected = progress.rows.clone();
     expected.push(history::row_of(file));
     progress.rows = rows.map_err(unread)?;
     progress.applied.push(file.version);
     if progress.rows != expected {
-        let message =
-            format!("{} changed the history of migrations: restore {}", file.file_name(), history::HISTORY);
-        return Err(Stop(Kind::Session, message));
+        return Err(tampered(file));
     }
-    checked.map(|_| ())
+    checked.map(Ok)
+}
+
+fn tampered(file: &File) -> Stop {
+    let message =
+        format!("{} changed the history of migrations: restore {}", file.file_name(), history::HISTORY);
+    Stop(Kind::Session, message)
 }
 
 /// Words a file's error, with the line that the server points at.
@@ -335,31 +429,38 @@ fn failed(file: &File, said: Said) -> Stop {
 }
 
 /// Checks that we are still who we were, under our lock, and that everything belongs to the owner.
-async fn check(
-    client: &Client,
-    options: &Options,
-    session: Option<&str>,
-    when: &str,
-) -> Result<String, Stop> {
+async fn check(client: &Client, options: &Options, session: &str, when: &str) -> Result<(), Stop> {
+    let state = session::state(client, &options.owner).await?;
+    judge(&state, options, session, when)?;
+    if state.suspicious
+        && let Some(object) = session::foreign(client, &options.owner).await?
+    {
+        return Err(not_the_owners(&object, when, &options.owner));
+    }
+    Ok(())
+}
+
+fn judge(state: &State, options: &Options, session: &str, when: &str) -> Result<(), Stop> {
     let owner = &options.owner;
-    let state = session::state(client, owner).await?;
     if state.current_user != *owner {
         let message = format!("{when} the role is `{}` instead of `{owner}`", state.current_user);
         return Err(Stop(Kind::Owner, message));
     }
-    if session.is_some_and(|session| session != state.session_user) {
+    if session != state.session_user {
         return Err(Stop(Kind::Session, format!("{when} the session belongs to `{}`", state.session_user)));
     }
     if !state.locked {
-        let message = format!("{when} the migration's advisory lock is gone: remove what releases it");
+        let message =
+            format!("{when} another migrator has this database: remove what releases advisory locks");
         return Err(Stop(Kind::Session, message));
     }
-    if let Some((object, whose)) = state.foreign {
-        let message = format!(
-            "{when} {object} belongs to `{whose}`: all of a tenant's objects belong to `{owner}`, alter its owner or \
-             drop it"
-        );
-        return Err(Stop(Kind::Owner, message));
-    }
-    Ok(state.session_user)
+    Ok(())
+}
+
+fn not_the_owners((object, whose): &(String, String), when: &str, owner: &str) -> Stop {
+    let message = format!(
+        "{when} {object} belongs to `{whose}`: all of a tenant's objects belong to `{owner}`, alter its owner or \
+         drop it"
+    );
+    Stop(Kind::Owner, message)
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio_postgres::error::{ErrorPosition, SqlState};
 use tokio_postgres::types::Type;
-use tokio_postgres::{Client, Row};
+use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
 
 use super::history::{HISTORY, UNFINISHED};
 use crate::pg::{Error, Ident, literal};
@@ -73,32 +73,45 @@ impl fmt::Display for Said {
     }
 }
 
-/// Makes the session what each file expects, whatever the one before left: the owner's role, objects made in `public`,
-/// strings read as the linter read them.
-pub(super) async fn pin(
-    client: &Client,
-    owner: &str,
-    lock_timeout: Duration,
-    statement_timeout: Option<Duration>,
-) -> Result<(), Said> {
+/// The statements that make the session what each file expects, whatever the one before left: the owner's role,
+/// objects made in `public`, strings read as the linter read them.
+pub(super) fn pinned(owner: &str, lock_timeout: Duration, statement_timeout: Option<Duration>) -> String {
     // 0 would mean no timeout at all.
     let lock = lock_timeout.as_millis().max(1);
     let statement = statement_timeout.map_or(0, |timeout| timeout.as_millis().max(1));
     // A DISCARD TEMP belongs here too: whether a file sees the temporary tables of the one before would otherwise
     // depend on whether both were applied by one call.
-    let sql = format!(
+    format!(
         "RESET ALL; DISCARD TEMP; SET ROLE {}; SET search_path TO public; SET standard_conforming_strings = on; \
          SET client_min_messages = warning; SET lock_timeout = {}; SET statement_timeout = {}",
         Ident::new(owner),
         literal(&lock.to_string()),
         literal(&statement.to_string()),
-    );
-    Ok(client.batch_execute(&sql).await?)
+    )
 }
 
-/// Gives the session back as it was, lock included. On a broken connection there is nothing to give back.
-pub(super) async fn restore(client: &Client) -> Result<(), Said> {
-    Ok(client.batch_execute("RESET ALL; RESET ROLE").await?)
+/// The rows that each statement of a message gave.
+pub(super) fn answers(messages: Vec<SimpleQueryMessage>) -> Vec<Vec<SimpleQueryRow>> {
+    let (mut answers, mut rows) = (Vec::new(), Vec::new());
+    for message in messages {
+        match message {
+            SimpleQueryMessage::Row(row) => rows.push(row),
+            SimpleQueryMessage::CommandComplete(_) => answers.push(std::mem::take(&mut rows)),
+            _ => {}
+        }
+    }
+    answers
+}
+
+/// The one row of a question that always has one.
+pub(super) fn the_row(rows: Option<&Vec<SimpleQueryRow>>) -> Result<&SimpleQueryRow, Said> {
+    rows.and_then(|rows| rows.first())
+        .ok_or_else(|| Said::ours("a question that always has an answer got none".into()))
+}
+
+/// A column that is never null, as text.
+fn text(row: &SimpleQueryRow, column: usize) -> Result<String, Said> {
+    Ok(row.try_get(column)?.unwrap_or_default().to_owned())
 }
 
 /// Makes the tables of the history when they are missing; nobody but the owner has rights there.
@@ -110,8 +123,10 @@ pub(super) async fn ensure_history(client: &Client) -> Result<(), Said> {
             &[(&HISTORY, Type::TEXT), (&UNFINISHED, Type::TEXT)],
         )
         .await?;
-    let there = the_row(&there)?;
-    let (schema, tables): (bool, bool) = (there.try_get(0)?, there.try_get(1)?);
+    let (schema, tables) = match there.first() {
+        Some(row) => (row.try_get(0)?, row.try_get(1)?),
+        None => (false, false),
+    };
     if tables {
         return Ok(());
     }
@@ -134,22 +149,46 @@ pub(super) async fn ensure_history(client: &Client) -> Result<(), Said> {
 pub(super) struct State {
     pub(super) current_user: String,
     pub(super) session_user: String,
+    /// Whether the migration lock is ours.
     pub(super) locked: bool,
-    /// An object that doesn't belong to the owner, with whom it belongs to.
-    pub(super) foreign: Option<(String, String)>,
+    /// Whether a transaction was open before the question.
+    pub(super) inside: bool,
+    /// Whether some object doesn't belong to the owner; [`foreign`] says which.
+    pub(super) suspicious: bool,
 }
 
-/// Who we are, whether the lock is ours, and whether anything in this database has another owner than $1: all of it
-/// is in pg_shdepend, but for what the bootstrap superuser owns, which no migrator can make. Asked around every file,
-/// in sessions that have nothing cached, so it is kept cheap to plan.
-const STATE: &str = "
-SELECT current_user::text, session_user::text,
-       EXISTS (SELECT FROM pg_catalog.pg_locks l
-               WHERE l.locktype = 'advisory' AND l.pid = pg_catalog.pg_backend_pid() AND l.granted AND l.objsubid = 1
-                 AND (l.classid::bigint << 32 | l.objid::bigint) = $2),
-       EXISTS (SELECT FROM pg_catalog.pg_shdepend d
-               WHERE d.dbid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
-                 AND d.deptype = 'o' AND d.refobjid <> $1::text::pg_catalog.regrole)";
+impl State {
+    /// Who we are, whether the lock is ours, and whether anything in this database has another owner: all of it is in
+    /// pg_shdepend, but for what the bootstrap superuser owns, which no migrator can make. Asked after every file, in
+    /// sessions that have nothing cached, so it is kept cheap to plan.
+    ///
+    /// The lock is taken once more rather than looked up in pg_locks: a session may hold it many times. If a file let go
+    /// of it, either nobody else has it now and it is ours again, or somebody has and we stop; what one who had it in
+    /// between applied shows in the history. A path ends with the database's oid and the file's, which is had more
+    /// cheaply so than from pg_database.
+    pub(super) fn question(owner: &str) -> String {
+        format!(
+            "SELECT current_user, session_user,
+                    pg_catalog.pg_try_advisory_lock({LOCK}),
+                    pg_catalog.now() <> pg_catalog.statement_timestamp(),
+                    EXISTS (SELECT FROM pg_catalog.pg_shdepend d
+                            WHERE d.dbid = pg_catalog.split_part(pg_catalog.pg_relation_filepath('pg_catalog.pg_class'), '/', -2)::oid
+                              AND d.deptype = 'o' AND d.refobjid <> {}::pg_catalog.regrole)",
+            literal(&Ident::new(owner).to_string())
+        )
+    }
+
+    /// Reads the answer.
+    pub(super) fn read(row: &SimpleQueryRow) -> Result<Self, Said> {
+        Ok(Self {
+            current_user: text(row, 0)?,
+            session_user: text(row, 1)?,
+            locked: row.try_get(2)? == Some("t"),
+            inside: row.try_get(3)? == Some("t"),
+            suspicious: row.try_get(4)? == Some("t"),
+        })
+    }
+}
 
 /// The first object of another owner, but for what belongs to an extension or is a part of something else (indexes,
 /// array and row types), which an extension's script doesn't mark as its own. Below 16384 are the server's own objects
@@ -169,25 +208,18 @@ WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
                   WHERE d.classid = o.class AND d.objid = o.oid AND d.deptype IN ('e', 'i'))
 ORDER BY o.class, o.oid LIMIT 1";
 
-/// Reads what [`State`] holds.
+/// Asks for the [`State`].
 pub(super) async fn state(client: &Client, owner: &str) -> Result<State, Said> {
-    let owner = Ident::new(owner).to_string();
-    let rows = client.query_typed(STATE, &[(&owner, Type::TEXT), (&LOCK, Type::INT8)]).await?;
-    let row = the_row(&rows)?;
-    let foreign = match row.try_get(3)? {
-        true => client.query_typed(FOREIGN, &[(&owner, Type::TEXT)]).await?,
-        false => Vec::new(),
-    };
-    let foreign =
-        foreign.first().map(|row| Ok::<_, tokio_postgres::Error>((row.try_get(0)?, row.try_get(1)?)));
-    Ok(State {
-        current_user: row.try_get(0)?,
-        session_user: row.try_get(1)?,
-        locked: row.try_get(2)?,
-        foreign: foreign.transpose()?,
-    })
+    let answers = answers(client.simple_query(&State::question(owner)).await?);
+    State::read(the_row(answers.first())?)
 }
 
-fn the_row(rows: &[Row]) -> Result<&Row, Said> {
-    rows.first().ok_or_else(|| Said::ours("a question that always has an answer got none".into()))
+/// An object that doesn't belong to the owner and is nobody's part, with whom it belongs to.
+pub(super) async fn foreign(client: &Client, owner: &str) -> Result<Option<(String, String)>, Said> {
+    let owner = Ident::new(owner).to_string();
+    let rows = client.query_typed(FOREIGN, &[(&owner, Type::TEXT)]).await?;
+    Ok(rows
+        .first()
+        .map(|row| Ok::<_, tokio_postgres::Error>((row.try_get(0)?, row.try_get(1)?)))
+        .transpose()?)
 }

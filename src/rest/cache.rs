@@ -13,6 +13,7 @@ use super::error::Error;
 use crate::pg;
 use crate::pool::{COMMIT, Pools, ROLLBACK};
 use crate::schema::{self, Schema};
+use crate::telemetry::Metrics;
 use crate::tenant::{Kin, Tenant, TenantId};
 
 /// Schemas kept, of each kind. A schema of 100 tables takes about 200 kB.
@@ -69,13 +70,15 @@ type Own = (Shared, Arc<Entry>);
 pub(super) struct Cache {
     shared: Moka<Shared, Arc<Entry>>,
     own: Moka<TenantId, Own>,
+    metrics: Metrics,
     /// Whether there ever was one of those: to look for them costs every request.
     any_own: Arc<AtomicBool>,
 }
 
 impl Cache {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(metrics: Metrics) -> Self {
         Self {
+            metrics,
             shared: Moka::builder().max_capacity(KEPT).time_to_idle(IDLE).build(),
             own: Moka::builder().max_capacity(KEPT).time_to_idle(IDLE).build(),
             any_own: Arc::default(),
@@ -91,7 +94,10 @@ impl Cache {
         if let Some(shared) = self.shared.get(&Key(tenant)).await {
             return Ok(shared);
         }
-        self.shared.try_get_with(key(tenant), read(tenant, pools)).await.map_err(|e: Arc<Error>| (*e).clone())
+        self.shared
+            .try_get_with(key(tenant), self.read(tenant, pools))
+            .await
+            .map_err(|e: Arc<Error>| (*e).clone())
     }
 
     async fn own(&self, tenant: &Tenant) -> Option<Arc<Entry>> {
@@ -123,7 +129,7 @@ impl Cache {
             None => {
                 self.any_own.store(true, Ordering::Release);
                 self.own.invalidate(&tenant.id).await;
-                let reading = async { Ok::<_, Error>((key(tenant), read(tenant, pools).await?)) };
+                let reading = async { Ok::<_, Error>((key(tenant), self.read(tenant, pools).await?)) };
                 let own = self.own.try_get_with(tenant.id.clone(), reading).await;
                 own.map_err(|e: Arc<Error>| (*e).clone())?.1
             }
@@ -138,6 +144,27 @@ impl Cache {
             );
         }
         Ok(changed.then_some(entry))
+    }
+
+    async fn read(&self, tenant: &Arc<Tenant>, pools: &Pools) -> Result<Arc<Entry>, Error> {
+        let checkout = pools.checkout(tenant).await?;
+        let client = checkout.client();
+        let broken = |e: tokio_postgres::Error| Error::from_postgres(&e, false);
+        client.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await.map_err(broken)?;
+        let read = Instant::now();
+        let loaded = load(tenant, client).await;
+        self.metrics.schema_read();
+        let end = if loaded.is_ok() { COMMIT } else { ROLLBACK };
+        if client.batch_execute(end).await.is_ok() {
+            checkout.clean();
+        }
+        let (schema, configured) = loaded.map_err(|error| {
+            tracing::warn!(tenant.id = %tenant.id, error = %error, "cannot read the schema of tenant {}", tenant.slug);
+            let message = "Could not query the database for the schema cache";
+            Error::new(http::StatusCode::SERVICE_UNAVAILABLE, "PGRST002", message, None, Some("try again".into()))
+                .with_header(http::header::RETRY_AFTER, http::HeaderValue::from_static("5"))
+        })?;
+        Ok(Arc::new(Entry { schema: Arc::new(schema), configured, read }))
     }
 }
 
@@ -160,26 +187,6 @@ impl Equivalent<Shared> for Key<'_> {
 
 fn key(tenant: &Tenant) -> Shared {
     (tenant.kin().into_owned(), tenant.api.db_schemas.clone(), tenant.api.db_extra_search_path.clone())
-}
-
-async fn read(tenant: &Arc<Tenant>, pools: &Pools) -> Result<Arc<Entry>, Error> {
-    let checkout = pools.checkout(tenant).await?;
-    let client = checkout.client();
-    let broken = |e: tokio_postgres::Error| Error::from_postgres(&e, false);
-    client.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await.map_err(broken)?;
-    let read = Instant::now();
-    let loaded = load(tenant, client).await;
-    let end = if loaded.is_ok() { COMMIT } else { ROLLBACK };
-    if client.batch_execute(end).await.is_ok() {
-        checkout.clean();
-    }
-    let (schema, configured) = loaded.map_err(|error| {
-        tracing::warn!(tenant.id = %tenant.id, error = %error, "cannot read the schema of tenant {}", tenant.slug);
-        let message = "Could not query the database for the schema cache";
-        Error::new(http::StatusCode::SERVICE_UNAVAILABLE, "PGRST002", message, None, Some("try again".into()))
-            .with_header(http::header::RETRY_AFTER, http::HeaderValue::from_static("5"))
-    })?;
-    Ok(Arc::new(Entry { schema: Arc::new(schema), configured, read }))
 }
 
 async fn load(

@@ -76,6 +76,7 @@ struct Inner {
     requests: Family<ByOutcome, Counter>,
     seconds: Histogram,
     stages: Family<ByStage, Histogram, fn() -> Histogram>,
+    schema_reads: Counter,
     /// Those of the families, found without looking.
     by_outcome: [Counter; OUTCOMES.len()],
     by_stage: [Histogram; STAGES.len()],
@@ -87,7 +88,8 @@ impl Default for Metrics {
         let stages = Family::new_with_constructor(histogram as fn() -> Histogram);
         let by_outcome = OUTCOMES.map(|of| requests.get_or_create_owned(&ByOutcome { outcome: of.name() }));
         let by_stage = STAGES.map(|of| stages.get_or_create_owned(&ByStage { stage: of.name() }));
-        Self(Arc::new(Inner { requests, seconds: histogram(), stages, by_outcome, by_stage }))
+        let (seconds, schema_reads) = (histogram(), Counter::default());
+        Self(Arc::new(Inner { requests, seconds, stages, schema_reads, by_outcome, by_stage }))
     }
 }
 
@@ -107,6 +109,11 @@ impl Metrics {
         self.0.by_stage[stage as usize].observe(took.as_secs_f64());
     }
 
+    /// A schema has been read from a database.
+    pub fn schema_read(&self) {
+        self.0.schema_reads.inc();
+    }
+
     /// Requests so far, of all outcomes.
     pub fn requests(&self) -> u64 {
         self.0.by_outcome.iter().map(Counter::get).sum()
@@ -115,6 +122,7 @@ impl Metrics {
     /// Adds these metrics to what is about to be scraped.
     pub fn register(&self, registry: &mut Registry) {
         registry.register("requests", "Requests answered", self.0.requests.clone());
+        registry.register("schema_reads", "Schemas read from databases", self.0.schema_reads.clone());
         registry.register_with_unit(
             "request",
             "Time from a request's head to its answer",

@@ -13,6 +13,7 @@ fn admin(fleet: &TestFleet, top: usize) -> axum::Router {
         metrics: app.metrics.clone(),
         traffic: app.traffic.clone(),
         top,
+        stopping: tokio::sync::watch::channel(false).1,
     })
 }
 
@@ -162,9 +163,38 @@ async fn top_shows_who_is_busy() {
     let sample: serde_json::Value = serde_json::from_str(&sample).unwrap();
     assert_eq!(sample["tenants"][0]["slug"], "globex");
     assert!(sample["tenants"][0]["requests_per_second"].as_f64().unwrap() > 1.0, "{sample}");
+    assert!(sample["tenants"][0]["idle"].is_u64() && sample["tenants"][0]["waits"].is_u64(), "{sample}");
     assert_eq!(sample["servers"][0]["breaker"], "closed");
     let (code, table, _) = fleet.run(&["top", "--interval", "100ms", "--admin", &address]).await;
     assert!(code == 0 && table.contains("globex") && table.contains("BREAKER"), "{table}");
     let (code, _, said) = fleet.run(&["top", "--once", "--admin", "127.0.0.1:1"]).await;
     assert!(code == 1 && said.contains("is `manybox serve` running"), "{said}");
+}
+
+#[tokio::test]
+async fn top_outlives_a_restart_of_the_router() {
+    use tokio::io::{AsyncBufReadExt as _, BufReader};
+    let fleet = TestFleet::builder().tenants(&["acme"]).serve().await;
+    assert_eq!(fleet.get("/acme/items").await.status, 200);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let drain = std::time::Duration::ZERO;
+    let router = manybox::front::serve(listener, admin(&fleet, 20), std::future::pending(), drain);
+    let router = tokio::spawn(router);
+    let arguments = ["top", "--json", "--interval", "100ms", "--admin", &address.to_string()];
+    let mut top = tokio::process::Command::from(fleet.program(&arguments));
+    let pipe = std::process::Stdio::piped;
+    let mut top = top.stdout(pipe()).stderr(pipe()).kill_on_drop(true).spawn().unwrap();
+    let mut samples = BufReader::new(top.stdout.take().unwrap()).lines();
+    let mut said = BufReader::new(top.stderr.take().unwrap()).lines();
+    assert!(samples.next_line().await.unwrap().unwrap().contains("acme"));
+    router.abort();
+    let _ = router.await;
+    assert!(said.next_line().await.unwrap().unwrap().contains("trying again"));
+    // What was on its way came before that.
+    let listener = tokio::net::TcpListener::bind(address).await.unwrap();
+    tokio::spawn(manybox::front::serve(listener, admin(&fleet, 20), std::future::pending(), drain));
+    for _ in 0..5 {
+        assert!(samples.next_line().await.unwrap().unwrap().contains("acme"));
+    }
 }

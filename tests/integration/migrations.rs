@@ -126,3 +126,144 @@ async fn a_table_in_use_is_waited_for_and_tried_again() {
     let ((code, _, error), ()) = tokio::join!(migrate, release);
     assert_eq!(code, 0, "{error}");
 }
+
+#[tokio::test]
+async fn what_a_file_may_not_leave_is_rolled_back_with_it() {
+    for (sql, said) in [
+        ("DO $$ BEGIN DELETE FROM manybox.schema_history WHERE version = 1; END $$", "changed the history"),
+        ("DO $$ BEGIN PERFORM set_config('role', 'mb_migrator', false); END $$", "leaves the owner's role"),
+        ("INSERT INTO items (id, name) SELECT 1, 'a' FROM generate_series(1, 2)", "duplicate key"),
+    ] {
+        let fleet = TestFleet::builder().tenants(&["a"]).build().await;
+        add(&fleet, "V3__bad.sql", &format!("CREATE TABLE made (a int);\n{sql};"));
+        let (code, _, error) = fleet.run(&["migrate", "--tenant", "a"]).await;
+        assert!(code == 1 && error.contains(said), "{error}");
+        let admin = fleet.admin("a").await;
+        let left = "SELECT (SELECT count(*) FROM pg_class WHERE relname = 'made')";
+        assert_eq!(admin.query_one(left, &[]).await.unwrap().get::<_, i64>(0), 0, "{sql}");
+        assert_eq!(versions(&fleet, "a").await, [1, 2], "{sql}");
+    }
+}
+
+/// What the tenant's database says was applied.
+async fn versions(fleet: &TestFleet, slug: &str) -> Vec<i32> {
+    let sql = "SELECT version FROM manybox.schema_history ORDER BY version";
+    fleet.owner(slug).await.query(sql, &[]).await.unwrap().iter().map(|row| row.get(0)).collect()
+}
+
+#[tokio::test]
+async fn what_somebody_else_left_is_not_laid_at_a_files_door() {
+    let fleet = TestFleet::builder().tenants(&["a"]).build().await;
+    let grant = "GRANT CREATE ON SCHEMA public TO CURRENT_USER; CREATE TABLE public.stray (a int)";
+    let admin = fleet.admin("a").await;
+    admin.batch_execute(grant).await.unwrap();
+    add(&fleet, "V3__colour.sql", "ALTER TABLE items ADD COLUMN colour text;");
+    let (code, _, error) = fleet.run(&["migrate", "--tenant", "a"]).await;
+    assert!(code == 1 && error.contains("before any file was applied") && error.contains("stray"), "{error}");
+    assert_eq!(versions(&fleet, "a").await, [1, 2]);
+    admin.batch_execute("DROP TABLE public.stray").await.unwrap();
+    assert_eq!(fleet.run(&["migrate", "--tenant", "a"]).await.0, 0);
+    assert_eq!(versions(&fleet, "a").await, [1, 2, 3]);
+}
+
+#[tokio::test]
+async fn each_file_finds_the_session_as_the_first_did() {
+    let fleet = TestFleet::builder().tenants(&["a"]).build().await;
+    add(&fleet, "V3__lost.sql", "SET search_path TO pg_catalog; CREATE TABLE public.lost (a int);");
+    add(
+        &fleet,
+        "V4__index.sql",
+        "-- manybox: no-transaction\nCREATE INDEX CONCURRENTLY made_at ON items (made);",
+    );
+    add(&fleet, "V5__found.sql", "CREATE TABLE found (a int);");
+    let (code, _, error) = fleet.run(&["migrate"]).await;
+    assert_eq!(code, 0, "{error}");
+    assert_eq!(versions(&fleet, "a").await, [1, 2, 3, 4, 5]);
+    fleet.owner("a").await.batch_execute("SELECT FROM public.found").await.unwrap();
+}
+
+#[tokio::test]
+async fn refinery_reads_the_history() {
+    let fleet = TestFleet::builder().tenants(&["a"]).build().await;
+    let text = "CREATE TABLE third (a int);";
+    add(&fleet, "V3__third.sql", text);
+    assert_eq!(fleet.run(&["migrate"]).await.0, 0);
+    let mut runner = refinery::Runner::new(&[]);
+    runner.set_migration_table_name("manybox.schema_history");
+    let mut owner = fleet.owner("a").await;
+    let applied = runner.get_applied_migrations_async(&mut *owner).await.unwrap();
+    let third = refinery::Migration::unapplied("V3__third.sql", text).unwrap();
+    assert_eq!(applied.iter().map(refinery::Migration::version).collect::<Vec<_>>(), [1, 2, 3]);
+    assert_eq!((applied[2].name(), applied[2].checksum()), ("third", third.checksum()));
+}
+
+#[tokio::test]
+async fn templates_take_turns() {
+    let folder = tempfile::Builder::new().tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let server = crate::support::private_server(folder.path().join("own"), false).await;
+    let fleet = TestFleet::builder().tenants(&["a"]).build_on(&server.admin_url()).await;
+    let admin = fleet.fleet.servers.get("main").unwrap().connect_admin().await.unwrap();
+    let names = async || -> Vec<String> {
+        let sql = r"SELECT datname::text FROM pg_database WHERE datname LIKE 'mb\_t\_%' ORDER BY 1";
+        admin.query(sql, &[]).await.unwrap().iter().map(|row| row.get(0)).collect()
+    };
+    let mut pairs = Vec::new();
+    for version in 3..7 {
+        add(&fleet, &format!("V{version}__more.sql"), &format!("CREATE TABLE more_{version} (a int);"));
+        let (code, _, error) = fleet.run(&["migrate"]).await;
+        assert_eq!(code, 0, "{error}");
+        pairs.push(names().await);
+        let slug = format!("t{version}");
+        let new = fleet.create(&slug).await;
+        assert_eq!(new.record.lineage().unwrap().version, version);
+        assert_eq!(versions(&fleet, &slug).await.last(), Some(&version));
+    }
+    assert!(pairs[0].len() == 2 && pairs.iter().all(|pair| *pair == pairs[0]), "{pairs:?}");
+    // One that was changed by hand is not built upon.
+    let stale =
+        fleet.fleet.catalog.templates().await.unwrap().into_iter().find(|t| t.state == "stale").unwrap();
+    let name = &stale.database;
+    admin.batch_execute(&format!("ALTER DATABASE {name} ALLOW_CONNECTIONS true")).await.unwrap();
+    let hand = fleet.fleet.servers.get("main").unwrap().connect_migrator(name).await.unwrap();
+    hand.batch_execute("SET ROLE mb_owner; CREATE TABLE public.more_7 (a int)").await.unwrap();
+    hand.close().await;
+    add(&fleet, "V7__more.sql", "CREATE TABLE more_7 (a int);");
+    let (code, _, error) = fleet.run(&["migrate"]).await;
+    assert_eq!(code, 0, "{error}");
+    assert!(!names().await.contains(name), "it is dropped");
+    assert_eq!(fleet.create("last").await.record.lineage().unwrap().version, 7);
+    drop(admin);
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_rollout_killed_anywhere_goes_on() {
+    let slugs = ["a", "b", "c", "d", "e", "f", "g", "h"];
+    let fleet = TestFleet::builder().tenants(&slugs).build().await;
+    let (mut version, mut whole) = (3, std::time::Duration::ZERO);
+    for round in 0..12_u32 {
+        // Not repeatable: applied twice, it fails.
+        add(&fleet, &format!("V{version}__more.sql"), &format!("CREATE TABLE more_{version} (a int);"));
+        let begun = std::time::Instant::now();
+        if round > 0 {
+            let mut child = fleet.program(&["migrate", "--json"]);
+            let child = child.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+            let mut child = child.spawn().unwrap();
+            // Spread over the time that a whole rollout takes here.
+            tokio::time::sleep(whole * round / 12).await;
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        let (code, _, error) = fleet.run(&["migrate"]).await;
+        assert_eq!(code, 0, "{error}");
+        if round == 0 {
+            whole = begun.elapsed();
+        }
+        version += 1;
+    }
+    let now = status(&fleet).await;
+    assert_eq!((&now["summary"]["current"], &now["summary"]["failed"]), (&json!(8), &json!(0)));
+    for slug in slugs {
+        assert_eq!(versions(&fleet, slug).await, (1..version).collect::<Vec<_>>(), "{slug}");
+    }
+}

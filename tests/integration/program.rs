@@ -77,22 +77,53 @@ async fn a_server_can_be_given_by_the_environment_alone() {
     assert!(String::from_utf8_lossy(&output.stdout).contains("acme"));
 }
 
+/// `manybox serve` as a process of its own, and where it listens: for tenants, for operators.
+async fn serving(fleet: &TestFleet) -> (Running, String, String) {
+    // Both at once, so that they differ.
+    let free = [(); 2].map(|()| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+    let [http, admin] = free.map(|listener| listener.local_addr().unwrap().to_string());
+    let mut serve = fleet.program(&["serve"]);
+    serve.env("MANYBOX__LISTEN__HTTP", &http).env("MANYBOX__LISTEN__ADMIN", &admin);
+    serve.env("MANYBOX__LISTEN__DRAIN_TIMEOUT", "60s");
+    let serve = Running(serve.stderr(std::process::Stdio::null()).spawn().unwrap());
+    let items = format!("http://{http}/acme/items");
+    eventually("it serves", || async { reqwest::get(&items).await.is_ok_and(|a| a.status() == 200) }).await;
+    (serve, http, admin)
+}
+
+/// A request that takes this long, once it is under way.
+async fn slow(
+    fleet: &TestFleet,
+    http: &str,
+    seconds: f64,
+) -> tokio::task::JoinHandle<reqwest::Result<reqwest::Response>> {
+    let slow = reqwest::Client::new()
+        .post(format!("http://{http}/acme/rpc/sleepy"))
+        .json(&serde_json::json!({ "seconds": seconds }))
+        .send();
+    let slow = tokio::spawn(slow);
+    fleet.until_under_way("acme").await;
+    slow
+}
+
+fn terminate(program: &Running) {
+    std::process::Command::new("kill").args(["-TERM", &program.0.id().to_string()]).status().unwrap();
+}
+
 #[tokio::test]
 async fn a_stop_lets_requests_finish() {
     let fleet = TestFleet::builder().tenants(&["acme"]).build().await;
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let mut serve = fleet.program(&["serve"]);
-    serve.env("MANYBOX__LISTEN__HTTP", free.to_string()).env("MANYBOX__LISTEN__DRAIN_TIMEOUT", "20s");
-    let mut serve = Running(serve.stderr(std::process::Stdio::null()).spawn().unwrap());
-    let url = |path: &str| format!("http://{free}/acme{path}");
-    eventually("it serves", || async { reqwest::get(url("/items")).await.is_ok_and(|a| a.status() == 200) })
-        .await;
-    let slow =
-        reqwest::Client::new().post(url("/rpc/sleepy")).json(&serde_json::json!({ "seconds": 1.5 })).send();
-    let slow = tokio::spawn(slow);
-    fleet.until_under_way("acme").await;
-    std::process::Command::new("kill").args(["-TERM", &serve.0.id().to_string()]).status().unwrap();
-    eventually("no new requests are taken", || async { reqwest::get(url("/items")).await.is_err() }).await;
+    let (mut serve, http, admin) = serving(&fleet).await;
+    let (items, ready) = (format!("http://{http}/acme/items"), format!("http://{admin}/ready"));
+    assert_eq!(reqwest::get(&ready).await.unwrap().status(), 200);
+    let slow = slow(&fleet, &http, 1.5).await;
+    terminate(&serve);
+    eventually("no new requests are taken", || async { reqwest::get(&items).await.is_err() }).await;
+    // Whoever asks hears it for as long as something is under way.
+    assert!(!slow.is_finished());
+    let said = reqwest::get(&ready).await.unwrap();
+    assert_eq!(said.status(), 503);
+    assert!(said.text().await.unwrap().contains("stopping"));
     assert_eq!(slow.await.unwrap().unwrap().status(), 200);
     let status = tokio::task::spawn_blocking(move || serve.0.wait()).await.unwrap().unwrap();
     assert!(status.success());
@@ -107,6 +138,20 @@ async fn a_stop_lets_requests_finish() {
         admin.query_one(sql, &[&logins]).await.unwrap().get::<_, i64>(0) == 0
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_second_signal_stops_at_once() {
+    let fleet = TestFleet::builder().tenants(&["acme"]).build().await;
+    let (mut serve, http, admin) = serving(&fleet).await;
+    let slow = slow(&fleet, &http, 20.0).await;
+    terminate(&serve);
+    let ready = format!("http://{admin}/ready");
+    eventually("it stops", || async { reqwest::get(&ready).await.unwrap().status() == 503 }).await;
+    terminate(&serve);
+    let status = tokio::task::spawn_blocking(move || serve.0.wait()).await.unwrap().unwrap();
+    assert!(status.success());
+    assert!(slow.await.unwrap().is_err(), "it was cut off");
 }
 
 #[tokio::test]

@@ -1,4 +1,5 @@
-//! The settings of a request's transaction: role, claims, request, search path, time limits. Always all of them.
+//! The settings of a request's transaction: role, claims, request, search path. Always all of them; the tier's time
+//! limits are the session's own, which every transaction begins with (`pool::connect`).
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -49,15 +50,13 @@ macro_rules! head {
          pg_catalog.set_config('request.cookies', $4, true), \
          pg_catalog.set_config('request.method', $5, true), \
          pg_catalog.set_config('request.path', $6, true), \
-         pg_catalog.set_config('statement_timeout', $7, true), \
-         pg_catalog.set_config('idle_in_transaction_session_timeout', $8, true), \
          pg_catalog.set_config('response.headers', '', true), \
          pg_catalog.set_config('response.status', '', true)"
     };
 }
 macro_rules! tail {
     () => {
-        ", pg_catalog.set_config('role', $9, true)"
+        ", pg_catalog.set_config('role', $7, true)"
     };
 }
 
@@ -66,8 +65,7 @@ pub(crate) const SET: &str = concat!(head!(), tail!());
 
 /// Where the values stand that are looked at again.
 const SEARCH_PATH: usize = 0;
-const STATEMENT_TIMEOUT: usize = 6;
-const ROLE: usize = 8;
+const ROLE: usize = 6;
 
 /// One statement for all settings, its values, and how the transaction begins.
 #[derive(Debug, Clone)]
@@ -91,8 +89,6 @@ impl Settings {
             cookies,
             parts.method.as_str().to_owned(),
             parts.uri.path().to_owned(),
-            tenant.limits.statement_timeout.as_millis().to_string(),
-            tenant.limits.transaction_idle_timeout.as_millis().to_string(),
             caller.role.clone(),
         ];
         let mut settings = Self { values, sql: Cow::Borrowed(SET), isolation: Isolation::default() };
@@ -130,7 +126,7 @@ impl Settings {
         self
     }
 
-    /// The tier's `statement_timeout` holds besides; the shorter of the two counts.
+    /// The tier's `statement_timeout` is the session's; a longer one doesn't count.
     fn hoist<'a>(&mut self, tenant: &Tenant, own: impl Iterator<Item = (&'a String, &'a String)>) {
         for (name, value) in own.filter(|(name, _)| tenant.api.db_hoisted_tx_settings.contains(name)) {
             match name.as_str() {
@@ -139,7 +135,7 @@ impl Settings {
                     let limit = tenant.limits.statement_timeout.as_millis();
                     let own = milliseconds(value).filter(|own| *own > 0 && (limit == 0 || *own < limit));
                     if let Some(own) = own {
-                        self.values[STATEMENT_TIMEOUT] = own.to_string();
+                        self.add(name.clone(), &own.to_string());
                     }
                 }
                 _ => self.add(name.clone(), value),
@@ -302,7 +298,7 @@ mod tests {
                     || !settings.sql().contains(value)
             );
         }
-        assert!(settings.sql().ends_with("pg_catalog.set_config('role', $9, true)"), "the role comes last");
+        assert!(settings.sql().ends_with("pg_catalog.set_config('role', $7, true)"), "the role comes last");
         assert_eq!((settings.search_path(), settings.role()), (r#""api", "ext""ra""#, "web"));
         assert_eq!(settings.typed().len(), settings.values.len());
         insta::assert_debug_snapshot!((settings.values, settings.isolation));
@@ -320,16 +316,17 @@ mod tests {
     fn the_shorter_time_counts() {
         let adopted = tenant(true);
         for (own, expected) in [
-            ("2s", "2000"),
-            ("1h", "15000"),
-            ("0", "15000"),
-            ("100", "100"),
-            ("1500us", "2"),
-            ("soon", "15000"),
+            ("2s", Some("2000")),
+            ("1h", None),
+            ("0", None),
+            ("100", Some("100")),
+            ("1500us", Some("2")),
+            ("soon", None),
         ] {
             let role = [("statement_timeout".to_owned(), own.to_owned())].into();
             let settings = settings(&adopted).with_role_settings(&adopted, &role);
-            assert_eq!(settings.values[STATEMENT_TIMEOUT], expected, "{own}");
+            let at = settings.values.iter().position(|value| value == "statement_timeout");
+            assert_eq!(at.map(|at| settings.values[at + 1].as_str()), expected, "{own}");
         }
     }
 }
