@@ -97,24 +97,14 @@ impl Rest {
             Some(entry) => entry,
             None => self.cache.get(tenant, &self.pools).await?,
         };
-        let mut response = match self.attempt(tenant, &request, &settings, &entry, &mut timing).await {
-            Ok(response) => Ok(response),
-            // Nothing was changed: the transaction was rolled back. Once more, with the schema as it is now.
-            Err(failure) if failure.is_stale() || is_unknown(&failure) => {
-                match Box::pin(self.cache.reload(tenant, &self.pools, &entry)).await? {
-                    Some(newer) => {
-                        Box::pin(self.attempt(tenant, &request, &settings, &newer, &mut timing)).await
-                    }
-                    // The same schema: only what the connection remembered can have been wrong.
-                    None if failure.is_remembered() => {
-                        Box::pin(self.attempt(tenant, &request, &settings, &entry, &mut timing)).await
-                    }
-                    None => Err(failure),
+        let mut response =
+            match self.attempt(tenant, &request, &settings, &entry, false, &mut timing).await {
+                Err(failure) if is_worth_another(&failure) => {
+                    Box::pin(self.again(tenant, &request, &settings, &entry, failure, &mut timing)).await
                 }
+                first => first,
             }
-            Err(failure) => Err(failure),
-        }
-        .map_err(|failure| refusal(failure, &caller))?;
+            .map_err(|failure| refusal(failure, &caller))?;
         if tenant.api.server_timing_enabled {
             timing.lap("response");
             response.headers_mut().insert("server-timing", timing.header()?);
@@ -122,18 +112,41 @@ impl Rest {
         Ok(response)
     }
 
+    /// Once more, and only once. Nothing was changed: the transaction was rolled back.
+    async fn again(
+        &self,
+        tenant: &Arc<Tenant>,
+        request: &Request,
+        settings: &Settings,
+        entry: &Entry,
+        failure: Failure,
+        timing: &mut Timing,
+    ) -> Result<http::Response<Bytes>, Failure> {
+        if failure.is_stale() || is_unknown(&failure) {
+            let reload = self.cache.reload(tenant, &self.pools, entry).await;
+            match reload.map_err(Failure::Refused)? {
+                Some(newer) => return self.attempt(tenant, request, settings, &newer, true, timing).await,
+                // The same schema: only what the connection remembered can have been wrong.
+                None if failure.is_remembered() => {}
+                None => return Err(failure),
+            }
+        }
+        self.attempt(tenant, request, settings, entry, true, timing).await
+    }
+
     fn caller(&self, tenant: &Tenant, headers: &http::HeaderMap) -> Result<Caller, Error> {
         let roles = if tenant.is_adopted() { Roles::Servers } else { Roles::Listed };
         auth::authenticate(headers, &tenant.api, || self.keys.get(tenant, &tenant.api), roles)
     }
 
-    /// The stages after the first, with one schema.
+    /// The stages after the first, with one schema. `fresh`: without statements of earlier requests.
     async fn attempt(
         &self,
         tenant: &Arc<Tenant>,
         request: &Request,
         settings: &Settings,
         entry: &Entry,
+        fresh: bool,
         timing: &mut Timing,
     ) -> Result<http::Response<Bytes>, Failure> {
         let max_rows = tenant.api.max_rows(&tenant.limits);
@@ -148,7 +161,7 @@ impl Rest {
                 response::document(request, &entry.schema, &tenant.api, &outcome)
             }
             Plan::Query(query) => {
-                let job = job(tenant, request, query, max_rows);
+                let job = Job { fresh, ..job(tenant, request, query, max_rows) };
                 let outcome = self.run(tenant, &own_settings(tenant, settings, query), &job).await?;
                 timing.lap("transaction");
                 response::build(query, request, outcome, max_rows)
@@ -219,6 +232,7 @@ fn job(tenant: &Tenant, request: &Request, query: &Query<'_>, max_rows: Option<u
         writes: query.writes,
         rolls_back: prefer.rollback.unwrap_or(tenant.api.db_tx_end.rolls_back()),
         expect,
+        fresh: false,
     }
 }
 
@@ -234,6 +248,7 @@ fn document_job(tenant: &Tenant, request: &Request) -> Job {
         writes: false,
         rolls_back: false,
         expect: Expect::default(),
+        fresh: false,
     }
 }
 
@@ -265,6 +280,12 @@ impl Timing {
     }
 }
 
+/// Whether the same request may do better: with the schema as it is now, with statements prepared anew, or after
+/// those it stood in a deadlock with.
+fn is_worth_another(failure: &Failure) -> bool {
+    failure.is_stale() || is_unknown(failure) || failure.is_remembered() || failure.is_deadlock()
+}
+
 /// Names that the schema does not have may have been made a moment ago.
 fn is_unknown(failure: &Failure) -> bool {
     matches!(failure, Failure::Refused(error) if matches!(error.code(), "PGRST200" | "PGRST202" | "PGRST204" | "PGRST205"))
@@ -272,7 +293,9 @@ fn is_unknown(failure: &Failure) -> bool {
 
 fn refusal(failure: Failure, caller: &Caller) -> Error {
     match failure {
-        Failure::Postgres(error) => Error::from_postgres(&error, caller.anonymous),
+        Failure::Postgres(error) | Failure::Remembered(error) => {
+            Error::from_postgres(&error, caller.anonymous)
+        }
         Failure::Refused(error) => error,
     }
 }

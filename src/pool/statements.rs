@@ -9,6 +9,10 @@ use tokio_postgres::Statement;
 /// Most statements kept per connection. Each costs some 10 to 100 KB in the backend.
 const CAPACITY: NonZeroUsize = NonZeroUsize::new(256).unwrap();
 
+/// Longest text of a statement that is kept. What is longer came out of a long URL, is not asked again soon, and takes
+/// megabytes in the backend, of which a caller could otherwise have [`CAPACITY`] kept.
+const LONGEST: usize = 16 * 1024;
+
 /// What a prepared statement depends on.
 ///
 /// The role and the search path are part of it because the server resolves names when it parses.
@@ -36,6 +40,9 @@ impl Statements {
     }
 
     pub(super) fn put(&self, key: StatementKey, statement: Statement) {
+        if key.0.len() > LONGEST {
+            return;
+        }
         let replaced = self.0.lock().unwrap_or_else(PoisonError::into_inner).push(key, statement);
         drop(replaced);
     }

@@ -2,7 +2,7 @@
 
 mod postgres;
 
-pub(super) use postgres::is_stale;
+pub(super) use postgres::{is_stale, within_function};
 
 use std::fmt;
 

@@ -9,7 +9,7 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{FromSql, ToSql, Type};
 use tokio_postgres::{Client, Row};
 
-use super::error::{Error, is_stale};
+use super::error::{Error, is_stale, within_function};
 use super::sql::session::{SET, Settings};
 use super::sql::{Statement, Value};
 use crate::pool::{COMMIT, Checkout, READ_COMMIT, ROLLBACK, StatementKey};
@@ -34,6 +34,8 @@ pub(super) struct Job {
     pub(super) rolls_back: bool,
     /// What must be true of the outcome, or else everything is undone.
     pub(super) expect: Expect,
+    /// What an earlier request prepared is not used.
+    pub(super) fresh: bool,
 }
 
 /// What the main query gave.
@@ -73,6 +75,8 @@ pub(super) struct Expect {
 pub(super) enum Failure {
     /// PostgreSQL refused, or the connection broke.
     Postgres(tokio_postgres::Error),
+    /// PostgreSQL refused a statement that was prepared for an earlier request.
+    Remembered(tokio_postgres::Error),
     /// The outcome was not what was expected; nothing was changed.
     Refused(Error),
 }
@@ -81,16 +85,31 @@ impl Failure {
     /// Whether our SQL may have been made from a schema that is not the database's any more. What a function
     /// raises has a context; that is the function's error, and the same again next time.
     pub(super) fn is_stale(&self) -> bool {
-        let Self::Postgres(error) = self else { return false };
+        let (Self::Postgres(error) | Self::Remembered(error)) = self else { return false };
         is_stale(error.code()) && error.as_db_error().is_some_and(|db| db.where_().is_none())
     }
 
-    /// Whether a prepared statement was at fault, which a fresh one may not be.
+    /// Whether a prepared statement may be at fault, and a fresh one not: it keeps the types that its values had when
+    /// it was prepared, so after a column's type changed it compares with the old one, or refuses what fits the new.
     pub(super) fn is_remembered(&self) -> bool {
-        let Self::Postgres(error) = self else { return false };
-        error.code().is_some_and(|code| {
-            [SqlState::FEATURE_NOT_SUPPORTED, SqlState::INVALID_SQL_STATEMENT_NAME].contains(code)
-        })
+        let Self::Remembered(error) = self else { return false };
+        let kept = [
+            SqlState::INVALID_TEXT_REPRESENTATION,
+            SqlState::NUMERIC_VALUE_OUT_OF_RANGE,
+            SqlState::INVALID_DATETIME_FORMAT,
+        ];
+        (is_stale(error.code()) || error.code().is_some_and(|code| kept.contains(code)))
+            && error.as_db_error().is_some_and(|db| !within_function(db))
+    }
+
+    /// Whether two transactions waited for each other and this one was chosen to give way: all that it did is undone.
+    pub(super) fn is_deadlock(&self) -> bool {
+        let (Self::Postgres(error) | Self::Remembered(error)) = self else { return false };
+        error.code() == Some(&SqlState::T_R_DEADLOCK_DETECTED)
+    }
+
+    fn of(error: tokio_postgres::Error, remembered: bool) -> Self {
+        if remembered { Self::Remembered(error) } else { Self::Postgres(error) }
     }
 }
 
@@ -119,7 +138,8 @@ pub(super) async fn run(checkout: Checkout, settings: &Settings, job: &Job) -> R
     let begun;
     let mut ended = false;
     // The order of the futures is the order of the messages: each is sent when it is polled first.
-    let result = if let Some(prepared) = checkout.statement(&key) {
+    let known = checkout.statement(&key).filter(|_| !job.fresh);
+    let result = if let Some(prepared) = known {
         let main = async {
             let (rows, planned) = join(client.query(&prepared, &values), estimate(client, job)).await;
             Ok((rows?, planned?))
@@ -129,7 +149,7 @@ pub(super) async fn run(checkout: Checkout, settings: &Settings, job: &Job) -> R
         begun = b.is_ok();
         ended = matches!(e, Some(Ok(())));
         let all = b.and(s).and(p).and(m).and_then(|rows| e.unwrap_or(Ok(())).map(|()| rows));
-        all.map_err(Failure::from).and_then(|rows| outcome(job, rows))
+        all.map_err(|error| Failure::of(error, true)).and_then(|rows| outcome(job, rows))
     } else {
         // Preparing needs its own round trip, and must happen as the role, inside the transaction.
         let prepare = client.prepare(&job.main.sql);
@@ -162,7 +182,7 @@ pub(super) async fn run(checkout: Checkout, settings: &Settings, job: &Job) -> R
         },
         other => other,
     };
-    if result.as_ref().err().is_some_and(Failure::is_stale) {
+    if result.as_ref().err().is_some_and(|failure| failure.is_stale() || failure.is_remembered()) {
         checkout.forget(&key);
     }
     // A COMMIT that failed (a deferred constraint) left the rest of its message, the reset, undone.

@@ -8,6 +8,8 @@ mod kind;
 mod read;
 pub(super) mod session;
 mod snippet;
+#[cfg(test)]
+mod tests;
 
 pub(super) use snippet::{Snippet, Value};
 

@@ -131,7 +131,7 @@ impl Argument {
         }
     }
 
-    /// Whether a call fails without it. A variadic argument can be left out of ours: none are given then.
+    /// Whether a call fails without it; a variadic argument without DEFAULT counts, as with PostgREST.
     pub fn is_required(&self) -> bool {
         !self.has_default
     }

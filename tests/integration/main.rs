@@ -3,8 +3,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod adopt;
+mod altered;
 mod budget;
 mod embedded;
+mod hostile;
 mod isolation;
 mod lifecycle;
 mod metrics;
@@ -15,4 +17,5 @@ mod program;
 mod requests;
 mod rest;
 mod routing;
+mod schema;
 mod support;

@@ -57,6 +57,8 @@ fn status(db: &DbError, anonymous: bool) -> StatusCode {
         "42883" | "42P01" => StatusCode::NOT_FOUND,
         "21000" | "42P17" | "53400" => StatusCode::INTERNAL_SERVER_ERROR,
         "57014" => StatusCode::GATEWAY_TIMEOUT,
+        // Too complex. Outside any function that is the request: its arrays, its body, its list of columns.
+        _ if code.starts_with("54") && !within_function(db) => StatusCode::BAD_REQUEST,
         "57P01" | "57P02" | "57P03" | "57P05" => StatusCode::SERVICE_UNAVAILABLE,
         "P0001" => StatusCode::BAD_REQUEST,
         _ => match (&code[..2], &code[2..]) {
@@ -71,6 +73,12 @@ fn status(db: &DbError, anonymous: bool) -> StatusCode {
             _ => StatusCode::BAD_REQUEST,
         },
     }
+}
+
+/// Whether a function was running. A context alone tells little: text that is no JSON has one as well.
+pub(in crate::rest) fn within_function(db: &DbError) -> bool {
+    let begins = |line: &str| ["PL/", "SQL function"].iter().any(|word| line.starts_with(word));
+    db.where_().is_some_and(|context| context.lines().any(begins))
 }
 
 /// The status in `RAISE SQLSTATE 'PT402'`. 1xx would end the exchange before the answer.

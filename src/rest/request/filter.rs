@@ -6,8 +6,8 @@ use winnow::error::ErrMode;
 
 use super::super::error::Error;
 use super::grammar::{
-    Field, Input, Parsed, char, delimiter, field, identifier, json_path, label, lexeme, nested, one, path,
-    quoted, read, word,
+    Field, Input, Parsed, char, delimiter, field, identifier, json_path, label, lexeme, list, nested, one,
+    path, quoted, read, word,
 };
 
 /// A condition.
@@ -152,7 +152,7 @@ fn group(input: &mut Input<'_>) -> Parsed<Group> {
     let negated = label("negation operator (not)", not).parse_next(input)?;
     let word = alt((word("and").value(false), word("or").value(true)));
     let any = label("logic operator (and, or)", word).parse_next(input)?;
-    let items = separated(1.., tree, lexeme(char(',')));
+    let items = list(1, tree, lexeme(char(',')));
     let items = delimited(lexeme(char('(')), nested(items), lexeme(char(')'))).parse_next(input)?;
     Ok(Group { negated, any, items })
 }
@@ -169,7 +169,7 @@ fn test(input: &mut Input<'_>, value: Value) -> Parsed<(bool, Test)> {
     let result = label(
         "operator (eq, gt, ...)",
         alt((
-            preceded((word("in"), delimiter), cut(list)).map(Test::In),
+            preceded((word("in"), delimiter), cut(elements)).map(Test::In),
             preceded((word("is"), delimiter), cut(is)).map(Test::Is),
             preceded((word("isdistinct"), delimiter), value).map(Test::Distinct),
             (search, opt(delimited(char('('), identifier, char(')'))), preceded(delimiter, value))
@@ -236,7 +236,7 @@ fn is(input: &mut Input<'_>) -> Parsed<Is> {
     label("isVal: (null, not_null, true, false, unknown)", words).parse_next(input)
 }
 
-fn list(input: &mut Input<'_>) -> Parsed<Vec<String>> {
+fn elements(input: &mut Input<'_>) -> Parsed<Vec<String>> {
     delimited(lexeme(char('(')), separated(1.., element, char(',')), lexeme(char(')'))).parse_next(input)
 }
 

@@ -12,6 +12,9 @@ use super::super::error::Error;
 /// Select lists and logic trees nest at most this deep, so that reading one can't exhaust the stack.
 const DEPTH: usize = 48;
 
+/// Steps of a JSON path: PostgreSQL reads each inside the one before it.
+const STEPS: usize = 100;
+
 /// A parameter's text, and how far it could be read.
 pub(super) type Input<'a> = Stateful<&'a str, Trace>;
 /// What a parser gives.
@@ -220,6 +223,30 @@ pub(super) fn label<'a, T>(
     }
 }
 
+/// Items with commas between them, at least `least`. Behind a comma an item must follow, and what begins like an item
+/// must be one: to go back and take less would answer something that was not asked.
+pub(super) fn list<'a, T>(
+    least: usize,
+    mut item: impl ModalParser<Input<'a>, T, EmptyError>,
+    mut comma: impl ModalParser<Input<'a>, char, EmptyError>,
+) -> impl ModalParser<Input<'a>, Vec<T>, EmptyError> {
+    move |input: &mut Input<'a>| {
+        let mut items = Vec::new();
+        loop {
+            let begins = input.input.starts_with(|c: char| c == '"' || is_letter(c));
+            match opt(item.by_ref()).parse_next(input)? {
+                Some(item) => items.push(item),
+                None if items.is_empty() && !begins => break,
+                None => return Err(ErrMode::Cut(EmptyError)),
+            }
+            if opt(comma.by_ref()).parse_next(input)?.is_none() {
+                break;
+            }
+        }
+        if items.len() < least { Err(ErrMode::Backtrack(EmptyError)) } else { Ok(items) }
+    }
+}
+
 /// Counts how deep trees nest.
 pub(super) fn nested<'a, T>(
     mut parser: impl ModalParser<Input<'a>, T, EmptyError>,
@@ -267,8 +294,11 @@ pub(super) fn identifier(input: &mut Input<'_>) -> Parsed<String> {
 }
 
 fn word_of_letters<'a>(input: &mut Input<'a>) -> Parsed<&'a str> {
-    let letter = |c: char| c.is_alphabetic() || c.is_ascii_digit() || "_ $".contains(c);
-    many("letter", letter).map(str::trim).parse_next(input)
+    many("letter", is_letter).map(str::trim).parse_next(input)
+}
+
+fn is_letter(c: char) -> bool {
+    c.is_alphabetic() || c.is_ascii_digit() || "_ $".contains(c)
 }
 
 fn dash(input: &mut Input<'_>) -> Parsed<char> {
@@ -320,7 +350,12 @@ pub(crate) enum Key {
 
 /// `->a->>0`, or nothing.
 pub(super) fn json_path(input: &mut Input<'_>) -> Parsed<Vec<Step>> {
-    repeat(0.., step).parse_next(input)
+    let steps: Vec<Step> = repeat(0..=STEPS, step).parse_next(input)?;
+    if steps.len() == STEPS && input.input.starts_with("->") {
+        let _: Parsed<()> = missed(input, || Some(Cow::Borrowed("a shorter JSON path")));
+        return Err(ErrMode::Cut(EmptyError));
+    }
+    Ok(steps)
 }
 
 fn step(input: &mut Input<'_>) -> Parsed<Step> {

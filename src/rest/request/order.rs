@@ -1,11 +1,13 @@
 //! `order=`: columns, and columns of embedded relations.
 
 use winnow::Parser;
-use winnow::combinator::{alt, delimited, opt, preceded, separated, terminated};
+use winnow::combinator::{alt, delimited, opt, preceded, terminated};
 
 use super::super::error::Error;
 use super::filter::At;
-use super::grammar::{Field, Input, Parsed, char, delimiter, end, field, lexeme, name, path, read, word};
+use super::grammar::{
+    Field, Input, Parsed, char, delimiter, end, field, lexeme, list, name, path, read, word,
+};
 
 /// One term.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,7 +26,7 @@ pub(crate) struct Term {
 pub(super) fn order(key: &str, value: &str) -> Result<At<Vec<Term>>, Error> {
     let mut names = read("tree path", key, path)?;
     names.pop();
-    let terms = read("order", value, separated(1.., lexeme(term), char(',')))?;
+    let terms = read("order", value, list(1, lexeme(term), char(',')))?;
     Ok((names, terms))
 }
 

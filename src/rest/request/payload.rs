@@ -83,6 +83,9 @@ fn csv(body: &[u8]) -> Result<Json, Error> {
     let bad = |error: csv::Error| Error::body(format!("The CSV can't be read: {error}"));
     let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(body);
     let names: Vec<String> = reader.headers().map_err(bad)?.iter().map(str::to_owned).collect();
+    if names.is_empty() {
+        return Err(Error::body("The CSV can't be read: it has no line of names"));
+    }
     let mut rows = Vec::new();
     for record in reader.records() {
         let record = record.map_err(bad)?;
@@ -248,6 +251,8 @@ mod tests {
         let rows = r#"[{"a":"1","b":null},{"a":"x,y","b":""}]"#;
         assert_eq!(parse("a,b\n1,NULL\n\"x,y\",\n", Media::Csv), Ok((rows.into(), "a,b".into())));
         assert!(parse("a,b\n1\n", Media::Csv).is_err());
+        assert!(parse("", Media::Csv).is_err());
+        assert_eq!(parse("a\n", Media::Csv), Ok(("[]".into(), String::new())));
         assert_eq!(parse("a=1&b=%20", Media::Form), Ok((r#"{"a":"1","b":" "}"#.into(), "a,b".into())));
         assert!(parse("x", Media::Plain).is_err());
     }

@@ -3,11 +3,10 @@
 use std::collections::BTreeSet;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
-use winnow::combinator::separated;
 
 use super::super::error::Error;
 use super::filter::{self, At, Compare, Filter, Parameter};
-use super::grammar::{char, lexeme, name, path, read};
+use super::grammar::{char, lexeme, list, name, path, read};
 use super::order::{self, Term};
 use super::range::Rows;
 use super::select::{self, Item};
@@ -45,7 +44,7 @@ pub(crate) struct Query {
 impl Query {
     /// `call`: a function is called by GET, so what is no filter is an argument.
     pub(super) fn parse(text: &str, call: bool) -> Result<Self, Error> {
-        let pairs = pairs(text);
+        let pairs = pairs(text)?;
         let mut query = Self { canonical: canonical(&pairs), ..Self::default() };
         let given = || pairs.iter().filter_map(|(key, value)| Some((key.as_str(), value.as_deref()?)));
         let first = |name: &str| given().find(|(key, _)| *key == name).map(|(_, value)| value);
@@ -54,7 +53,7 @@ impl Query {
             None => select::everything(),
         };
         let names = |what: &str, text: &str| -> Result<Vec<String>, Error> {
-            read(what, text, separated(1.., name, lexeme(char(','))))
+            read(what, text, list(1, name, lexeme(char(','))))
         };
         let columns = first("columns").map(|text| names("columns parameter", text)).transpose()?;
         query.columns = columns.map(|names| names.into_iter().collect());
@@ -102,14 +101,22 @@ impl Query {
     }
 }
 
-/// Keys and values; a key without `=` has none.
-fn pairs(text: &str) -> Vec<(String, Option<String>)> {
-    let decode = |text: &str| percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned();
+/// Keys and values; a key without `=` has none. Bytes that are no text are refused: what stands in for them in a
+/// lossy reading could be found in a column.
+fn pairs(text: &str) -> Result<Vec<(String, Option<String>)>, Error> {
+    let decode = |text: &str| {
+        let text = text.replace('+', " ");
+        let decoded = percent_decode_str(&text).decode_utf8().map(std::borrow::Cow::into_owned);
+        decoded.map_err(|_| {
+            let message = format!("\"failed to parse query string ({text})\"");
+            Error::query(message, "percent-encoded bytes that are not UTF-8")
+        })
+    };
     text.split('&')
         .filter(|pair| !pair.is_empty())
         .map(|pair| match pair.split_once('=') {
-            Some((key, value)) => (decode(key), Some(decode(value))),
-            None => (decode(pair), None),
+            Some((key, value)) => Ok((decode(key)?, Some(decode(value)?))),
+            None => Ok((decode(pair)?, None)),
         })
         .collect()
 }
@@ -141,6 +148,55 @@ mod tests {
         assert_eq!(Query::parse("b=eq.%20&a", false).unwrap().canonical, "a=&b=eq.%20");
         let call = Query::parse("a=1&b=eq.2&a=3", true).unwrap();
         assert_eq!((call.arguments.len(), call.filters.len()), (2, 1));
+    }
+
+    #[test]
+    fn nothing_is_taken_for_less_than_it_is() {
+        let code = |query: &str| Query::parse(query, false).map_err(|error| error.code().to_owned());
+        for wrong in [
+            "select=id,",
+            "select=id,,a",
+            "select=a::int[]",
+            "select=a::numeric(1,2)",
+            "select=a.foo()",
+            "select=a.sum",
+            "select=count(id)",
+            "select=b:",
+            "select=a->",
+            "select=\"a",
+            "select=a(b,)",
+            "order=a,",
+            "order=a.up",
+            "columns=a,",
+            "on_conflict=a,",
+            "or=(a.eq.1,)",
+            "and=(a.eq.1,b)",
+            "a=eq.%ff",
+            "%ff=eq.1",
+        ] {
+            assert_eq!(code(wrong).map(|_| ()), Err("PGRST100".into()), "{wrong}");
+        }
+        for right in ["select=", "select=a(*),b", "select=*,c:count()", "or=(a.eq.,b.eq.1)", "a=in.(1,)"] {
+            assert!(code(right).is_ok(), "{right}");
+        }
+    }
+
+    #[test]
+    fn what_is_too_much_is_refused() {
+        let code = |query: String| Query::parse(&query, false).map_err(|error| error.code().to_owned());
+        for (most, text) in [(select::ITEMS, "a"), (select::EMBEDS, "a(b)")] {
+            assert!(
+                code(format!("select={}", vec![text; most / (1 + text.len() / 4)].join(","))).is_ok(),
+                "{text}"
+            );
+            assert_eq!(
+                code(format!("select={}", vec![text; most + 1].join(","))).map(|_| ()),
+                Err("PGRST100".into())
+            );
+        }
+        assert!(code(format!("select=a{}", "->b".repeat(100))).is_ok());
+        assert_eq!(code(format!("select=a{}", "->b".repeat(101))).map(|_| ()), Err("PGRST100".into()));
+        assert_eq!(code(format!("a{}=eq.1", "->b".repeat(101))).map(|_| ()), Err("PGRST100".into()));
     }
 
     #[test]

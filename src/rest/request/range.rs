@@ -16,9 +16,13 @@ pub(crate) struct Rows {
 
 impl Rows {
     /// The texts of `limit` and `offset`. What is no number counts as not there, and so does an offset
-    /// below zero.
+    /// below zero. A number that is too large is as large as one can be.
     pub(super) fn parse(limit: Option<&str>, offset: Option<&str>) -> Self {
-        let number = |text: Option<&str>| text.and_then(|t| t.trim().parse().ok());
+        let large = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+        let number = |text: Option<&str>| {
+            let text = text?.trim();
+            text.parse().ok().or_else(|| large(text).then_some(i64::MAX))
+        };
         Self { offset: number(offset).unwrap_or(0).max(0), limit: number(limit) }
     }
 
@@ -84,6 +88,7 @@ mod tests {
         assert_eq!(rows("2", "", "1-9"), Ok((1, Some(1))));
         assert_eq!(rows("0", "5", "1-9"), Ok((0, Some(0))));
         assert_eq!(rows("x", "y", "z"), Ok((0, None)));
+        assert_eq!(rows("", "99999999999999999999", ""), Ok((i64::MAX, None)));
         assert_eq!(rows("", "-4", ""), Ok((0, None)));
         assert_eq!(rows("", "", "1-0"), Err("PGRST103".into()));
         assert_eq!(rows("-1", "", ""), Err("PGRST103".into()));

@@ -1,10 +1,12 @@
 //! `select=`: columns, JSON paths, aliases, casts, aggregates, and embedded relations with lists of their own.
 
 use winnow::Parser;
-use winnow::combinator::{alt, delimited, opt, preceded, separated, terminated};
+use winnow::combinator::{alt, delimited, opt, preceded, terminated};
 
 use super::super::error::Error;
-use super::grammar::{Field, Input, Parsed, char, end, field, identifier, lexeme, name, nested, read, word};
+use super::grammar::{
+    Field, Input, Parsed, char, end, field, identifier, lexeme, list, name, nested, read, word,
+};
 
 /// One item of a select list.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,6 +83,11 @@ pub(crate) struct Embed {
     pub(crate) items: Vec<Item>,
 }
 
+/// Items of a select list in all, on every level: PostgreSQL takes 1,664 a level.
+pub(super) const ITEMS: usize = 1000;
+/// Embeds among them. Planning so many joins takes PostgreSQL seconds already.
+pub(super) const EMBEDS: usize = 100;
+
 /// What is read where nothing is said: `*`.
 pub(super) fn everything() -> Vec<Item> {
     vec![Item::Column(Column::star())]
@@ -88,11 +95,29 @@ pub(super) fn everything() -> Vec<Item> {
 
 /// Reads the parameter.
 pub(super) fn select(text: &str) -> Result<Vec<Item>, Error> {
-    read("select parameter", text, list)
+    let list = read("select parameter", text, items)?;
+    let (all, embeds) = count_items(&list);
+    if all > ITEMS || embeds > EMBEDS {
+        let details =
+            format!("it has {all} items, {embeds} of them embedded; at most {ITEMS} and {EMBEDS} may be");
+        return Err(Error::query("\"failed to parse select parameter\"", details));
+    }
+    Ok(list)
 }
 
-fn list(input: &mut Input<'_>) -> Parsed<Vec<Item>> {
-    separated(0.., item, lexeme(char(','))).parse_next(input)
+/// All, and embeds among them.
+fn count_items(items: &[Item]) -> (usize, usize) {
+    items.iter().fold((0, 0), |(all, embeds), item| match item {
+        Item::Column(_) => (all + 1, embeds),
+        Item::Embed(embed) => {
+            let (more, inside) = count_items(&embed.items);
+            (all + more + 1, embeds + inside + 1)
+        }
+    })
+}
+
+fn items(input: &mut Input<'_>) -> Parsed<Vec<Item>> {
+    list(0, item, lexeme(char(','))).parse_next(input)
 }
 
 fn item(input: &mut Input<'_>) -> Parsed<Item> {
@@ -102,7 +127,7 @@ fn item(input: &mut Input<'_>) -> Parsed<Item> {
 fn embed(input: &mut Input<'_>) -> Parsed<Embed> {
     let mut embed = alt((lexeme(spread), lexeme(relation))).parse_next(input)?;
     // Only an embed has a list in parentheses, so what is wrong inside is wrong.
-    embed.items = delimited(char('('), nested(list), char(')'))
+    embed.items = delimited(char('('), nested(items), char(')'))
         .parse_next(input)
         .map_err(winnow::error::ErrMode::cut)?;
     Ok(embed)

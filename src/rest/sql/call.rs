@@ -8,8 +8,8 @@ use crate::pg::Ident;
 
 /// The alias of what a function gave.
 const CALL: &str = "_mb_call";
-/// The column of values that have no name.
-pub(super) const VALUE: &str = "_mb_value";
+/// The column of values that have no name. PostgREST calls it so, and it shows in CSV.
+pub(super) const VALUE: &str = "pgrst_scalar";
 
 /// The statement inside the WITH.
 pub(super) fn call(sql: &mut Snippet, call: &Call<'_>) {

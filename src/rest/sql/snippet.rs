@@ -42,10 +42,17 @@ impl ToSql for Value {
 }
 
 /// SQL under construction.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Snippet {
     text: String,
     values: Vec<Value>,
+}
+
+impl Default for Snippet {
+    fn default() -> Self {
+        // Room for most statements, which grow by small pieces.
+        Self { text: String::with_capacity(1024), values: Vec::new() }
+    }
 }
 
 impl Snippet {
