@@ -92,7 +92,7 @@ pub(super) fn main(query: &Query<'_>, count: Option<Count>, max_rows: Option<u64
     let exact = matches!(count, Some(Count::Exact | Count::Estimated));
     if exact && !matches!(query.source, Source::Change(_)) {
         sql.push("(SELECT pg_catalog.count(*) FROM (");
-        read::counted(&mut sql, &query.read);
+        condition::counted(&mut sql, &query.read);
         if let (Some(Count::Estimated), Some(most), Source::Read) = (count, max_rows, &query.source) {
             // One more than may be read tells that there are more.
             sql.push(" LIMIT ").bind(most.saturating_add(1).to_string());
@@ -132,7 +132,7 @@ pub(super) fn main(query: &Query<'_>, count: Option<Count>, max_rows: Option<u64
 pub(super) fn estimate(query: &Query<'_>) -> Statement {
     let mut sql = Snippet::default();
     sql.push("EXPLAIN (FORMAT JSON) ");
-    read::counted(&mut sql, &query.read);
+    condition::counted(&mut sql, &query.read);
     sql.into()
 }
 

@@ -105,17 +105,7 @@ pub(super) fn plan<'a>(
         From::Source => Some(origin.name.to_owned()),
         _ => None,
     };
-    let read = Read {
-        from,
-        alias,
-        junction: None,
-        joins: Vec::new(),
-        columns: Vec::new(),
-        filters: Vec::new(),
-        order: Vec::new(),
-        rows: Rows::default(),
-        embeds: Vec::new(),
-    };
+    let read = Read::of(from, alias);
     let mut level = Level { context, depth: 0, relation: origin, aggregated: false, spread: None };
     level.fill(read, &root)
 }
@@ -238,17 +228,7 @@ impl<'a> Level<'_, 'a> {
         let alias = label_of(target.name, depth);
         let to_one = relationship.is_to_one();
         let spread = asked.spread.then_some(if to_one { Spread::One } else { Spread::Many });
-        let mut inside = Read {
-            from: From::Relation(target),
-            alias: Some(alias),
-            junction: None,
-            joins: Vec::new(),
-            columns: Vec::new(),
-            filters: Vec::new(),
-            order: Vec::new(),
-            rows: Rows::default(),
-            embeds: Vec::new(),
-        };
+        let mut inside = Read::of(From::Relation(target), Some(alias));
         match &relationship.join {
             Join::Computed { function, .. } => {
                 let (function, of) = (Name::from(function), Name::from(&relationship.from));

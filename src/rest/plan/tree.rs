@@ -76,6 +76,21 @@ pub(crate) enum From<'a> {
 }
 
 impl<'a> Read<'a> {
+    /// One that reads nothing yet.
+    pub(crate) fn of(from: From<'a>, alias: Option<String>) -> Self {
+        Self {
+            from,
+            alias,
+            junction: None,
+            joins: Vec::new(),
+            columns: Vec::new(),
+            filters: Vec::new(),
+            order: Vec::new(),
+            rows: Rows::default(),
+            embeds: Vec::new(),
+        }
+    }
+
     /// By what name its columns are spoken of.
     pub(crate) fn place(&self) -> Place<'a> {
         match (&self.alias, &self.from) {

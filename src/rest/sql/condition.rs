@@ -1,9 +1,8 @@
-//! Conditions and the values in them.
+//! What rows are read from, which of them, and the values in conditions.
 
-use super::super::plan::tree::{Condition, Embed, Name, Operand, Place};
+use super::super::plan::tree::{Condition, Embed, From, Name, Operand, Place, Read};
 use super::super::request::Key;
 use super::super::request::filter::{Is, Operator, Quantifier, Search, Test};
-use super::read;
 use super::snippet::Snippet;
 use crate::pg::Ident;
 
@@ -76,6 +75,69 @@ pub(super) fn all(sql: &mut Snippet, at: &Place<'_>, filters: &[Condition<'_>], 
     sql.join(filters, " AND ", |sql, filter| condition(sql, at, filter, embeds));
 }
 
+/// What is behind FROM, but for embeds.
+pub(super) fn from(sql: &mut Snippet, read: &Read<'_>) {
+    match &read.from {
+        From::Relation(relation) => name(sql, *relation),
+        From::Source => {
+            sql.push(super::SOURCE);
+        }
+        From::Function { function, argument, of } => {
+            name(sql, *function);
+            sql.push("(");
+            // A relation's own name would be a column's here.
+            match argument {
+                Place::Relation(relation) => sql.push(Ident::new(relation.name)),
+                Place::Alias(alias) => sql.push(Ident::new(alias.as_str())),
+            };
+            sql.push("::");
+            name(sql, *of);
+            sql.push(")");
+        }
+    }
+    if let Some(alias) = &read.alias {
+        sql.push(" AS ").push(Ident::new(alias.as_str()));
+    }
+    if let Some(junction) = read.junction {
+        sql.push(", ");
+        name(sql, junction);
+    }
+}
+
+/// ` WHERE …`, if there is anything to hold.
+pub(super) fn restrict(sql: &mut Snippet, read: &Read<'_>, embeds: Embeds<'_>) {
+    let lookups: Vec<_> = match embeds {
+        Embeds::Joined(_) => Vec::new(),
+        Embeds::Looked(list) => list.iter().filter(|embed| embed.inner).collect(),
+    };
+    if read.filters.is_empty() && read.joins.is_empty() && lookups.is_empty() {
+        return;
+    }
+    sql.push(" WHERE ");
+    all(sql, &read.place(), &read.filters, embeds);
+    let mut first = read.filters.is_empty();
+    for join in &read.joins {
+        sql.push(if first { "" } else { " AND " });
+        first = false;
+        column(sql, &join.one.0, join.one.1);
+        sql.push(" = ");
+        column(sql, &join.other.0, join.other.1);
+    }
+    for embed in lookups {
+        sql.push(if first { "" } else { " AND " }).push("EXISTS (");
+        first = false;
+        counted(sql, &embed.read);
+        sql.push(")");
+    }
+}
+
+/// A SELECT with the same rows, before any limit, and nothing in them.
+pub(super) fn counted(sql: &mut Snippet, read: &Read<'_>) {
+    sql.push("SELECT 1 FROM ");
+    from(sql, read);
+    restrict(sql, read, Embeds::Looked(&read.embeds));
+}
+
 /// How an embed in a condition is meant.
 #[derive(Clone, Copy)]
 pub(super) enum Embeds<'a> {
@@ -102,7 +164,7 @@ fn condition(sql: &mut Snippet, at: &Place<'_>, filter: &Condition<'_>, embeds: 
             Embeds::Looked(list) => {
                 if let Some(embed) = list.get(*embed) {
                     sql.push(if *empty { "NOT EXISTS (" } else { "EXISTS (" });
-                    read::counted(sql, &embed.read);
+                    counted(sql, &embed.read);
                     sql.push(")");
                 }
             }

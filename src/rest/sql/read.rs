@@ -1,6 +1,6 @@
 //! A reading as one SELECT: embeds are lateral joins, so that each level is planned and limited on its own.
 
-use super::super::plan::tree::{Column, Embed, From, Order, Output, Place, Read, Shape};
+use super::super::plan::tree::{Column, Embed, Order, Output, Place, Read, Shape};
 use super::super::request::range::Rows;
 use super::condition::{self, Embeds};
 use super::kind::type_name;
@@ -34,11 +34,11 @@ fn level(sql: &mut Snippet, read: &Read<'_>, extra: &[(Option<usize>, Column<'_>
         embedded(sql, &mut items, embed);
     }
     sql.push(" FROM ");
-    from(sql, read);
+    condition::from(sql, read);
     for embed in &read.embeds {
         lateral(sql, embed);
     }
-    conditions(sql, read, Embeds::Joined(&read.embeds));
+    condition::restrict(sql, read, Embeds::Joined(&read.embeds));
     if items.aggregated && !items.grouped.is_empty() {
         sql.push(" GROUP BY ").join(&items.grouped, ", ", |sql, number| {
             sql.push(number);
@@ -192,67 +192,6 @@ fn lateral(sql: &mut Snippet, embed: &Embed<'_>) {
     } else {
         sql.push("TRUE");
     }
-}
-
-fn from(sql: &mut Snippet, read: &Read<'_>) {
-    match &read.from {
-        From::Relation(relation) => condition::name(sql, *relation),
-        From::Source => {
-            sql.push(super::SOURCE);
-        }
-        From::Function { function, argument, of } => {
-            condition::name(sql, *function);
-            sql.push("(");
-            // A relation's own name would be a column's here.
-            match argument {
-                Place::Relation(relation) => sql.push(Ident::new(relation.name)),
-                Place::Alias(alias) => sql.push(Ident::new(alias.as_str())),
-            };
-            sql.push("::");
-            condition::name(sql, *of);
-            sql.push(")");
-        }
-    }
-    if let Some(alias) = &read.alias {
-        sql.push(" AS ").push(Ident::new(alias.as_str()));
-    }
-    if let Some(junction) = read.junction {
-        sql.push(", ");
-        condition::name(sql, junction);
-    }
-}
-
-fn conditions(sql: &mut Snippet, read: &Read<'_>, embeds: Embeds<'_>) {
-    let lookups: Vec<_> = match embeds {
-        Embeds::Joined(_) => Vec::new(),
-        Embeds::Looked(list) => list.iter().filter(|embed| embed.inner).collect(),
-    };
-    if read.filters.is_empty() && read.joins.is_empty() && lookups.is_empty() {
-        return;
-    }
-    sql.push(" WHERE ");
-    condition::all(sql, &read.place(), &read.filters, embeds);
-    let mut first = read.filters.is_empty();
-    for join in &read.joins {
-        sql.push(if first { "" } else { " AND " });
-        first = false;
-        condition::column(sql, &join.one.0, join.one.1);
-        sql.push(" = ");
-        condition::column(sql, &join.other.0, join.other.1);
-    }
-    for embed in lookups {
-        sql.push(if first { "" } else { " AND " }).push("EXISTS (");
-        first = false;
-        counted(sql, &embed.read);
-        sql.push(")");
-    }
-}
-
-/// A SELECT with the same rows, before any limit, and nothing in them.
-pub(super) fn counted(sql: &mut Snippet, read: &Read<'_>) {
-    sql.push("SELECT 1 FROM ");
-    from(sql, read);
-    conditions(sql, read, Embeds::Looked(&read.embeds));
 }
 
 fn order(sql: &mut Snippet, at: &Place<'_>, terms: &[Order<'_>], embeds: &[Embed<'_>]) {
