@@ -40,9 +40,10 @@ pub(crate) async fn process(setting: &mut Setting, scale: Scale) -> Done<Vec<Sce
     if reads != Some("1") {
         return Err(format!("size-process: schemas were read {reads:?} times").into());
     }
-    let each = (touched - before).max(0.0) / (scale.touched - warm) as f64 / 1024.0;
+    let after = router.resident()?;
+    let each = (touched.max(after) - before).max(0.0) / (scale.touched - warm) as f64 / 1024.0;
     Ok(vec![
-        Scenario::new("size-process", "MB", router.resident()? / MEGABYTE, 60.0)
+        Scenario::new("size-process", "MB", after / MEGABYTE, 60.0)
             .at_most(1.0)
             .detail("tenants touched", scale.touched)
             .detail("MB after a third of them", before / MEGABYTE),
