@@ -22,9 +22,10 @@ mod status;
 pub use breaker::Breaker;
 pub use checkout::Checkout;
 pub use error::{Error, Wait};
+pub use ledger::PoolStatus;
 pub use reset::{COMMIT, READ_COMMIT, ROLLBACK};
 pub use statements::StatementKey;
-pub use status::{PoolStatus, ServerStatus};
+pub use status::ServerStatus;
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};

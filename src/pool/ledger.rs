@@ -23,8 +23,8 @@ use tokio::sync::oneshot;
 
 use super::breaker;
 use super::error::{Error, Wait};
-use super::status::PoolStatus;
 use crate::tenant::{Tenant, TenantId};
+pub use account::PoolStatus;
 use account::{Account, Class, Idle, Waiter};
 
 /// Requests of its own that a tenant above its fair share serves with a connection before it gives it up to others

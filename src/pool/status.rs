@@ -3,8 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::breaker::Breaker;
-use super::ledger::{Ledger, Session};
-use crate::tenant::TenantId;
+use super::ledger::{Ledger, PoolStatus, Session};
 
 /// One server's connections, and what became of requests for them since the router started.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,31 +45,6 @@ pub struct ServerStatus {
     pub timeouts: [u64; 4],
     /// Whether the server is asked for connections.
     pub breaker: Breaker,
-}
-
-/// What one tenant holds. A tenant without connections and waiting requests has no status; its counts begin again.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PoolStatus {
-    /// The tenant.
-    pub tenant: TenantId,
-    /// The server's name in the settings.
-    pub server: String,
-    /// Connections idle or busy.
-    pub open: u32,
-    /// Connections that wait for a request.
-    pub idle: u32,
-    /// Connections in use by a request.
-    pub busy: u32,
-    /// Connections on their way.
-    pub opening: u32,
-    /// Requests that wait for a connection.
-    pub waiting: u32,
-    /// Requests that had to wait and got one.
-    pub waits: u64,
-    /// How long they waited, together.
-    pub wait_time: Duration,
-    /// Requests that got none.
-    pub refusals: u64,
 }
 
 impl<S: Session> Ledger<S> {

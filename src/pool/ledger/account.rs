@@ -8,8 +8,32 @@ use tokio::sync::oneshot;
 
 use super::{Counts, Offer, Orders, Session};
 use crate::pool::error::Error;
-use crate::pool::status::PoolStatus;
-use crate::tenant::Tenant;
+use crate::tenant::{Tenant, TenantId};
+
+/// What one tenant holds. A tenant without connections and waiting requests has no status; its counts begin again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PoolStatus {
+    /// The tenant.
+    pub tenant: TenantId,
+    /// The server's name in the settings.
+    pub server: String,
+    /// Connections idle or busy.
+    pub open: u32,
+    /// Connections that wait for a request.
+    pub idle: u32,
+    /// Connections in use by a request.
+    pub busy: u32,
+    /// Connections on their way.
+    pub opening: u32,
+    /// Requests that wait for a connection.
+    pub waiting: u32,
+    /// Requests that had to wait and got one.
+    pub waits: u64,
+    /// How long they waited, together.
+    pub wait_time: Duration,
+    /// Requests that got none.
+    pub refusals: u64,
+}
 
 /// Which line a tenant waits in; the first is served before the second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
