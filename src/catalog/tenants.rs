@@ -228,7 +228,8 @@ impl Catalog {
     /// When the catalog can't be read.
     pub async fn tenant(&self, id: &TenantId) -> Result<Option<TenantRow>, Error> {
         let sql = format!("{SELECT} WHERE t.id = $1");
-        self.connection.query_opt(&sql, &[&id.as_str()]).await?.as_ref().map(tenant_row).transpose()
+        let statement = self.tenant.get_or_try_init(|| self.connection.prepare(&sql)).await?;
+        self.connection.query_opt(statement, &[&id.as_str()]).await?.as_ref().map(tenant_row).transpose()
     }
 
     /// Moves a tenant by `verb`, if it is in a state from which the verb may start. Returns whether it was.
