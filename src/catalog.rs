@@ -12,6 +12,9 @@ pub use leases::{Leases, RENEWAL as LEASE_RENEWAL};
 pub use templates::Template;
 pub use tenants::{Filter, Migrated, NewTenant, TenantRow};
 
+use tokio::sync::OnceCell;
+use tokio_postgres::Statement;
+
 use crate::pg::{self, Connection, Endpoint, Login};
 
 /// The catalog's own migrations, applied as those of any other database.
@@ -50,6 +53,9 @@ impl From<crate::tenant::Invalid> for Error {
 /// and its line in the journal are part of that statement.
 pub struct Catalog {
     connection: Connection,
+    /// The question for one tenant: it is asked four times for each that is created, and planning it takes longer than
+    /// answering.
+    tenant: OnceCell<Statement>,
 }
 
 impl Catalog {
@@ -58,6 +64,6 @@ impl Catalog {
     /// # Errors
     /// When the server can't be reached or the catalog isn't there; `manybox init` makes it.
     pub async fn open(endpoint: &Endpoint, admin: &Login, database: &str) -> Result<Self, Error> {
-        Ok(Self { connection: pg::connect(endpoint, admin, database).await? })
+        Ok(Self { connection: pg::connect(endpoint, admin, database).await?, tenant: OnceCell::new() })
     }
 }

@@ -19,7 +19,7 @@ pub use init::init;
 pub use provision::Wish;
 pub use server::{MIGRATOR, OWNER, Server, Servers};
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -192,6 +192,17 @@ impl Fleet {
             retries: self.settings.migrate.lock_retries,
             ..migrate::Options::default()
         }
+    }
+
+    /// The databases of a server in which not everything belongs to the owner, asked in one question for all of them.
+    ///
+    /// # Errors
+    /// When the server can't be reached.
+    pub async fn strangers(&self, server: &str) -> Result<HashSet<String>, Error> {
+        let (_, client) = self.admin(server).await?;
+        let found = migrate::strangers(&client, OWNER).await.doing(|| "looking at who owns what".into())?;
+        self.keep(server, client);
+        Ok(found)
     }
 
     /// A session as the admin on the server's maintenance database.

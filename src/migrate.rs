@@ -7,6 +7,7 @@
 mod edition;
 mod engine;
 mod history;
+mod inert;
 mod lint;
 mod outside;
 mod runner;
@@ -19,5 +20,6 @@ pub use edition::{Edition, Error, File};
 pub use history::lineage;
 pub use lint::Finding;
 pub use runner::{Failure, Kind, Options, Outcome, bring};
+pub use session::strangers;
 pub use status::{Standing, standing};
 pub use template::prepare_template;

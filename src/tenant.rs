@@ -19,7 +19,7 @@ pub use js_path::JsPath;
 pub use keys::{Effective, KEYS, Key, Scope};
 pub use limits::Limits;
 pub use origin::{Adopted, Kin, Lineage, Origin, Sealed};
-pub use overrides::Overrides;
+pub use overrides::{Overrides, Stored};
 pub use secret::Secret;
 pub use slug::Slug;
 pub use state::{State, Verb};

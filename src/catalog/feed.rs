@@ -1,9 +1,10 @@
 //! Feed: how a router hears of the catalog, with a login that may only read it.
 
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::mpsc::Receiver;
-use tokio_postgres::Notification;
+use tokio_postgres::{Notification, Row};
 
 use super::Error;
 use super::tenants::{SELECT, record};
@@ -16,12 +17,17 @@ pub struct Reader {
     endpoint: Endpoint,
     keys: Arc<KeyRing>,
     database: String,
+    /// Keys that were warned of.
+    told: Arc<Mutex<HashSet<String>>>,
 }
+
+/// The most keys that are warned of: who stores more than all keys of some version wants something else.
+const TOLD: usize = 100;
 
 impl Reader {
     /// A reader of the catalog in this database.
     pub fn new(endpoint: Endpoint, keys: Arc<KeyRing>, database: impl Into<String>) -> Self {
-        Self { endpoint, keys, database: database.into() }
+        Self { endpoint, keys, database: database.into(), told: Arc::default() }
     }
 
     /// Connects and listens. What is loaded after this misses nothing: the notices of later changes are kept.
@@ -30,7 +36,7 @@ impl Reader {
     /// When the server can't be reached, or refuses the router's login under every master key.
     pub async fn open(&self) -> Result<Feed, Error> {
         let (connection, notices) = self.listen("directory").await?;
-        Ok(Feed { connection, notices })
+        Ok(Feed { connection, notices, told: Arc::clone(&self.told) })
     }
 
     pub(super) async fn listen(&self, channel: &str) -> Result<(Connection, Receiver<Notification>), Error> {
@@ -53,6 +59,7 @@ impl Reader {
 pub struct Feed {
     connection: Connection,
     notices: Receiver<Notification>,
+    told: Arc<Mutex<HashSet<String>>>,
 }
 
 impl Feed {
@@ -62,7 +69,7 @@ impl Feed {
     /// When the connection is lost, or a row can't be understood.
     pub async fn load_all(&self) -> Result<Vec<Record>, Error> {
         let sql = format!("{SELECT} WHERE t.state IN ('active', 'suspended') ORDER BY t.id");
-        self.connection.query(&sql, &[]).await?.iter().map(record).collect()
+        self.connection.query(&sql, &[]).await?.iter().map(|row| self.record(row)).collect()
     }
 
     /// One tenant, whatever its state; `None` when there never was one of this id.
@@ -71,7 +78,25 @@ impl Feed {
     /// When the connection is lost, or the row can't be understood.
     pub async fn load(&self, id: &TenantId) -> Result<Option<Record>, Error> {
         let sql = format!("{SELECT} WHERE t.id = $1");
-        self.connection.query_opt(&sql, &[&id.as_str()]).await?.as_ref().map(record).transpose()
+        let row = self.connection.query_opt(&sql, &[&id.as_str()]).await?;
+        row.as_ref().map(|row| self.record(row)).transpose()
+    }
+
+    /// Warns of a setting that is left out once, however many tenants have it and however often they are read.
+    fn record(&self, row: &Row) -> Result<Record, Error> {
+        let record = record(row)?;
+        for (key, why) in record.overrides.left_out() {
+            let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+            if told.len() < TOLD && told.insert(key.to_owned()) {
+                tracing::warn!(
+                    setting = key,
+                    tenant.slug = %record.slug,
+                    "a tenant's setting is left out, here and wherever else it is stored: {why}; was it set by a newer \
+                     manybox? then upgrade this one"
+                );
+            }
+        }
+        Ok(record)
     }
 
     /// The count of changes so far.

@@ -8,7 +8,9 @@ use tokio_postgres::Row;
 use tokio_postgres::types::{Json, ToSql};
 
 use super::{Catalog, Error, Template};
-use crate::tenant::{Adopted, BaseUrl, Lineage, Origin, Overrides, Record, Sealed, State, TenantId, Verb};
+use crate::tenant::{
+    Adopted, BaseUrl, Lineage, Origin, Overrides, Record, Sealed, State, Stored, TenantId, Verb,
+};
 
 pub(super) const SELECT: &str = "
     SELECT t.id, t.slug, t.state, t.tier, t.server, t.edition, t.version, t.history, t.generation, t.key,
@@ -36,7 +38,7 @@ pub(super) fn record(row: &Row) -> Result<Record, Error> {
             }),
         },
         base_urls: urls.iter().map(|url| url.parse()).collect::<Result<_, _>>()?,
-        overrides: row.try_get::<_, Json<Overrides>>("overrides")?.0,
+        overrides: row.try_get::<_, Json<Stored>>("overrides")?.0.0,
         sealed: row.try_get::<_, Json<Sealed>>("sealed")?.0,
         reloads: row.try_get("reloads")?,
     })
@@ -226,7 +228,8 @@ impl Catalog {
     /// When the catalog can't be read.
     pub async fn tenant(&self, id: &TenantId) -> Result<Option<TenantRow>, Error> {
         let sql = format!("{SELECT} WHERE t.id = $1");
-        self.connection.query_opt(&sql, &[&id.as_str()]).await?.as_ref().map(tenant_row).transpose()
+        let statement = self.tenant.get_or_try_init(|| self.connection.prepare(&sql)).await?;
+        self.connection.query_opt(statement, &[&id.as_str()]).await?.as_ref().map(tenant_row).transpose()
     }
 
     /// Moves a tenant by `verb`, if it is in a state from which the verb may start. Returns whether it was.

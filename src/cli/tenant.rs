@@ -324,6 +324,10 @@ pub(super) fn token(
     for claim in claims {
         let (key, value) =
             claim.split_once('=').ok_or_else(|| Failure(format!("`{claim}`: expected KEY=VALUE")))?;
+        if let Some((_, option)) = [("role", "--role"), ("exp", "--expires")].iter().find(|(k, _)| *k == key)
+        {
+            return Err(Failure(format!("`--claim {claim}`: `{key}` is what {option} sets; give {option}")));
+        }
         let value = serde_json::from_str(value).unwrap_or_else(|_| Value::String(value.to_owned()));
         body.insert(key.to_owned(), value);
     }

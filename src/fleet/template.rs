@@ -22,7 +22,7 @@ impl Fleet {
     pub async fn template(&self, server: &str, edition: &str) -> Result<Template, Error> {
         match self.ready(server, edition).await? {
             Some(template) => Ok(template),
-            None => self.refresh_template(server, &self.edition(edition)?).await,
+            None => self.refresh_template(server, &self.edition(edition)?, &|| ()).await,
         }
     }
 
@@ -34,7 +34,8 @@ impl Fleet {
     }
 
     /// Makes the ready template the one of the edition's newest version. The next one is made beside it, so that
-    /// creates go on meanwhile. The old one stays, and is what the version after this is made from.
+    /// creates go on meanwhile. The old one stays, and is what the version after this is made from. `applied` is called
+    /// when the files are known to run, some commits before the template is ready.
     ///
     /// # Errors
     /// When the server refuses, or one of the edition's files fails; the template before stays in use.
@@ -42,6 +43,7 @@ impl Fleet {
         &self,
         server: &str,
         edition: &migrate::Edition,
+        applied: &(dyn Fn() + Sync),
     ) -> Result<Template, Error> {
         let (_, client) = self.admin(server).await?;
         let lock = self.lock_template(&client, server, &edition.name).await?;
@@ -50,11 +52,12 @@ impl Fleet {
                 if ready.lineage.version == edition.latest()
                     && ready.lineage.history == edition.history_digest(edition.latest()) =>
             {
+                applied();
                 ready
             }
-            _ => match self.reuse(&client, server, edition).await? {
+            _ => match self.reuse(&client, server, edition, applied).await? {
                 Some(template) => template,
-                None => self.build(&client, server, edition).await?,
+                None => self.build(&client, server, edition, applied).await?,
             },
         };
         lock.release(&client).await.doing(|| "releasing the template's lock".into())?;
@@ -97,6 +100,7 @@ impl Fleet {
         client: &Connection,
         server: &str,
         edition: &migrate::Edition,
+        applied: &(dyn Fn() + Sync),
     ) -> Result<Option<Template>, Error> {
         let templates = self.catalog.templates().await?;
         let Some(old) = templates.iter().rfind(|t| t.server == server && reusable(t, edition)) else {
@@ -105,7 +109,7 @@ impl Fleet {
         self.catalog.template_reuse(&old.database).await?;
         let brought = async {
             database::unseal(client, &old.database).await?;
-            self.bring_up(client, server, edition, &old.database).await
+            self.bring_up(client, server, edition, &old.database, applied).await
         };
         match brought.await {
             Ok(template) => Ok(Some(template)),
@@ -127,12 +131,13 @@ impl Fleet {
         client: &Connection,
         server: &str,
         edition: &migrate::Edition,
+        applied: &(dyn Fn() + Sync),
     ) -> Result<Template, Error> {
         let name = format!("mb_t_{}", TenantId::random()?);
         self.catalog.template_insert(&name, server, &edition.name).await?;
         database::create_closed(client, &name, "template0").await?;
         database::open(client, &name, &[]).await?;
-        self.bring_up(client, server, edition, &name).await
+        self.bring_up(client, server, edition, &name, applied).await
     }
 
     /// Makes an open database, new or an old template, the ready template.
@@ -142,6 +147,7 @@ impl Fleet {
         server: &str,
         edition: &migrate::Edition,
         name: &str,
+        applied: &(dyn Fn() + Sync),
     ) -> Result<Template, Error> {
         let access = self.servers.get(server)?;
         let admin = access.connect_admin_to(name).await?;
@@ -168,6 +174,7 @@ impl Fleet {
             doing: format!("building the template of edition `{}`", edition.name),
             source: Box::new(failure),
         })?;
+        applied();
         database::seal(client, name).await?;
         self.catalog.template_ready(name, outcome.after, &outcome.history).await?;
         self.ready(server, &edition.name).await?.ok_or_else(|| Error::Busy(format!("template `{name}`")))

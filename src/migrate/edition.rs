@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::inert::is_inert;
 use super::lint::{self, Finding};
 use super::{engine, history};
 
@@ -64,6 +65,8 @@ pub struct File {
     pub checksum: u64,
     /// False when the file begins with `-- manybox: no-transaction`.
     pub transactional: bool,
+    /// True when it holds definitions only, after which nothing needs to be checked.
+    pub inert: bool,
 }
 
 impl File {
@@ -137,10 +140,11 @@ impl Edition {
         for &(file_name, text) in files {
             let (version, stem) = parse(name, file_name)?;
             let sql = text.replace("\r\n", "\n");
-            let mut file = File { version, name: stem, sql, checksum: 0, transactional: true };
+            let mut file = File { version, name: stem, sql, checksum: 0, transactional: true, inert: false };
             file.checksum =
                 engine::checksum(&file.file_name(), &file.sql).map_err(|e| entry(file_name, e))?;
             file.transactional = file.sql.lines().next().map(str::trim_end) != Some(NO_TRANSACTION);
+            file.inert = file.transactional && is_inert(&file.sql);
             parsed.push((file_name, file));
         }
         parsed.sort_by_key(|(_, file)| file.version);

@@ -65,25 +65,43 @@ pub(super) struct Applying {
 /// # Errors
 /// The file's own error, or that of its deferred constraints or its row. The transaction is to be rolled back then.
 pub(super) async fn apply(client: &Client, file: &File, owner: &str) -> Result<Applying, Said> {
-    let applied_on = OffsetDateTime::now_utc().format(&Rfc3339).map_err(|e| Said::ours(e.to_string()))?;
-    // The row as refinery writes it, by whoever the file left us as. What the file deferred is run before we look.
-    let after = format!(
-        "SET CONSTRAINTS ALL IMMEDIATE;
-         INSERT INTO {HISTORY} (version, name, applied_on, checksum) VALUES ({}, {}, {}, {});
-         {};
-         {ALL}",
-        file.version,
-        literal(&file.name),
-        literal(&applied_on),
-        literal(&file.checksum.to_string()),
-        State::question(owner),
-    );
+    // By whoever the file left us as. What the file deferred is run before we look.
+    let after =
+        format!("SET CONSTRAINTS ALL IMMEDIATE; {}; {}; {ALL}", insert(file)?, State::question(owner));
     let (applied, after) = join(client.batch_execute(&file.sql), client.simple_query(&after)).await;
     applied?;
-    // Its position is one in our text.
-    let answers = answers(after.map_err(|error| Said { position: None, ..Said::from(error) })?);
+    let answers = answers(after.map_err(ours)?);
     Ok(Applying {
         state: State::read(the_row(answers.get(2))?)?,
         history: history::rows(answers.get(3).map_or(&[], Vec::as_slice)),
     })
+}
+
+/// Sends an inert file into the open transaction, and behind it its history row and COMMIT: there is nothing to ask.
+/// If the file fails, what is sent behind it is refused.
+///
+/// # Errors
+/// The file's own error, or that of its row. The transaction is to be rolled back then.
+pub(super) async fn apply_inert(client: &Client, file: &File) -> Result<(), Said> {
+    let after = format!("{}; COMMIT", insert(file)?);
+    let (applied, after) = join(client.batch_execute(&file.sql), client.batch_execute(&after)).await;
+    applied?;
+    after.map_err(ours)
+}
+
+/// The statement that writes a file's row, as refinery does.
+fn insert(file: &File) -> Result<String, Said> {
+    let applied_on = OffsetDateTime::now_utc().format(&Rfc3339).map_err(|e| Said::ours(e.to_string()))?;
+    Ok(format!(
+        "INSERT INTO {HISTORY} (version, name, applied_on, checksum) VALUES ({}, {}, {}, {})",
+        file.version,
+        literal(&file.name),
+        literal(&applied_on),
+        literal(&file.checksum.to_string()),
+    ))
+}
+
+/// An error whose position, if it has one, is in our own text and not the file's.
+fn ours(error: tokio_postgres::Error) -> Said {
+    Said { position: None, ..Said::from(error) }
 }

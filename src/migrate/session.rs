@@ -1,5 +1,6 @@
 //! The session that migrations run in: as the owner, pinned before each file, checked after it.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::time::Duration;
 
@@ -207,6 +208,20 @@ WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
   AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
                   WHERE d.classid = o.class AND d.objid = o.oid AND d.deptype IN ('e', 'i'))
 ORDER BY o.class, o.oid LIMIT 1";
+
+/// The databases of the server in which something doesn't belong to the owner, or may not: pg_shdepend is one for all.
+/// Any login may ask.
+///
+/// # Errors
+/// When the connection fails, or there is no such owner.
+pub async fn strangers(client: &Client, owner: &str) -> Result<HashSet<String>, Error> {
+    let sql = "SELECT datname::text FROM pg_catalog.pg_database
+               WHERE oid IN (SELECT dbid FROM pg_catalog.pg_shdepend
+                             WHERE deptype = 'o' AND refobjid <> $1::text::pg_catalog.regrole)";
+    let owner = Ident::new(owner).to_string();
+    let rows = client.query_typed(sql, &[(&owner, Type::TEXT)]).await?;
+    Ok(rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?)
+}
 
 /// Asks for the [`State`].
 pub(super) async fn state(client: &Client, owner: &str) -> Result<State, Said> {

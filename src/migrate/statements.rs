@@ -119,6 +119,17 @@ impl<'t> Statement<'t> {
         (0..self.0.len()).any(|i| self.has_at(i, &[word]))
     }
 
+    /// How many tokens there are.
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether a word is anywhere and a parenthesis, which every call has, behind it.
+    pub(super) fn calls_after(&self, word: &str) -> bool {
+        let from = (0..self.0.len()).find(|i| self.has_at(*i, &[word])).unwrap_or(self.0.len());
+        self.0[from..].iter().any(|t| t.token == Token::LParen)
+    }
+
     /// The identifier at a position as PostgreSQL reads it: unquoted ones in lower case.
     pub(super) fn name(&self, at: usize) -> Option<String> {
         match &self.0.get(at)?.token {

@@ -1,5 +1,6 @@
 //! Executor: carries a rollout out, several tenants at a time; outcomes are written to the catalog beside it.
 
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
 use futures_util::future::join3;
@@ -55,23 +56,29 @@ impl Rollout {
     /// rollout reads that history and applies nothing.
     ///
     /// # Errors
-    /// When a template can't be brought up (then no tenant is touched: the files themselves are at fault), or the
-    /// catalog can't be written.
+    /// When a template can't be brought up (if a file fails there, no tenant is touched: the file itself is at fault),
+    /// or the catalog can't be written.
     pub async fn execute(
         &self,
         fleet: &Fleet,
         jobs: usize,
         progress: &(dyn Fn(&StepResult) + Sync),
     ) -> Result<Report, Error> {
-        for (server, edition) in &self.templates {
-            fleet.refresh_template(server, &fleet.edition(edition)?).await?;
-        }
         let editions = fleet.editions()?;
         let (outcomes, written) = mpsc::channel(UNWRITTEN);
+        let (applied, applying) = mpsc::channel(self.templates.len() * 2 + 1);
+        let editions = &editions;
         let tenants = async move {
-            let editions = &editions;
+            let strangers = &self.strangers(fleet).await;
+            if !all_sent(applying, self.templates.len()).await {
+                return;
+            }
             stream::iter(&self.steps)
-                .map(|step| bring(fleet, step, editions.get(&step.lineage.edition)))
+                .map(|step| {
+                    let found = strangers.get(step.tenant.server.as_str());
+                    let sound = found.is_some_and(|found| !found.contains(&step.tenant.id.database()));
+                    bring(fleet, step, editions.get(&step.lineage.edition), sound)
+                })
                 .buffer_unordered(jobs.max(1))
                 // Waits while the catalog is behind. Closed, the catalog is lost: then no further tenant is begun.
                 .any(|outcome| {
@@ -80,20 +87,63 @@ impl Rollout {
                 })
                 .await;
         };
-        let ((), written, swept) = join3(tenants, write(fleet, written, progress), self.sweep(fleet)).await;
+        let templates = self.templates(fleet, editions, applied);
+        let ((), written, templates) = join3(tenants, write(fleet, written, progress), templates).await;
+        templates?;
         let mut report = Report { templates: self.templates.clone(), tenants: written? };
-        swept?;
         report.tenants.sort_by(|a, b| a.slug.cmp(&b.slug));
         Ok(report)
     }
 
-    /// Drops the templates that were replaced, beside the tenants' work: each waits for a checkpoint.
-    async fn sweep(&self, fleet: &Fleet) -> Result<(), Error> {
+    /// By server, the databases in which not everything belongs to the owner.
+    async fn strangers(&self, fleet: &Fleet) -> HashMap<&str, HashSet<String>> {
+        let servers: BTreeSet<_> = self.steps.iter().map(|step| step.tenant.server.as_str()).collect();
+        let mut strangers = HashMap::new();
+        for server in servers {
+            // A server that can't be asked fails its tenants by itself, and no others.
+            if let Ok(found) = fleet.strangers(server).await {
+                strangers.insert(server, found);
+            }
+        }
+        strangers
+    }
+
+    /// Brings the templates up, telling by its place each whose files were applied; what makes it ready is done beside
+    /// the tenants' work. Then drops those that were replaced: each waits for a checkpoint.
+    async fn templates(
+        &self,
+        fleet: &Fleet,
+        editions: &BTreeMap<String, migrate::Edition>,
+        applied: mpsc::Sender<usize>,
+    ) -> Result<(), Error> {
+        for (place, (server, edition)) in self.templates.iter().enumerate() {
+            let Some(edition) = editions.get(edition) else {
+                return Err(Error::Settings(format!("there is no edition `{edition}`")));
+            };
+            let told = || {
+                // Each has room for the two that a reuse gone wrong may send.
+                let _ = applied.try_send(place);
+            };
+            fleet.refresh_template(server, edition, &told).await?;
+        }
+        drop(applied);
         for (server, edition) in &self.templates {
             fleet.sweep_templates(server, edition).await?;
         }
         Ok(())
     }
+}
+
+/// Waits for all of so many; false when one will not come.
+async fn all_sent(mut places: mpsc::Receiver<usize>, number: usize) -> bool {
+    let mut seen = BTreeSet::new();
+    while seen.len() < number {
+        match places.recv().await {
+            Some(place) => seen.insert(place),
+            None => return false,
+        };
+    }
+    true
 }
 
 /// Writes outcomes to the catalog, all that have come meanwhile in one statement.
@@ -121,7 +171,12 @@ async fn write(
     Ok(results)
 }
 
-async fn bring(fleet: &Fleet, step: &Step, edition: Option<&migrate::Edition>) -> (Migrated, StepResult) {
+async fn bring(
+    fleet: &Fleet,
+    step: &Step,
+    edition: Option<&migrate::Edition>,
+    sound: bool,
+) -> (Migrated, StepResult) {
     let tenant = &step.tenant;
     let outcome = async {
         // The planner takes no tenant of an edition that isn't there.
@@ -130,7 +185,8 @@ async fn bring(fleet: &Fleet, step: &Step, edition: Option<&migrate::Edition>) -
         };
         let server = fleet.servers.get(&tenant.server)?;
         let mut client = server.connect_migrator(&tenant.id.database()).await?;
-        Ok(migrate::bring(&mut client, edition, &fleet.migrate_options()).await)
+        let options = migrate::Options { sound, ..fleet.migrate_options() };
+        Ok(migrate::bring(&mut client, edition, &options).await)
     };
     let (stands, failure) = match outcome.await {
         Ok(Ok(outcome)) => (Some((outcome.after, outcome.history)), None),

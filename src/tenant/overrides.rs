@@ -50,7 +50,7 @@ impl Overrides {
     /// All keys and their values; the secret's is masked.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         let secret = self.jwt_secret.as_ref().map(|_| (JWT_SECRET, MASK));
-        self.values.iter().map(|(key, value)| (key.as_str(), value.as_str())).chain(secret)
+        self.iter_stored().chain(secret)
     }
 
     /// The token secret that was given in the clear.
@@ -70,12 +70,22 @@ impl Overrides {
     pub fn over(&self, limits: Limits, api: Api) -> (Limits, Api) {
         let mut effective = Effective { limits, api };
         for (key, value) in &self.values {
-            // Checked when they were set; what an older or newer program wrote and we don't know is left out.
-            if let Err(invalid) = keys::read(key, value, &mut effective) {
-                tracing::warn!(setting = key, "a setting is left out: {invalid}");
-            }
+            // Checked when they were set; what a newer program wrote is [`Overrides::left_out`].
+            let _ = keys::read(key, value, &mut effective);
         }
         (effective.limits, effective.api)
+    }
+
+    /// The keys whose values this program doesn't understand, and why: another version of it wrote them.
+    pub fn left_out(&self) -> Vec<(&str, Invalid)> {
+        let mut scratch = Effective { limits: Limits::default(), api: Api::default() };
+        self.iter_stored()
+            .filter_map(|(key, value)| keys::read(key, value, &mut scratch).err().map(|why| (key, why)))
+            .collect()
+    }
+
+    fn iter_stored(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.values.iter().map(|(key, value)| (key.as_str(), value.as_str()))
     }
 }
 
@@ -164,6 +174,25 @@ impl<'de> Deserialize<'de> for Overrides {
     }
 }
 
+/// Overrides as the catalog holds them. Programs of several versions work on one catalog while a fleet is upgraded: what
+/// this one doesn't understand is kept, so that it is still there when the tenant is written back, and has no effect.
+/// What operators write is read as [`Overrides`], which refuses it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Stored(pub Overrides);
+
+impl<'de> Deserialize<'de> for Stored {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut overrides = Overrides::default();
+        for (key, value) in BTreeMap::<String, String>::deserialize(deserializer)? {
+            // A token secret never stands there in the clear.
+            if overrides.set(&key, &value).is_err() && key != JWT_SECRET {
+                overrides.values.insert(key, value);
+            }
+        }
+        Ok(Self(overrides))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::keys::{KEYS, Scope};
@@ -172,6 +201,21 @@ mod tests {
     fn over(overrides: &Overrides) -> Effective {
         let (limits, api) = overrides.over(Limits::default(), Api::default());
         Effective { limits, api }
+    }
+
+    #[test]
+    fn what_a_newer_program_stored_is_kept_and_has_no_effect() {
+        let json = r#"{"db_max_rows":"7","from_tomorrow":"x","openapi_mode":"holographic"}"#;
+        let refused = serde_json::from_str::<Overrides>(json).unwrap_err().to_string();
+        assert!(refused.contains("from_tomorrow"), "{refused}");
+        let Stored(overrides) = serde_json::from_str(json).unwrap();
+        let left_out: Vec<_> = overrides.left_out().into_iter().map(|(key, _)| key).collect();
+        assert_eq!(left_out, ["from_tomorrow", "openapi_mode"]);
+        let mut known = Overrides::default();
+        known.set("db_max_rows", "7").unwrap();
+        assert_eq!(over(&overrides), over(&known));
+        // Written back, it is whole.
+        assert_eq!(serde_json::to_string(&overrides).unwrap(), json);
     }
 
     #[test]

@@ -132,6 +132,11 @@ async fn what_a_file_may_not_leave_is_rolled_back_with_it() {
     for (sql, said) in [
         ("DO $$ BEGIN DELETE FROM manybox.schema_history WHERE version = 1; END $$", "changed the history"),
         ("DO $$ BEGIN PERFORM set_config('role', 'mb_migrator', false); END $$", "leaves the owner's role"),
+        (
+            "DO $$ BEGIN GRANT CREATE ON SCHEMA public TO mb_migrator; PERFORM set_config('role', 'none', false);
+             CREATE TABLE public.stray (a int); PERFORM set_config('role', 'mb_owner', false); END $$",
+            "belongs to `mb_migrator`",
+        ),
         ("INSERT INTO items (id, name) SELECT 1, 'a' FROM generate_series(1, 2)", "duplicate key"),
     ] {
         let fleet = TestFleet::builder().tenants(&["a"]).build().await;
@@ -143,6 +148,21 @@ async fn what_a_file_may_not_leave_is_rolled_back_with_it() {
         assert_eq!(admin.query_one(left, &[]).await.unwrap().get::<_, i64>(0), 0, "{sql}");
         assert_eq!(versions(&fleet, "a").await, [1, 2], "{sql}");
     }
+}
+
+#[tokio::test]
+async fn of_files_that_only_define_the_one_that_fails_is_rolled_back() {
+    let fleet = TestFleet::builder().tenants(&["a"]).build().await;
+    add(&fleet, "V3__one.sql", "CREATE TABLE one (a int);");
+    add(&fleet, "V4__two.sql", "CREATE INDEX ON one (a);\nCREATE TABLE two (a int);");
+    add(&fleet, "V5__three.sql", "CREATE TABLE three (a int);\nCREATE TABLE one (a int);");
+    let (code, _, error) = fleet.run(&["migrate", "--tenant", "a"]).await;
+    assert!(code == 1 && error.contains("V5__three.sql") && error.contains("already exists"), "{error}");
+    assert_eq!(versions(&fleet, "a").await, [1, 2, 3, 4]);
+    let sql = "SELECT array_agg(relname::text ORDER BY relname) FROM pg_class WHERE relname IN ('one', 'two', 'three')";
+    let made = fleet.admin("a").await.query_one(sql, &[]).await.unwrap().get::<_, Vec<String>>(0);
+    assert_eq!(made, ["one", "two"]);
+    assert_eq!(fleet.row("a").await.record.lineage().unwrap().version, 4);
 }
 
 /// What the tenant's database says was applied.

@@ -14,6 +14,17 @@ async fn exit_codes_tell_failure_from_wrong_usage() {
 }
 
 #[tokio::test]
+async fn a_claim_that_an_option_sets_is_refused() {
+    let fleet = TestFleet::builder().tenants(&["acme"]).build().await;
+    for (claim, option) in [("exp=1000", "--expires"), ("role=service", "--role")] {
+        let (code, output, error) =
+            fleet.run(&["tenant", "token", "acme", "--role", "anon", "--claim", claim]).await;
+        assert!(code == 1 && output.is_empty() && error.contains(option), "{claim}: {error}");
+    }
+    assert_eq!(fleet.run(&["tenant", "token", "acme", "--role", "anon", "--claim", "sub=me"]).await.0, 0);
+}
+
+#[tokio::test]
 async fn every_list_and_answer_has_json() {
     let fleet = TestFleet::builder().tenants(&["acme", "globex"]).build().await;
     for arguments in [

@@ -218,3 +218,27 @@ async fn survives_a_killed_postgresql() {
     supervisor.abort();
     server.stop().await.unwrap();
 }
+
+#[tokio::test]
+async fn a_setting_of_a_newer_program_has_no_effect_and_stays() {
+    let mut fleet = TestFleet::builder().tenants(&["acme"]).build().await;
+    fleet.start_router().await;
+    assert_eq!(fleet.get("/acme/items").await.status, 200);
+    let rows = "INSERT INTO public.items (name) SELECT 'x' || n FROM generate_series(1, 3) n";
+    fleet.owner("acme").await.batch_execute(rows).await.unwrap();
+    let catalog = &fleet.fleet.settings.catalog.database;
+    let catalog = fleet.fleet.servers.get("main").unwrap().connect_admin_to(catalog).await.unwrap();
+    let store = r#"UPDATE catalog.tenant SET overrides = '{"from_tomorrow": "x", "db_max_rows": "1"}'"#;
+    catalog.batch_execute(store).await.unwrap();
+    // What it knows of that row holds.
+    eventually("one row", async || {
+        fleet.get("/acme/items?select=id").await.json().as_array().is_some_and(|a| a.len() == 1)
+    })
+    .await;
+    // An operator's own is a mistake until this program knows it; what is stored is kept.
+    let (code, _, error) = fleet.run(&["tenant", "set", "acme", "from_tomorow=x"]).await;
+    assert!(code != 0 && error.contains("from_tomorow"), "{error}");
+    assert_eq!(fleet.run(&["tenant", "set", "acme", "db_max_rows=2"]).await.0, 0);
+    let overrides = fleet.row("acme").await.record.overrides;
+    assert_eq!((overrides.get("from_tomorrow"), overrides.get("db_max_rows")), (Some("x"), Some("2")));
+}
