@@ -50,6 +50,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("tower_http", &["front", "admin"]),
     ("hyper", &["front"]),
     ("hyper_util", &["front"]),
+    ("tokio_io_timeout", &["front"]),
     ("http", &["front", "admin", "rest", "directory"]),
     ("deadpool_postgres", &["pool"]),
     ("refinery", &["migrate"]),

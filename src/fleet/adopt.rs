@@ -2,7 +2,7 @@
 
 use super::server::{MIGRATOR, OWNER};
 use super::{Doing, Error, Fleet};
-use crate::catalog::{NewTenant, TenantRow};
+use crate::catalog::{Filter, NewTenant, TenantRow};
 use crate::pg::{self, Connection, Login, PASSWORD, Secret};
 use crate::tenant::{Adopted, Api, BaseUrl, Limits, Origin, Overrides, Sealed, Slug, State, TenantId};
 
@@ -80,8 +80,9 @@ impl Fleet {
             format!("adopting database `{}`{how}", adopted.database)
         })?;
         let (_, api) = overrides.over(Limits::default(), Api::adopted());
-        let warnings = look(&client, &api).await?;
+        let mut warnings = look(&client, &api).await?;
         client.close().await;
+        warnings.extend(self.shared(slug, server, &login.user).await?);
 
         let id = match before {
             Some(row) => self.change(&row, &login, wanted, &overrides).await?,
@@ -126,6 +127,24 @@ impl Fleet {
             )));
         }
         Ok(())
+    }
+
+    /// What is amiss when other tenants log in as this role too: a role may end its own sessions and change its own
+    /// password, and its settings hold for every database.
+    async fn shared(&self, slug: &Slug, server: &str, role: &str) -> Result<Option<String>, Error> {
+        let all = self.catalog.tenants(&Filter::default()).await?;
+        let others = all.iter().map(|row| &row.record).filter(|other| {
+            other.slug != *slug && other.is_adopted() && other.server == server && other.login_role() == role
+        });
+        let others: Vec<_> = others.map(|other| other.slug.as_str()).collect();
+        Ok((!others.is_empty()).then(|| {
+            format!(
+                "`{role}` is also the login of {}: whoever can have one of their APIs run SQL can see and end the \
+                 others' sessions, and tokens fit all of them where its settings hold the secret; give each a login \
+                 of its own",
+                others.join(", ")
+            )
+        }))
     }
 
     async fn register(
@@ -204,7 +223,9 @@ async fn look(client: &Connection, api: &Api) -> Result<Vec<String>, Error> {
                           WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = s)),
                     ARRAY(SELECT a FROM unnest($2::text[]) a
                           WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_roles s
-                                            WHERE s.rolname = a AND pg_catalog.pg_has_role(r.oid, s.oid, 'MEMBER')))
+                                            WHERE s.rolname = a AND pg_catalog.pg_has_role(r.oid, s.oid, 'MEMBER'))),
+                    EXISTS (SELECT FROM pg_catalog.pg_db_role_setting, pg_catalog.unnest(setconfig) c
+                            WHERE setrole = r.oid AND pg_catalog.starts_with(c, 'pgrst.jwt_secret='))
              FROM pg_catalog.pg_roles r WHERE r.rolname = current_user",
             &[&api.db_schemas, &api.db_anon_role.iter().chain(&api.roles).collect::<Vec<_>>()],
         )
@@ -216,7 +237,15 @@ async fn look(client: &Connection, api: &Api) -> Result<Vec<String>, Error> {
     let others: i64 = row.try_get(2).doing(unreadable)?;
     let (schemas, roles): (Vec<String>, Vec<String>) =
         (row.try_get(3).doing(unreadable)?, row.try_get(4).doing(unreadable)?);
+    let readable: bool = row.try_get(5).doing(unreadable)?;
     let mut warnings = Vec::new();
+    if readable {
+        warnings.push(
+            "pgrst.jwt_secret is among the login's settings, which every login of the server can read (pg_roles): set \
+             jwt_secret with `manybox tenant set`, and ALTER ROLE … RESET it, in the database too"
+                .to_owned(),
+        );
+    }
     if superuser {
         warnings.push(
             "the login is a superuser or may become one: whoever can have its API run SQL, or holds a token that claims \

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,11 +15,15 @@ use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio_io_timeout::TimeoutStream;
 use tower::ServiceExt as _;
 
 /// Longest wait for the head of a request, also of the next one on a kept connection: without it clients that send a
 /// byte a minute hold sockets for ever.
 const HEAD: Duration = Duration::from_secs(30);
+/// Longest time in which a client takes nothing of its answer: one that never reads would hold the answer in memory, and
+/// its place, for ever.
+const STALLED: Duration = Duration::from_secs(30);
 /// How often a quiet HTTP/2 client is asked whether it is still there.
 const PING: Duration = Duration::from_secs(20);
 /// Most clients at once; later ones wait in the kernel's queue, which is bounded too.
@@ -60,8 +65,9 @@ where
             request.extensions_mut().insert(ConnectInfo(peer));
             request
         });
-        let connection =
-            http.serve_connection(TokioIo::new(socket), TowerToHyperService::new(service)).into_owned();
+        let connection = http
+            .serve_connection(TokioIo::new(impatient(socket, STALLED)), TowerToHyperService::new(service))
+            .into_owned();
         let connection = graceful.watch(connection);
         tokio::spawn(async move {
             // A client that breaks off or sends no HTTP is its own affair.
@@ -79,6 +85,13 @@ where
     Ok(())
 }
 
+/// A socket whose writes fail when the client has taken nothing for so long.
+fn impatient(socket: TcpStream, stalled: Duration) -> Pin<Box<TimeoutStream<TcpStream>>> {
+    let mut stream = TimeoutStream::new(socket);
+    stream.set_write_timeout(Some(stalled));
+    Box::pin(stream)
+}
+
 type Accepted = (TcpStream, std::net::SocketAddr, tokio::sync::OwnedSemaphorePermit);
 
 /// The next client, when there is a place for it; `None` when the system refused.
@@ -93,5 +106,22 @@ async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> Option<Accep
             tracing::warn!(%error, "a client could not be accepted");
             None
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_client_that_reads_nothing_is_left() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let mut socket = impatient(listener.accept().await.unwrap().0, Duration::from_millis(50));
+        let answer = vec![0; 64 * 1024 * 1024];
+        assert_eq!(socket.write_all(&answer).await.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        drop(client);
     }
 }

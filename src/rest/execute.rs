@@ -145,18 +145,21 @@ pub(super) async fn run(checkout: Checkout, settings: &Settings, job: &Job) -> R
             Ok((rows?, planned?))
         };
         let ending: OptionFuture<_> = (!judged).then(|| client.batch_execute(end)).into();
-        let (b, s, p, m, e) = join5(begin, set(&checkout, settings), before(client, job), main, ending).await;
+        let (b, s, p, m, e) =
+            join5(begin, set(&checkout, settings, job.fresh), before(client, job), main, ending).await;
         begun = b.is_ok();
         ended = matches!(e, Some(Ok(())));
-        let all = b.and(s).and(p).and(m).and_then(|rows| e.unwrap_or(Ok(())).map(|()| rows));
-        all.map_err(|error| Failure::of(error, true)).and_then(|rows| outcome(job, rows))
+        let all = p.and(m).and_then(|rows| e.unwrap_or(Ok(())).map(|()| rows));
+        let all = all.map_err(|error| Failure::of(error, true));
+        b.map_err(Failure::from).and(s).and(all).and_then(|rows| outcome(job, rows))
     } else {
         // Preparing needs its own round trip, and must happen as the role, inside the transaction.
         let prepare = client.prepare(&job.main.sql);
-        let (b, s, p, m) = join4(begin, set(&checkout, settings), before(client, job), prepare).await;
+        let (b, s, p, m) =
+            join4(begin, set(&checkout, settings, job.fresh), before(client, job), prepare).await;
         begun = b.is_ok();
-        match b.and(s).and(p).and(m) {
-            Err(error) => Err(error.into()),
+        match b.map_err(Failure::from).and(s).and(p.and(m).map_err(Failure::from)) {
+            Err(failure) => Err(failure),
             Ok(prepared) => {
                 checkout.keep(key.clone(), prepared.clone());
                 // The last in the same round trip, for later requests; when the query fails, so does that.
@@ -184,6 +187,8 @@ pub(super) async fn run(checkout: Checkout, settings: &Settings, job: &Job) -> R
     };
     if result.as_ref().err().is_some_and(|failure| failure.is_stale() || failure.is_remembered()) {
         checkout.forget(&key);
+        // A function's `DEALLOCATE ALL` takes this one as well, which every later request would then fail for.
+        checkout.forget(&SET_KEY);
     }
     // A COMMIT that failed (a deferred constraint) left the rest of its message, the reset, undone.
     if begun && (ended || client.batch_execute(ROLLBACK).await.is_ok()) {
@@ -198,11 +203,14 @@ type Done = Result<(), tokio_postgres::Error>;
 static SET_KEY: LazyLock<StatementKey> = LazyLock::new(|| StatementKey::new("", "", SET));
 
 /// The settings' statement. Before it is prepared it is sent with its types, so that it can go with BEGIN.
-async fn set(checkout: &Checkout, settings: &Settings) -> Done {
-    match checkout.statement(&SET_KEY).filter(|_| settings.is_usual()) {
-        Some(prepared) => checkout.client().query(&prepared, &settings.values()).await.map(drop),
-        None => checkout.client().query_typed(settings.sql(), &settings.typed()).await.map(drop),
-    }
+async fn set(checkout: &Checkout, settings: &Settings, fresh: bool) -> Result<(), Failure> {
+    let known = checkout.statement(&SET_KEY).filter(|_| settings.is_usual() && !fresh);
+    let remembered = known.is_some();
+    let set = match known {
+        Some(prepared) => checkout.client().query(&prepared, &settings.values()).await,
+        None => checkout.client().query_typed(settings.sql(), &settings.typed()).await,
+    };
+    set.map(drop).map_err(|error| Failure::of(error, remembered))
 }
 
 /// Parsing it takes longer than running it.

@@ -11,7 +11,7 @@ use http::header::{
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-pub(super) use self::chosen::FRAMING;
+pub(super) use self::chosen::{FRAMING, MOST};
 use super::error::Error;
 use super::execute::Outcome;
 use super::plan::{Query, Source};

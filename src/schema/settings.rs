@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use crate::pg;
 
-/// PostgREST's in-database configuration; what is said for this database wins over what is said for all.
+/// PostgREST's in-database configuration; values of any use are shorter than 64 kB, and longer ones are not kept. What is said for this database wins over what is said for all.
 const IN_DATABASE: &str = "SELECT DISTINCT ON (name) name, value \
     FROM (SELECT setdatabase, pg_catalog.split_part(setting, '=', 1) AS name, \
         pg_catalog.substr(setting, pg_catalog.strpos(setting, '=') + 1) AS value \
@@ -12,13 +12,13 @@ const IN_DATABASE: &str = "SELECT DISTINCT ON (name) name, value \
         WHERE setrole = (SELECT oid FROM pg_catalog.pg_roles WHERE rolname = current_user) \
             AND setdatabase IN (0, (SELECT oid FROM pg_catalog.pg_database \
                 WHERE datname = pg_catalog.current_database()))) AS settings \
-    WHERE name LIKE 'pgrst.%' ORDER BY name, setdatabase DESC";
+    WHERE name LIKE 'pgrst.%' AND pg_catalog.length(value) <= 65536 ORDER BY name, setdatabase DESC";
 
 /// Of the roles that the login may become. As PostgREST, which reads `pg_roles.rolconfig`: for all databases.
 const OF_ROLES: &str = "SELECT rolname::pg_catalog.text, pg_catalog.split_part(setting, '=', 1), \
         pg_catalog.substr(setting, pg_catalog.strpos(setting, '=') + 1) \
     FROM pg_catalog.pg_roles, pg_catalog.unnest(rolconfig) AS setting \
-    WHERE pg_catalog.pg_has_role(current_user, oid, 'MEMBER')";
+    WHERE pg_catalog.pg_has_role(current_user, oid, 'MEMBER') AND pg_catalog.length(setting) <= 65536";
 
 /// The login's settings whose names begin with `pgrst.`, by name.
 ///

@@ -376,7 +376,7 @@ pub(super) fn read(name: &str, value: &str, into: &mut Effective) -> Result<(), 
             Invalid(format!("`{name}`:{shown} is not {}", key.expected))
         }),
         None => {
-            let name = name.trim_start_matches(APP).to_owned();
+            let name = name.strip_prefix(APP).unwrap_or(name).to_owned();
             into.api.app_settings.insert(name, value.to_owned());
             Ok(())
         }
@@ -425,10 +425,11 @@ fn url(value: &str) -> bool {
     host.is_some_and(|host| !host.is_empty()) && value.bytes().all(|b| b.is_ascii_graphic() && b != b'"')
 }
 
-/// What our own statement sets may not be set again behind it.
+/// What our own statement sets may not be set again behind it. PostgreSQL takes names in any case.
 fn may_be_hoisted(name: &str) -> bool {
-    is_setting(name)
-        && !matches!(name, "role" | "session_authorization" | "search_path")
+    let name = name.to_ascii_lowercase();
+    is_setting(&name)
+        && !matches!(name.as_str(), "role" | "session_authorization" | "search_path")
         && !["request.", "response.", "pgrst.", APP].iter().any(|prefix| name.starts_with(prefix))
 }
 

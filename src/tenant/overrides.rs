@@ -272,6 +272,7 @@ mod tests {
             ("db_schemas", "pg_catalog", "pg_catalog"),
             ("db_plan_enabled", "yes", "true or false"),
             ("db_hoisted_tx_settings", "role", "not role"),
+            ("db_hoisted_tx_settings", "work_mem,Request.jwt.claims", "not role"),
             ("db_pre_request", "a.b.c", "a function"),
             ("server_cors_allowed_origins", "*", "origins such as"),
             ("jwt_secret", "short", "32 characters"),

@@ -234,6 +234,16 @@ async fn a_login_with_too_much_is_told_of() {
 }
 
 #[tokio::test]
+async fn a_login_that_others_have_is_told_of() {
+    let fleet = TestFleet::builder().build().await;
+    let (one, two) = (Legacy::make(&fleet).await, Legacy::make(&fleet).await);
+    one.adopt(&fleet, "one", &[]).await;
+    let wanted = Wanted { database: two.name.clone(), ..one.wanted(&[]) };
+    let warnings = fleet.fleet.adopt(&"two".parse().unwrap(), &wanted).await.unwrap().warnings;
+    assert!(warnings.len() == 1 && warnings[0].contains("login of one:"), "{warnings:?}");
+}
+
+#[tokio::test]
 async fn adopting_again_changes_the_login() {
     let fleet = TestFleet::builder().serve().await;
     let legacy = Legacy::make(&fleet).await;

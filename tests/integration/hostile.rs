@@ -16,7 +16,8 @@ const TABLES: &str = "
         $$ SELECT set_config('response.headers', headers, true), set_config('response.status', status, true) $$;
     CREATE FUNCTION endless(n int) RETURNS int LANGUAGE plpgsql AS 'BEGIN RETURN endless(n + 1); END';
     GRANT SELECT, INSERT, UPDATE, DELETE ON authors, books TO anon;
-    GRANT EXECUTE ON FUNCTION found, chooses, endless TO anon;
+    CREATE FUNCTION forgets() RETURNS void LANGUAGE plpgsql AS 'BEGIN DEALLOCATE ALL; END';
+    GRANT EXECUTE ON FUNCTION found, chooses, endless, forgets TO anon;
     INSERT INTO authors VALUES (1, 'ann', '{\"a\": [1]}'); INSERT INTO books VALUES (1, 'one', 1, 'one', now());";
 
 async fn library(toml: &str) -> TestFleet {
@@ -122,6 +123,7 @@ async fn headers_that_a_function_chooses() {
         r#"[{"X-A": "1", "X-B": "2"}]"#,
         r#"{"X-A": "1"}"#,
         "not json",
+        &format!("[{}]", (0..40_000).map(|n| format!(r#"{{"X-{n}": "1"}}"#)).collect::<Vec<_>>().join(",")),
     ] {
         let answer = chooses(headers, "").await;
         assert_eq!((answer.status.as_u16(), answer.code().as_str()), (500, "PGRST111"), "{headers}");
@@ -130,6 +132,17 @@ async fn headers_that_a_function_chooses() {
     for status in ["100", "9999", "x"] {
         let answer = chooses("", status).await;
         assert_eq!((answer.status.as_u16(), answer.code().as_str()), (500, "PGRST112"), "{status}");
+    }
+}
+
+/// There is one connection, so the requests after it meet what the function did.
+#[tokio::test]
+async fn a_function_that_deallocates_our_statements() {
+    let fleet = library("[tiers.standard]\nmax_connections = 1").await;
+    for _ in 0..3 {
+        assert_eq!(fleet.get("/acme/authors?select=id").await.json(), json!([{ "id": 1 }]));
+        assert_eq!(fleet.get("/acme/books?select=id").await.json(), json!([{ "id": 1 }]));
+        assert_eq!(fleet.send(Method::POST, "/acme/rpc/forgets", None, "", "{}").await.status, 204);
     }
 }
 

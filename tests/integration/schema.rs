@@ -48,6 +48,18 @@ fn ways(schema: &Schema, from: &str) -> Vec<String> {
 }
 
 #[tokio::test]
+async fn a_comment_that_is_a_book_is_not_kept() {
+    let fleet = TestFleet::builder().tenants(&["acme"]).build().await;
+    let owner = fleet.owner("acme").await;
+    let long = "CREATE TABLE a (id int); DO $$ BEGIN
+        EXECUTE format('COMMENT ON TABLE a IS %L', repeat('x', 68000000)); END $$";
+    owner.batch_execute(long).await.unwrap();
+    owner.batch_execute("BEGIN READ ONLY").await.unwrap();
+    let error = schema::load(&owner, &["public".into()], &[]).await.unwrap_err();
+    assert!(error.to_string().contains("longer than"), "{error}");
+}
+
+#[tokio::test]
 async fn what_a_database_contains() {
     let fleet = TestFleet::builder().tenants(&["acme"]).build().await;
     let before = read(&fleet).await;

@@ -123,7 +123,7 @@ fn shaped(message: &str, detail: Option<&str>) -> Result<Error, Error> {
     let status = StatusCode::from_u16(shape.status).ok().filter(|s| !s.is_informational());
     let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut error = Error::new(status, parsed.code, parsed.message, parsed.details, parsed.hint);
-    for (name, value) in shape.headers {
+    for (name, value) in shape.headers.into_iter().take(crate::rest::response::MOST) {
         if let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), HeaderValue::from_str(&value))
             && !crate::rest::response::FRAMING.contains(&name)
         {

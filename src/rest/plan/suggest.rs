@@ -3,6 +3,9 @@
 /// Names compared at most: a hint must not make a wrong URL expensive.
 const COMPARED: usize = 500;
 
+/// Longest name that is looked for, bytes: the work grows with it, and nothing in a schema is called so.
+const LONGEST: usize = 1000;
+
 /// How near a name of a relation or function must be: a hint tells that it exists.
 pub(super) const NEAR: f64 = 0.75;
 /// How near a name must be among those that the caller was told of anyway.
@@ -14,6 +17,9 @@ pub(super) fn nearest<'a>(
     candidates: impl IntoIterator<Item = &'a str>,
     least: f64,
 ) -> Option<&'a str> {
+    if name.len() > LONGEST {
+        return None;
+    }
     let folded = name.to_lowercase();
     let mut best = None;
     for candidate in candidates.into_iter().take(COMPARED) {
@@ -46,6 +52,8 @@ mod tests {
     fn only_what_can_be_meant() {
         assert_eq!(nearest("itemss", ["items", "clients"], NEAR), Some("items"));
         assert_eq!(nearest("xyz", ["items", "clients"], NEAR), None);
+        let long = "items".repeat(1000);
+        assert_eq!(nearest(&long, [long.as_str()], NEAR), None);
         assert_eq!(nearest("role", ["directors", "roles"], LOOSE), Some("roles"));
     }
 }

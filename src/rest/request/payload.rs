@@ -1,9 +1,10 @@
 //! The body: JSON is passed to PostgreSQL as it came, after its keys were read; CSV and forms become JSON.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use bytes::Bytes;
+use serde::Serializer as _;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
@@ -78,25 +79,45 @@ impl Payload {
     }
 }
 
+/// How many times as long as its CSV a JSON may be, and how long one always may be. Every row repeats the names: without
+/// a bound a line of 1 MB over a million short ones would become 1 TB.
+const MOST_TIMES: usize = 16;
+const ALWAYS: usize = 1024 * 1024;
+
 /// Rows under a line of names; `NULL` without quotes is null, as PostgREST has it.
 fn csv(body: &[u8]) -> Result<Json, Error> {
     let bad = |error: csv::Error| Error::body(format!("The CSV can't be read: {error}"));
+    let unwritten = |_| Error::body("The CSV can't be read: it is not text");
     let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(body);
-    let names: Vec<String> = reader.headers().map_err(bad)?.iter().map(str::to_owned).collect();
-    if names.is_empty() {
+    let header = reader.headers().map_err(bad)?.clone();
+    if header.is_empty() {
         return Err(Error::body("The CSV can't be read: it has no line of names"));
     }
-    let mut rows = Vec::new();
-    for record in reader.records() {
-        let record = record.map_err(bad)?;
-        if record.len() != names.len() {
+    // Of a name that is there twice the last column counts.
+    let names: BTreeMap<&str, usize> =
+        header.iter().enumerate().map(|(column, name)| (name, column)).collect();
+    let most = body.len().saturating_mul(MOST_TIMES).max(ALWAYS);
+    let mut json = vec![b'['];
+    let mut record = csv::StringRecord::new();
+    while reader.read_record(&mut record).map_err(bad)? {
+        if record.len() != header.len() {
             return Err(Error::body("All lines must have same number of fields"));
         }
-        let value = |text: &str| if text == "NULL" { Value::Null } else { Value::String(text.to_owned()) };
-        rows.push(Value::Object(names.iter().cloned().zip(record.iter().map(value)).collect()));
+        let value = |column: usize| record.get(column).filter(|text| *text != "NULL");
+        let row = names.iter().map(|(name, column)| (name, value(*column)));
+        if json.len() > 1 {
+            json.push(b',');
+        }
+        serde_json::Serializer::new(&mut json).collect_map(row).map_err(unwritten)?;
+        if json.len() > most {
+            return Err(Error::body(format!(
+                "The CSV's names, which stand in every row, make it more than {MOST_TIMES} times as long"
+            )));
+        }
     }
-    let keys = if rows.is_empty() { BTreeSet::new() } else { names.into_iter().collect() };
-    Ok(Json::encode(&Value::Array(rows), keys))
+    let keys = if json.len() == 1 { BTreeSet::new() } else { names.into_keys().map(str::to_owned).collect() };
+    json.push(b']');
+    Ok(Json { text: json.into(), keys })
 }
 
 /// What a body is at its top.
@@ -255,5 +276,14 @@ mod tests {
         assert_eq!(parse("a\n", Media::Csv), Ok(("[]".into(), String::new())));
         assert_eq!(parse("a=1&b=%20", Media::Form), Ok((r#"{"a":"1","b":" "}"#.into(), "a,b".into())));
         assert!(parse("x", Media::Plain).is_err());
+        assert_eq!(parse("b,a,b\n1,2,3\n", Media::Csv), Ok((r#"[{"a":"2","b":"3"}]"#.into(), "a,b".into())));
+    }
+    #[test]
+    fn names_that_every_row_repeats_have_a_bound() {
+        let body = format!("{}\n{}", "n".repeat(100_000), "1\n".repeat(2000));
+        let error = csv(body.as_bytes()).unwrap_err();
+        assert!(error.message().contains("16 times"), "{error}");
+        let body = format!("{}\n{}", "n".repeat(60), "1\n".repeat(2000));
+        assert!(csv(body.as_bytes()).is_ok());
     }
 }

@@ -10,6 +10,9 @@ use super::super::error::Error;
 pub(in crate::rest) const FRAMING: [HeaderName; 6] =
     [CONNECTION, CONTENT_LENGTH, TE, TRAILER, TRANSFER_ENCODING, UPGRADE];
 
+/// Most headers that a function may choose: clients and proxies refuse more, and a [`HeaderMap`] panics at 32768.
+pub(in crate::rest) const MOST: usize = 100;
+
 /// The chosen status, if there is one.
 pub(super) fn status(text: Option<&str>) -> Result<Option<StatusCode>, Error> {
     let Some(text) = text else { return Ok(None) };
@@ -33,6 +36,9 @@ pub(super) fn headers(headers: &mut HeaderMap, text: Option<&str>) -> Result<(),
         Error::new(StatusCode::INTERNAL_SERVER_ERROR, "PGRST111", message, None, None)
     };
     let list: Vec<Map<String, Value>> = serde_json::from_str(text).map_err(|_| bad())?;
+    if list.len() > MOST {
+        return Err(bad().with_details(format!("There are more than {MOST} of them.").into()));
+    }
     let mut chosen = HeaderMap::new();
     for object in list {
         let mut pairs = object.into_iter();
@@ -61,6 +67,9 @@ mod tests {
         assert_eq!(all.get_all("x-a").iter().count(), 2);
         assert!(!all.contains_key(CONTENT_LENGTH));
         assert_eq!(headers(&mut all, Some("{}")).unwrap_err().code(), "PGRST111");
+        let many: Vec<_> = (0..40_000).map(|n| serde_json::json!({ format!("x-{n}"): "v" })).collect();
+        let many = serde_json::to_string(&many).unwrap();
+        assert_eq!(headers(&mut all, Some(&many)).unwrap_err().code(), "PGRST111");
         assert_eq!(status(Some("418")).unwrap(), Some(StatusCode::IM_A_TEAPOT));
         assert_eq!(status(Some("nope")).unwrap_err().code(), "PGRST112");
         assert_eq!(status(Some("100")).unwrap_err().code(), "PGRST112");
