@@ -10,10 +10,10 @@
 ///
 /// Statements that a function made by `EXECUTE 'PREPARE …'` stay. Such a name may be one of ours (`s17`): our own
 /// Parse then fails with 42P05, and works under the next number. A function could also deallocate ours, which we then
-/// prepare again, and put another text in its place; we would run it. That gives nobody a right: whoever can have any text executed can as
-/// well have `SET ROLE`, to every API role of his tenant, which are all that the login may become. To look for such
-/// statements (`pg_prepared_statements.from_sql`) lists all of them, at each request; `DEALLOCATE ALL` costs a round
-/// trip at the next one.
+/// prepare again, and put another text in its place; we would run it. That gives nobody a right: whoever can have any
+/// text executed can as well have `SET ROLE`, to every API role of his tenant, which are all that the login may become.
+/// To look for such statements (`pg_prepared_statements.from_sql`) lists all of them, at each request; `DEALLOCATE ALL`
+/// costs a round trip at the next one.
 macro_rules! ending {
     ($end:literal) => {
         concat!(
