@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::server::{role_exists, run};
 use super::{Doing, Error, Fleet, database};
 use crate::catalog::TenantRow;
-use crate::pg::{AdvisoryLock, Ident};
+use crate::pg::{AdvisoryLock, Ident, literal};
 use crate::tenant::{State, TenantId, Verb};
 
 /// How long to wait for another command that is at work on the same tenant.
@@ -56,7 +56,16 @@ impl Fleet {
         let name = id.database();
         let role = Ident::new(&name);
         match row.record.state {
-            State::Active => run(&client, &format!("ALTER ROLE {role} LOGIN")).await?,
+            // The tenant's own code can have changed its login's password and settings; this is how to mend that.
+            State::Active => {
+                let verifier = self.keys.newest().tenant_login(&row.record).verifier()?;
+                let sql = format!(
+                    "ALTER ROLE {role} LOGIN PASSWORD {}; ALTER ROLE {role} RESET ALL; \
+                     ALTER ROLE {role} IN DATABASE {role} RESET ALL",
+                    literal(&verifier)
+                );
+                run(&client, &sql).await?;
+            }
             State::Suspended => {
                 run(&client, &format!("ALTER ROLE {role} NOLOGIN")).await?;
                 database::terminate(&client, &name).await?;

@@ -21,8 +21,8 @@ use tower::ServiceExt as _;
 /// Longest wait for the head of a request, also of the next one on a kept connection: without it clients that send a
 /// byte a minute hold sockets for ever.
 const HEAD: Duration = Duration::from_secs(30);
-/// Longest time in which a client takes nothing of its answer: one that never reads would hold the answer in memory, and
-/// its place, for ever.
+/// Longest time in which a client's socket takes nothing: one that never reads would hold its answer in memory, and its
+/// place, for ever. An HTTP/2 client that answers pings but opens no window still does.
 const STALLED: Duration = Duration::from_secs(30);
 /// How often a quiet HTTP/2 client is asked whether it is still there.
 const PING: Duration = Duration::from_secs(20);

@@ -9,11 +9,11 @@
 /// - `DISCARD TEMP` and the others cost nothing where there is nothing to discard.
 ///
 /// Statements that a function made by `EXECUTE 'PREPARE …'` stay. Such a name may be one of ours (`s17`): our own
-/// Parse then fails with 42P05, and works under the next number. A function could also deallocate one of ours and put
-/// another text in its place; we would run it. That gives nobody a right: whoever can have any text executed can as
-/// well have `SET ROLE`, to every API role of his tenant, which are all that the login may become. To look for such
-/// statements (`pg_prepared_statements.from_sql`) lists all of them, at each request; `DEALLOCATE ALL` costs a round
-/// trip at the next one.
+/// Parse then fails with 42P05, and works under the next number. A function could also deallocate ours, which we then
+/// prepare again, and put another text in its place; we would run it. That gives nobody a right: whoever can have any
+/// text executed can as well have `SET ROLE`, to every API role of his tenant, which are all that the login may become.
+/// To look for such statements (`pg_prepared_statements.from_sql`) lists all of them, at each request; `DEALLOCATE ALL`
+/// costs a round trip at the next one.
 macro_rules! ending {
     ($end:literal) => {
         concat!(
@@ -34,7 +34,8 @@ pub const COMMIT: &str = ending!("COMMIT");
 /// CREATE commands, and `nextval`, are refused), can't have become READ WRITE after its first query, and has no
 /// triggers that run at its end. So the reset may stand before the COMMIT, which spares a transaction of its own and
 /// makes it nearly free; and in a failed transaction the message fails, where COMMIT alone would report success.
-/// A superuser's login, which no tenant of ours has, could keep another session user until the next full reset.
+/// A superuser's login, which an adopted tenant has only against a warning, could keep another session user until the
+/// next full reset.
 pub const READ_COMMIT: &str = "RESET ROLE; RESET ALL; CLOSE ALL; UNLISTEN *; COMMIT";
 
 /// Rolls back and resets. Outside a transaction its first step only warns, so it may always be sent.

@@ -17,6 +17,22 @@ async fn refused(fleet: &TestFleet, record: &manybox::tenant::Record) -> Option<
     Some(error.code().map_or("none", |c| c.code()).to_owned())
 }
 
+/// As a function of the tenant's can, which is the login after `RESET ROLE`.
+#[tokio::test]
+async fn resuming_mends_a_login_whose_password_was_changed() {
+    let fleet = TestFleet::builder().tenants(&["acme"]).build().await;
+    let record = fleet.row("acme").await.record;
+    let login = record.id.database();
+    let change = format!("ALTER ROLE {login} PASSWORD 'guessed'; ALTER ROLE {login} SET work_mem = '1GB'");
+    fleet.admin("acme").await.batch_execute(&change).await.unwrap();
+    assert_eq!(refused(&fleet, &record).await.as_deref(), Some("28P01"));
+    fleet.fleet.carry_out("acme", Verb::Suspend).await.unwrap();
+    fleet.fleet.carry_out("acme", Verb::Resume).await.unwrap();
+    assert_eq!(refused(&fleet, &record).await, None);
+    let kept = "SELECT FROM pg_db_role_setting s JOIN pg_roles r ON r.oid = s.setrole WHERE rolname = $1";
+    assert!(fleet.admin("acme").await.query(kept, &[&login]).await.unwrap().is_empty());
+}
+
 #[tokio::test]
 async fn suspended_is_fenced_and_the_admin_still_gets_in() {
     let fleet = TestFleet::builder().tenants(&["acme"]).build().await;
