@@ -150,7 +150,7 @@ pub const KEYS: &[Key] = &[
     Key {
         name: "db_hoisted_tx_settings",
         expected: "names of PostgreSQL's settings separated by commas, or none; not role, session_authorization, search_path or request.*",
-        doc: "settings of the request's role (ALTER ROLE … SET) that are honoured; adopted databases only",
+        doc: "settings that a function (CREATE FUNCTION … SET) brings along and, in adopted databases, the request's role",
         scope: Scope::Edition,
         in_database: true,
         read: |e, v| {
