@@ -117,7 +117,7 @@ impl Rest {
         &self,
         tenant: &Arc<Tenant>,
         request: &Request,
-        settings: &Settings,
+        settings: &Settings<'_>,
         entry: &Entry,
         failure: Failure,
         timing: &mut Timing,
@@ -127,7 +127,7 @@ impl Rest {
             match reload.map_err(Failure::Refused)? {
                 Some(newer) => return self.attempt(tenant, request, settings, &newer, true, timing).await,
                 // The same schema: only what the connection remembered can have been wrong.
-                None if failure.is_remembered() => {}
+                None if failure.is_remembered() || failure.is_plain() => {}
                 None => return Err(failure),
             }
         }
@@ -144,7 +144,7 @@ impl Rest {
         &self,
         tenant: &Arc<Tenant>,
         request: &Request,
-        settings: &Settings,
+        settings: &Settings<'_>,
         entry: &Entry,
         fresh: bool,
         timing: &mut Timing,
@@ -161,8 +161,9 @@ impl Rest {
                 response::document(request, &entry.schema, &tenant.api, &outcome)
             }
             Plan::Query(query) => {
-                let job = Job { fresh, ..job(tenant, request, query, max_rows) };
-                let outcome = self.run(tenant, &own_settings(tenant, settings, query), &job).await?;
+                let settings = own_settings(tenant, settings, query);
+                let job = job(tenant, request, query, &settings, fresh);
+                let outcome = self.run(tenant, &settings, &job).await?;
                 timing.lap("transaction");
                 response::build(query, request, outcome, max_rows)
             }
@@ -170,7 +171,12 @@ impl Rest {
         response.map_err(Failure::Refused)
     }
 
-    async fn run(&self, tenant: &Arc<Tenant>, settings: &Settings, job: &Job) -> Result<Outcome, Failure> {
+    async fn run(
+        &self,
+        tenant: &Arc<Tenant>,
+        settings: &Settings<'_>,
+        job: &Job,
+    ) -> Result<Outcome, Failure> {
         let begun = Instant::now();
         let checkout = self.pools.checkout(tenant).await.map_err(|e| Failure::Refused(e.into()))?;
         let ready = Instant::now();
@@ -186,15 +192,17 @@ impl Rest {
     /// 401 and 403 as the REST API gives them, 503 when no connection can be had.
     pub async fn begin(&self, tenant: &Arc<Tenant>, parts: &http::request::Parts) -> Result<Session, Error> {
         let caller = self.caller(tenant, &parts.headers)?;
-        let namespace = tenant.api.db_schemas.first().map_or("public", String::as_str);
-        let settings = Settings::new(tenant, &caller, parts, namespace);
         let checkout = self.pools.checkout(tenant).await?;
-        Session::begin(checkout, caller, settings).await
+        Session::begin(checkout, caller, tenant, parts).await
     }
 }
 
 /// The settings with what this question wants besides.
-fn own_settings<'a>(tenant: &Tenant, settings: &'a Settings, query: &Query<'_>) -> Cow<'a, Settings> {
+fn own_settings<'a, 's>(
+    tenant: &Tenant,
+    settings: &'a Settings<'s>,
+    query: &Query<'_>,
+) -> Cow<'a, Settings<'s>> {
     let mut settings = Cow::Borrowed(settings);
     if let Source::Call(_, routine) = &query.source
         && !routine.settings.is_empty()
@@ -208,7 +216,7 @@ fn own_settings<'a>(tenant: &Tenant, settings: &'a Settings, query: &Query<'_>) 
 }
 
 /// What is sent to the database, and what must come back.
-fn job(tenant: &Tenant, request: &Request, query: &Query<'_>, max_rows: Option<u64>) -> Job {
+fn job(tenant: &Tenant, request: &Request, query: &Query<'_>, settings: &Settings<'_>, fresh: bool) -> Job {
     let prefer = &request.prefer;
     let reads = matches!(query.source, Source::Read);
     let estimated = matches!(prefer.count, Some(Count::Planned | Count::Estimated)) && reads;
@@ -224,15 +232,21 @@ fn job(tenant: &Tenant, request: &Request, query: &Query<'_>, max_rows: Option<u
         put: change == Some(Change::Put) && !lines,
         at_most: prefer.at_most().filter(|_| limited && !lines),
     };
+    let rolls_back = prefer.rollback.unwrap_or(tenant.api.db_tx_end.rolls_back());
+    // What nobody asked to be sure of, and what no earlier request has shown to be wrong.
+    let relations = query.plain.as_deref().filter(|_| !fresh && !rolls_back);
+    let plain = relations.and_then(|relations| Some((relations, settings.begin_plain()?)));
+    let (relations, plain) = plain.unzip();
     Job {
         before: tenant.api.db_pre_request.as_ref().map(sql::before),
-        main: sql::main(query, prefer.count, max_rows),
+        plain,
+        main: sql::main(query, prefer.count, tenant.api.max_rows(&tenant.limits), relations),
         lines,
         estimate: estimated.then(|| sql::estimate(query)),
         writes: query.writes,
-        rolls_back: prefer.rollback.unwrap_or(tenant.api.db_tx_end.rolls_back()),
+        rolls_back,
         expect,
-        fresh: false,
+        fresh,
     }
 }
 
@@ -242,6 +256,7 @@ fn document_job(tenant: &Tenant, request: &Request) -> Job {
     let follows = tenant.api.openapi_mode == OpenApiMode::FollowPrivileges && !request.head;
     Job {
         before: tenant.api.db_pre_request.as_ref().map(sql::before),
+        plain: None,
         main: if follows { sql::document::privileges(&request.schema) } else { sql::document::nothing() },
         lines: false,
         estimate: None,
@@ -280,10 +295,14 @@ impl Timing {
     }
 }
 
-/// Whether the same request may do better: with the schema as it is now, with statements prepared anew, or after
-/// those it stood in a deadlock with.
+/// Whether the same request may do better: with the schema as it is now, with statements prepared anew, with all
+/// settings, or after those it stood in a deadlock with.
 fn is_worth_another(failure: &Failure) -> bool {
-    failure.is_stale() || is_unknown(failure) || failure.is_remembered() || failure.is_deadlock()
+    failure.is_stale()
+        || is_unknown(failure)
+        || failure.is_remembered()
+        || failure.is_plain()
+        || failure.is_deadlock()
 }
 
 /// Names that the schema does not have may have been made a moment ago.
@@ -293,9 +312,10 @@ fn is_unknown(failure: &Failure) -> bool {
 
 fn refusal(failure: Failure, caller: &Caller) -> Error {
     match failure {
-        Failure::Postgres(error) | Failure::Remembered(error) => {
+        Failure::Postgres(error) | Failure::Remembered(error) | Failure::Plain(error) => {
             Error::from_postgres(&error, caller.anonymous)
         }
+        Failure::Changed => Error::internal("a relation changed while it was read"),
         Failure::Refused(error) => error,
     }
 }

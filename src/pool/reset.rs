@@ -38,5 +38,8 @@ pub const COMMIT: &str = ending!("COMMIT");
 /// next full reset.
 pub const READ_COMMIT: &str = "RESET ROLE; RESET ALL; CLOSE ALL; UNLISTEN *; COMMIT";
 
+/// For a READ ONLY transaction in which nothing but the server's own code has run: there is nothing to reset.
+pub const PLAIN_COMMIT: &str = "COMMIT";
+
 /// Rolls back and resets. Outside a transaction its first step only warns, so it may always be sent.
 pub const ROLLBACK: &str = ending!("ROLLBACK");

@@ -10,9 +10,9 @@ use tokio_postgres::types::{FromSql, ToSql, Type};
 use tokio_postgres::{Client, Row};
 
 use super::error::{Error, is_stale, within_function};
-use super::sql::session::{SET, Settings};
+use super::sql::session::{SET, Settings, USUAL};
 use super::sql::{Statement, Value};
-use crate::pool::{COMMIT, Checkout, READ_COMMIT, ROLLBACK, StatementKey};
+use crate::pool::{COMMIT, Checkout, PLAIN_COMMIT, READ_COMMIT, ROLLBACK, StatementKey};
 
 /// Deferred constraints are checked although nothing lasts: the caller wants to know whether it would.
 const CHECK: &str = "SET CONSTRAINTS ALL IMMEDIATE";
@@ -22,6 +22,8 @@ const CHECK: &str = "SET CONSTRAINTS ALL IMMEDIATE";
 pub(super) struct Job {
     /// The tenant's own function that runs before.
     pub(super) before: Option<String>,
+    /// How the transaction begins when it is a plain reading, for which the settings' statement is not sent.
+    pub(super) plain: Option<String>,
     /// The main query.
     pub(super) main: Statement,
     /// The main query gives lines of a plan.
@@ -77,6 +79,10 @@ pub(super) enum Failure {
     Postgres(tokio_postgres::Error),
     /// PostgreSQL refused a statement that was prepared for an earlier request.
     Remembered(tokio_postgres::Error),
+    /// PostgreSQL refused a plain reading. Somebody's code that the schema doesn't know of may have missed the settings.
+    Plain(tokio_postgres::Error),
+    /// A plain reading was not plain, so what it gave is not used.
+    Changed,
     /// The outcome was not what was expected; nothing was changed.
     Refused(Error),
 }
@@ -85,8 +91,27 @@ impl Failure {
     /// Whether our SQL may have been made from a schema that is not the database's any more. What a function
     /// raises has a context; that is the function's error, and the same again next time.
     pub(super) fn is_stale(&self) -> bool {
-        let (Self::Postgres(error) | Self::Remembered(error)) = self else { return false };
-        is_stale(error.code()) && error.as_db_error().is_some_and(|db| db.where_().is_none())
+        matches!(self, Self::Changed)
+            || self.error().is_some_and(|error| {
+                is_stale(error.code()) && error.as_db_error().is_some_and(|db| db.where_().is_none())
+            })
+    }
+
+    /// Whether the same reading may do better with all settings. Not when a time limit ended it or the server is in
+    /// trouble, nor when the role lacks a right, which no setting gives.
+    pub(super) fn is_plain(&self) -> bool {
+        let Self::Plain(error) = self else { return matches!(self, Self::Changed) };
+        let code = error.code();
+        code.is_some_and(|code| !["08", "53", "57", "58"].iter().any(|class| code.code().starts_with(class)))
+            && (code != Some(&SqlState::INSUFFICIENT_PRIVILEGE)
+                || error.as_db_error().is_some_and(within_function))
+    }
+
+    fn error(&self) -> Option<&tokio_postgres::Error> {
+        match self {
+            Self::Postgres(error) | Self::Remembered(error) | Self::Plain(error) => Some(error),
+            Self::Changed | Self::Refused(_) => None,
+        }
     }
 
     /// Whether a prepared statement may be at fault, and a fresh one not: it keeps the types that its values had when
@@ -104,8 +129,14 @@ impl Failure {
 
     /// Whether two transactions waited for each other and this one was chosen to give way: all that it did is undone.
     pub(super) fn is_deadlock(&self) -> bool {
-        let (Self::Postgres(error) | Self::Remembered(error)) = self else { return false };
-        error.code() == Some(&SqlState::T_R_DEADLOCK_DETECTED)
+        self.error().is_some_and(|error| error.code() == Some(&SqlState::T_R_DEADLOCK_DETECTED))
+    }
+
+    fn of_plain(self) -> Self {
+        match self {
+            Self::Postgres(error) | Self::Remembered(error) => Self::Plain(error),
+            other => other,
+        }
     }
 
     fn of(error: tokio_postgres::Error, remembered: bool) -> Self {
@@ -121,16 +152,18 @@ impl From<tokio_postgres::Error> for Failure {
 
 /// Runs the job in a transaction with these settings. The outcome comes back only after its end succeeded.
 ///
-/// Dropping the future cancels what runs, and the connection is not used again.
-pub(super) async fn run(checkout: Checkout, settings: &Settings, job: &Job) -> Result<Outcome, Failure> {
+/// Dropping the future cancels what runs, and the connection is not used again. It is large, and moved into others, so
+/// that its seldom parts are boxed.
+pub(super) async fn run(checkout: Checkout, settings: &Settings<'_>, job: &Job) -> Result<Outcome, Failure> {
     let client = checkout.client();
     let end = match job {
         Job { rolls_back: true, .. } => ROLLBACK,
+        Job { plain: Some(_), .. } => PLAIN_COMMIT,
         // What a read can leave behind is little, and so is the reset. The main query of a plan is not run.
         Job { writes: false, lines: false, .. } => READ_COMMIT,
         _ => COMMIT,
     };
-    let begin = client.batch_execute(settings.begin(job.writes));
+    let begin = client.batch_execute(job.plain.as_deref().unwrap_or_else(|| settings.begin(job.writes)));
     let key = StatementKey::new(settings.role(), settings.search_path(), &job.main.sql);
     // A read can be judged after its end; a change can't.
     let judged = job.writes && (job.expect != Expect::default() || job.rolls_back);
@@ -146,7 +179,7 @@ pub(super) async fn run(checkout: Checkout, settings: &Settings, job: &Job) -> R
         };
         let ending: OptionFuture<_> = (!judged).then(|| client.batch_execute(end)).into();
         let (b, s, p, m, e) =
-            join5(begin, set(&checkout, settings, job.fresh), before(client, job), main, ending).await;
+            join5(begin, set(&checkout, settings, job), before(client, job), main, ending).await;
         begun = b.is_ok();
         ended = matches!(e, Some(Ok(())));
         let all = p.and(m).and_then(|rows| e.unwrap_or(Ok(())).map(|()| rows));
@@ -155,8 +188,7 @@ pub(super) async fn run(checkout: Checkout, settings: &Settings, job: &Job) -> R
     } else {
         // Preparing needs its own round trip, and must happen as the role, inside the transaction.
         let prepare = client.prepare(&job.main.sql);
-        let (b, s, p, m) =
-            join4(begin, set(&checkout, settings, job.fresh), before(client, job), prepare).await;
+        let (b, s, p, m) = join4(begin, set(&checkout, settings, job), before(client, job), prepare).await;
         begun = b.is_ok();
         match b.map_err(Failure::from).and(s).and(p.and(m).map_err(Failure::from)) {
             Err(failure) => Err(failure),
@@ -166,13 +198,21 @@ pub(super) async fn run(checkout: Checkout, settings: &Settings, job: &Job) -> R
                 let (rows, planned, _) = join3(
                     client.query(&prepared, &values),
                     estimate(client, job),
-                    prepare_set(&checkout, settings),
+                    prepare_set(&checkout, settings, job),
                 )
                 .await;
                 let rows = rows.and_then(|rows| Ok((rows, planned?)));
                 rows.map_err(Failure::from).and_then(|rows| outcome(job, rows))
             }
         }
+    };
+    let result = match result {
+        // Whatever ran, its end was meant for what should have.
+        Err(failure) if job.plain.is_some() => {
+            ended = false;
+            Err(failure.of_plain())
+        }
+        other => other,
     };
     let result = result.and_then(|outcome| check(outcome, job.expect));
     let result = match result {
@@ -185,7 +225,7 @@ pub(super) async fn run(checkout: Checkout, settings: &Settings, job: &Job) -> R
         },
         other => other,
     };
-    if result.as_ref().err().is_some_and(|failure| failure.is_stale() || failure.is_remembered()) {
+    if result.as_ref().err().is_some_and(|f| f.is_stale() || f.is_remembered() || f.is_plain()) {
         checkout.forget(&key);
         // A function's `DEALLOCATE ALL` takes this one as well, which every later request would then fail for.
         checkout.forget(&SET_KEY);
@@ -203,21 +243,33 @@ type Done = Result<(), tokio_postgres::Error>;
 static SET_KEY: LazyLock<StatementKey> = LazyLock::new(|| StatementKey::new("", "", SET));
 
 /// The settings' statement. Before it is prepared it is sent with its types, so that it can go with BEGIN.
-async fn set(checkout: &Checkout, settings: &Settings, fresh: bool) -> Result<(), Failure> {
-    let known = checkout.statement(&SET_KEY).filter(|_| settings.is_usual() && !fresh);
+async fn set(checkout: &Checkout, settings: &Settings<'_>, job: &Job) -> Result<(), Failure> {
+    if job.plain.is_some() {
+        return Ok(());
+    }
+    let known = checkout.statement(&SET_KEY).filter(|_| settings.is_usual() && !job.fresh);
     let remembered = known.is_some();
     let set = match known {
-        Some(prepared) => checkout.client().query(&prepared, &settings.values()).await,
-        None => checkout.client().query_typed(settings.sql(), &settings.typed()).await,
+        Some(prepared) => {
+            let values = settings.values();
+            let values: Vec<_> = values.iter().map(|value| value as &(dyn ToSql + Sync)).collect();
+            checkout.client().query(&prepared, &values).await.map(drop)
+        }
+        None => Box::pin(set_typed(checkout.client(), settings)).await,
     };
-    set.map(drop).map_err(|error| Failure::of(error, remembered))
+    set.map_err(|error| Failure::of(error, remembered))
+}
+
+async fn set_typed(client: &Client, settings: &Settings<'_>) -> Done {
+    let values = settings.values();
+    let typed: Vec<_> = values.iter().map(|value| (value as &(dyn ToSql + Sync), Type::TEXT)).collect();
+    client.query_typed(&settings.sql(), &typed).await.map(drop)
 }
 
 /// Parsing it takes longer than running it.
-async fn prepare_set(checkout: &Checkout, settings: &Settings) -> Done {
-    if settings.is_usual() && checkout.statement(&SET_KEY).is_none() {
-        let types = vec![Type::TEXT; settings.values().len()];
-        let prepared = checkout.client().prepare_typed(SET, &types).await?;
+async fn prepare_set(checkout: &Checkout, settings: &Settings<'_>, job: &Job) -> Done {
+    if job.plain.is_none() && settings.is_usual() && checkout.statement(&SET_KEY).is_none() {
+        let prepared = Box::pin(checkout.client().prepare_typed(SET, &[Type::TEXT; USUAL])).await?;
         checkout.keep(SET_KEY.clone(), prepared);
     }
     Ok(())
@@ -225,14 +277,14 @@ async fn prepare_set(checkout: &Checkout, settings: &Settings) -> Done {
 
 async fn before(client: &Client, job: &Job) -> Done {
     match &job.before {
-        Some(sql) => client.query_typed(sql, &[]).await.map(drop),
+        Some(sql) => Box::pin(client.query_typed(sql, &[])).await.map(drop),
         None => Ok(()),
     }
 }
 
 async fn estimate(client: &Client, job: &Job) -> Result<Option<i64>, tokio_postgres::Error> {
     let Some(statement) = &job.estimate else { return Ok(None) };
-    let rows = typed(client, statement).await?;
+    let rows = Box::pin(typed(client, statement)).await?;
     let text = rows.first().map(|row| row.try_get::<_, Raw>(0)).transpose()?;
     let plan = text.and_then(|text| serde_json::from_slice::<serde_json::Value>(&text.0).ok());
     Ok(plan.and_then(|plan| plan.pointer("/0/Plan/Plan Rows")?.as_i64()))
@@ -269,16 +321,27 @@ fn outcome(job: &Job, (rows, planned): (Vec<Row>, Option<i64>)) -> Result<Outcom
     let [row] = &rows[..] else {
         return Err(Failure::Refused(Error::internal("the main query gave no row")));
     };
+    if job.plain.is_some() && optional(row, "plain")? != Some(true) {
+        return Err(Failure::Changed);
+    }
     Ok(Outcome {
         body: row.try_get::<_, Option<Raw>>(0)?.map(|raw| raw.0),
         rows: row.try_get(1)?,
-        total: row.try_get(2)?,
+        total: optional(row, "total")?,
         planned,
-        location: row.try_get::<_, Option<Vec<String>>>(3)?.unwrap_or_default(),
-        inserted: row.try_get(4)?,
-        headers: row.try_get(5)?,
-        status: row.try_get(6)?,
+        location: optional(row, "location")?.unwrap_or_default(),
+        inserted: optional(row, "inserted")?,
+        headers: optional(row, "headers")?,
+        status: optional(row, "status")?,
     })
+}
+
+/// A column that the main query may have; none also where it is null.
+fn optional<'r, T: FromSql<'r>>(row: &'r Row, name: &str) -> Result<Option<T>, tokio_postgres::Error> {
+    match row.columns().iter().position(|column| column.name() == name) {
+        Some(index) => row.try_get(index),
+        None => Ok(None),
+    }
 }
 
 fn check(outcome: Outcome, expect: Expect) -> Result<Outcome, Failure> {
@@ -321,9 +384,7 @@ impl FromSql<'_> for Raw {
 }
 
 /// Sends both and waits: a transaction with these settings.
-pub(super) async fn begin(client: &Client, settings: &Settings) -> Result<(), tokio_postgres::Error> {
-    let typed = settings.typed();
-    let (b, s) =
-        join(client.batch_execute(settings.begin(true)), client.query_typed(settings.sql(), &typed)).await;
-    b.and(s).map(drop)
+pub(super) async fn begin(client: &Client, settings: &Settings<'_>) -> Done {
+    let (b, s) = join(client.batch_execute(settings.begin(true)), set_typed(client, settings)).await;
+    b.and(s)
 }

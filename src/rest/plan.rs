@@ -4,6 +4,7 @@ mod call;
 mod change;
 mod join;
 mod media;
+mod plain;
 mod read;
 mod suggest;
 pub(super) mod tree;
@@ -54,6 +55,8 @@ pub(super) struct Query<'a> {
     pub(super) merges: bool,
     /// `timezone=`, where there is such a zone.
     pub(super) timezone: Option<&'a str>,
+    /// All relations that are read, if that runs nothing but the server's own code as far as the schema knows.
+    pub(super) plain: Option<Vec<Name<'a>>>,
 }
 
 /// Where rows come from.
@@ -129,7 +132,13 @@ fn reading<'a>(
     let (handler, media) = media::negotiate(request, api, context.schema, Some(name), &read)?;
     strict(request, context.schema)?;
     let handler = if request.head { Handler::None } else { handler };
-    Ok(query(request, context.schema, Source::Read, read, handler, media))
+    let ours =
+        !matches!(handler, Handler::Aggregate(..) | Handler::GeoJson(_)) && !matches!(media, Media::Plan(_));
+    let mut query = query(request, context.schema, Source::Read, read, handler, media);
+    if ours && api.db_pre_request.is_none() {
+        query.plain = plain::relations(context.schema, &query.read);
+    }
+    Ok(query)
 }
 
 fn changing<'a>(
@@ -202,6 +211,7 @@ fn query<'a>(
         returns: request.prefer.returns,
         merges: false,
         timezone,
+        plain: None,
     }
 }
 

@@ -13,7 +13,7 @@ mod tests;
 
 pub(super) use snippet::{Snippet, Value};
 
-use super::plan::tree::{Gives, Handler};
+use super::plan::tree::{Gives, Handler, Name};
 use super::plan::{Query, SOURCE, Source};
 use super::request::media::Media;
 use super::request::prefer::{Count, Return};
@@ -41,16 +41,30 @@ impl From<Snippet> for Statement {
     }
 }
 
-/// The main query. It gives one row: body, rows, total, location, inserted, headers, status; but for a plan, which
-/// gives lines. It lets go of the session's advisory locks here, once all rows have been made, because a statement of
-/// its own for that costs more than all else that [`READ_COMMIT`](crate::pool::READ_COMMIT) resets.
-pub(super) fn main(query: &Query<'_>, count: Option<Count>, max_rows: Option<u64>) -> Statement {
+/// Read by an [`Outcome`](super::execute::Outcome) behind its body and rows.
+///
+/// The session's advisory locks are let go of here, once all rows have been made, because a statement of its own for that
+/// costs more than all else that [`READ_COMMIT`](crate::pool::READ_COMMIT) resets.
+const LEFT: &str = "NULLIF(pg_catalog.current_setting('response.headers', true), '') AS headers, \
+    NULLIF(pg_catalog.current_setting('response.status', true), '') AS status, pg_catalog.pg_advisory_unlock_all()";
+
+/// The main query. It gives one row with `body` and `rows`, and where they are needed `total`, `location`, `inserted`,
+/// and what functions left, `headers` and `status`; but for a plan, which gives lines.
+///
+/// `plain`: no function could leave anything. These relations are then looked at once more, under the lock that reading
+/// them took, and `plain` tells whether all are still what the schema says.
+pub(super) fn main(
+    query: &Query<'_>,
+    count: Option<Count>,
+    max_rows: Option<u64>,
+    plain: Option<&[Name<'_>]>,
+) -> Statement {
     let mut sql = Snippet::default();
     if let Media::Plan(plan) = &query.media {
         sql.push("EXPLAIN (FORMAT ").push(if plan.json { "JSON" } else { "TEXT" });
         for option in &plan.options {
             // Constants of ours: other options are not read.
-            sql.push(", ").push(option.to_ascii_uppercase());
+            sql.push(", ").push_sql(&option.to_ascii_uppercase());
         }
         sql.push(") ");
     }
@@ -88,35 +102,36 @@ pub(super) fn main(query: &Query<'_>, count: Option<Count>, max_rows: Option<u64
         Gives::Row | Gives::Value => sql.push("1::pg_catalog.int8"),
         Gives::Rows | Gives::Values => sql.push("pg_catalog.count(*)"),
     };
-    sql.push(" AS rows, ");
+    sql.push(" AS rows");
     let exact = matches!(count, Some(Count::Exact | Count::Estimated));
     if exact && !matches!(query.source, Source::Change(_)) {
-        sql.push("(SELECT pg_catalog.count(*) FROM (");
+        sql.push(", (SELECT pg_catalog.count(*) FROM (");
         condition::counted(&mut sql, &query.read);
         if let (Some(Count::Estimated), Some(most), Source::Read) = (count, max_rows, &query.source) {
             // One more than may be read tells that there are more.
             sql.push(" LIMIT ").bind(most.saturating_add(1).to_string());
         }
-        sql.push(") AS _mb_counted)");
-    } else {
-        sql.push("NULL::pg_catalog.int8");
+        sql.push(") AS _mb_counted) AS total");
     }
-    sql.push(" AS total, ");
     match &query.source {
         Source::Change(change) if query.returns == Some(Return::HeadersOnly) && !change.key.is_empty() => {
+            sql.push(", ");
             change::location(&mut sql, change);
+            sql.push(" AS location");
         }
-        _ => {
-            sql.push("NULL::pg_catalog.text[]");
+        _ => {}
+    }
+    if query.merges {
+        sql.push(", ").push(change::INSERTED).push(" AS inserted");
+    }
+    sql.push(", ");
+    match plain {
+        Some(relations) => still_plain(&mut sql, relations),
+        None => {
+            sql.push(LEFT);
         }
     }
-    sql.push(" AS location, ");
-    sql.push(if query.merges { change::INSERTED } else { "NULL::pg_catalog.int4" });
-    sql.push(
-        " AS inserted, NULLIF(pg_catalog.current_setting('response.headers', true), '') AS headers, \
-         NULLIF(pg_catalog.current_setting('response.status', true), '') AS status, \
-         pg_catalog.pg_advisory_unlock_all() FROM ",
-    );
+    sql.push(" FROM ");
     if twice {
         sql.push(ROWS);
     } else {
@@ -126,6 +141,16 @@ pub(super) fn main(query: &Query<'_>, count: Option<Count>, max_rows: Option<u64
     }
     sql.push(" AS ").push(ROW);
     sql.into()
+}
+
+/// Whether nobody gave a relation row security that holds for the caller, or put a view in its place: a view has no file.
+fn still_plain(sql: &mut Snippet, relations: &[Name<'_>]) {
+    sql.join(relations, " AND ", |sql, relation| {
+        let name = format!("{}.{}", Ident::new(relation.schema), Ident::new(relation.name));
+        sql.push("NOT pg_catalog.row_security_active(").bind(name).push("::pg_catalog.regclass)");
+        sql.push(" AND pg_catalog.pg_relation_filenode(").again().push(") IS NOT NULL");
+    });
+    sql.push(" AS plain");
 }
 
 /// What the planner thinks how many rows there are.
@@ -155,13 +180,18 @@ fn rows(sql: &mut Snippet, query: &Query<'_>) {
 /// The body, as one value.
 fn body(sql: &mut Snippet, query: &Query<'_>) {
     let gives = query.gives();
-    let value = match gives {
-        Gives::Rows | Gives::Row => String::from(ROW),
-        Gives::Value | Gives::Values => format!("{ROW}.{}", call::VALUE),
+    let whole = matches!(gives, Gives::Rows | Gives::Row);
+    let value = |sql: &mut Snippet| {
+        sql.push(ROW);
+        if !whole {
+            sql.push(".").push(call::VALUE);
+        }
     };
     let json = |sql: &mut Snippet, one: bool, stripped: bool| {
         sql.push("COALESCE(").push(if stripped { "pg_catalog.json_strip_nulls(" } else { "" });
-        sql.push("pg_catalog.json_agg(").push(&value).push(")").push(if one { " -> 0" } else { "" });
+        sql.push("pg_catalog.json_agg(");
+        value(sql);
+        sql.push(if one { ") -> 0" } else { ")" });
         sql.push(if stripped { ")" } else { "" }).push(if one { ", 'null')" } else { ", '[]')" });
     };
     match &query.handler {
@@ -184,12 +214,14 @@ fn body(sql: &mut Snippet, query: &Query<'_>) {
             condition::name(sql, *function);
             sql.push("(").push(ROW).push(")::pg_catalog.json), '[]'))");
         }
-        Handler::Value => {
-            sql.push(value);
-        }
+        Handler::Value => value(sql),
         Handler::Aggregate(function, of) => {
             condition::name(sql, *function);
-            sql.push("(").push(if gives == Gives::Value { &value } else { ROW });
+            sql.push("(");
+            sql.push(ROW);
+            if gives == Gives::Value {
+                sql.push(".").push(call::VALUE);
+            }
             if let Some(of) = of.filter(|_| gives != Gives::Value) {
                 sql.push("::");
                 condition::name(sql, of);

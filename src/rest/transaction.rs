@@ -1,5 +1,6 @@
 //! `Session`: an authenticated transaction for handlers of one's own, beside the REST API.
 
+use http::request::Parts;
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
@@ -8,6 +9,7 @@ use super::error::Error;
 use super::execute;
 use super::sql::session::Settings;
 use crate::pool::{COMMIT, Checkout, ROLLBACK, StatementKey};
+use crate::tenant::Tenant;
 
 /// Words that would end or nest the transaction behind the session's back.
 const CONTROL: [&str; 10] =
@@ -20,13 +22,20 @@ const CONTROL: [&str; 10] =
 pub struct Session {
     checkout: Checkout,
     caller: Caller,
-    settings: Settings,
+    search_path: String,
 }
 
 impl Session {
-    pub(super) async fn begin(checkout: Checkout, caller: Caller, settings: Settings) -> Result<Self, Error> {
+    pub(super) async fn begin(
+        checkout: Checkout,
+        caller: Caller,
+        tenant: &Tenant,
+        parts: &Parts,
+    ) -> Result<Self, Error> {
+        let namespace = tenant.api.db_schemas.first().map_or("public", String::as_str);
+        let settings = Settings::new(tenant, &caller, parts, namespace);
         match execute::begin(checkout.client(), &settings).await {
-            Ok(()) => Ok(Self { checkout, caller, settings }),
+            Ok(()) => Ok(Self { checkout, search_path: settings.search_path().to_owned(), caller }),
             Err(error) => Err(Error::from_postgres(&error, caller.anonymous)),
         }
     }
@@ -86,7 +95,7 @@ impl Session {
             let status = http::StatusCode::INTERNAL_SERVER_ERROR;
             return Err(Error::new(status, "MBX501", message, None, Some(hint.into())));
         }
-        let key = StatementKey::new(self.settings.role(), self.settings.search_path(), sql);
+        let key = StatementKey::new(self.role(), &self.search_path, sql);
         if let Some(statement) = self.checkout.statement(&key) {
             return Ok(statement);
         }

@@ -21,6 +21,11 @@ pub struct Relation {
     /// Functions that take a row and give one value, which can be asked for like columns. By name.
     #[serde(default)]
     pub computed_columns: Vec<ComputedColumn>,
+    /// Reading it runs nothing but the server's own code, whatever the search path: an ordinary table without row
+    /// security and without children, whose columns have types of `pg_catalog` and none that show names (`regclass`), in
+    /// a database whose owner made no operators of his own for those.
+    #[serde(default)]
+    pub plain: bool,
     /// Whether INSERT can work at all; privileges are another question.
     pub insertable: bool,
     /// Whether UPDATE can work at all.

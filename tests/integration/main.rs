@@ -12,6 +12,7 @@ mod lifecycle;
 mod metrics;
 mod migrations;
 mod openapi;
+mod plain;
 mod pool;
 mod program;
 mod requests;

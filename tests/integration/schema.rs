@@ -86,6 +86,46 @@ async fn what_a_database_contains() {
 }
 
 #[tokio::test]
+async fn which_tables_run_only_the_servers_code() {
+    let fleet = TestFleet::builder().tenants(&["acme"]).build().await;
+    let owner = fleet.owner("acme").await;
+    owner
+        .batch_execute(
+            "CREATE DOMAIN short AS text CHECK (length(VALUE) < 9);
+             CREATE TYPE mood AS ENUM ('good', 'bad');
+             CREATE TABLE ordinary (a int, b text[], c jsonb, d int4range, e timestamptz DEFAULT now());
+             CREATE TABLE guarded (a int); ALTER TABLE guarded ENABLE ROW LEVEL SECURITY;
+             CREATE TABLE parent (a int); CREATE TABLE child () INHERITS (parent);
+             CREATE TABLE parted (a int) PARTITION BY LIST (a);
+             CREATE VIEW seen AS SELECT a FROM ordinary;
+             CREATE TABLE with_domain (a short); CREATE TABLE with_enum (a mood); CREATE TABLE with_enums (a mood[]);
+             CREATE TABLE with_row (a ordinary); CREATE TABLE with_names (a regclass[]);",
+        )
+        .await
+        .unwrap();
+    /// The edition's own.
+    const EDITION: [&str; 2] = ["items", "notes"];
+    let plain = async || {
+        let schema = read(&fleet).await;
+        let tables = schema.relations["public"].values().filter(|relation| relation.plain);
+        tables
+            .map(|relation| relation.name.clone())
+            .filter(|name| !EDITION.contains(&name.as_str()))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(plain().await, ["child", "ordinary"]);
+    // `text = text` stays the server's, being looked for there first; `varchar = varchar` there is none.
+    owner
+        .batch_execute(
+            "CREATE FUNCTION same(varchar, varchar) RETURNS boolean LANGUAGE sql AS 'SELECT true';
+             CREATE OPERATOR = (LEFTARG = varchar, RIGHTARG = varchar, FUNCTION = same)",
+        )
+        .await
+        .unwrap();
+    assert_eq!(plain().await, Vec::<String>::new());
+}
+
+#[tokio::test]
 async fn what_belongs_together() {
     let fleet = TestFleet::builder().tenants(&["acme"]).build().await;
     fleet.owner("acme").await.batch_execute(TABLES).await.unwrap();

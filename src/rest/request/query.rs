@@ -1,5 +1,6 @@
 //! The query string: which parameter is what, as far as that can be told without a schema.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
@@ -46,7 +47,7 @@ impl Query {
     pub(super) fn parse(text: &str, call: bool) -> Result<Self, Error> {
         let pairs = pairs(text)?;
         let mut query = Self { canonical: canonical(&pairs), ..Self::default() };
-        let given = || pairs.iter().filter_map(|(key, value)| Some((key.as_str(), value.as_deref()?)));
+        let given = || pairs.iter().filter_map(|(key, value)| Some((&**key, value.as_deref()?)));
         let first = |name: &str| given().find(|(key, _)| *key == name).map(|(_, value)| value);
         query.select = match first("select") {
             Some(text) => select::select(text)?,
@@ -101,17 +102,24 @@ impl Query {
     }
 }
 
+/// A key, and its value if it has one.
+type Pair<'a> = (Cow<'a, str>, Option<Cow<'a, str>>);
+
 /// Keys and values; a key without `=` has none. Bytes that are no text are refused: what stands in for them in a
 /// lossy reading could be found in a column.
-fn pairs(text: &str) -> Result<Vec<(String, Option<String>)>, Error> {
-    let decode = |text: &str| {
-        let text = text.replace('+', " ");
-        let decoded = percent_decode_str(&text).decode_utf8().map(std::borrow::Cow::into_owned);
-        decoded.map_err(|_| {
-            let message = format!("\"failed to parse query string ({text})\"");
+fn pairs(text: &str) -> Result<Vec<Pair<'_>>, Error> {
+    fn decode(text: &str) -> Result<Cow<'_, str>, Error> {
+        let refused = |_| {
+            let message = format!("\"failed to parse query string ({})\"", text.replace('+', " "));
             Error::query(message, "percent-encoded bytes that are not UTF-8")
-        })
-    };
+        };
+        if text.contains('+') {
+            let spaced = text.replace('+', " ");
+            let decoded = percent_decode_str(&spaced).decode_utf8().map_err(refused)?;
+            return Ok(Cow::Owned(decoded.into_owned()));
+        }
+        percent_decode_str(text).decode_utf8().map_err(refused)
+    }
     text.split('&')
         .filter(|pair| !pair.is_empty())
         .map(|pair| match pair.split_once('=') {
@@ -121,14 +129,17 @@ fn pairs(text: &str) -> Result<Vec<(String, Option<String>)>, Error> {
         .collect()
 }
 
-fn canonical(pairs: &[(String, Option<String>)]) -> String {
+fn canonical(pairs: &[Pair<'_>]) -> String {
     let mut sorted: Vec<_> = pairs.iter().collect();
     sorted.sort_by(|a, b| a.0.cmp(&b.0));
-    let encode = |text: &str| utf8_percent_encode(text, RESERVED).to_string();
-    let pair = |(key, value): &&(String, Option<String>)| {
-        format!("{}={}", encode(key), encode(value.as_deref().unwrap_or_default()))
-    };
-    sorted.iter().map(pair).collect::<Vec<_>>().join("&")
+    let mut canonical = String::new();
+    for (key, value) in sorted {
+        canonical.push_str(if canonical.is_empty() { "" } else { "&" });
+        canonical.extend(utf8_percent_encode(key, RESERVED));
+        canonical.push('=');
+        canonical.extend(utf8_percent_encode(value.as_deref().unwrap_or_default(), RESERVED));
+    }
+    canonical
 }
 
 #[cfg(test)]

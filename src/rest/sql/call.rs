@@ -50,7 +50,7 @@ pub(super) fn call(sql: &mut Snippet, call: &Call<'_>) {
                 } else {
                     sql.bind(body.clone());
                 }
-                sql.push("::").push(kind);
+                sql.push("::").push_sql(kind);
             });
         }
         Arguments::Texts(texts) => {
@@ -58,11 +58,11 @@ pub(super) fn call(sql: &mut Snippet, call: &Call<'_>) {
             function(sql, call, scalar, |sql| {
                 sql.join(texts, ", ", |sql, (name, kind, given)| match given {
                     Given::One(text) => {
-                        sql.push(Ident::new(*name)).push(" := ").bind(*text).push("::").push(kind);
+                        sql.push(Ident::new(*name)).push(" := ").bind(*text).push("::").push_sql(kind);
                     }
                     Given::Many(many) => {
                         sql.push("VARIADIC ").push(Ident::new(*name)).push(" := ");
-                        sql.bind(condition::array(many.iter().copied())).push("::").push(kind);
+                        sql.bind(condition::array(many.iter().copied())).push("::").push_sql(kind);
                     }
                 });
             });

@@ -89,7 +89,7 @@ fn insert(
     rows(sql, values, false);
     let merges = matches!(conflict, Some((_, Resolution::Merge)));
     if merges {
-        sql.push(" WHERE ").push(counted("+ 1")).push(" <> '0'");
+        sql.push(" WHERE ").push_sql(&counted("+ 1")).push(" <> '0'");
         if !change.filters.is_empty() {
             sql.push(" AND ");
             condition::all(sql, &Place::Alias(BODY.into()), &change.filters, Embeds::Joined(&[]));
@@ -105,7 +105,7 @@ fn insert(
             sql.push(") DO UPDATE SET ").join(&values.columns, ", ", |sql, column| {
                 sql.push(Ident::new(column.name)).push(" = EXCLUDED.").push(Ident::new(column.name));
             });
-            sql.push(" WHERE ").push(counted("- 1")).push(" <> '-1'");
+            sql.push(" WHERE ").push_sql(&counted("- 1")).push(" <> '-1'");
         }
     }
 }
@@ -136,7 +136,7 @@ pub(super) fn rows(sql: &mut Snippet, values: &Values<'_>, one: bool) {
         sql.push("pg_catalog.jsonb_build_object(");
         let with: Vec<_> = values.columns.iter().filter_map(|c| Some((c.name, c.default?))).collect();
         sql.join(with, ", ", |sql, (name, default)| {
-            sql.bind(name).push("::pg_catalog.text, ").push(default);
+            sql.bind(name).push("::pg_catalog.text, ").push_sql(default);
         });
         sql.push(") || ");
         sql.push(if object {
@@ -158,7 +158,7 @@ pub(super) fn rows(sql: &mut Snippet, values: &Values<'_>, one: bool) {
     if !values.columns.is_empty() {
         sql.push("pg_catalog.").push(reader).push("(").push(json).push(") AS _(");
         sql.join(&values.columns, ", ", |sql, column| {
-            sql.push(Ident::new(column.name)).push(" ").push(column.kind);
+            sql.push(Ident::new(column.name)).push(" ").push_sql(column.kind);
         });
         sql.push(")");
         sql.push(if one { " LIMIT 1" } else { "" });

@@ -3,10 +3,7 @@
 use super::Statement;
 
 /// The columns of the [main query](super::main) behind its body.
-const REST: &str = " AS body, 1::pg_catalog.int8 AS rows, NULL::pg_catalog.int8 AS total, \
-                    NULL::pg_catalog.text[] AS location, NULL::pg_catalog.int4 AS inserted, \
-                    NULL::pg_catalog.text AS headers, NULL::pg_catalog.text AS status, \
-                    pg_catalog.pg_advisory_unlock_all()";
+const REST: &str = " AS body, 1::pg_catalog.int8 AS rows, pg_catalog.pg_advisory_unlock_all()";
 
 /// A main query. Its body is JSON: `relations`, a list of names, and `routines`, a list of objects with `name`, `types`
 /// (of the input arguments, as in [`Argument::type_name`](crate::schema::Argument::type_name)) and `shown` (the same

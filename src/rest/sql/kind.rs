@@ -1,5 +1,6 @@
 //! Names of types as callers spell them, for casts.
 
+use super::snippet::Snippet;
 use crate::pg::Ident;
 
 /// Type names that SQL spells as keywords, and what they are; any other name is quoted as an identifier.
@@ -38,8 +39,10 @@ const TYPES: [(&str, &str); 31] = [
 ];
 
 /// A caller's type name as SQL: from the table above, or a quoted identifier, as unquoted SQL would fold it.
-pub(super) fn type_name(spelled: &str) -> String {
+pub(super) fn type_name<'s>(sql: &'s mut Snippet, spelled: &str) -> &'s mut Snippet {
     let folded = spelled.split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase();
-    let known = TYPES.iter().find(|(name, _)| *name == folded).map(|(_, name)| (*name).to_owned());
-    known.unwrap_or_else(|| Ident::new(folded).to_string())
+    match TYPES.iter().find(|(name, _)| *name == folded) {
+        Some((_, known)) => sql.push(*known),
+        None => sql.push(Ident::new(folded)),
+    }
 }

@@ -41,7 +41,7 @@ fn level(sql: &mut Snippet, read: &Read<'_>, extra: &[(Option<usize>, Column<'_>
     condition::restrict(sql, read, Embeds::Joined(&read.embeds));
     if items.aggregated && !items.grouped.is_empty() {
         sql.push(" GROUP BY ").join(&items.grouped, ", ", |sql, number| {
-            sql.push(number);
+            sql.push(*number);
         });
     }
     order(sql, &at, &read.order, &read.embeds);
@@ -74,7 +74,7 @@ fn selected(sql: &mut Snippet, at: &Place<'_>, column: &Column<'_>) {
     if let (Some(_), Some(cast)) = (column.aggregate, column.aggregate_cast) {
         sql.push("CAST(");
         aggregated(sql, at, column);
-        sql.push(" AS ").push(type_name(cast)).push(")");
+        type_name(sql.push(" AS "), cast).push(")");
     } else {
         aggregated(sql, at, column);
     }
@@ -94,7 +94,7 @@ fn aggregated(sql: &mut Snippet, at: &Place<'_>, column: &Column<'_>) {
         (_, Some(cast)) => {
             sql.push("CAST(");
             condition::converted(sql, at, &column.operand);
-            sql.push(" AS ").push(type_name(cast)).push(")");
+            type_name(sql.push(" AS "), cast).push(")");
         }
         (_, None) => condition::converted(sql, at, &column.operand),
     }
@@ -136,7 +136,7 @@ fn spread(sql: &mut Snippet, label: &str, output: &Output<'_>) {
             column(sql);
             sql.push(")");
             if let Some(cast) = output.cast {
-                sql.push(" AS ").push(type_name(cast)).push(")");
+                type_name(sql.push(" AS "), cast).push(")");
             }
         }
         None => column(sql),

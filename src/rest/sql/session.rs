@@ -1,5 +1,6 @@
-//! The settings of a request's transaction: role, claims, request, search path. Always all of them; the tier's time
-//! limits are the session's own, which every transaction begins with (`pool::connect`).
+//! The settings of a request's transaction: role, claims, request, search path. All of them, but for a reading that
+//! nobody can look at them in; the tier's time limits are the session's own, which every transaction begins with
+//! (`pool::connect`).
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -10,7 +11,6 @@ use http::header::COOKIE;
 use http::request::Parts;
 use serde::Serializer as _;
 use serde_json::{Map, Value};
-use tokio_postgres::types::{ToSql, Type};
 
 use super::super::auth::Caller;
 use crate::pg::Ident;
@@ -39,12 +39,12 @@ impl Isolation {
     }
 }
 
-/// All but the role, which comes last: a setting that the login may change and the role may not is changed as the
+/// One column, because nobody reads it. All but the role, which comes last: a setting that the login may change and the role may not is changed as the
 /// login (`GRANT SET ON PARAMETER … TO login`). The two of the answer are emptied, because a function of an earlier
 /// request may have set them for the whole session.
 macro_rules! head {
     () => {
-        "SELECT pg_catalog.set_config('search_path', $1, true), \
+        "SELECT pg_catalog.num_nulls(pg_catalog.set_config('search_path', $1, true), \
          pg_catalog.set_config('request.jwt.claims', $2, true), \
          pg_catalog.set_config('request.headers', $3, true), \
          pg_catalog.set_config('request.cookies', $4, true), \
@@ -56,46 +56,45 @@ macro_rules! head {
 }
 macro_rules! tail {
     () => {
-        ", pg_catalog.set_config('role', $7, true)"
+        ", pg_catalog.set_config('role', $7, true))"
     };
 }
 
 /// The statement of most tenants.
 pub(crate) const SET: &str = concat!(head!(), tail!());
 
-/// Where the values stand that are looked at again.
-const SEARCH_PATH: usize = 0;
-const ROLE: usize = 6;
+/// How many values it has.
+pub(crate) const USUAL: usize = 7;
 
-/// One statement for all settings, its values, and how the transaction begins.
+/// All settings of one request, the statement for them, and how its transaction begins. Their texts are made when they
+/// are sent: a plain reading needs none.
 #[derive(Debug, Clone)]
-pub(crate) struct Settings {
-    values: Vec<String>,
-    sql: Cow<'static, str>,
+pub(crate) struct Settings<'a> {
+    search_path: String,
+    caller: &'a Caller,
+    parts: &'a Parts,
+    /// Those that not every request has: name and value.
+    more: Vec<(String, String)>,
     isolation: Isolation,
+    /// Some of them change what PostgreSQL's own code does: a time limit, a time zone.
+    tuned: bool,
 }
 
-impl Settings {
+/// Longest name of a role, in bytes (PostgreSQL, "Lexical Structure", 4.1.1).
+const NAME: usize = 63;
+
+impl<'a> Settings<'a> {
     /// `namespace` is the exposed schema that unqualified names are looked for in first.
-    pub(crate) fn new(tenant: &Tenant, caller: &Caller, parts: &Parts, namespace: &str) -> Self {
-        let path =
-            std::iter::once(namespace).chain(tenant.api.db_extra_search_path.iter().map(String::as_str));
-        let path: Vec<_> = path.map(|schema| Ident::new(schema).to_string()).collect();
-        let (headers, cookies) = headers(&parts.headers);
-        let values = vec![
-            path.join(", "),
-            caller.claims.clone(),
-            headers,
-            cookies,
-            parts.method.as_str().to_owned(),
-            parts.uri.path().to_owned(),
-            caller.role.clone(),
-        ];
-        let mut settings = Self { values, sql: Cow::Borrowed(SET), isolation: Isolation::default() };
-        for (name, value) in &tenant.api.app_settings {
-            settings.add(format!("app.settings.{name}"), value);
+    pub(crate) fn new(tenant: &Tenant, caller: &'a Caller, parts: &'a Parts, namespace: &str) -> Self {
+        let more = tenant.api.app_settings.iter();
+        Self {
+            search_path: search_path(tenant, namespace),
+            caller,
+            parts,
+            more: more.map(|(name, value)| (format!("app.settings.{name}"), value.clone())).collect(),
+            isolation: Isolation::default(),
+            tuned: false,
         }
-        settings
     }
 
     /// Adds the settings that the role has of its own (`ALTER ROLE … SET`, by name), as far as the API hoists them.
@@ -123,12 +122,14 @@ impl Settings {
     #[must_use]
     pub(crate) fn with_timezone(mut self, zone: &str) -> Self {
         self.add("timezone".into(), zone);
+        self.tuned = true;
         self
     }
 
     /// The tier's `statement_timeout` is the session's; a longer one doesn't count.
-    fn hoist<'a>(&mut self, tenant: &Tenant, own: impl Iterator<Item = (&'a String, &'a String)>) {
+    fn hoist<'o>(&mut self, tenant: &Tenant, own: impl Iterator<Item = (&'o String, &'o String)>) {
         for (name, value) in own.filter(|(name, _)| tenant.api.db_hoisted_tx_settings.contains(name)) {
+            self.tuned = true;
             match name.as_str() {
                 "default_transaction_isolation" => self.isolation = Isolation::of(value),
                 "statement_timeout" => {
@@ -143,13 +144,8 @@ impl Settings {
         }
     }
 
-    /// One more setting. Its name is a value too: no text from anywhere stands in the statement.
     fn add(&mut self, name: String, value: &str) {
-        let count = self.values.len();
-        let sql = self.sql.to_mut();
-        sql.truncate(sql.len() - tail!().len());
-        let _ = write!(sql, ", pg_catalog.set_config(${}, ${}, true){}", count + 1, count + 2, tail!());
-        self.values.extend([name, value.to_owned()]);
+        self.more.push((name, value.to_owned()));
     }
 
     /// How the transaction begins: one of a few constants.
@@ -164,35 +160,65 @@ impl Settings {
         }
     }
 
-    /// The statement.
-    pub(crate) fn sql(&self) -> &str {
-        &self.sql
+    /// How a transaction begins in which nothing but the role can matter, set by the same message; none when more does.
+    /// Unlike a value, a name in a statement that is too long is cut, and then another's.
+    pub(crate) fn begin_plain(&self) -> Option<String> {
+        let begin = || format!("{}; SET LOCAL ROLE {}", self.begin(false), Ident::new(self.role()));
+        (!self.tuned && self.role().len() <= NAME).then(begin)
+    }
+
+    /// The statement. Names of settings are values too: no text from anywhere stands in it.
+    pub(crate) fn sql(&self) -> Cow<'static, str> {
+        if self.is_usual() {
+            return Cow::Borrowed(SET);
+        }
+        let mut sql = String::from(head!());
+        for number in (USUAL + 1..).step_by(2).take(self.more.len()) {
+            let _ = write!(sql, ", pg_catalog.set_config(${number}, ${}, true)", number + 1);
+        }
+        Cow::Owned(sql + tail!())
     }
 
     /// Whether the statement is the one that most requests have.
     pub(crate) fn is_usual(&self) -> bool {
-        matches!(self.sql, Cow::Borrowed(_))
+        self.more.is_empty()
     }
 
-    /// Its values, for a prepared statement.
-    pub(crate) fn values(&self) -> Vec<&(dyn ToSql + Sync)> {
-        self.values.iter().map(|value| value as &(dyn ToSql + Sync)).collect()
-    }
-
-    /// Its values, for `query_typed`.
-    pub(crate) fn typed(&self) -> Vec<(&(dyn ToSql + Sync), Type)> {
-        self.values.iter().map(|value| (value as &(dyn ToSql + Sync), Type::TEXT)).collect()
+    /// Its values, all of them texts.
+    pub(crate) fn values(&self) -> Vec<Cow<'_, str>> {
+        let (headers, cookies) = headers(&self.parts.headers);
+        let usual: [Cow<'_, str>; USUAL] = [
+            self.search_path().into(),
+            self.caller.claims.as_str().into(),
+            headers.into(),
+            cookies.into(),
+            self.parts.method.as_str().into(),
+            self.parts.uri.path().into(),
+            self.role().into(),
+        ];
+        let more = self.more.iter().flat_map(|(name, value)| [name.into(), value.into()]);
+        usual.into_iter().chain(more).collect()
     }
 
     /// The text of `search_path`.
     pub(crate) fn search_path(&self) -> &str {
-        &self.values[SEARCH_PATH]
+        &self.search_path
     }
 
     /// The role.
-    pub(crate) fn role(&self) -> &str {
-        &self.values[ROLE]
+    pub(crate) fn role(&self) -> &'a str {
+        &self.caller.role
     }
+}
+
+/// The text of `search_path`: this schema, then those that unqualified names may be in besides.
+pub(crate) fn search_path(tenant: &Tenant, namespace: &str) -> String {
+    let along = tenant.api.db_extra_search_path.iter().map(String::as_str);
+    let mut path = String::new();
+    for schema in std::iter::once(namespace).chain(along) {
+        let _ = write!(path, "{}{}", if path.is_empty() { "" } else { ", " }, Ident::new(schema));
+    }
+    path
 }
 
 /// A time as PostgreSQL's settings have it (a number of milliseconds, or with a unit).
@@ -237,6 +263,8 @@ fn object<'a>(pairs: impl Iterator<Item = (&'a str, Option<Cow<'a, str>>)>) -> S
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
     use super::*;
     use crate::tenant::{Adopted, Api, Limits, Lineage, Origin, Overrides, Record, Sealed, State, TenantId};
 
@@ -267,11 +295,18 @@ mod tests {
         Tenant::new(record, Limits::default(), api)
     }
 
-    fn settings(tenant: &Tenant) -> Settings {
-        let caller = Caller { role: "web".into(), claims: r#"{"role":"web"}"#.into(), anonymous: false };
-        let request = http::Request::get("/items?id=eq.1").header("cookie", "a=b; c=d").header("x-y", "z");
-        let (parts, ()) = request.body(()).unwrap().into_parts();
-        Settings::new(tenant, &caller, &parts, "api")
+    fn caller(role: &str) -> Caller {
+        Caller { role: role.into(), claims: r#"{"role":"web"}"#.into(), anonymous: false }
+    }
+
+    /// As the role `web` asks.
+    fn settings(tenant: &Tenant) -> Settings<'static> {
+        static ASKED: LazyLock<(Caller, Parts)> = LazyLock::new(|| {
+            let request =
+                http::Request::get("/items?id=eq.1").header("cookie", "a=b; c=d").header("x-y", "z");
+            (caller("web"), request.body(()).unwrap().into_parts().0)
+        });
+        Settings::new(tenant, &ASKED.0, &ASKED.1, "api")
     }
 
     fn role() -> BTreeMap<String, String> {
@@ -290,26 +325,41 @@ mod tests {
     fn no_value_stands_in_the_statement() {
         let settings =
             settings(&tenant(true)).with_role_settings(&tenant(true), &role()).with_timezone("UTC");
-        for (value, position) in settings.values.iter().zip(1..) {
+        for (value, position) in settings.values().iter().zip(1..) {
             assert!(settings.sql().contains(&format!("${position},")), "{position}");
             assert!(
-                value.is_empty()
-                    || ["web", "GET"].contains(&value.as_str())
-                    || !settings.sql().contains(value)
+                value.is_empty() || ["web", "GET"].contains(&&**value) || !settings.sql().contains(&**value)
             );
         }
-        assert!(settings.sql().ends_with("pg_catalog.set_config('role', $7, true)"), "the role comes last");
+        assert!(settings.sql().ends_with("pg_catalog.set_config('role', $7, true))"), "the role comes last");
         assert_eq!((settings.search_path(), settings.role()), (r#""api", "ext""ra""#, "web"));
-        assert_eq!(settings.typed().len(), settings.values.len());
-        insta::assert_debug_snapshot!((settings.values, settings.isolation));
+        insta::assert_debug_snapshot!((settings.values(), settings.isolation));
     }
 
     #[test]
     fn the_settings_of_a_role_that_tenants_share_are_not_looked_at() {
         let made = tenant(false);
         let with = settings(&made).with_role_settings(&made, &role());
-        assert_eq!(with.values, settings(&made).values);
+        assert_eq!(with.values(), settings(&made).values());
         assert_eq!(with.begin(true), "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE");
+    }
+
+    #[test]
+    fn what_changes_the_servers_own_work_is_never_left_out() {
+        let adopted = tenant(true);
+        let other = settings(&adopted);
+        let begin = r#"BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY; SET LOCAL ROLE "web""#;
+        assert_eq!(other.begin_plain().as_deref(), Some(begin));
+        assert_eq!(other.clone().with_timezone("UTC").begin_plain(), None);
+        assert_eq!(other.clone().with_role_settings(&adopted, &role()).begin_plain(), None);
+        let isolated = [("default_transaction_isolation".to_owned(), "serializable".to_owned())].into();
+        assert_eq!(other.clone().with_role_settings(&adopted, &isolated).begin_plain(), None);
+        let long = caller(&"r".repeat(64));
+        let long = Settings { caller: &long, ..other.clone() };
+        assert_eq!(long.begin_plain(), None, "63 bytes of it might be another role");
+        let odd = caller(r#"w"; COMMIT; --"#);
+        let odd = Settings { caller: &odd, ..other };
+        assert!(odd.begin_plain().unwrap().ends_with(r#"SET LOCAL ROLE "w""; COMMIT; --""#));
     }
 
     #[test]
@@ -325,8 +375,8 @@ mod tests {
         ] {
             let role = [("statement_timeout".to_owned(), own.to_owned())].into();
             let settings = settings(&adopted).with_role_settings(&adopted, &role);
-            let at = settings.values.iter().position(|value| value == "statement_timeout");
-            assert_eq!(at.map(|at| settings.values[at + 1].as_str()), expected, "{own}");
+            let found = settings.more.iter().find(|(name, _)| name == "statement_timeout");
+            assert_eq!(found.map(|(_, value)| value.as_str()), expected, "{own}");
         }
     }
 }

@@ -1,7 +1,8 @@
 //! `Snippet`: SQL text and the values bound in it. Values never become text; they become `$n`.
 
-use std::fmt::{self, Write as _};
+use std::fmt::Write as _;
 
+use crate::pg::Ident;
 use bytes::{Bytes, BytesMut};
 use tokio_postgres::types::{Format, IsNull, ToSql, Type, to_sql_checked};
 
@@ -41,6 +42,31 @@ impl ToSql for Value {
     to_sql_checked!();
 }
 
+/// What may be SQL text without a second thought: constants of this program, quoted names, numbers of its own.
+pub(crate) trait Text {
+    /// Adds it.
+    fn write(self, sql: &mut String);
+}
+
+impl Text for &'static str {
+    fn write(self, sql: &mut String) {
+        sql.push_str(self);
+    }
+}
+
+impl Text for Ident<'_> {
+    fn write(self, sql: &mut String) {
+        // Writing to a String can't fail.
+        let _ = write!(sql, "{self}");
+    }
+}
+
+impl Text for usize {
+    fn write(self, sql: &mut String) {
+        let _ = write!(sql, "{self}");
+    }
+}
+
 /// SQL under construction.
 #[derive(Debug)]
 pub(crate) struct Snippet {
@@ -56,16 +82,26 @@ impl Default for Snippet {
 }
 
 impl Snippet {
-    /// Adds text: a constant of this program or a quoted identifier.
-    pub(crate) fn push(&mut self, text: impl fmt::Display) -> &mut Self {
-        // Writing to a String can't fail.
-        let _ = write!(self.text, "{text}");
+    /// Adds what may be text.
+    pub(crate) fn push(&mut self, text: impl Text) -> &mut Self {
+        text.write(&mut self.text);
+        self
+    }
+
+    /// Adds text that PostgreSQL's own catalog gave (a type, a default), or that this program made of constants.
+    pub(crate) fn push_sql(&mut self, text: &str) -> &mut Self {
+        self.text.push_str(text);
         self
     }
 
     /// Binds a value and adds its placeholder.
     pub(crate) fn bind(&mut self, value: impl Into<Value>) -> &mut Self {
         self.values.push(value.into());
+        self.again()
+    }
+
+    /// Adds the placeholder of the value bound last once more.
+    pub(crate) fn again(&mut self) -> &mut Self {
         let number = self.values.len();
         self.push("$").push(number)
     }
@@ -79,7 +115,7 @@ impl Snippet {
     pub(crate) fn join<T>(
         &mut self,
         items: impl IntoIterator<Item = T>,
-        between: &str,
+        between: &'static str,
         mut each: impl FnMut(&mut Self, T),
     ) -> &mut Self {
         for (index, item) in items.into_iter().enumerate() {

@@ -1,0 +1,91 @@
+//! Plain readings, which are sent without the request's settings: nobody may ever notice.
+
+use reqwest::Method;
+use serde_json::json;
+
+use crate::support::TestFleet;
+
+const THOUGHTS: &str = "
+    CREATE TABLE thoughts (id int PRIMARY KEY, writer text, pinned boolean);
+    CREATE TABLE answers (id int PRIMARY KEY, thought_id int REFERENCES thoughts);
+    INSERT INTO thoughts VALUES (1, 'ann', true), (2, 'ben', false);
+    INSERT INTO answers VALUES (1, 1), (2, 2);
+    GRANT SELECT ON thoughts, answers TO anon;
+    CREATE FUNCTION left_over() RETURNS text LANGUAGE sql STABLE AS $$ SELECT current_setting('left.over', true) $$;
+    CREATE FUNCTION leave(name text) RETURNS boolean LANGUAGE plpgsql AS $$
+    BEGIN PERFORM set_config('left.over', name, false); RETURN true; END $$;
+    GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA public TO anon;";
+
+/// A fleet with a tenant whose thoughts have been read already, so that they are known to be plain.
+async fn known() -> (TestFleet, impl AsyncFn(&str)) {
+    let fleet = TestFleet::builder().tenants(&["acme"]).serve().await;
+    let owner = fleet.owner("acme").await;
+    owner.batch_execute(THOUGHTS).await.unwrap();
+    for path in ["/acme/thoughts?select=id", "/acme/answers?select=id,thoughts(id)"] {
+        assert_eq!(fleet.get(path).await.status, 200);
+    }
+    let ddl = async move |sql: &str| owner.batch_execute(sql).await.unwrap();
+    (fleet, ddl)
+}
+
+async fn ids(fleet: &TestFleet, path: &str, writer: &str) -> serde_json::Value {
+    let request = fleet.request(Method::GET, path).header("x-writer", writer);
+    let answer = request.send().await.unwrap();
+    assert_eq!(answer.status(), 200);
+    answer.json().await.unwrap()
+}
+
+#[tokio::test]
+async fn a_policy_counts_from_its_first_moment() {
+    let (fleet, ddl) = known().await;
+    ddl("CREATE POLICY own ON thoughts USING (writer = current_setting('request.headers', true)::json ->> 'x-writer');
+         ALTER TABLE thoughts ENABLE ROW LEVEL SECURITY")
+    .await;
+    assert_eq!(ids(&fleet, "/acme/thoughts?select=id", "ben").await, json!([{ "id": 2 }]));
+    let embedded = json!([{ "id": 1, "thoughts": { "id": 1 } }, { "id": 2, "thoughts": null }]);
+    assert_eq!(ids(&fleet, "/acme/answers?select=id,thoughts(id)", "ann").await, embedded);
+}
+
+#[tokio::test]
+async fn a_policy_that_fails_without_settings_does_not_fail() {
+    let (fleet, ddl) = known().await;
+    ddl(
+        "CREATE POLICY own ON thoughts USING (writer = current_setting('request.headers')::json ->> 'x-writer');
+         ALTER TABLE thoughts ENABLE ROW LEVEL SECURITY",
+    )
+    .await;
+    assert_eq!(ids(&fleet, "/acme/thoughts?select=id", "ben").await, json!([{ "id": 2 }]));
+}
+
+#[tokio::test]
+async fn a_view_in_a_tables_place_sees_the_request() {
+    let (fleet, ddl) = known().await;
+    ddl("BEGIN; ALTER TABLE thoughts RENAME TO hidden;
+         CREATE VIEW thoughts AS SELECT * FROM hidden WHERE current_setting('request.method', true) = 'GET';
+         GRANT SELECT ON thoughts TO anon; COMMIT")
+    .await;
+    assert_eq!(ids(&fleet, "/acme/thoughts?select=id&order=id", "").await, json!([{ "id": 1 }, { "id": 2 }]));
+}
+
+#[tokio::test]
+async fn what_an_unknown_policy_leaves_in_the_session_is_gone() {
+    let (fleet, ddl) = known().await;
+    ddl(
+        "CREATE POLICY own ON thoughts USING (leave(writer)); ALTER TABLE thoughts ENABLE ROW LEVEL SECURITY",
+    )
+    .await;
+    // One connection, so that what one request leaves would be there for the next.
+    assert_eq!(fleet.get("/acme/thoughts?select=id").await.status, 200);
+    let left = fleet.send(Method::POST, "/acme/rpc/left_over", None, "", "{}").await;
+    assert!(["null", "\"\""].contains(&left.text.as_str()), "{}", left.text);
+}
+
+#[tokio::test]
+async fn a_right_taken_away_is_missed_at_once() {
+    let (fleet, ddl) = known().await;
+    ddl("REVOKE SELECT ON thoughts FROM anon").await;
+    let refused = fleet.get("/acme/thoughts?select=id").await;
+    assert_eq!((refused.status.as_u16(), refused.code().as_str()), (401, "42501"));
+    ddl("GRANT SELECT ON thoughts TO anon").await;
+    assert_eq!(fleet.get("/acme/thoughts?select=id").await.status, 200);
+}
