@@ -1,7 +1,9 @@
 //! The bare handler: what a good engineer writes by hand for one database, and the baseline for what routing costs.
 //!
-//! axum, deadpool-postgres, and the very statements that manybox sends for a point read, in one pipeline. It resolves
-//! no tenant, reads no query language, has no schema, limits, metrics or logs, and resets nothing in the session.
+//! axum, deadpool-postgres, and the very statements that manybox sends for a point read wherever a tenant's code may
+//! run, in one pipeline. It resolves no tenant, reads no query language, has no schema, limits, metrics or logs, and
+//! resets nothing in the session. Nor can it know, as manybox does by its schema, where no such code runs and the
+//! settings may be left out.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -23,7 +25,7 @@ use crate::setting::{Setting, logins};
 pub(crate) const WORD: &str = "bare-handler";
 
 /// As manybox's own (src/rest/sql/session.rs).
-pub(crate) const SET: &str = "SELECT pg_catalog.set_config('search_path', $1, true), \
+pub(crate) const SET: &str = "SELECT pg_catalog.num_nulls(pg_catalog.set_config('search_path', $1, true), \
     pg_catalog.set_config('request.jwt.claims', $2, true), \
     pg_catalog.set_config('request.headers', $3, true), \
     pg_catalog.set_config('request.cookies', $4, true), \
@@ -31,14 +33,21 @@ pub(crate) const SET: &str = "SELECT pg_catalog.set_config('search_path', $1, tr
     pg_catalog.set_config('request.path', $6, true), \
     pg_catalog.set_config('response.headers', '', true), \
     pg_catalog.set_config('response.status', '', true), \
-    pg_catalog.set_config('role', $7, true)";
+    pg_catalog.set_config('role', $7, true))";
 
-/// As manybox's own for `items?id=eq.N` (src/rest/sql.rs).
-const READ: &str = "SELECT COALESCE(pg_catalog.json_agg(_mb_row), '[]') AS body, pg_catalog.count(*) AS rows, \
-    NULL::pg_catalog.int8 AS total, NULL::pg_catalog.text[] AS location, NULL::pg_catalog.int4 AS inserted, \
+/// What manybox asks besides the body, where functions may have set headers.
+pub(crate) const LEFT: &str = "pg_catalog.count(*) AS rows, \
     NULLIF(pg_catalog.current_setting('response.headers', true), '') AS headers, \
-    NULLIF(pg_catalog.current_setting('response.status', true), '') AS status \
-    FROM (SELECT \"public\".\"items\".* FROM \"public\".\"items\" WHERE \"public\".\"items\".\"id\" = $1) AS _mb_row";
+    NULLIF(pg_catalog.current_setting('response.status', true), '') AS status";
+
+/// As manybox's own for `table?id=eq.N` (src/rest/sql.rs).
+fn point(table: &str) -> String {
+    format!(
+        "SELECT COALESCE(pg_catalog.json_agg(_mb_row), '[]') AS body, {LEFT} FROM (\
+         SELECT \"public\".\"{table}\".* FROM \"public\".\"{table}\" \
+         WHERE \"public\".\"{table}\".\"id\" = $1) AS _mb_row"
+    )
+}
 
 /// The session's settings, as manybox's own (src/pool/connect.rs).
 pub(crate) const OPTIONS: &str = "-c role=none -c statement_timeout=15000 \
@@ -70,33 +79,43 @@ pub(crate) async fn serve(url: &str, port: u16) -> Done {
     // As many as manybox opens for one tenant.
     let pool = manybox::pool::Budget::default().busy as usize;
     let pool = Pool::builder(manager).max_size(pool).build()?;
-    let app = Router::new().route("/{tenant}/items", get(items)).with_state(Arc::new(pool));
+    let open = Handler { pool: pool.clone(), path: "/items", read: point("items") };
+    let guarded = Handler { pool, path: "/guarded", read: point("guarded") };
+    let app = Router::new()
+        .route("/{tenant}/items", get(answer).with_state(Arc::new(open)))
+        .route("/{tenant}/guarded", get(answer).with_state(Arc::new(guarded)));
     let listener = tokio::net::TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).await?;
     Ok(axum::serve(listener, app).await?)
 }
 
-async fn items(
-    State(pool): State<Arc<Pool>>,
+struct Handler {
+    pool: Pool,
+    path: &'static str,
+    read: String,
+}
+
+async fn answer(
+    State(handler): State<Arc<Handler>>,
     Path(_): Path<String>,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Response {
-    match read(&pool, query.as_deref().unwrap_or_default(), &headers).await {
+    match read(&handler, query.as_deref().unwrap_or_default(), &headers).await {
         Ok(body) => ([(header::CONTENT_TYPE, "application/json; charset=utf-8")], body).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
 }
 
-async fn read(pool: &Pool, query: &str, headers: &HeaderMap) -> Done<String> {
+async fn read(handler: &Handler, query: &str, headers: &HeaderMap) -> Done<String> {
     let id: i32 = query.strip_prefix("id=eq.").ok_or("id=eq.N is all it knows")?.parse()?;
     let headers: serde_json::Map<_, _> = headers
         .iter()
         .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into()))
         .collect();
     let headers = serde_json::to_string(&headers)?;
-    let client = pool.get().await?;
-    let (set, read) = (client.prepare_cached(SET).await?, client.prepare_cached(READ).await?);
-    ask(&client, &set, &read, "/items", &headers, &[&id]).await
+    let client = handler.pool.get().await?;
+    let (set, read) = (client.prepare_cached(SET).await?, client.prepare_cached(&handler.read).await?);
+    ask(&client, &set, &read, handler.path, &headers, &[&id]).await
 }
 
 /// One transaction, in one pipeline.

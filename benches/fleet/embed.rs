@@ -13,11 +13,8 @@ use crate::{Done, Scale, bare, median, scenario};
 const PATH: &str = "/t0/patients?select=id,family_name,given_name,appointments(id,starts_at,status)\
                     &appointments.order=starts_at.desc&appointments.limit=5&order=id&limit=50";
 
-/// As manybox's own for that.
-const READ: &str = "SELECT COALESCE(pg_catalog.json_agg(_mb_row), '[]') AS body, pg_catalog.count(*) AS rows, \
-    NULL::pg_catalog.int8 AS total, NULL::pg_catalog.text[] AS location, NULL::pg_catalog.int4 AS inserted, \
-    NULLIF(pg_catalog.current_setting('response.headers', true), '') AS headers, \
-    NULLIF(pg_catalog.current_setting('response.status', true), '') AS status FROM (\
+/// The rows, as manybox's own for that.
+const ROWS: &str = "\
     SELECT \"public\".\"patients\".\"id\", \"public\".\"patients\".\"family_name\", \
     \"public\".\"patients\".\"given_name\", \
     COALESCE(\"patients_appointments_1\".\"patients_appointments_1\", '[]') AS \"appointments\" \
@@ -27,7 +24,7 @@ const READ: &str = "SELECT COALESCE(pg_catalog.json_agg(_mb_row), '[]') AS body,
     FROM \"public\".\"appointments\" AS \"appointments_1\" \
     WHERE \"appointments_1\".\"patient_id\" = \"public\".\"patients\".\"id\" \
     ORDER BY \"appointments_1\".\"starts_at\" DESC LIMIT $1) AS \"patients_appointments_1\") \
-    AS \"patients_appointments_1\" ON TRUE ORDER BY \"public\".\"patients\".\"id\" LIMIT $2) AS _mb_row";
+    AS \"patients_appointments_1\" ON TRUE ORDER BY \"public\".\"patients\".\"id\" LIMIT $2";
 
 /// Questions of each client in one measured run.
 const QUESTIONS: usize = 150;
@@ -107,7 +104,11 @@ impl Bare {
         let mut config: tokio_postgres::Config = url.parse()?;
         let (client, connection) = config.options(bare::OPTIONS).connect(NoTls).await?;
         tokio::spawn(connection);
-        let (set, read) = (client.prepare(bare::SET).await?, client.prepare(READ).await?);
+        let left = bare::LEFT;
+        let read = format!(
+            "SELECT COALESCE(pg_catalog.json_agg(_mb_row), '[]') AS body, {left} FROM ({ROWS}) AS _mb_row"
+        );
+        let (set, read) = (client.prepare(bare::SET).await?, client.prepare(&read).await?);
         Ok(Self { client, set, read })
     }
 

@@ -88,7 +88,7 @@ async fn run() -> Done {
         report.add(control::create(&mut setting, scale).await?);
         report.add(control::migrate(&mut setting, scale).await?);
     }
-    if any(&["overhead-1", "overhead-40"]) {
+    if any(&["overhead-1", "overhead-40", "overhead-policy"]) {
         setting.tenants(40).await?;
         report.extend(requests::overhead(&mut setting, scale).await?);
     }
