@@ -50,8 +50,8 @@ fn point(table: &str) -> String {
 }
 
 /// The session's settings, as manybox's own (src/pool/connect.rs).
-pub(crate) const OPTIONS: &str = "-c role=none -c statement_timeout=15000 \
-    -c idle_in_transaction_session_timeout=30000 -c client_min_messages=error -c client_connection_check_interval=5000";
+pub(crate) const OPTIONS: &str = "-c role=none -c search_path=pg_catalog,pg_temp \
+    -c statement_timeout=15000 -c idle_in_transaction_session_timeout=30000 -c client_min_messages=error -c client_connection_check_interval=5000";
 
 /// Where the first tenant's database is, for a login of its own: the tenant's can't even prepare a statement outside
 /// a request's role.

@@ -94,11 +94,13 @@ fn is_unknown_setting(code: Option<&SqlState>) -> bool {
 /// The session's defaults, which `RESET ALL` returns to.
 ///
 /// Given at startup they win over `ALTER ROLE … SET` and `ALTER DATABASE … SET`, which any function can write for the
-/// login it runs under: so `role` is among them, for `RESET ROLE` goes back to such a default too.
+/// login it runs under: so `role` is among them, for `RESET ROLE` goes back to such a default too, and the search path,
+/// which plain readings begin with: with another one `=` need not be the server's.
 fn options(limits: &Limits, checks: bool) -> String {
     let check = if checks { " -c client_connection_check_interval=5000" } else { "" };
     format!(
-        "-c role=none -c statement_timeout={} -c idle_in_transaction_session_timeout={} -c client_min_messages=error{check}",
+        "-c role=none -c search_path=pg_catalog,pg_temp -c statement_timeout={} \
+         -c idle_in_transaction_session_timeout={} -c client_min_messages=error{check}",
         milliseconds(limits.statement_timeout),
         milliseconds(limits.transaction_idle_timeout),
     )
@@ -122,8 +124,8 @@ mod tests {
         };
         assert_eq!(
             options(&limits, false),
-            "-c role=none -c statement_timeout=1 -c idle_in_transaction_session_timeout=2147483647 \
-             -c client_min_messages=error"
+            "-c role=none -c search_path=pg_catalog,pg_temp -c statement_timeout=1 \
+             -c idle_in_transaction_session_timeout=2147483647 -c client_min_messages=error"
         );
         assert!(options(&limits, true).ends_with(" -c client_connection_check_interval=5000"));
     }

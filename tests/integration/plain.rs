@@ -3,7 +3,7 @@
 use reqwest::Method;
 use serde_json::json;
 
-use crate::support::TestFleet;
+use crate::support::{TestFleet, eventually};
 
 const THOUGHTS: &str = "
     CREATE TABLE thoughts (id int PRIMARY KEY, writer text, pinned boolean);
@@ -88,4 +88,23 @@ async fn a_right_taken_away_is_missed_at_once() {
     assert_eq!((refused.status.as_u16(), refused.code().as_str()), (401, "42501"));
     ddl("GRANT SELECT ON thoughts TO anon").await;
     assert_eq!(fleet.get("/acme/thoughts?select=id").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_search_path_of_the_logins_own_finds_no_other_operators() {
+    let (fleet, ddl) = known().await;
+    ddl("CREATE SCHEMA evil; GRANT USAGE ON SCHEMA evil TO anon;
+         CREATE FUNCTION evil.same(int, int) RETURNS boolean LANGUAGE sql AS 'SELECT true';
+         CREATE OPERATOR evil.= (LEFTARG = int, RIGHTARG = int, FUNCTION = evil.same)")
+    .await;
+    // Any function can write this for the login it runs under; it counts for new connections.
+    let (admin, login) = (fleet.admin("acme").await, fleet.tenant("acme").await.login_role());
+    admin.batch_execute(&format!("ALTER ROLE {login} SET search_path = evil, pg_catalog")).await.unwrap();
+    let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = $1";
+    admin.query(end, &[&login]).await.unwrap();
+    eventually("the tenant is served again", || async {
+        fleet.get("/acme/thoughts?select=writer").await.status == 200
+    })
+    .await;
+    assert_eq!(ids(&fleet, "/acme/thoughts?select=id&id=eq.1", "").await, json!([{ "id": 1 }]));
 }
