@@ -25,6 +25,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use http::request::Parts;
 use http::{HeaderValue, Method};
 
 use crate::pg::KeyRing;
@@ -76,7 +77,7 @@ impl Rest {
     async fn answer(
         &self,
         tenant: &Arc<Tenant>,
-        parts: http::request::Parts,
+        parts: Parts,
         body: Bytes,
     ) -> Result<http::Response<Bytes>, Error> {
         // An adopted database may say itself how its API is exposed.
@@ -87,7 +88,7 @@ impl Rest {
         let mut timing = Timing::new(tenant.api.server_timing_enabled);
         let caller = self.caller(tenant, &parts.headers)?;
         timing.lap("jwt");
-        let request = Request::parse(&parts, body, &tenant.api)?;
+        let (parts, request) = parse(parts, body, tenant).await?;
         timing.lap("parse");
         let mut settings = Settings::new(tenant, &caller, &parts, &request.schema);
         if let Some(own) = configured.and_then(|configured| configured.roles.get(&caller.role)) {
@@ -190,11 +191,25 @@ impl Rest {
     ///
     /// # Errors
     /// 401 and 403 as the REST API gives them, 503 when no connection can be had.
-    pub async fn begin(&self, tenant: &Arc<Tenant>, parts: &http::request::Parts) -> Result<Session, Error> {
+    pub async fn begin(&self, tenant: &Arc<Tenant>, parts: &Parts) -> Result<Session, Error> {
         let caller = self.caller(tenant, &parts.headers)?;
         let checkout = self.pools.checkout(tenant).await?;
         Session::begin(checkout, caller, tenant, parts).await
     }
+}
+
+/// Longest body that is read where other requests are served too: some tenths of a millisecond.
+const SHORT: usize = 64 * 1024;
+
+/// The request; its head is given back. A long body is read beside the threads that serve the others.
+async fn parse(parts: Parts, body: Bytes, tenant: &Arc<Tenant>) -> Result<(Parts, Request), Error> {
+    if body.len() <= SHORT {
+        let request = Request::parse(&parts, body, &tenant.api)?;
+        return Ok((parts, request));
+    }
+    let tenant = Arc::clone(tenant);
+    let parse = move || Request::parse(&parts, body, &tenant.api).map(|request| (parts, request));
+    tokio::task::spawn_blocking(parse).await.map_err(|_| Error::internal("the body could not be read"))?
 }
 
 /// The settings with what this question wants besides.
