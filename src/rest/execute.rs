@@ -207,10 +207,10 @@ pub(super) async fn run(checkout: Checkout, settings: &Settings<'_>, job: &Job) 
         }
     };
     let result = match result {
-        // Whatever ran, its end was meant for what should have.
+        // Whatever ran, its end was meant for what should have. Without the role nothing did.
         Err(failure) if job.plain.is_some() => {
             ended = false;
-            Err(failure.of_plain())
+            Err(if begun { failure.of_plain() } else { failure })
         }
         other => other,
     };
@@ -230,8 +230,9 @@ pub(super) async fn run(checkout: Checkout, settings: &Settings<'_>, job: &Job) 
         // A function's `DEALLOCATE ALL` takes this one as well, which every later request would then fail for.
         checkout.forget(&SET_KEY);
     }
-    // A COMMIT that failed (a deferred constraint) left the rest of its message, the reset, undone.
-    if begun && (ended || client.batch_execute(ROLLBACK).await.is_ok()) {
+    // A COMMIT that failed (a deferred constraint) left the rest of its message, the reset, undone. The role that a plain
+    // reading begins with may be refused in a transaction that has begun.
+    if (begun || job.plain.is_some()) && (ended || client.batch_execute(ROLLBACK).await.is_ok()) {
         checkout.clean();
     }
     result

@@ -316,6 +316,13 @@ async fn a_token_claims_what_the_server_lets_the_login_become() {
         let answer = fleet.get_as(&sign(JWT_SECRET.as_bytes(), json!({ "role": role })), "/old/todos").await;
         (answer.status.as_u16(), answer.code())
     };
+    let client = legacy.client(&fleet).await;
+    let sessions = async || {
+        let sql =
+            "SELECT COALESCE(array_agg(pid ORDER BY pid), '{}') FROM pg_stat_activity WHERE usename = $1";
+        client.query_one(sql, &[&format!("{}_login", legacy.name)]).await.unwrap().get::<_, Vec<i32>>(0)
+    };
+    let before = sessions().await;
     // 42501: not a member; 22023: no such role, and `none` would be the login itself.
     for (role, expected) in [
         ("service", (403, "42501")),
@@ -328,6 +335,7 @@ async fn a_token_claims_what_the_server_lets_the_login_become() {
     ] {
         assert_eq!(claim(role).await, (expected.0, expected.1.to_owned()), "{role}");
     }
+    assert_eq!(sessions().await, before, "a role that is refused costs no connection");
     // The login's own password opens no other database of the fleet.
     let server = fleet.fleet.servers.get("main").unwrap();
     let login = fleet.fleet.keys.tenant_logins(&fleet.row("old").await.record).remove(0);

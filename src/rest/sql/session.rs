@@ -161,10 +161,13 @@ impl<'a> Settings<'a> {
     }
 
     /// How a transaction begins in which nothing but the role can matter, set by the same message; none when more does.
-    /// Unlike a value, a name in a statement that is too long is cut, and then another's.
+    /// What a value may be and a name in a statement may not goes the general way: a name that is too long is cut, and
+    /// then another's.
     pub(crate) fn begin_plain(&self) -> Option<String> {
         let begin = || format!("{}; SET LOCAL ROLE {}", self.begin(false), Ident::new(self.role()));
-        (!self.tuned && self.role().len() <= NAME).then(begin)
+        let name = self.role();
+        let is_name = (1..=NAME).contains(&name.len()) && !name.contains('\0');
+        (!self.tuned && is_name).then(begin)
     }
 
     /// The statement. Names of settings are values too: no text from anywhere stands in it.
@@ -354,9 +357,11 @@ mod tests {
         assert_eq!(other.clone().with_role_settings(&adopted, &role()).begin_plain(), None);
         let isolated = [("default_transaction_isolation".to_owned(), "serializable".to_owned())].into();
         assert_eq!(other.clone().with_role_settings(&adopted, &isolated).begin_plain(), None);
-        let long = caller(&"r".repeat(64));
-        let long = Settings { caller: &long, ..other.clone() };
-        assert_eq!(long.begin_plain(), None, "63 bytes of it might be another role");
+        // 63 bytes of the first, and the last without its NUL, might be other roles.
+        for role in ["r".repeat(64).as_str(), "", "we\0b"] {
+            let caller = caller(role);
+            assert_eq!(Settings { caller: &caller, ..other.clone() }.begin_plain(), None, "{role:?}");
+        }
         let odd = caller(r#"w"; COMMIT; --"#);
         let odd = Settings { caller: &odd, ..other };
         assert!(odd.begin_plain().unwrap().ends_with(r#"SET LOCAL ROLE "w""; COMMIT; --""#));
