@@ -67,9 +67,8 @@ pub(super) fn authenticate(
     if listed && !api.roles.contains(&role) {
         return Err(foreign_role(&role));
     }
-    // For PostgreSQL `none` is not a role: it is the login itself.
-    if role == "none" {
-        let message = "role \"none\" does not exist";
+    if !is_role(&role) {
+        let message = format!("role \"{role}\" does not exist");
         return Err(Error::new(StatusCode::UNAUTHORIZED, "22023", message, None, None)
             .with_header(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")));
     }
@@ -80,6 +79,12 @@ pub(super) fn authenticate(
         format!("{{\"role\":{}}}", Value::from(role.as_str()))
     };
     Ok(Caller { role, claims, anonymous: !claimed })
+}
+
+/// Whether a role can have this name. For PostgreSQL `none` is the login itself, and of a name that is too long the
+/// first 63 bytes are, which may be another's ("Lexical Structure", 4.1.1).
+fn is_role(name: &str) -> bool {
+    name != "none" && (1..=63).contains(&name.len()) && !name.contains('\0')
 }
 
 /// The role at the API's place among the claims, or the anonymous one; and whether it was claimed.

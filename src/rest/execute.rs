@@ -11,7 +11,7 @@ use tokio_postgres::{Client, Row};
 
 use super::error::{Error, is_stale, within_function};
 use super::sql::session::{SET, Settings, USUAL};
-use super::sql::{Statement, Value};
+use super::sql::{PLAIN, Statement, Value};
 use crate::pool::{COMMIT, Checkout, PLAIN_COMMIT, READ_COMMIT, ROLLBACK, StatementKey};
 
 /// Deferred constraints are checked although nothing lasts: the caller wants to know whether it would.
@@ -192,6 +192,7 @@ pub(super) async fn run(checkout: Checkout, settings: &Settings<'_>, job: &Job) 
         begun = b.is_ok();
         match b.map_err(Failure::from).and(s).and(p.and(m).map_err(Failure::from)) {
             Err(failure) => Err(failure),
+            Ok(prepared) if job.plain.is_some() && !has_own_types(&prepared) => Err(Failure::Changed),
             Ok(prepared) => {
                 checkout.keep(key.clone(), prepared.clone());
                 // The last in the same round trip, for later requests; when the query fails, so does that.
@@ -236,6 +237,14 @@ pub(super) async fn run(checkout: Checkout, settings: &Settings<'_>, job: &Job) 
         checkout.clean();
     }
     result
+}
+
+/// The first oid that the server gives to what users make (PostgreSQL, src/include/access/transam.h).
+const FIRST_NORMAL_OBJECT: u32 = 16_384;
+
+/// Whether the relations of a plain reading have the server's own types only, in this very database.
+fn has_own_types(prepared: &tokio_postgres::Statement) -> bool {
+    prepared.columns().iter().skip(PLAIN).all(|column| column.type_().oid() < FIRST_NORMAL_OBJECT)
 }
 
 type Done = Result<(), tokio_postgres::Error>;
@@ -322,12 +331,16 @@ fn outcome(job: &Job, (rows, planned): (Vec<Row>, Option<i64>)) -> Result<Outcom
     let [row] = &rows[..] else {
         return Err(Failure::Refused(Error::internal("the main query gave no row")));
     };
-    if job.plain.is_some() && optional(row, "plain")? != Some(true) {
-        return Err(Failure::Changed);
+    let (body, rows) = (row.try_get::<_, Option<Raw>>(0)?.map(|raw| raw.0), row.try_get(1)?);
+    if job.plain.is_some() {
+        if !row.try_get(PLAIN - 1)? {
+            return Err(Failure::Changed);
+        }
+        return Ok(Outcome { body, rows, total: row.try_get(PLAIN - 2)?, planned, ..Outcome::default() });
     }
     Ok(Outcome {
-        body: row.try_get::<_, Option<Raw>>(0)?.map(|raw| raw.0),
-        rows: row.try_get(1)?,
+        body,
+        rows,
         total: optional(row, "total")?,
         planned,
         location: optional(row, "location")?.unwrap_or_default(),

@@ -104,6 +104,9 @@ pub(super) fn main(
     };
     sql.push(" AS rows");
     let exact = matches!(count, Some(Count::Exact | Count::Estimated));
+    if !exact && plain.is_some() {
+        sql.push(", NULL::pg_catalog.int8 AS total");
+    }
     if exact && !matches!(query.source, Source::Change(_)) {
         sql.push(", (SELECT pg_catalog.count(*) FROM (");
         condition::counted(&mut sql, &query.read);
@@ -143,6 +146,10 @@ pub(super) fn main(
     sql.into()
 }
 
+/// How many columns of a plain reading are ours. Behind them are those of its relations, empty, for their types: when
+/// these change, the server refuses the statement that was prepared ("cached plan must not change result type").
+pub(super) const PLAIN: usize = 4;
+
 /// Whether nobody gave a relation row security that holds for the caller, or put a view in its place: a view has no file.
 fn still_plain(sql: &mut Snippet, relations: &[Name<'_>]) {
     sql.join(relations, " AND ", |sql, relation| {
@@ -151,6 +158,11 @@ fn still_plain(sql: &mut Snippet, relations: &[Name<'_>]) {
         sql.push(" AND pg_catalog.pg_relation_filenode(").again().push(") IS NOT NULL");
     });
     sql.push(" AS plain");
+    for relation in relations {
+        sql.push(", (NULL::");
+        condition::name(sql, *relation);
+        sql.push(").*");
+    }
 }
 
 /// What the planner thinks how many rows there are.

@@ -7,7 +7,7 @@ use crate::support::{TestFleet, eventually};
 
 const THOUGHTS: &str = "
     CREATE TABLE thoughts (id int PRIMARY KEY, writer text, pinned boolean);
-    CREATE TABLE answers (id int PRIMARY KEY, thought_id int REFERENCES thoughts);
+    CREATE TABLE answers (id int PRIMARY KEY, thought_id int REFERENCES thoughts, by text);
     INSERT INTO thoughts VALUES (1, 'ann', true), (2, 'ben', false);
     INSERT INTO answers VALUES (1, 1), (2, 2);
     GRANT SELECT ON thoughts, answers TO anon;
@@ -78,6 +78,40 @@ async fn what_an_unknown_policy_leaves_in_the_session_is_gone() {
     assert_eq!(fleet.get("/acme/thoughts?select=id").await.status, 200);
     let left = fleet.send(Method::POST, "/acme/rpc/left_over", None, "", "{}").await;
     assert!(["null", "\"\""].contains(&left.text.as_str()), "{}", left.text);
+}
+
+/// A type whose JSON is made by code that looks at the request.
+const MOOD: &str = "
+    CREATE TYPE mood AS ENUM ('glad', 'sad');
+    CREATE FUNCTION shown(mood) RETURNS json LANGUAGE sql STABLE AS $$
+        SELECT json_build_object('mood', $1::text, 'method', current_setting('request.method', true)) $$;
+    CREATE CAST (mood AS json) WITH FUNCTION shown(mood);
+    GRANT EXECUTE ON FUNCTION shown(mood) TO anon;";
+
+#[tokio::test]
+async fn a_columns_new_type_sees_the_request() {
+    let (fleet, ddl) = known().await;
+    ddl(MOOD).await;
+    let glad = json!([{ "mood": "glad", "method": "GET" }]);
+    assert_eq!(fleet.get("/acme/thoughts?id=eq.1").await.status, 200);
+    ddl("ALTER TABLE thoughts ADD COLUMN mood mood DEFAULT 'glad'").await;
+    assert_eq!(ids(&fleet, "/acme/thoughts?id=eq.1", "").await[0]["mood"], glad[0]);
+    assert_eq!(fleet.get("/acme/answers?select=by&id=eq.1").await.status, 200);
+    ddl("ALTER TABLE answers ALTER COLUMN by TYPE mood USING 'glad'").await;
+    assert_eq!(ids(&fleet, "/acme/answers?select=by&id=eq.1", "").await[0]["by"], glad[0]);
+}
+
+#[tokio::test]
+async fn what_is_plain_for_its_kin_need_not_be_for_a_tenant() {
+    let fleet = TestFleet::builder().tenants(&["acme", "other"]).serve().await;
+    // Both are of one edition and version, so that one schema is read for both.
+    fleet.owner("other").await.batch_execute(MOOD).await.unwrap();
+    let drift =
+        "ALTER TABLE items ADD COLUMN mood mood DEFAULT 'glad'; INSERT INTO items VALUES (77, 'x', 1)";
+    fleet.owner("other").await.batch_execute(drift).await.unwrap();
+    assert_eq!(fleet.get("/acme/items?id=eq.77").await.status, 200);
+    let items = ids(&fleet, "/other/items?id=eq.77", "").await;
+    assert_eq!(items[0]["mood"], json!({ "mood": "glad", "method": "GET" }));
 }
 
 #[tokio::test]

@@ -99,7 +99,12 @@ async fn which_tables_run_only_the_servers_code() {
              CREATE TABLE parted (a int) PARTITION BY LIST (a);
              CREATE VIEW seen AS SELECT a FROM ordinary;
              CREATE TABLE with_domain (a short); CREATE TABLE with_enum (a mood); CREATE TABLE with_enums (a mood[]);
-             CREATE TABLE with_row (a ordinary); CREATE TABLE with_names (a regclass[]);",
+             CREATE TABLE with_row (a ordinary);
+             CREATE FUNCTION twice(int) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT 2 * $1';
+             CREATE TABLE with_index (a int); CREATE INDEX ON with_index (twice(a));
+             CREATE TABLE with_filter (a int); CREATE INDEX ON with_filter (a) WHERE twice(a) > 1;
+             CREATE TABLE with_statistics (a int); CREATE STATISTICS s ON (twice(a)), a FROM with_statistics;
+             CREATE TABLE with_check (a int CHECK (twice(a) > 0)); CREATE TABLE with_names (a regclass[]);",
         )
         .await
         .unwrap();

@@ -262,3 +262,11 @@ fn roles_by_path_and_by_rule() {
     assert_eq!(told(none), (500, "PGRST300".into(), "Server lacks JWT secret".into()));
     assert!(ask_as(&Api::default(), &Arc::default(), None, Roles::Servers).is_ok());
 }
+
+#[test]
+fn names_that_postgresql_would_read_as_others_are_none() {
+    assert!(is_role("web_anon") && is_role(&"r".repeat(63)) && is_role("Ö\"; --"));
+    for name in ["", "none", "we\0b", &"r".repeat(64)] {
+        assert!(!is_role(name), "{name:?}");
+    }
+}

@@ -6,11 +6,16 @@ use super::super::request::filter::Test;
 use super::tree::{Column, Condition, Embed, From, Name, Operand, Output, Read, Shape};
 use crate::schema::{Relation, Schema};
 
+/// Most columns of all relations together: each is one of the main query's as well.
+const COLUMNS: usize = 200;
+
 /// The relations that are read, each once, when all of them are [plain](Relation::plain) and so is all that is made of
 /// their columns: no function, no cast to a type that might be the owner's.
 pub(super) fn relations<'a>(schema: &Schema, read: &Read<'a>) -> Option<Vec<Name<'a>>> {
     let mut found = Vec::new();
-    level(schema, read, &mut found).then_some(found)
+    let plain = level(schema, read, &mut found);
+    let columns = |name: &Name<'_>| schema.relation(name.schema, name.name).map_or(0, |of| of.columns.len());
+    (plain && found.iter().map(columns).sum::<usize>() <= COLUMNS).then_some(found)
 }
 
 fn level<'a>(schema: &Schema, read: &Read<'a>, found: &mut Vec<Name<'a>>) -> bool {

@@ -80,9 +80,6 @@ pub(crate) struct Settings<'a> {
     tuned: bool,
 }
 
-/// Longest name of a role, in bytes (PostgreSQL, "Lexical Structure", 4.1.1).
-const NAME: usize = 63;
-
 impl<'a> Settings<'a> {
     /// `namespace` is the exposed schema that unqualified names are looked for in first.
     pub(crate) fn new(tenant: &Tenant, caller: &'a Caller, parts: &'a Parts, namespace: &str) -> Self {
@@ -161,13 +158,9 @@ impl<'a> Settings<'a> {
     }
 
     /// How a transaction begins in which nothing but the role can matter, set by the same message; none when more does.
-    /// What a value may be and a name in a statement may not goes the general way: a name that is too long is cut, and
-    /// then another's.
     pub(crate) fn begin_plain(&self) -> Option<String> {
         let begin = || format!("{}; SET LOCAL ROLE {}", self.begin(false), Ident::new(self.role()));
-        let name = self.role();
-        let is_name = (1..=NAME).contains(&name.len()) && !name.contains('\0');
-        (!self.tuned && is_name).then(begin)
+        (!self.tuned).then(begin)
     }
 
     /// The statement. Names of settings are values too: no text from anywhere stands in it.
@@ -357,11 +350,6 @@ mod tests {
         assert_eq!(other.clone().with_role_settings(&adopted, &role()).begin_plain(), None);
         let isolated = [("default_transaction_isolation".to_owned(), "serializable".to_owned())].into();
         assert_eq!(other.clone().with_role_settings(&adopted, &isolated).begin_plain(), None);
-        // 63 bytes of the first, and the last without its NUL, might be other roles.
-        for role in ["r".repeat(64).as_str(), "", "we\0b"] {
-            let caller = caller(role);
-            assert_eq!(Settings { caller: &caller, ..other.clone() }.begin_plain(), None, "{role:?}");
-        }
         let odd = caller(r#"w"; COMMIT; --"#);
         let odd = Settings { caller: &odd, ..other };
         assert!(odd.begin_plain().unwrap().ends_with(r#"SET LOCAL ROLE "w""; COMMIT; --""#));

@@ -59,13 +59,13 @@ computed AS (
     GROUP BY p.proargtypes[0]
 ),
 overloaded AS (
-    -- Of an owner's operator on the server's own types no request could tell that it is not the server's. Only
-    -- superusers make functions in C.
+    -- Operators that requests can name, on the server's own types but not the server's: the owner's, or intarray's.
     SELECT EXISTS (
         SELECT FROM pg_operator o
-        JOIN pg_proc p ON p.oid = o.oprcode
-        JOIN pg_language l ON l.oid = p.prolang AND l.lanname NOT IN ('c', 'internal')
-        WHERE o.oprnamespace <> 'pg_catalog'::regnamespace AND NOT EXISTS (
+        WHERE o.oprnamespace <> 'pg_catalog'::regnamespace
+        AND o.oprname IN ('=', '<>', '<', '<=', '>', '>=', '@>', '<@', '&&', '<<', '>>', '&<', '&>', '-|-',
+            '~', '~*', '~~', '~~*', '->', '->>', '@@')
+        AND NOT EXISTS (
             SELECT FROM pg_type t
             WHERE t.oid IN (o.oprleft, o.oprright) AND t.typnamespace <> 'pg_catalog'::regnamespace)
     ) AS any
@@ -84,11 +84,18 @@ SELECT json_build_object(
         WHERE p.conrelid = s.oid AND p.contype = 'p'
     ), '[]'),
     'computed_columns', COALESCE(computed.list, '[]'),
+    -- The planner runs functions of indexes, statistics and checks on constants.
     'plain', s.relkind = 'r' AND NOT s.relrowsecurity AND NOT s.relhassubclass AND NOT overloaded.any AND NOT EXISTS (
         SELECT FROM pg_attribute a
         JOIN pg_type t ON t.oid = a.atttypid
         WHERE a.attrelid = s.oid AND a.attnum > 0 AND NOT a.attisdropped
-            AND (t.typnamespace <> 'pg_catalog'::regnamespace OR t.typtype NOT IN ('b', 'r', 'm') OR t.typname ~ '^_?reg')),
+            AND (t.typnamespace <> 'pg_catalog'::regnamespace OR t.typtype NOT IN ('b', 'r', 'm') OR t.typname ~ '^_?reg'))
+        AND NOT EXISTS (
+            SELECT FROM pg_depend d
+            WHERE d.refclassid = 'pg_proc'::regclass AND (d.classid, d.objid) IN (
+                SELECT 'pg_class'::regclass, indexrelid FROM pg_index WHERE indrelid = s.oid
+                UNION ALL SELECT 'pg_statistic_ext'::regclass, oid FROM pg_statistic_ext WHERE stxrelid = s.oid
+                UNION ALL SELECT 'pg_constraint'::regclass, oid FROM pg_constraint WHERE conrelid = s.oid)),
     -- Bits by CmdType (nodes.h): 4 update, 8 insert, 16 delete; INSTEAD OF triggers count.
     'insertable', u.bits & 8 = 8,
     'updatable', u.bits & 4 = 4,
