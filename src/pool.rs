@@ -64,7 +64,7 @@ pub struct Budget {
 impl Default for Budget {
     fn default() -> Self {
         let cores = std::thread::available_parallelism().map_or(2, |n| u32::try_from(n.get()).unwrap_or(2));
-        Self { total: None, reserve: 20, connects: 4, busy: 2 * cores.max(2), shared: false }
+        Self { total: None, reserve: 20, connects: 4, busy: cores.max(2) * 3 / 2, shared: false }
     }
 }
 

@@ -128,8 +128,8 @@ pub struct Budget {
     /// Most connections a router opens at the same time. More don't open faster, and slow down what runs.
     pub max_connecting: u32,
     /// Most connections of one tenant on one router, whatever its tier says. More than the server can run at once make
-    /// a tenant no faster, and take processor time from the others. Not given: 2 for each core of this machine, at
-    /// least 4; where the server is another machine, give 2 for each of its cores.
+    /// a tenant no faster, and take processor time from the others. Not given: 3 for every two cores of this
+    /// machine, at least 3; where the server is another machine, give 3 for every two of its cores.
     pub max_per_tenant: Option<u32>,
 }
 
