@@ -249,13 +249,11 @@ fn job(tenant: &Tenant, request: &Request, query: &Query<'_>, settings: &Setting
     };
     let rolls_back = prefer.rollback.unwrap_or(tenant.api.db_tx_end.rolls_back());
     // What nobody asked to be sure of, and what no earlier request has shown to be wrong.
-    let relations = query.plain.as_deref().filter(|_| !fresh && !rolls_back);
-    let plain = relations.and_then(|relations| Some((relations, settings.begin_plain()?)));
-    let (relations, plain) = plain.unzip();
+    let plain = query.plain.as_deref().filter(|_| !fresh && !rolls_back && settings.is_plain());
     Job {
         before: tenant.api.db_pre_request.as_ref().map(sql::before),
-        plain,
-        main: sql::main(query, prefer.count, tenant.api.max_rows(&tenant.limits), relations),
+        plain: plain.is_some(),
+        main: sql::main(query, prefer.count, tenant.api.max_rows(&tenant.limits), plain),
         lines,
         estimate: estimated.then(|| sql::estimate(query)),
         writes: query.writes,
@@ -271,7 +269,7 @@ fn document_job(tenant: &Tenant, request: &Request) -> Job {
     let follows = tenant.api.openapi_mode == OpenApiMode::FollowPrivileges && !request.head;
     Job {
         before: tenant.api.db_pre_request.as_ref().map(sql::before),
-        plain: None,
+        plain: false,
         main: if follows { sql::document::privileges(&request.schema) } else { sql::document::nothing() },
         lines: false,
         estimate: None,

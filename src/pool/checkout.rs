@@ -45,6 +45,22 @@ impl Checkout {
         &self.connection().client
     }
 
+    /// The role that the session has outside transactions, where its last user [left it one](Checkout::clean_as).
+    pub fn role(&self) -> Option<&str> {
+        self.connection().role.as_deref()
+    }
+
+    /// Begins a transaction as the login itself.
+    ///
+    /// # Errors
+    /// As the server says.
+    pub async fn begin(&self, begin: &'static str) -> Result<(), tokio_postgres::Error> {
+        match self.role() {
+            None => self.client().batch_execute(begin).await,
+            Some(_) => self.client().batch_execute(&format!("RESET ROLE; {begin}")).await,
+        }
+    }
+
     /// The statement that was kept under this key on this connection.
     pub fn statement(&self, key: &StatementKey) -> Option<Statement> {
         self.connection().statements.get(key)
@@ -64,8 +80,21 @@ impl Checkout {
     ///
     /// Only after the whole answer to [`COMMIT`](super::COMMIT) or [`ROLLBACK`](super::ROLLBACK) has arrived without
     /// an error: the next request, perhaps another caller's, goes on where this one stopped.
-    pub fn clean(mut self) {
-        if let Some(connection) = self.connection.take() {
+    pub fn clean(self) {
+        self.give_back(None);
+    }
+
+    /// Returns the connection to its pool with a role that `SET ROLE` has given to the session, and with nothing else
+    /// that would not be there after [`COMMIT`](super::COMMIT).
+    pub fn clean_as(self, role: &str) {
+        self.give_back(Some(role));
+    }
+
+    fn give_back(mut self, role: Option<&str>) {
+        if let Some(mut connection) = self.connection.take() {
+            if connection.role.as_deref() != role {
+                connection.role = role.map(ToOwned::to_owned);
+            }
             let (key, now) = (self.key, Instant::now());
             self.server.with(|ledger, orders| ledger.give_back(key, connection, now, orders));
         }

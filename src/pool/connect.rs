@@ -65,6 +65,7 @@ pub(super) async fn open(server: &Arc<Server>, open: &Open, slot: Arc<Slot>) -> 
     Ok(Connection {
         client: ClientWrapper::new(client, driver),
         statements: Statements::new(),
+        role: None,
         address,
         epoch: open.epoch,
         slot,
@@ -95,11 +96,13 @@ fn is_unknown_setting(code: Option<&SqlState>) -> bool {
 ///
 /// Given at startup they win over `ALTER ROLE … SET` and `ALTER DATABASE … SET`, which any function can write for the
 /// login it runs under: so `role` is among them, for `RESET ROLE` goes back to such a default too, and the search path,
-/// which plain readings begin with: with another one `=` need not be the server's.
+/// which plain readings begin with: with another one `=` need not be the server's. What runs outside a transaction of
+/// ours, as plain readings do, writes nothing.
 fn options(limits: &Limits, checks: bool) -> String {
     let check = if checks { " -c client_connection_check_interval=5000" } else { "" };
     format!(
-        "-c role=none -c search_path=pg_catalog,pg_temp -c statement_timeout={} \
+        "-c role=none -c search_path=pg_catalog,pg_temp -c default_transaction_read_only=on \
+         -c default_transaction_isolation=read\\ committed -c statement_timeout={} \
          -c idle_in_transaction_session_timeout={} -c client_min_messages=error{check}",
         milliseconds(limits.statement_timeout),
         milliseconds(limits.transaction_idle_timeout),
@@ -124,7 +127,8 @@ mod tests {
         };
         assert_eq!(
             options(&limits, false),
-            "-c role=none -c search_path=pg_catalog,pg_temp -c statement_timeout=1 \
+            "-c role=none -c search_path=pg_catalog,pg_temp -c default_transaction_read_only=on \
+             -c default_transaction_isolation=read\\ committed -c statement_timeout=1 \
              -c idle_in_transaction_session_timeout=2147483647 -c client_min_messages=error"
         );
         assert!(options(&limits, true).ends_with(" -c client_connection_check_interval=5000"));

@@ -21,6 +21,8 @@ pub(super) struct Connection {
     // Dropped before the slot.
     pub(super) client: ClientWrapper,
     pub(super) statements: Statements,
+    /// The role that the session has, when its last user left it one.
+    pub(super) role: Option<String>,
     pub(super) address: Address,
     pub(super) epoch: u64,
     pub(super) slot: Arc<Slot>,

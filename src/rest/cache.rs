@@ -149,7 +149,7 @@ impl Cache {
         let checkout = pools.checkout(tenant).await?;
         let client = checkout.client();
         let broken = |e: tokio_postgres::Error| Error::from_postgres(&e, false);
-        client.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await.map_err(broken)?;
+        checkout.begin("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await.map_err(broken)?;
         let read = Instant::now();
         let loaded = load(tenant, client).await;
         self.metrics.schema_read();

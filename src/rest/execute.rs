@@ -1,18 +1,22 @@
 //! Stage 4: one transaction on one `Checkout`, in one round trip where the statement is prepared already.
 
+mod failure;
+mod plain;
+
 use std::sync::LazyLock;
 
 use bytes::Bytes;
-use futures_util::future::{OptionFuture, join, join3, join4, join5};
+use futures_util::future::{OptionFuture, join, join4, join5};
 use http::StatusCode;
-use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{FromSql, ToSql, Type};
 use tokio_postgres::{Client, Row};
 
-use super::error::{Error, is_stale, within_function};
+pub(super) use failure::Failure;
+
+use super::error::Error;
 use super::sql::session::{SET, Settings, USUAL};
-use super::sql::{PLAIN, Statement, Value};
-use crate::pool::{COMMIT, Checkout, PLAIN_COMMIT, READ_COMMIT, ROLLBACK, StatementKey};
+use super::sql::{Statement, Value};
+use crate::pool::{COMMIT, Checkout, READ_COMMIT, ROLLBACK, StatementKey};
 
 /// Deferred constraints are checked although nothing lasts: the caller wants to know whether it would.
 const CHECK: &str = "SET CONSTRAINTS ALL IMMEDIATE";
@@ -22,8 +26,8 @@ const CHECK: &str = "SET CONSTRAINTS ALL IMMEDIATE";
 pub(super) struct Job {
     /// The tenant's own function that runs before.
     pub(super) before: Option<String>,
-    /// How the transaction begins when it is a plain reading, for which the settings' statement is not sent.
-    pub(super) plain: Option<String>,
+    /// The main query runs nobody's code that could look at the settings, or leave any.
+    pub(super) plain: bool,
     /// The main query.
     pub(super) main: Statement,
     /// The main query gives lines of a plan.
@@ -72,111 +76,32 @@ pub(super) struct Expect {
     pub(super) at_most: Option<i64>,
 }
 
-/// Why there is no outcome.
-#[derive(Debug)]
-pub(super) enum Failure {
-    /// PostgreSQL refused, or the connection broke.
-    Postgres(tokio_postgres::Error),
-    /// PostgreSQL refused a statement that was prepared for an earlier request.
-    Remembered(tokio_postgres::Error),
-    /// PostgreSQL refused a plain reading. Somebody's code that the schema doesn't know of may have missed the settings.
-    Plain(tokio_postgres::Error),
-    /// A plain reading was not plain, so what it gave is not used.
-    Changed,
-    /// The outcome was not what was expected; nothing was changed.
-    Refused(Error),
-}
-
-impl Failure {
-    /// Whether our SQL may have been made from a schema that is not the database's any more. What a function
-    /// raises has a context; that is the function's error, and the same again next time.
-    pub(super) fn is_stale(&self) -> bool {
-        matches!(self, Self::Changed)
-            || self.error().is_some_and(|error| {
-                is_stale(error.code()) && error.as_db_error().is_some_and(|db| db.where_().is_none())
-            })
-    }
-
-    /// Whether the same reading may do better with all settings. Not when a time limit ended it or the server is in
-    /// trouble, nor when the role lacks a right, which no setting gives.
-    pub(super) fn is_plain(&self) -> bool {
-        let Self::Plain(error) = self else { return matches!(self, Self::Changed) };
-        let code = error.code();
-        code.is_some_and(|code| !["08", "53", "57", "58"].iter().any(|class| code.code().starts_with(class)))
-            && (code != Some(&SqlState::INSUFFICIENT_PRIVILEGE)
-                || error.as_db_error().is_some_and(within_function))
-    }
-
-    fn error(&self) -> Option<&tokio_postgres::Error> {
-        match self {
-            Self::Postgres(error) | Self::Remembered(error) | Self::Plain(error) => Some(error),
-            Self::Changed | Self::Refused(_) => None,
-        }
-    }
-
-    /// Whether a prepared statement may be at fault, and a fresh one not: it keeps the types that its values had when
-    /// it was prepared, so after a column's type changed it compares with the old one, or refuses what fits the new.
-    pub(super) fn is_remembered(&self) -> bool {
-        let Self::Remembered(error) = self else { return false };
-        let kept = [
-            SqlState::INVALID_TEXT_REPRESENTATION,
-            SqlState::NUMERIC_VALUE_OUT_OF_RANGE,
-            SqlState::INVALID_DATETIME_FORMAT,
-        ];
-        (is_stale(error.code()) || error.code().is_some_and(|code| kept.contains(code)))
-            && error.as_db_error().is_some_and(|db| !within_function(db))
-    }
-
-    /// Whether two transactions waited for each other and this one was chosen to give way: all that it did is undone.
-    pub(super) fn is_deadlock(&self) -> bool {
-        self.error().is_some_and(|error| error.code() == Some(&SqlState::T_R_DEADLOCK_DETECTED))
-    }
-
-    fn of_plain(self) -> Self {
-        match self {
-            Self::Postgres(error) | Self::Remembered(error) => Self::Plain(error),
-            other => other,
-        }
-    }
-
-    fn of(error: tokio_postgres::Error, remembered: bool) -> Self {
-        if remembered { Self::Remembered(error) } else { Self::Postgres(error) }
-    }
-}
-
-impl From<tokio_postgres::Error> for Failure {
-    fn from(error: tokio_postgres::Error) -> Self {
-        Self::Postgres(error)
-    }
-}
-
-/// Runs the job in a transaction with these settings. The outcome comes back only after its end succeeded.
+/// Runs the job in a transaction with these settings, or with as few as it needs. The outcome comes back only after its
+/// end succeeded.
 ///
 /// Dropping the future cancels what runs, and the connection is not used again. It is large, and moved into others, so
 /// that its seldom parts are boxed.
 pub(super) async fn run(checkout: Checkout, settings: &Settings<'_>, job: &Job) -> Result<Outcome, Failure> {
+    if job.plain {
+        return plain::run(checkout, settings, job).await;
+    }
     let client = checkout.client();
     let end = match job {
         Job { rolls_back: true, .. } => ROLLBACK,
-        Job { plain: Some(_), .. } => PLAIN_COMMIT,
         // What a read can leave behind is little, and so is the reset. The main query of a plan is not run.
         Job { writes: false, lines: false, .. } => READ_COMMIT,
         _ => COMMIT,
     };
-    let begin = client.batch_execute(job.plain.as_deref().unwrap_or_else(|| settings.begin(job.writes)));
+    let begin = checkout.begin(settings.begin(job.writes));
     let key = StatementKey::new(settings.role(), settings.search_path(), &job.main.sql);
     // A read can be judged after its end; a change can't.
     let judged = job.writes && (job.expect != Expect::default() || job.rolls_back);
-    let values = job.main.parameters();
     let begun;
     let mut ended = false;
     // The order of the futures is the order of the messages: each is sent when it is polled first.
     let known = checkout.statement(&key).filter(|_| !job.fresh);
     let result = if let Some(prepared) = known {
-        let main = async {
-            let (rows, planned) = join(client.query(&prepared, &values), estimate(client, job)).await;
-            Ok((rows?, planned?))
-        };
+        let main = found(client, job, &prepared);
         let ending: OptionFuture<_> = (!judged).then(|| client.batch_execute(end)).into();
         let (b, s, p, m, e) =
             join5(begin, set(&checkout, settings, job), before(client, job), main, ending).await;
@@ -192,28 +117,13 @@ pub(super) async fn run(checkout: Checkout, settings: &Settings<'_>, job: &Job) 
         begun = b.is_ok();
         match b.map_err(Failure::from).and(s).and(p.and(m).map_err(Failure::from)) {
             Err(failure) => Err(failure),
-            Ok(prepared) if job.plain.is_some() && !has_own_types(&prepared) => Err(Failure::Changed),
             Ok(prepared) => {
                 checkout.keep(key.clone(), prepared.clone());
                 // The last in the same round trip, for later requests; when the query fails, so does that.
-                let (rows, planned, _) = join3(
-                    client.query(&prepared, &values),
-                    estimate(client, job),
-                    prepare_set(&checkout, settings, job),
-                )
-                .await;
-                let rows = rows.and_then(|rows| Ok((rows, planned?)));
+                let (rows, _) = join(found(client, job, &prepared), prepare_set(&checkout, settings)).await;
                 rows.map_err(Failure::from).and_then(|rows| outcome(job, rows))
             }
         }
-    };
-    let result = match result {
-        // Whatever ran, its end was meant for what should have. Without the role nothing did.
-        Err(failure) if job.plain.is_some() => {
-            ended = false;
-            Err(if begun { failure.of_plain() } else { failure })
-        }
-        other => other,
     };
     let result = result.and_then(|outcome| check(outcome, job.expect));
     let result = match result {
@@ -226,25 +136,29 @@ pub(super) async fn run(checkout: Checkout, settings: &Settings<'_>, job: &Job) 
         },
         other => other,
     };
-    if result.as_ref().err().is_some_and(|f| f.is_stale() || f.is_remembered() || f.is_plain()) {
+    if result.as_ref().err().is_some_and(|f| f.is_stale() || f.is_remembered()) {
         checkout.forget(&key);
         // A function's `DEALLOCATE ALL` takes this one as well, which every later request would then fail for.
         checkout.forget(&SET_KEY);
     }
-    // A COMMIT that failed (a deferred constraint) left the rest of its message, the reset, undone. The role that a plain
-    // reading begins with may be refused in a transaction that has begun.
-    if (begun || job.plain.is_some()) && (ended || client.batch_execute(ROLLBACK).await.is_ok()) {
+    // A COMMIT that failed (a deferred constraint) left the rest of its message, the reset, undone.
+    if begun && (ended || client.batch_execute(ROLLBACK).await.is_ok()) {
         checkout.clean();
     }
     result
 }
 
-/// The first oid that the server gives to what users make (PostgreSQL, src/include/access/transam.h).
-const FIRST_NORMAL_OBJECT: u32 = 16_384;
+/// What the main query and the estimate give, sent together.
+type Found = (Vec<Row>, Option<i64>);
 
-/// Whether the relations of a plain reading have the server's own types only, in this very database.
-fn has_own_types(prepared: &tokio_postgres::Statement) -> bool {
-    prepared.columns().iter().skip(PLAIN).all(|column| column.type_().oid() < FIRST_NORMAL_OBJECT)
+async fn found(
+    client: &Client,
+    job: &Job,
+    prepared: &tokio_postgres::Statement,
+) -> Result<Found, tokio_postgres::Error> {
+    let values = job.main.parameters();
+    let (rows, planned) = join(client.query(prepared, &values), estimate(client, job)).await;
+    Ok((rows?, planned?))
 }
 
 type Done = Result<(), tokio_postgres::Error>;
@@ -254,9 +168,6 @@ static SET_KEY: LazyLock<StatementKey> = LazyLock::new(|| StatementKey::new("", 
 
 /// The settings' statement. Before it is prepared it is sent with its types, so that it can go with BEGIN.
 async fn set(checkout: &Checkout, settings: &Settings<'_>, job: &Job) -> Result<(), Failure> {
-    if job.plain.is_some() {
-        return Ok(());
-    }
     let known = checkout.statement(&SET_KEY).filter(|_| settings.is_usual() && !job.fresh);
     let remembered = known.is_some();
     let set = match known {
@@ -277,8 +188,8 @@ async fn set_typed(client: &Client, settings: &Settings<'_>) -> Done {
 }
 
 /// Parsing it takes longer than running it.
-async fn prepare_set(checkout: &Checkout, settings: &Settings<'_>, job: &Job) -> Done {
-    if job.plain.is_none() && settings.is_usual() && checkout.statement(&SET_KEY).is_none() {
+async fn prepare_set(checkout: &Checkout, settings: &Settings<'_>) -> Done {
+    if settings.is_usual() && checkout.statement(&SET_KEY).is_none() {
         let prepared = Box::pin(checkout.client().prepare_typed(SET, &[Type::TEXT; USUAL])).await?;
         checkout.keep(SET_KEY.clone(), prepared);
     }
@@ -319,7 +230,7 @@ impl Statement {
     }
 }
 
-fn outcome(job: &Job, (rows, planned): (Vec<Row>, Option<i64>)) -> Result<Outcome, Failure> {
+fn outcome(job: &Job, (rows, planned): Found) -> Result<Outcome, Failure> {
     if job.lines {
         let mut body = Vec::new();
         for row in &rows {
@@ -328,19 +239,10 @@ fn outcome(job: &Job, (rows, planned): (Vec<Row>, Option<i64>)) -> Result<Outcom
         }
         return Ok(Outcome { body: Some(body.into()), rows: 1, ..Outcome::default() });
     }
-    let [row] = &rows[..] else {
-        return Err(Failure::Refused(Error::internal("the main query gave no row")));
-    };
-    let (body, rows) = (row.try_get::<_, Option<Raw>>(0)?.map(|raw| raw.0), row.try_get(1)?);
-    if job.plain.is_some() {
-        if !row.try_get(PLAIN - 1)? {
-            return Err(Failure::Changed);
-        }
-        return Ok(Outcome { body, rows, total: row.try_get(PLAIN - 2)?, planned, ..Outcome::default() });
-    }
+    let row = only(&rows)?;
     Ok(Outcome {
-        body,
-        rows,
+        body: body(row)?,
+        rows: row.try_get(1)?,
         total: optional(row, "total")?,
         planned,
         location: optional(row, "location")?.unwrap_or_default(),
@@ -348,6 +250,17 @@ fn outcome(job: &Job, (rows, planned): (Vec<Row>, Option<i64>)) -> Result<Outcom
         headers: optional(row, "headers")?,
         status: optional(row, "status")?,
     })
+}
+
+fn only(rows: &[Row]) -> Result<&Row, Failure> {
+    match rows {
+        [row] => Ok(row),
+        _ => Err(Failure::Refused(Error::internal("the main query gave no row"))),
+    }
+}
+
+fn body(row: &Row) -> Result<Option<Bytes>, tokio_postgres::Error> {
+    Ok(row.try_get::<_, Option<Raw>>(0)?.map(|raw| raw.0))
 }
 
 /// A column that the main query may have; none also where it is null.
@@ -398,7 +311,7 @@ impl FromSql<'_> for Raw {
 }
 
 /// Sends both and waits: a transaction with these settings.
-pub(super) async fn begin(client: &Client, settings: &Settings<'_>) -> Done {
-    let (b, s) = join(client.batch_execute(settings.begin(true)), set_typed(client, settings)).await;
+pub(super) async fn begin(checkout: &Checkout, settings: &Settings<'_>) -> Done {
+    let (b, s) = join(checkout.begin(settings.begin(true)), set_typed(checkout.client(), settings)).await;
     b.and(s)
 }

@@ -52,7 +52,7 @@ const LEFT: &str = "NULLIF(pg_catalog.current_setting('response.headers', true),
 /// and what functions left, `headers` and `status`; but for a plan, which gives lines.
 ///
 /// `plain`: no function could leave anything. These relations are then looked at once more, under the lock that reading
-/// them took, and `plain` tells whether all are still what the schema says.
+/// them took, and `plain` tells whether all are still what the schema says; and the role, which is the session's.
 pub(super) fn main(
     query: &Query<'_>,
     count: Option<Count>,
@@ -148,16 +148,19 @@ pub(super) fn main(
 
 /// How many columns of a plain reading are ours. Behind them are those of its relations, empty, for their types: when
 /// these change, the server refuses the statement that was prepared ("cached plan must not change result type").
-pub(super) const PLAIN: usize = 4;
+pub(super) const PLAIN: usize = 5;
 
 /// Whether nobody gave a relation row security that holds for the caller, or put a view in its place: a view has no file.
+/// And as whom this runs: the session has had that role since an earlier reading, when its login was allowed to.
 fn still_plain(sql: &mut Snippet, relations: &[Name<'_>]) {
     sql.join(relations, " AND ", |sql, relation| {
         let name = format!("{}.{}", Ident::new(relation.schema), Ident::new(relation.name));
         sql.push("NOT pg_catalog.row_security_active(").bind(name).push("::pg_catalog.regclass)");
         sql.push(" AND pg_catalog.pg_relation_filenode(").again().push(") IS NOT NULL");
     });
-    sql.push(" AS plain");
+    sql.push(
+        " AND pg_catalog.pg_has_role(SESSION_USER, CURRENT_USER, 'MEMBER') AS plain, CURRENT_USER AS role",
+    );
     for relation in relations {
         sql.push(", (NULL::");
         condition::name(sql, *relation);

@@ -18,9 +18,14 @@ const THOUGHTS: &str = "
 
 /// A fleet with a tenant whose thoughts have been read already, so that they are known to be plain.
 async fn known() -> (TestFleet, impl AsyncFn(&str)) {
+    known_beside("").await
+}
+
+async fn known_beside(more: &str) -> (TestFleet, impl AsyncFn(&str) + use<>) {
     let fleet = TestFleet::builder().tenants(&["acme"]).serve().await;
     let owner = fleet.owner("acme").await;
     owner.batch_execute(THOUGHTS).await.unwrap();
+    owner.batch_execute(more).await.unwrap();
     for path in ["/acme/thoughts?select=id", "/acme/answers?select=id,thoughts(id)"] {
         assert_eq!(fleet.get(path).await.status, 200);
     }
@@ -141,4 +146,90 @@ async fn a_search_path_of_the_logins_own_finds_no_other_operators() {
     })
     .await;
     assert_eq!(ids(&fleet, "/acme/thoughts?select=id&id=eq.1", "").await, json!([{ "id": 1 }]));
+}
+
+const MEMBERS: &str = "
+    CREATE TABLE members (id int PRIMARY KEY);
+    INSERT INTO members VALUES (7);
+    GRANT SELECT ON members TO authenticated;
+    CREATE FUNCTION whoami() RETURNS text LANGUAGE sql STABLE AS $$ SELECT current_user || current_setting('role') $$;
+    GRANT EXECUTE ON FUNCTION whoami() TO anon;";
+
+#[tokio::test]
+async fn a_session_that_keeps_a_role_never_gives_it_to_another() {
+    let (fleet, _) = known_beside(MEMBERS).await;
+    let member = fleet.token("acme", json!({ "role": "authenticated" })).await;
+    for _ in 0..4 {
+        assert_eq!(ids(&fleet, "/acme/thoughts?select=id&id=eq.2", "").await, json!([{ "id": 2 }]));
+        assert_eq!(fleet.get_as(&member, "/acme/members?select=id").await.json(), json!([{ "id": 7 }]));
+        assert_eq!(fleet.get("/acme/members?select=id").await.code(), "42501");
+        assert_eq!(fleet.get_as(&member, "/acme/members?select=id").await.status, 200);
+        assert_eq!(fleet.get_as(&member, "/acme/thoughts?select=id").await.code(), "42501");
+        assert_eq!(fleet.get_as(&member, "/acme/members?select=id").await.status, 200);
+        assert_eq!(fleet.get("/acme/rpc/whoami").await.text, "\"anonanon\"");
+    }
+}
+
+#[tokio::test]
+async fn a_login_that_may_be_a_role_no_more_is_not() {
+    let (fleet, _) = known().await;
+    let (admin, login) = (fleet.admin("acme").await, fleet.tenant("acme").await.login_role());
+    for _ in 0..2 {
+        assert_eq!(fleet.get("/acme/thoughts?select=id").await.status, 200);
+        admin.batch_execute(&format!("REVOKE anon FROM {login}")).await.unwrap();
+        let refused = fleet.get("/acme/thoughts?select=id").await;
+        assert_eq!(refused.code(), "42501", "{}", refused.text);
+        admin.batch_execute(&format!("GRANT anon TO {login}")).await.unwrap();
+    }
+}
+
+/// A function that puts another text in the place of the statements that read `thoughts`, with the same columns, which
+/// says that all is well.
+fn swap(also: &str) -> String {
+    format!(
+        "CREATE TABLE marks (id int);
+         CREATE FUNCTION mark() RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER AS $$
+         BEGIN INSERT INTO public.marks VALUES (1); RETURN true; END $$;
+         GRANT EXECUTE ON FUNCTION mark() TO anon;
+         CREATE FUNCTION swap() RETURNS int LANGUAGE plpgsql AS $$
+         DECLARE name text; swapped int := 0;
+         BEGIN
+           FOR name IN SELECT p.name FROM pg_prepared_statements p WHERE statement LIKE '%\"thoughts\"%' LOOP
+             EXECUTE format('DEALLOCATE %I', name);
+             EXECUTE format('PREPARE %I (text) AS SELECT ''[\"forged\"]''::json AS body, 1::int8 AS rows, NULL::int8 AS total,
+                 {also} AS plain, ''anon''::name AS role, t.* FROM (SELECT (NULL::public.thoughts).*) t', name);
+             swapped := swapped + 1;
+           END LOOP;
+           RETURN swapped;
+         END $$;
+         GRANT EXECUTE ON FUNCTION swap() TO anon"
+    )
+}
+
+#[tokio::test]
+async fn a_role_that_somebody_left_in_the_session_reads_nothing() {
+    let swap = swap("set_config(''role'', ''authenticated'', false) IS NOT NULL");
+    let (fleet, ddl) = known_beside(&format!("{MEMBERS} GRANT SELECT ON members TO anon; {swap}")).await;
+    assert_eq!(fleet.get("/acme/members?select=id").await.status, 200);
+    assert_eq!(fleet.get("/acme/thoughts?select=id").await.status, 200);
+    let swapped = fleet.send(Method::POST, "/acme/rpc/swap", None, "", "{}").await;
+    assert_ne!(swapped.text, "0");
+    ddl("REVOKE SELECT ON members FROM anon").await;
+    assert_eq!(fleet.get("/acme/thoughts?select=id").await.json(), json!(["forged"]));
+    let refused = fleet.get("/acme/members?select=id").await;
+    assert_eq!(refused.code(), "42501", "{}", refused.text);
+}
+
+#[tokio::test]
+async fn what_runs_in_a_plain_readings_place_writes_nothing() {
+    let swap = swap("public.mark()");
+    let (fleet, _) = known_beside(&format!("{MEMBERS} GRANT SELECT ON members TO anon; {swap}")).await;
+    assert_eq!(fleet.get("/acme/thoughts?select=id&order=id").await.status, 200);
+    let swapped = fleet.send(Method::POST, "/acme/rpc/swap", None, "", "{}").await;
+    assert_ne!(swapped.text, "0");
+    // Gives the session its role, so that the next one needs no transaction.
+    assert_eq!(fleet.get("/acme/members?select=id").await.status, 200);
+    assert_eq!(ids(&fleet, "/acme/thoughts?select=id&order=id", "").await, json!([{ "id": 1 }, { "id": 2 }]));
+    let marks = fleet.owner("acme").await.query("SELECT FROM marks", &[]).await.unwrap();
+    assert_eq!(marks.len(), 0);
 }

@@ -123,8 +123,10 @@ async fn a_login_that_gave_itself_a_default_role_gains_nothing() {
     let (_fleet, pools, tenant) = fleet().await;
     let checkout = pools.checkout(&tenant).await.unwrap();
     let login = tenant.id.database();
-    checkout.client().batch_execute(&format!("ALTER ROLE {login} SET role = 'service'")).await.unwrap();
-    checkout.client().batch_execute(&format!("ALTER ROLE {login} SET statement_timeout = 0")).await.unwrap();
+    let alter = format!(
+        "BEGIN READ WRITE; ALTER ROLE {login} SET role = 'service'; ALTER ROLE {login} SET statement_timeout = 0; COMMIT"
+    );
+    checkout.client().batch_execute(&alter).await.unwrap();
     let clean = traces(&checkout).await;
     checkout.clean();
     pools.drain(&tenant.id);

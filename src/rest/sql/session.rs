@@ -39,8 +39,8 @@ impl Isolation {
     }
 }
 
-/// One column, because nobody reads it. All but the role, which comes last: a setting that the login may change and the role may not is changed as the
-/// login (`GRANT SET ON PARAMETER … TO login`). The two of the answer are emptied, because a function of an earlier
+/// One column, because nobody reads it. All but the role, which comes last: a setting that the login may change and the
+/// role may not is changed as the login (`GRANT SET ON PARAMETER … TO login`). The two of the answer are emptied, because a function of an earlier
 /// request may have set them for the whole session.
 macro_rules! head {
     () => {
@@ -157,10 +157,14 @@ impl<'a> Settings<'a> {
         }
     }
 
-    /// How a transaction begins in which nothing but the role can matter, set by the same message; none when more does.
-    pub(crate) fn begin_plain(&self) -> Option<String> {
-        let begin = || format!("{}; SET LOCAL ROLE {}", self.begin(false), Ident::new(self.role()));
-        (!self.tuned).then(begin)
+    /// Whether nothing but the role can matter where nobody can look at the settings.
+    pub(crate) fn is_plain(&self) -> bool {
+        !self.tuned
+    }
+
+    /// How a transaction begins that needs nothing but the role, which the session keeps when it commits.
+    pub(crate) fn begin_plain(&self) -> String {
+        format!("{}; SET ROLE {}", self.begin(false), Ident::new(self.role()))
     }
 
     /// The statement. Names of settings are values too: no text from anywhere stands in it.
@@ -344,15 +348,16 @@ mod tests {
     fn what_changes_the_servers_own_work_is_never_left_out() {
         let adopted = tenant(true);
         let other = settings(&adopted);
-        let begin = r#"BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY; SET LOCAL ROLE "web""#;
-        assert_eq!(other.begin_plain().as_deref(), Some(begin));
-        assert_eq!(other.clone().with_timezone("UTC").begin_plain(), None);
-        assert_eq!(other.clone().with_role_settings(&adopted, &role()).begin_plain(), None);
+        let begin = r#"BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY; SET ROLE "web""#;
+        assert!(other.is_plain());
+        assert_eq!(other.begin_plain(), begin);
+        assert!(!other.clone().with_timezone("UTC").is_plain());
+        assert!(!other.clone().with_role_settings(&adopted, &role()).is_plain());
         let isolated = [("default_transaction_isolation".to_owned(), "serializable".to_owned())].into();
-        assert_eq!(other.clone().with_role_settings(&adopted, &isolated).begin_plain(), None);
+        assert!(!other.clone().with_role_settings(&adopted, &isolated).is_plain());
         let odd = caller(r#"w"; COMMIT; --"#);
         let odd = Settings { caller: &odd, ..other };
-        assert!(odd.begin_plain().unwrap().ends_with(r#"SET LOCAL ROLE "w""; COMMIT; --""#));
+        assert!(odd.begin_plain().ends_with(r#"SET ROLE "w""; COMMIT; --""#));
     }
 
     #[test]
