@@ -23,6 +23,8 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use tokio::sync::Semaphore;
+
 use crate::catalog::{self, Catalog, TenantRow};
 use crate::migrate;
 use crate::pg::{self, Connection, KeyRing};
@@ -116,6 +118,10 @@ impl<T, E: Into<pg::Error>> Doing<T> for Result<T, E> {
 /// Sessions that are kept for the next who needs one.
 const KEPT: usize = 8;
 
+/// Databases that are copied at a time. Copying is bound by the disk and the kernel; what else there is to do for a tenant
+/// mostly waits for the disk behind it, so that more tenants than these should be under way.
+const COPIES: usize = 4;
+
 /// The control plane's handle: settings, catalog, servers with their admins, master keys.
 pub struct Fleet {
     /// The settings this process was started with.
@@ -128,6 +134,8 @@ pub struct Fleet {
     pub keys: Arc<KeyRing>,
     /// Sessions as the admin that wait for their next use, with their server's name.
     kept: Mutex<Vec<(String, Connection)>>,
+    /// Leave to copy a database.
+    copies: Semaphore,
 }
 
 impl Fleet {
@@ -149,7 +157,7 @@ impl Fleet {
             }
             other => other.into(),
         })?;
-        Ok(Self { settings, catalog, servers, keys, kept: Mutex::default() })
+        Ok(Self { settings, catalog, servers, keys, kept: Mutex::default(), copies: Semaphore::new(COPIES) })
     }
 
     /// The tenant that has this slug.

@@ -10,8 +10,8 @@ pub(super) struct Apply {
     /// Show what would be done, and do nothing
     #[arg(long)]
     dry_run: bool,
-    /// Tenants worked on at the same time
-    #[arg(long, default_value_t = 4, value_name = "N")]
+    /// Tenants worked on at the same time; four databases at most are copied at a time
+    #[arg(long, default_value_t = 8, value_name = "N")]
     jobs: usize,
 }
 

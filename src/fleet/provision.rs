@@ -143,6 +143,8 @@ impl Fleet {
     async fn copy(&self, client: &Client, record: &Record) -> Result<Template, Error> {
         // An adopted tenant is never in creation.
         let lineage = record.lineage().ok_or_else(|| Error::Adopted(record.slug.to_string(), "created"))?;
+        // Fails only when closed, which it never is.
+        let _leave = self.copies.acquire().await;
         let mut tries = 0;
         loop {
             let template = self.template(&record.server, &lineage.edition).await?;
