@@ -23,7 +23,7 @@ pub use breaker::Breaker;
 pub use checkout::Checkout;
 pub use error::{Error, Wait};
 pub use ledger::PoolStatus;
-pub use reset::{COMMIT, READ_COMMIT, ROLLBACK};
+pub use reset::{COMMIT, READ_COMMIT, RESET, ROLLBACK};
 pub use statements::StatementKey;
 pub use status::ServerStatus;
 

@@ -128,7 +128,7 @@ impl Rest {
             match reload.map_err(Failure::Refused)? {
                 Some(newer) => return self.attempt(tenant, request, settings, &newer, true, timing).await,
                 // The same schema: only what the connection remembered can have been wrong.
-                None if failure.is_remembered() || failure.is_plain() => {}
+                None if failure.is_remembered() || failure.wants_settings() => {}
                 None => return Err(failure),
             }
         }
@@ -314,7 +314,7 @@ fn is_worth_another(failure: &Failure) -> bool {
     failure.is_stale()
         || is_unknown(failure)
         || failure.is_remembered()
-        || failure.is_plain()
+        || failure.wants_settings()
         || failure.is_deadlock()
 }
 
@@ -325,7 +325,7 @@ fn is_unknown(failure: &Failure) -> bool {
 
 fn refusal(failure: Failure, caller: &Caller) -> Error {
     match failure {
-        Failure::Postgres(error) | Failure::Remembered(error) | Failure::Plain(error) => {
+        Failure::Postgres(error) | Failure::Remembered(error) | Failure::Plain { error, .. } => {
             Error::from_postgres(&error, caller.anonymous)
         }
         Failure::Changed => Error::internal("a relation changed while it was read"),

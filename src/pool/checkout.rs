@@ -50,15 +50,19 @@ impl Checkout {
         self.connection().role.as_deref()
     }
 
-    /// Begins a transaction as the login itself.
+    /// Takes that role away, so that what follows begins as the login itself. Waited for, because what is sent behind it
+    /// would run as that role if it failed.
     ///
     /// # Errors
-    /// As the server says.
-    pub async fn begin(&self, begin: &'static str) -> Result<(), tokio_postgres::Error> {
-        match self.role() {
-            None => self.client().batch_execute(begin).await,
-            Some(_) => self.client().batch_execute(&format!("RESET ROLE; {begin}")).await,
+    /// As the server says; the checkout is then of no more use.
+    pub async fn drop_role(&mut self) -> Result<(), tokio_postgres::Error> {
+        if self.role().is_some() {
+            self.client().batch_execute("RESET ROLE").await?;
+            if let Some(connection) = &mut self.connection {
+                connection.role = None;
+            }
         }
+        Ok(())
     }
 
     /// The statement that was kept under this key on this connection.

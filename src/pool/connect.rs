@@ -97,7 +97,7 @@ fn is_unknown_setting(code: Option<&SqlState>) -> bool {
 /// Given at startup they win over `ALTER ROLE … SET` and `ALTER DATABASE … SET`, which any function can write for the
 /// login it runs under: so `role` is among them, for `RESET ROLE` goes back to such a default too, and the search path,
 /// which plain readings begin with: with another one `=` need not be the server's. What runs outside a transaction of
-/// ours, as plain readings do, writes nothing.
+/// ours, as plain readings do, writes nothing, unless the session was told otherwise since its last reset.
 fn options(limits: &Limits, checks: bool) -> String {
     let check = if checks { " -c client_connection_check_interval=5000" } else { "" };
     format!(

@@ -18,7 +18,7 @@ macro_rules! ending {
     ($end:literal) => {
         concat!(
             $end,
-            "; SET SESSION AUTHORIZATION DEFAULT; RESET ROLE; RESET ALL; CLOSE ALL; UNLISTEN *; ",
+            "SET SESSION AUTHORIZATION DEFAULT; RESET ROLE; RESET ALL; CLOSE ALL; UNLISTEN *; ",
             "SELECT pg_catalog.pg_advisory_unlock_all(); DISCARD SEQUENCES; DISCARD TEMP"
         )
     };
@@ -26,7 +26,7 @@ macro_rules! ending {
 
 /// Commits and resets. Sent as one simple query; when it fails (a deferred constraint does at `COMMIT`), nothing
 /// behind the `COMMIT` has run, and [`ROLLBACK`] must follow before the checkout is clean.
-pub const COMMIT: &str = ending!("COMMIT");
+pub const COMMIT: &str = ending!("COMMIT; ");
 
 /// The same for a READ ONLY transaction whose last query has called `pg_advisory_unlock_all()` itself.
 ///
@@ -35,8 +35,11 @@ pub const COMMIT: &str = ending!("COMMIT");
 /// triggers that run at its end. So the reset may stand before the COMMIT, which spares a transaction of its own and
 /// makes it nearly free; and in a failed transaction the message fails, where COMMIT alone would report success.
 /// A superuser's login, which an adopted tenant has only against a warning, could keep another session user until the
-/// next full reset.
+/// next full reset; plain reads reset nothing.
 pub const READ_COMMIT: &str = "RESET ROLE; RESET ALL; CLOSE ALL; UNLISTEN *; COMMIT";
 
 /// Rolls back and resets. Outside a transaction its first step only warns, so it may always be sent.
-pub const ROLLBACK: &str = ending!("ROLLBACK");
+pub const ROLLBACK: &str = ending!("ROLLBACK; ");
+
+/// Resets where no transaction is open, and so nothing is to be rolled back.
+pub const RESET: &str = ending!("");

@@ -146,10 +146,11 @@ impl Cache {
     }
 
     async fn read(&self, tenant: &Arc<Tenant>, pools: &Pools) -> Result<Arc<Entry>, Error> {
-        let checkout = pools.checkout(tenant).await?;
-        let client = checkout.client();
+        let mut checkout = pools.checkout(tenant).await?;
         let broken = |e: tokio_postgres::Error| Error::from_postgres(&e, false);
-        checkout.begin("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await.map_err(broken)?;
+        checkout.drop_role().await.map_err(broken)?;
+        let client = checkout.client();
+        client.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await.map_err(broken)?;
         let read = Instant::now();
         let loaded = load(tenant, client).await;
         self.metrics.schema_read();

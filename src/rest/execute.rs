@@ -81,10 +81,15 @@ pub(super) struct Expect {
 ///
 /// Dropping the future cancels what runs, and the connection is not used again. It is large, and moved into others, so
 /// that its seldom parts are boxed.
-pub(super) async fn run(checkout: Checkout, settings: &Settings<'_>, job: &Job) -> Result<Outcome, Failure> {
+pub(super) async fn run(
+    mut checkout: Checkout,
+    settings: &Settings<'_>,
+    job: &Job,
+) -> Result<Outcome, Failure> {
     if job.plain {
         return plain::run(checkout, settings, job).await;
     }
+    checkout.drop_role().await?;
     let client = checkout.client();
     let end = match job {
         Job { rolls_back: true, .. } => ROLLBACK,
@@ -92,7 +97,7 @@ pub(super) async fn run(checkout: Checkout, settings: &Settings<'_>, job: &Job) 
         Job { writes: false, lines: false, .. } => READ_COMMIT,
         _ => COMMIT,
     };
-    let begin = checkout.begin(settings.begin(job.writes));
+    let begin = client.batch_execute(settings.begin(job.writes));
     let key = StatementKey::new(settings.role(), settings.search_path(), &job.main.sql);
     // A read can be judged after its end; a change can't.
     let judged = job.writes && (job.expect != Expect::default() || job.rolls_back);
@@ -311,7 +316,9 @@ impl FromSql<'_> for Raw {
 }
 
 /// Sends both and waits: a transaction with these settings.
-pub(super) async fn begin(checkout: &Checkout, settings: &Settings<'_>) -> Done {
-    let (b, s) = join(checkout.begin(settings.begin(true)), set_typed(checkout.client(), settings)).await;
+pub(super) async fn begin(checkout: &mut Checkout, settings: &Settings<'_>) -> Done {
+    checkout.drop_role().await?;
+    let client = checkout.client();
+    let (b, s) = join(client.batch_execute(settings.begin(true)), set_typed(client, settings)).await;
     b.and(s)
 }

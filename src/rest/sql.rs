@@ -146,17 +146,19 @@ pub(super) fn main(
     sql.into()
 }
 
-/// How many columns of a plain reading are ours. Behind them are those of its relations, empty, for their types: when
+/// How many columns of a plain reading are ours, the last two `plain` and `role`. Behind them are those of its relations, empty, for their types: when
 /// these change, the server refuses the statement that was prepared ("cached plan must not change result type").
-pub(super) const PLAIN: usize = 5;
+pub(super) const OWN_COLUMNS: usize = 5;
 
 /// Whether nobody gave a relation row security that holds for the caller, or put a view in its place: a view has no file.
 /// And as whom this runs: the session has had that role since an earlier reading, when its login was allowed to.
 fn still_plain(sql: &mut Snippet, relations: &[Name<'_>]) {
     sql.join(relations, " AND ", |sql, relation| {
         let name = format!("{}.{}", Ident::new(relation.schema), Ident::new(relation.name));
-        sql.push("NOT pg_catalog.row_security_active(").bind(name).push("::pg_catalog.regclass)");
-        sql.push(" AND pg_catalog.pg_relation_filenode(").again().push(") IS NOT NULL");
+        // A `regclass` of the parameter would be looked up before the lock is had, this is when it runs.
+        let oid = "::pg_catalog.text::pg_catalog.regclass)";
+        sql.push("NOT pg_catalog.row_security_active(").bind(name).push(oid);
+        sql.push(" AND pg_catalog.pg_relation_filenode(").again().push(oid).push(" IS NOT NULL");
     });
     sql.push(
         " AND pg_catalog.pg_has_role(SESSION_USER, CURRENT_USER, 'MEMBER') AS plain, CURRENT_USER AS role",

@@ -27,14 +27,14 @@ pub struct Session {
 
 impl Session {
     pub(super) async fn begin(
-        checkout: Checkout,
+        mut checkout: Checkout,
         caller: Caller,
         tenant: &Tenant,
         parts: &Parts,
     ) -> Result<Self, Error> {
         let namespace = tenant.api.db_schemas.first().map_or("public", String::as_str);
         let settings = Settings::new(tenant, &caller, parts, namespace);
-        match execute::begin(&checkout, &settings).await {
+        match execute::begin(&mut checkout, &settings).await {
             Ok(()) => Ok(Self { checkout, search_path: settings.search_path().to_owned(), caller }),
             Err(error) => Err(Error::from_postgres(&error, caller.anonymous)),
         }

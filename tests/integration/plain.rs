@@ -1,5 +1,6 @@
 //! Plain readings, which are sent without the request's settings: nobody may ever notice.
 
+use manybox::pg::Connection;
 use reqwest::Method;
 use serde_json::json;
 
@@ -112,11 +113,83 @@ async fn what_is_plain_for_its_kin_need_not_be_for_a_tenant() {
     // Both are of one edition and version, so that one schema is read for both.
     fleet.owner("other").await.batch_execute(MOOD).await.unwrap();
     let drift =
-        "ALTER TABLE items ADD COLUMN mood mood DEFAULT 'glad'; INSERT INTO items VALUES (77, 'x', 1)";
+        "ALTER TABLE items ADD COLUMN mood mood DEFAULT 'glad'; INSERT INTO items VALUES (77, 'x', 1);
+                 ALTER TABLE notes ADD COLUMN about regclass DEFAULT 'public.items'";
     fleet.owner("other").await.batch_execute(drift).await.unwrap();
     assert_eq!(fleet.get("/acme/items?id=eq.77").await.status, 200);
     let items = ids(&fleet, "/other/items?id=eq.77", "").await;
     assert_eq!(items[0]["mood"], json!({ "mood": "glad", "method": "GET" }));
+    fleet.owner("other").await.batch_execute("INSERT INTO notes (id) VALUES (77)").await.unwrap();
+    assert_eq!(fleet.get("/acme/notes?id=eq.77").await.status, 200);
+    // Without its schema: the search path is the request's.
+    assert_eq!(ids(&fleet, "/other/notes?id=eq.77", "").await[0]["about"], json!("items"));
+}
+
+/// Waits until so many of the database's sessions wait for a lock.
+async fn until_waiting(admin: &Connection, number: usize) {
+    let waits = "SELECT FROM pg_locks JOIN pg_database d ON d.oid = database WHERE NOT granted AND datname = current_database()";
+    eventually("they wait", || async { admin.query(waits, &[]).await.unwrap().len() == number }).await;
+}
+
+/// Sends a read that is known to be plain while a transaction has changed its table and not ended yet, then ends it.
+async fn while_changing(fleet: &TestFleet, sql: &str, path: &str) -> serde_json::Value {
+    let owner = fleet.owner("acme").await;
+    let admin = fleet.admin("acme").await;
+    owner.batch_execute(&format!("BEGIN; {sql}")).await.unwrap();
+    let request = fleet.request(Method::GET, path).header("x-writer", "ben");
+    let answer = tokio::spawn(request.send());
+    until_waiting(&admin, 1).await;
+    owner.batch_execute("COMMIT").await.unwrap();
+    let answer = answer.await.unwrap().unwrap();
+    assert!(answer.status().is_success(), "{}", answer.status());
+    answer.json().await.unwrap()
+}
+
+#[tokio::test]
+async fn a_table_replaced_while_the_read_waits_has_its_policy() {
+    let (fleet, _) = known().await;
+    let replace = "ALTER TABLE answers DROP CONSTRAINT answers_thought_id_fkey;
+        ALTER TABLE thoughts RENAME TO hidden; CREATE TABLE thoughts (LIKE hidden); INSERT INTO thoughts SELECT * FROM hidden;
+        CREATE POLICY own ON thoughts USING (leave(writer)
+            AND writer = current_setting('request.headers', true)::json ->> 'x-writer');
+        ALTER TABLE thoughts ENABLE ROW LEVEL SECURITY; GRANT SELECT ON thoughts TO anon";
+    assert_eq!(while_changing(&fleet, replace, "/acme/thoughts?select=id").await, json!([{ "id": 2 }]));
+    let left = fleet.send(Method::POST, "/acme/rpc/left_over", None, "", "{}").await;
+    assert!(["null", "\"\""].contains(&left.text.as_str()), "{}", left.text);
+}
+
+#[tokio::test]
+async fn a_view_that_comes_while_the_read_waits_sees_the_request() {
+    let (fleet, _) = known().await;
+    let replace = "ALTER TABLE thoughts RENAME TO hidden;
+        CREATE VIEW thoughts AS SELECT * FROM hidden WHERE current_setting('request.method', true) = 'GET';
+        GRANT SELECT ON thoughts TO anon";
+    let both = json!([{ "id": 1 }, { "id": 2 }]);
+    assert_eq!(while_changing(&fleet, replace, "/acme/thoughts?select=id").await, both);
+}
+
+#[tokio::test]
+async fn an_estimate_sees_what_the_read_saw() {
+    let (fleet, ddl) = known().await;
+    ddl("ALTER FUNCTION leave STABLE").await;
+    let planned = fleet.request(Method::GET, "/acme/thoughts?select=id").header("prefer", "count=planned");
+    assert_eq!(planned.send().await.unwrap().status(), 206);
+    // Queues behind the read, and before whatever the read's connection sends next.
+    let (locks, policy) = (fleet.owner("acme").await, fleet.owner("acme").await);
+    let admin = fleet.admin("acme").await;
+    locks.batch_execute("BEGIN; LOCK TABLE thoughts").await.unwrap();
+    let read = fleet.request(Method::GET, "/acme/thoughts?select=id").header("prefer", "count=planned");
+    let read = tokio::spawn(read.send());
+    until_waiting(&admin, 1).await;
+    let change = "BEGIN; ALTER TABLE thoughts ENABLE ROW LEVEL SECURITY;
+                  CREATE POLICY own ON thoughts USING (pinned = leave('planner')); COMMIT";
+    let change = tokio::spawn(async move { policy.batch_execute(change).await });
+    until_waiting(&admin, 2).await;
+    locks.batch_execute("ROLLBACK").await.unwrap();
+    assert_eq!(read.await.unwrap().unwrap().status(), 206);
+    change.await.unwrap().unwrap();
+    let left = fleet.send(Method::POST, "/acme/rpc/left_over", None, "", "{}").await;
+    assert!(["null", "\"\""].contains(&left.text.as_str()), "{}", left.text);
 }
 
 #[tokio::test]

@@ -12,7 +12,11 @@ pub(in crate::rest) enum Failure {
     /// PostgreSQL refused a statement that was prepared for an earlier request.
     Remembered(tokio_postgres::Error),
     /// PostgreSQL refused a plain reading. Somebody's code that the schema doesn't know of may have missed the settings.
-    Plain(tokio_postgres::Error),
+    Plain {
+        error: tokio_postgres::Error,
+        /// It ran under the role that the session had already.
+        kept: bool,
+    },
     /// A plain reading was not plain, so what it gave is not used.
     Changed,
     /// The outcome was not what was expected; nothing was changed.
@@ -30,18 +34,26 @@ impl Failure {
     }
 
     /// Whether the same reading may do better with all settings. Not when a time limit ended it or the server is in
-    /// trouble, nor when the role lacks a right, which no setting gives.
-    pub(in crate::rest) fn is_plain(&self) -> bool {
-        let Self::Plain(error) = self else { return matches!(self, Self::Changed) };
+    /// trouble, nor when the role lacks a right, which no setting gives; but a role that the session has kept may have
+    /// been dropped, and another made of that name.
+    pub(in crate::rest) fn wants_settings(&self) -> bool {
+        let Self::Plain { error, kept } = self else { return matches!(self, Self::Changed) };
         let code = error.code();
         code.is_some_and(|code| !["08", "53", "57", "58"].iter().any(|class| code.code().starts_with(class)))
-            && (code != Some(&SqlState::INSUFFICIENT_PRIVILEGE)
+            && (*kept
+                || code != Some(&SqlState::INSUFFICIENT_PRIVILEGE)
                 || error.as_db_error().is_some_and(within_function))
+    }
+
+    /// Whether a value was refused, and so the statement is not at fault: the types of a plain reading's columns are its
+    /// own, so that it is refused itself when one changes.
+    pub(super) fn is_of_a_value(&self) -> bool {
+        self.error().and_then(tokio_postgres::Error::code).is_some_and(|code| code.code().starts_with("22"))
     }
 
     fn error(&self) -> Option<&tokio_postgres::Error> {
         match self {
-            Self::Postgres(error) | Self::Remembered(error) | Self::Plain(error) => Some(error),
+            Self::Postgres(error) | Self::Remembered(error) | Self::Plain { error, .. } => Some(error),
             Self::Changed | Self::Refused(_) => None,
         }
     }

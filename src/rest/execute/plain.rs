@@ -4,10 +4,10 @@
 use futures_util::future::{join, join3};
 use tokio_postgres::Statement;
 
-use super::super::sql::PLAIN;
+use super::super::sql::OWN_COLUMNS;
 use super::super::sql::session::Settings;
 use super::{Failure, Found, Job, Outcome, body, check, found, only};
-use crate::pool::{Checkout, ROLLBACK, StatementKey};
+use crate::pool::{Checkout, RESET, StatementKey};
 
 /// The first oid that the server gives to what users make (PostgreSQL, src/include/access/transam.h).
 const FIRST_NORMAL_OBJECT: u32 = 16_384;
@@ -17,9 +17,10 @@ pub(super) async fn run(checkout: Checkout, settings: &Settings<'_>, job: &Job) 
     let role = settings.role();
     let key = StatementKey::new(role, settings.search_path(), &job.main.sql);
     let found = match checkout.statement(&key) {
-        // One statement is a transaction, and a snapshot, of its own.
-        Some(prepared) if checkout.role() == Some(role) => {
-            found(checkout.client(), job, &prepared).await.map_err(Failure::Plain)
+        // One statement is a transaction, and a snapshot, of its own. An estimate would be another.
+        Some(prepared) if checkout.role() == Some(role) && job.estimate.is_none() => {
+            let found = found(checkout.client(), job, &prepared).await;
+            found.map_err(|error| Failure::Plain { error, kept: true })
         }
         known => Box::pin(with_role(&checkout, settings, job, &key, known)).await,
     };
@@ -29,8 +30,10 @@ pub(super) async fn run(checkout: Checkout, settings: &Settings<'_>, job: &Job) 
             check(outcome, job.expect)
         }
         Err(failure) => {
-            checkout.forget(&key);
-            if checkout.client().batch_execute(ROLLBACK).await.is_ok() {
+            if !failure.is_of_a_value() {
+                checkout.forget(&key);
+            }
+            if checkout.client().batch_execute(RESET).await.is_ok() {
                 checkout.clean();
             }
             Err(failure)
@@ -39,6 +42,7 @@ pub(super) async fn run(checkout: Checkout, settings: &Settings<'_>, job: &Job) 
 }
 
 /// Gives the session the role besides, by a transaction: were the role refused, nothing behind it would run either.
+/// Whatever comes of it, no transaction is open afterwards.
 async fn with_role(
     checkout: &Checkout,
     settings: &Settings<'_>,
@@ -46,37 +50,46 @@ async fn with_role(
     key: &StatementKey,
     known: Option<Statement>,
 ) -> Result<Found, Failure> {
-    const COMMIT: &str = "COMMIT";
+    let of_plain = |error| Failure::Plain { error, kept: false };
     let client = checkout.client();
     let begin = settings.begin_plain();
     let begin = client.batch_execute(&begin);
     let (found, end) = if let Some(prepared) = known {
         let (begun, found, end) =
-            join3(begin, found(client, job, &prepared), client.batch_execute(COMMIT)).await;
+            join3(begin, found(client, job, &prepared), client.batch_execute("COMMIT")).await;
         begun?;
         (found, end)
     } else {
         let (begun, prepared) = join(begin, client.prepare(&job.main.sql)).await;
-        begun?;
-        let prepared = prepared.map_err(Failure::Plain)?;
-        if !has_own_types(&prepared) {
-            return Err(Failure::Changed);
+        let prepared = begun.map_err(Failure::from).and(prepared.map_err(of_plain)).and_then(own_types);
+        match prepared {
+            Ok(prepared) => {
+                checkout.keep(key.clone(), prepared.clone());
+                join(found(client, job, &prepared), client.batch_execute("COMMIT")).await
+            }
+            Err(failure) => {
+                client.batch_execute("ROLLBACK").await?;
+                return Err(failure);
+            }
         }
-        checkout.keep(key.clone(), prepared.clone());
-        join(found(client, job, &prepared), client.batch_execute(COMMIT)).await
     };
-    found.and_then(|found| end.map(|()| found)).map_err(Failure::Plain)
+    found.and_then(|found| end.map(|()| found)).map_err(of_plain)
 }
 
-/// Whether the relations have the server's own types only, in this very database.
-fn has_own_types(prepared: &Statement) -> bool {
-    prepared.columns().iter().skip(PLAIN).all(|column| column.type_().oid() < FIRST_NORMAL_OBJECT)
+/// The statement, when the relations have the server's own types only, in this very database, and none whose text
+/// depends on the search path.
+fn own_types(prepared: Statement) -> Result<Statement, Failure> {
+    let of_relations = prepared.columns().iter().skip(OWN_COLUMNS);
+    let all = of_relations
+        .map(|column| column.type_())
+        .all(|of| of.oid() < FIRST_NORMAL_OBJECT && !of.name().trim_start_matches('_').starts_with("reg"));
+    if all { Ok(prepared) } else { Err(Failure::Changed) }
 }
 
 fn outcome(role: &str, (rows, planned): Found) -> Result<Outcome, Failure> {
     let row = only(&rows)?;
-    let plain: bool = row.try_get(PLAIN - 2)?;
-    if !plain || row.try_get::<_, &str>(PLAIN - 1)? != role {
+    let plain: bool = row.try_get(OWN_COLUMNS - 2)?;
+    if !plain || row.try_get::<_, &str>(OWN_COLUMNS - 1)? != role {
         return Err(Failure::Changed);
     }
     Ok(Outcome {

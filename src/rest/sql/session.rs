@@ -40,8 +40,8 @@ impl Isolation {
 }
 
 /// One column, because nobody reads it. All but the role, which comes last: a setting that the login may change and the
-/// role may not is changed as the login (`GRANT SET ON PARAMETER … TO login`). The two of the answer are emptied, because a function of an earlier
-/// request may have set them for the whole session.
+/// role may not is changed as the login (`GRANT SET ON PARAMETER … TO login`). The two of the answer are emptied, because
+/// a function of an earlier request may have set them for the whole session.
 macro_rules! head {
     () => {
         "SELECT pg_catalog.num_nulls(pg_catalog.set_config('search_path', $1, true), \

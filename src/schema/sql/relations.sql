@@ -89,7 +89,8 @@ SELECT json_build_object(
         SELECT FROM pg_attribute a
         JOIN pg_type t ON t.oid = a.atttypid
         WHERE a.attrelid = s.oid AND a.attnum > 0 AND NOT a.attisdropped
-            AND (t.typnamespace <> 'pg_catalog'::regnamespace OR t.typtype NOT IN ('b', 'r', 'm') OR t.typname ~ '^_?reg'))
+            -- Below FirstNormalObjectId is what the server has by itself.
+            AND (t.oid >= 16384 OR t.typtype NOT IN ('b', 'r', 'm') OR t.typname ~ '^_?reg'))
         AND NOT EXISTS (
             SELECT FROM pg_depend d
             WHERE d.refclassid = 'pg_proc'::regclass AND (d.classid, d.objid) IN (
