@@ -135,17 +135,18 @@ impl Endpoint {
         for port in given.get_ports() {
             config.port(*port);
         }
+        let sockets =
+            config.get_hosts().iter().all(|host| matches!(host, tokio_postgres::config::Host::Unix(_)));
         config
-            .ssl_mode(given.get_ssl_mode())
+            // As libpq: no socket has TLS, and to ask the server for it costs a round trip.
+            .ssl_mode(if sockets { SslMode::Disable } else { given.get_ssl_mode() })
             .target_session_attrs(given.get_target_session_attrs())
             .load_balance_hosts(given.get_load_balance_hosts())
             .connect_timeout(given.get_connect_timeout().copied().unwrap_or(CONNECT_TIMEOUT))
             .keepalives_idle(Duration::from_secs(30))
             .application_name("manybox");
-        // Reading the system's certificates takes longer than a whole command needs, and a socket has no use for them.
-        let plain = config.get_ssl_mode() == SslMode::Disable
-            || config.get_hosts().iter().all(|host| matches!(host, tokio_postgres::config::Host::Unix(_)));
-        let tls = tls(root_cert, plain).map_err(settings)?;
+        // Reading the system's certificates takes longer than a whole command needs.
+        let tls = tls(root_cert, config.get_ssl_mode() == SslMode::Disable).map_err(settings)?;
         Ok((Self { name: name.to_owned(), config, tls }, login))
     }
 
