@@ -366,3 +366,17 @@ async fn pages_of_a_tenants_own_origins() {
     assert_eq!(origin("/acme/items", "https://evil.test").await, None);
     assert_eq!(origin("/globex/items", "https://evil.test").await.as_deref(), Some("*"));
 }
+
+#[tokio::test]
+async fn a_role_made_anew_reads_at_once() {
+    let fleet = TestFleet::builder().serve().await;
+    let legacy = Legacy::make(&fleet).await;
+    legacy.adopt(&fleet, "old", &[]).await;
+    eventually("the router serves it", || async { fleet.get("/old/todos").await.status == 200 }).await;
+    // The session has the first of the two roles, which is nobody's any more.
+    let anew = "REVOKE ALL ON api.todos FROM {}_anon; REVOKE ALL ON SCHEMA api FROM {}_anon; DROP ROLE {}_anon; CREATE ROLE {}_anon; GRANT {}_anon TO {}_login;
+                GRANT USAGE ON SCHEMA api TO {}_anon; GRANT SELECT ON api.todos TO {}_anon";
+    legacy.run(&fleet, anew).await;
+    let answer = fleet.get("/old/todos").await;
+    assert_eq!(answer.status, 200, "{}", answer.text);
+}

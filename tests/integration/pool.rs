@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use manybox::pg::Connection;
-use manybox::pool::{Budget, COMMIT, Checkout, Error, Pools, ROLLBACK, StatementKey, Wait};
+use manybox::pool::{Budget, COMMIT, Checkout, Error, Pools, RESET, ROLLBACK, StatementKey, Wait};
 use manybox::tenant::Tenant;
 
 use crate::support::{TestFleet, eventually};
@@ -76,6 +76,23 @@ async fn a_request_dropped_at_any_point_leaves_nothing() {
 }
 
 #[tokio::test]
+async fn a_role_left_to_the_next_user_is_known_and_can_be_dropped() {
+    let (_fleet, pools, tenant) = fleet().await;
+    let checkout = pools.checkout(&tenant).await.unwrap();
+    let (pid, clean) = (backend(&checkout).await, traces(&checkout).await);
+    checkout.client().batch_execute("SET ROLE anon").await.unwrap();
+    checkout.clean_as("anon");
+    let mut next = pools.checkout(&tenant).await.unwrap();
+    assert_eq!((backend(&next).await, next.role()), (pid, Some("anon")));
+    assert_ne!(traces(&next).await, clean);
+    next.drop_role().await.unwrap();
+    assert_eq!(next.role(), None);
+    assert_eq!(traces(&next).await, clean);
+    next.clean();
+    assert_eq!(pools.checkout(&tenant).await.unwrap().role(), None);
+}
+
+#[tokio::test]
 async fn what_a_function_leaves_in_the_session_is_gone() {
     let (fleet, pools, tenant) = fleet().await;
     let owner = fleet.owner("acme").await;
@@ -107,7 +124,7 @@ async fn what_a_function_leaves_in_the_session_is_gone() {
         .await
         .unwrap();
     assert_ne!(traces(&checkout).await, clean);
-    checkout.client().batch_execute(ROLLBACK).await.unwrap();
+    checkout.client().batch_execute(RESET).await.unwrap();
     assert_eq!(traces(&checkout).await, clean);
     checkout.clean();
     let next = pools.checkout(&tenant).await.unwrap();
