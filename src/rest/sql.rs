@@ -146,8 +146,9 @@ pub(super) fn main(
     sql.into()
 }
 
-/// How many columns of a plain reading are ours, the last two `plain` and `role`. Behind them are those of its relations, empty, for their types: when
-/// these change, the server refuses the statement that was prepared ("cached plan must not change result type").
+/// How many columns of a plain reading are ours, the last two `plain` and `role`. Behind them are those of its relations,
+/// empty, for their types: when these change, the server refuses the statement that was prepared ("cached plan must not
+/// change result type").
 pub(super) const OWN_COLUMNS: usize = 5;
 
 /// Whether nobody gave a relation row security that holds for the caller, or put a view in its place: a view has no file.
