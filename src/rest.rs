@@ -249,7 +249,8 @@ fn job(tenant: &Tenant, request: &Request, query: &Query<'_>, settings: &Setting
     };
     let rolls_back = prefer.rollback.unwrap_or(tenant.api.db_tx_end.rolls_back());
     // What nobody asked to be sure of, and what no earlier request has shown to be wrong.
-    let plain = query.plain.as_deref().filter(|_| !fresh && !rolls_back && settings.is_plain());
+    // An estimate plans anew what may be another's by then: it needs the reset.
+    let plain = query.plain.as_deref().filter(|_| !fresh && !rolls_back && !estimated && settings.is_plain());
     Job {
         before: tenant.api.db_pre_request.as_ref().map(sql::before),
         plain: plain.is_some(),

@@ -2,11 +2,11 @@
 //! keeps from one reading to the next.
 
 use futures_util::future::{join, join3};
-use tokio_postgres::Statement;
+use tokio_postgres::{Row, Statement};
 
 use super::super::sql::OWN_COLUMNS;
 use super::super::sql::session::Settings;
-use super::{Failure, Found, Job, Outcome, body, check, found, only};
+use super::{Failure, Job, Outcome, body, check, only};
 use crate::pool::{Checkout, RESET, StatementKey};
 
 /// The first oid that the server gives to what users make (PostgreSQL, src/include/access/transam.h).
@@ -16,15 +16,15 @@ const FIRST_NORMAL_OBJECT: u32 = 16_384;
 pub(super) async fn run(checkout: Checkout, settings: &Settings<'_>, job: &Job) -> Result<Outcome, Failure> {
     let role = settings.role();
     let key = StatementKey::new(role, settings.search_path(), &job.main.sql);
-    let found = match checkout.statement(&key) {
-        // One statement is a transaction, and a snapshot, of its own. An estimate would be another.
-        Some(prepared) if checkout.role() == Some(role) && job.estimate.is_none() => {
-            let found = found(checkout.client(), job, &prepared).await;
-            found.map_err(|error| Failure::Plain { error, kept: true })
+    let rows = match checkout.statement(&key) {
+        // One statement is a transaction, and a snapshot, of its own.
+        Some(prepared) if checkout.role() == Some(role) => {
+            let rows = checkout.client().query(&prepared, &job.main.parameters()).await;
+            rows.map_err(|error| Failure::Plain { error, kept: true })
         }
         known => Box::pin(with_role(&checkout, settings, job, &key, known)).await,
     };
-    match found.and_then(|found| outcome(role, found)) {
+    match rows.and_then(|rows| outcome(role, &rows)) {
         Ok(outcome) => {
             checkout.clean_as(role);
             check(outcome, job.expect)
@@ -49,23 +49,24 @@ async fn with_role(
     job: &Job,
     key: &StatementKey,
     known: Option<Statement>,
-) -> Result<Found, Failure> {
+) -> Result<Vec<Row>, Failure> {
     let of_plain = |error| Failure::Plain { error, kept: false };
     let client = checkout.client();
+    let values = job.main.parameters();
     let begin = settings.begin_plain();
     let begin = client.batch_execute(&begin);
-    let (found, end) = if let Some(prepared) = known {
-        let (begun, found, end) =
-            join3(begin, found(client, job, &prepared), client.batch_execute("COMMIT")).await;
+    let (rows, end) = if let Some(prepared) = known {
+        let (begun, rows, end) =
+            join3(begin, client.query(&prepared, &values), client.batch_execute("COMMIT")).await;
         begun?;
-        (found, end)
+        (rows, end)
     } else {
         let (begun, prepared) = join(begin, client.prepare(&job.main.sql)).await;
         let prepared = begun.map_err(Failure::from).and(prepared.map_err(of_plain)).and_then(own_types);
         match prepared {
             Ok(prepared) => {
                 checkout.keep(key.clone(), prepared.clone());
-                join(found(client, job, &prepared), client.batch_execute("COMMIT")).await
+                join(client.query(&prepared, &values), client.batch_execute("COMMIT")).await
             }
             Err(failure) => {
                 client.batch_execute("ROLLBACK").await?;
@@ -73,7 +74,7 @@ async fn with_role(
             }
         }
     };
-    found.and_then(|found| end.map(|()| found)).map_err(of_plain)
+    rows.and_then(|rows| end.map(|()| rows)).map_err(of_plain)
 }
 
 /// The statement, when the relations have the server's own types only, in this very database, and none whose text
@@ -86,17 +87,11 @@ fn own_types(prepared: Statement) -> Result<Statement, Failure> {
     if all { Ok(prepared) } else { Err(Failure::Changed) }
 }
 
-fn outcome(role: &str, (rows, planned): Found) -> Result<Outcome, Failure> {
-    let row = only(&rows)?;
+fn outcome(role: &str, rows: &[Row]) -> Result<Outcome, Failure> {
+    let row = only(rows)?;
     let plain: bool = row.try_get(OWN_COLUMNS - 2)?;
     if !plain || row.try_get::<_, &str>(OWN_COLUMNS - 1)? != role {
         return Err(Failure::Changed);
     }
-    Ok(Outcome {
-        body: body(row)?,
-        rows: row.try_get(1)?,
-        total: row.try_get(2)?,
-        planned,
-        ..Outcome::default()
-    })
+    Ok(Outcome { body: body(row)?, rows: row.try_get(1)?, total: row.try_get(2)?, ..Outcome::default() })
 }
