@@ -1,4 +1,5 @@
-//! Stage 4: one transaction on one `Checkout`, in one round trip where the statement is prepared already.
+//! Stage 4: one transaction on one `Checkout`, in one round trip where the statement is prepared already. What a plain
+//! reading leaves out of that, its own file says.
 
 mod failure;
 mod plain;

@@ -22,7 +22,7 @@ pub struct Relation {
     #[serde(default)]
     pub computed_columns: Vec<ComputedColumn>,
     /// Reading it runs nothing but the server's own code, whatever the search path: an ordinary table without row
-    /// security and without children, whose columns have types of `pg_catalog` and none that show names (`regclass`), no
+    /// security and without children, whose columns have the server's own types and none that show names (`regclass`), no
     /// functions of anybody else in its indexes, statistics and checks, in a database without further operators on
     /// such types.
     #[serde(default)]
