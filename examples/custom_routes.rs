@@ -19,8 +19,8 @@ use http::StatusCode;
 use manybox::embedded::{Embedded, Options};
 use manybox::fleet::Servers;
 use manybox::front::{self, App, Tenant, Transaction};
-use manybox::pg::KeyRing;
 use manybox::settings::{Paths, Settings};
+use manybox::vault::KeyRing;
 use serde_json::{Value, json};
 
 /// Runs in the tenant's database, under the role and with the claims of the request's token. A handler that doesn't

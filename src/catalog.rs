@@ -41,8 +41,8 @@ impl From<tokio_postgres::Error> for Error {
     }
 }
 
-impl From<crate::tenant::Invalid> for Error {
-    fn from(error: crate::tenant::Invalid) -> Self {
+impl From<crate::policy::Invalid> for Error {
+    fn from(error: crate::policy::Invalid) -> Self {
         Self::Row(error.0)
     }
 }

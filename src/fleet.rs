@@ -27,9 +27,11 @@ use tokio::sync::Semaphore;
 
 use crate::catalog::{self, Catalog, TenantRow};
 use crate::migrate;
-use crate::pg::{self, Connection, KeyRing};
+use crate::pg::{self, Connection};
+use crate::policy::Invalid;
 use crate::settings::Settings;
-use crate::tenant::{Invalid, State, Verb};
+use crate::tenant::{State, Verb};
+use crate::vault::KeyRing;
 
 /// Why a verb could not be carried out; says what stands and what to do next.
 #[derive(Debug, thiserror::Error)]
@@ -75,7 +77,7 @@ pub enum Error {
     Adopted(String, &'static str),
     /// A secret could not be sealed or opened.
     #[error(transparent)]
-    Secret(#[from] pg::Weak),
+    Secret(#[from] crate::vault::Weak),
     /// Something named in the catalog or by the operator is not in the settings.
     #[error("{0}")]
     Settings(String),

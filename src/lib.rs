@@ -24,8 +24,8 @@
 //! | 4 edges | [`front`], [`admin`], [`cli`] |
 //! | 3 data plane; control plane | [`directory`], [`pool`], [`rest`]; [`migrate`], [`fleet`], [`rollout`] |
 //! | 2 facts | [`catalog`], [`schema`] |
-//! | 1 PostgreSQL | [`pg`], [`embedded`] |
-//! | 0 words | [`tenant`], [`settings`], [`telemetry`] |
+//! | 1 PostgreSQL | [`pg`], [`vault`], [`embedded`] |
+//! | 0 words | [`policy`], [`tenant`], [`settings`], [`telemetry`] |
 //!
 //! # Words
 //!
@@ -34,12 +34,14 @@
 //! of it. An *edition* is a line of schema versions, a *tier* a set of limits, a *template* a database that tenants
 //! are copied from.
 
+pub mod policy;
 pub mod settings;
 pub mod telemetry;
 pub mod tenant;
 
 pub mod embedded;
 pub mod pg;
+pub mod vault;
 
 pub mod catalog;
 pub mod schema;

@@ -33,8 +33,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, broadcast};
 
-use crate::pg::{self, Endpoint, KeyRing};
+use crate::pg::{self, Endpoint};
 use crate::tenant::{Tenant, TenantId};
+use crate::vault::KeyRing;
 use server::{Keys, Server};
 
 /// Refusals kept for a listener that is busy.

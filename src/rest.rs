@@ -28,10 +28,11 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderValue, Method};
 
-use crate::pg::KeyRing;
+use crate::policy::OpenApiMode;
 use crate::pool::Pools;
 use crate::telemetry::{Metrics, Stage};
-use crate::tenant::{OpenApiMode, Tenant};
+use crate::tenant::Tenant;
+use crate::vault::KeyRing;
 use auth::{Caller, Keyring, Roles};
 use cache::{Cache, Entry};
 use execute::{Expect, Failure, Job, Outcome};

@@ -12,7 +12,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::tenant::{Api, Limits, Record, Tenant};
+use crate::policy::{Api, Limits};
+use crate::tenant::{Record, Tenant};
 
 /// Everything an operator can set, one field per section of `tenants.toml`.
 #[derive(Debug, Clone, Default, Deserialize, Serialize)]

@@ -1,38 +1,21 @@
-//! The words of a tenant: its id, its slug, its state, where it lives and what it may use.
+//! The words of a tenant: its id, its slug, its base URLs, its state and where it lives.
 
-mod api;
 mod base_url;
 mod id;
-mod js_path;
-mod keys;
-mod limits;
 mod origin;
-mod overrides;
-mod secret;
 mod slug;
 mod state;
 
-pub use api::{Api, Function, OpenApiMode, TxEnd};
 pub use base_url::{BaseUrl, Host, Prefix, UrlTemplate};
 pub use id::TenantId;
-pub use js_path::JsPath;
-pub use keys::{Effective, KEYS, Key, Scope};
-pub use limits::Limits;
 pub use origin::{Adopted, Kin, Lineage, Origin, Sealed};
-pub use overrides::{Overrides, Stored};
-pub use secret::Secret;
 pub use slug::Slug;
 pub use state::{State, Verb};
 
 use std::borrow::Cow;
 use std::ops::Deref;
 
-/// Why a word given by a person or read from the catalog is not one of ours.
-///
-/// The sentence names the value and says what would have been right.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct Invalid(pub String);
+use crate::policy::{Api, Limits, Overrides};
 
 /// One tenant as the catalog holds it.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]

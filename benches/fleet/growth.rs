@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use manybox::directory::{Asked, Directory};
-use manybox::tenant::{Api, Limits, Lineage, Origin, Overrides, Record, Sealed, State, Tenant};
+use manybox::policy::{Api, Limits, Overrides};
+use manybox::tenant::{Lineage, Origin, Record, Sealed, State, Tenant};
 use tokio::time::sleep;
 
 use crate::load::{Client, get};

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use manybox::embedded::{Embedded, Options};
 use manybox::fleet::{Fleet, Servers};
-use manybox::pg::{Connection, Endpoint, KeyRing, Login};
+use manybox::pg::{Connection, Endpoint, Login};
 use manybox::settings::{Paths, Settings};
+use manybox::vault::KeyRing;
 use tokio::time::sleep;
 
 use crate::{Done, Failure};

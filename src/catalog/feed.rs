@@ -8,8 +8,9 @@ use tokio_postgres::{Notification, Row};
 
 use super::Error;
 use super::tenants::{SELECT, record};
-use crate::pg::{self, Connection, Endpoint, Ident, KeyRing};
+use crate::pg::{self, Connection, Endpoint, Ident};
 use crate::tenant::{Record, TenantId};
+use crate::vault::KeyRing;
 
 /// How to open a [`Feed`]. Clone it freely.
 #[derive(Clone)]

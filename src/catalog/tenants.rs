@@ -8,9 +8,8 @@ use tokio_postgres::Row;
 use tokio_postgres::types::{Json, ToSql};
 
 use super::{Catalog, Error, Template};
-use crate::tenant::{
-    Adopted, BaseUrl, Lineage, Origin, Overrides, Record, Sealed, State, Stored, TenantId, Verb,
-};
+use crate::policy::{Overrides, Stored};
+use crate::tenant::{Adopted, BaseUrl, Lineage, Origin, Record, Sealed, State, TenantId, Verb};
 
 pub(super) const SELECT: &str = "
     SELECT t.id, t.slug, t.state, t.tier, t.server, t.edition, t.version, t.history, t.generation, t.key,

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::{Done, Failure};
 use crate::embedded::{self, Embedded};
 use crate::fleet::{self, Fleet, Servers};
-use crate::pg::KeyRing;
 use crate::settings::Settings;
+use crate::vault::KeyRing;
 
 pub(super) struct Context {
     pub(super) settings: Settings,

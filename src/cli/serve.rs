@@ -12,8 +12,8 @@ use crate::admin;
 use crate::embedded::Embedded;
 use crate::fleet::Servers;
 use crate::front::{self, App};
-use crate::pg::KeyRing;
 use crate::settings::Settings;
+use crate::vault::KeyRing;
 
 pub(super) async fn serve(settings: Settings) -> Done {
     let embedded = start_embedded(&settings).await?;

@@ -8,8 +8,8 @@ use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use super::output::line;
 use super::{Context, Done, Failure, Output};
 use crate::fleet::Fleet;
-use crate::pg::KeyRing;
 use crate::settings::Settings;
+use crate::vault::KeyRing;
 
 /// How long routers get to read a changed key file: they look every second.
 const KEY_FILE_NOTICE: Duration = Duration::from_secs(3);

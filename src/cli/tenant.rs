@@ -15,8 +15,9 @@ use super::output::{line, table};
 use super::{Context, Done, Failure, Output};
 use crate::catalog::{Filter, TenantRow};
 use crate::fleet::{Fleet, Wish};
-use crate::pg::Secret;
-use crate::tenant::{BaseUrl, Overrides, Slug, State, Verb};
+use crate::policy::Overrides;
+use crate::policy::Secret;
+use crate::tenant::{BaseUrl, Slug, State, Verb};
 
 #[derive(clap::Subcommand)]
 pub(super) enum Tenant {

@@ -9,7 +9,9 @@ use tokio_postgres::Client;
 use super::Error;
 use super::place::{random, write};
 use super::user::User;
-use crate::pg::{Secret, literal, scram_verifier};
+use crate::pg::literal;
+use crate::policy::Secret;
+use crate::vault::scram_verifier;
 
 /// The role's name.
 pub(super) const NAME: &str = "mb_admin";

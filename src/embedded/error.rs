@@ -87,7 +87,7 @@ pub enum Error {
     Random(getrandom::Error),
     /// The admin's verifier could not be made.
     #[error(transparent)]
-    Verifier(#[from] crate::pg::Weak),
+    Verifier(#[from] crate::vault::Weak),
     /// A file or a program can't be used.
     #[error("{path}: {source}")]
     Io {

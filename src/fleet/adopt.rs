@@ -3,8 +3,11 @@
 use super::server::{MIGRATOR, OWNER};
 use super::{Doing, Error, Fleet};
 use crate::catalog::{Filter, NewTenant, TenantRow};
-use crate::pg::{self, Connection, Login, PASSWORD, Secret};
-use crate::tenant::{Adopted, Api, BaseUrl, Limits, Origin, Overrides, Sealed, Slug, State, TenantId};
+use crate::pg::{self, Connection, Login};
+use crate::policy::Secret;
+use crate::policy::{Api, Limits, Overrides};
+use crate::tenant::{Adopted, BaseUrl, Origin, Sealed, Slug, State, TenantId};
+use crate::vault::PASSWORD;
 
 /// The role that PostgREST's documentation has its users log in as.
 const LOGIN_ROLE: &str = "authenticator";

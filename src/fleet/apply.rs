@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 
 use super::{Error, Fleet, Wish};
 use crate::catalog::{Filter, TenantRow};
+use crate::policy::Overrides;
 use crate::settings::Declared;
-use crate::tenant::{BaseUrl, Overrides, Slug, State};
+use crate::tenant::{BaseUrl, Slug, State};
 
 /// One thing that `apply` would do.
 #[derive(Debug, Clone, serde::Serialize)]

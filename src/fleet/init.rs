@@ -6,8 +6,9 @@ use super::server::{OWNER, prepare, role_exists, run};
 use super::{Doing, Error, Servers, database};
 use crate::catalog;
 use crate::migrate;
-use crate::pg::{AdvisoryLock, Ident, KeyRing, literal};
+use crate::pg::{AdvisoryLock, Ident, literal};
 use crate::settings::Settings;
+use crate::vault::KeyRing;
 
 /// The key of the lock under which a server is prepared ("manybox" in ASCII).
 const LOCK: i64 = 0x6d61_6e79_626f_7800;

@@ -8,7 +8,8 @@ use tokio_postgres::error::SqlState;
 use super::{Doing, Error, Fleet, database};
 use crate::catalog::{NewTenant, Template, TenantRow};
 use crate::pg::{AdvisoryLock, Ident, literal};
-use crate::tenant::{BaseUrl, Limits, Lineage, Origin, Overrides, Record, Sealed, Slug, State, TenantId};
+use crate::policy::{Limits, Overrides};
+use crate::tenant::{BaseUrl, Lineage, Origin, Record, Sealed, Slug, State, TenantId};
 
 /// How long to wait for another command that is at work on the same tenant. The backend of a killed command finishes
 /// its CREATE DATABASE before its lock goes.

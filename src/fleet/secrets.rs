@@ -1,8 +1,9 @@
 //! Secrets: what operators give a tenant in the clear, sealed for the catalog, and opened to be compared.
 
 use super::{Error, Fleet};
-use crate::pg::JWT_SECRET;
-use crate::tenant::{Overrides, Record, Sealed, TenantId};
+use crate::policy::Overrides;
+use crate::tenant::{Record, Sealed, TenantId};
+use crate::vault::JWT_SECRET;
 
 impl Fleet {
     /// Changes a tenant's tier and settings; `overrides` has the token secret in the clear, and it is sealed here.

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use tokio_postgres::Client;
 
 use super::{Doing, Error};
-use crate::pg::{self, Connection, Endpoint, Ident, Login, literal, migrator_login};
+use crate::pg::{self, Connection, Endpoint, Ident, Login, literal};
 use crate::settings::Settings;
+use crate::vault::migrator_login;
 
 /// The role that owns schemas and objects in tenant databases. NOLOGIN.
 pub const OWNER: &str = "mb_owner";

@@ -12,11 +12,12 @@ use tokio::task::AbortHandle;
 use super::{limit, share};
 use crate::catalog::Reader;
 use crate::directory::{self, Directory};
-use crate::pg::{Endpoint, KeyRing};
+use crate::pg::Endpoint;
 use crate::pool::{Budget, Pools};
 use crate::rest::Rest;
 use crate::settings::{self, Settings};
 use crate::telemetry::{Metrics, Traffic};
+use crate::vault::KeyRing;
 
 /// How often the master key's file is looked at, so that a rotation needs no restart.
 const KEY_FILE: Duration = Duration::from_secs(1);

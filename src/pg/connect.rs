@@ -16,7 +16,7 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::{AsyncMessage, Client, Config, Notification};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use crate::tenant::Secret;
+use crate::policy::Secret;
 
 /// Longest wait for a TCP or socket connect, each host of a multi-host URL apart.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);

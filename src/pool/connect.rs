@@ -13,7 +13,7 @@ use super::ledger::{Failure, Open};
 use super::server::Server;
 use super::statements::Statements;
 use crate::pg::{self, Guard};
-use crate::tenant::Limits;
+use crate::policy::Limits;
 
 /// Longest time for one connection, from the first byte to the end of the login.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(5);

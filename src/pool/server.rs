@@ -13,8 +13,9 @@ use super::connection::{Connection, Slot};
 use super::error::{Error, Wait};
 use super::ledger::{Answer, BARRED, Failure, Key, Ledger, Offer, Open, Orders};
 use super::{Budget, connect};
-use crate::pg::{Endpoint, KeyRing};
+use crate::pg::Endpoint;
 use crate::tenant::{Tenant, TenantId};
+use crate::vault::KeyRing;
 
 /// The master keys in use, exchangeable while serving.
 pub(super) type Keys = Arc<RwLock<Arc<KeyRing>>>;

@@ -16,7 +16,7 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use serde_json::{Map, Value};
 
 use super::error::Error;
-use crate::tenant::Api;
+use crate::policy::Api;
 
 /// Who asks.
 #[derive(Debug, Clone, PartialEq)]

@@ -17,8 +17,8 @@ use super::error::Error;
 use super::request::media::Media;
 use super::request::prefer::{Resolution, Return};
 use super::request::{Action, Change as Method, Request};
+use crate::policy::{Api, Limits};
 use crate::schema::{Relation, Routine, Schema, Volatility};
-use crate::tenant::{Api, Limits};
 use read::Context;
 use tree::{Call, Change, From, Gives, Handler, Name, Read};
 

@@ -24,7 +24,7 @@ use self::query::Query;
 use self::range::Rows;
 use super::error::Error;
 use super::root::Root;
-use crate::tenant::{Api, OpenApiMode};
+use crate::policy::{Api, OpenApiMode};
 
 /// What is asked, in our words.
 #[derive(Debug, Clone, PartialEq)]

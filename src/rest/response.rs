@@ -19,8 +19,8 @@ use super::request::media::Media;
 use super::request::prefer::{Count, Resolution};
 use super::request::{Action, Change, Request};
 use super::root::Root;
+use crate::policy::Api;
 use crate::schema::Schema;
-use crate::tenant::Api;
 
 /// Longest `Content-Location`. A list in a URL takes three times its length when it is encoded, and proxies and clients
 /// refuse an answer with such a header.

@@ -18,7 +18,7 @@ use super::plan::{Query, SOURCE, Source};
 use super::request::media::Media;
 use super::request::prefer::{Count, Return};
 use crate::pg::Ident;
-use crate::tenant::Function;
+use crate::policy::Function;
 
 /// The alias of a row of the answer.
 const ROW: &str = "_mb_row";

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use config::{Config, Environment, File, FileFormat};
 
 use super::Settings;
-use crate::tenant::{Api, BaseUrl, Invalid, KEYS, Limits, Scope, Slug};
+use crate::policy::{Api, Invalid, KEYS, Limits, Scope};
+use crate::tenant::{BaseUrl, Slug};
 
 /// Why the settings can't be used; names the file or variable, the key, and what would be right.
 #[derive(Debug, thiserror::Error)]

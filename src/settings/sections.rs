@@ -7,7 +7,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::tenant::{Overrides, UrlTemplate};
+use crate::policy::Overrides;
+use crate::tenant::UrlTemplate;
 
 /// `[listen]`
 #[derive(Debug, Clone, Deserialize, Serialize)]

@@ -4,7 +4,8 @@ use std::fmt;
 use std::net::Ipv6Addr;
 use std::str::FromStr;
 
-use super::{Invalid, Slug};
+use super::Slug;
+use crate::policy::Invalid;
 
 /// A host name or address as it is compared: lowercase, no trailing dot, IDNA's ASCII form, no port.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use sha2::{Digest, Sha256};
 
-use super::Invalid;
+use crate::policy::Invalid;
 
 /// Crockford's alphabet without the letters people misread; all of it is legal in an unquoted identifier.
 const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";

@@ -60,5 +60,5 @@ impl Kin<'_> {
 }
 
 /// Secrets by name (`jwt_secret`, `password`), each sealed with a master key for one tenant. Opened by
-/// `pg::KeyRing`.
+/// `vault::KeyRing`.
 pub type Sealed = BTreeMap<String, String>;

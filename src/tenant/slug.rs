@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::Invalid;
+use crate::policy::Invalid;
 
 /// Words that mean something in a URL of ours, so no tenant may have them.
 const RESERVED: [&str; 9] =

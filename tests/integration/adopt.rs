@@ -1,8 +1,10 @@
 //! Adopted databases: they are served as PostgREST served them, kept apart, and never changed.
 
 use manybox::fleet::Wanted;
-use manybox::pg::{Connection, PASSWORD, Secret};
+use manybox::pg::Connection;
+use manybox::policy::Secret;
 use manybox::tenant::{Record, State, TenantId, Verb};
+use manybox::vault::PASSWORD;
 use serde_json::json;
 
 use crate::support::{TestFleet, eventually, sign};

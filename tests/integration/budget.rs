@@ -15,7 +15,7 @@ async fn tenants(fleet: &TestFleet) -> Vec<Arc<Tenant>> {
     futures_util::future::join_all(SLUGS.iter().map(|slug| fleet.tenant(slug))).await
 }
 
-fn limited(tenant: &Tenant, change: impl FnOnce(&mut manybox::tenant::Limits)) -> Arc<Tenant> {
+fn limited(tenant: &Tenant, change: impl FnOnce(&mut manybox::policy::Limits)) -> Arc<Tenant> {
     let mut tenant = tenant.clone();
     change(&mut tenant.limits);
     Arc::new(tenant)
@@ -133,7 +133,7 @@ async fn a_storm_of_dying_requests_stays_within_the_budget_and_loses_no_slot() {
 #[tokio::test]
 async fn each_wait_says_what_ran_out() {
     let fleet = TestFleet::builder().tenants(&["acme", "other"]).build().await;
-    let limits = |limits: &mut manybox::tenant::Limits| {
+    let limits = |limits: &mut manybox::policy::Limits| {
         limits.max_connections = 2;
         limits.max_waiting = 1;
         limits.acquire_timeout = Duration::from_millis(200);

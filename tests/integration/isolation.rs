@@ -1,6 +1,7 @@
 //! Isolation: what a tenant's login, token or request tries on another tenant, and gets nowhere.
 
-use manybox::pg::{self, Login, Secret};
+use manybox::pg::{self, Login};
+use manybox::policy::Secret;
 use serde_json::json;
 
 use crate::support::TestFleet;

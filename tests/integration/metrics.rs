@@ -139,7 +139,7 @@ async fn a_tenant_above_its_rate_is_told_to_wait_and_others_are_not() {
         assert!(code == 1 && said.contains(key) && (key == "max_speed" || said.contains(value)), "{said}");
     }
     fleet.reopen().await;
-    assert_eq!(fleet.row("acme").await.record.overrides, manybox::tenant::Overrides::default());
+    assert_eq!(fleet.row("acme").await.record.overrides, manybox::policy::Overrides::default());
 }
 
 #[tokio::test]

@@ -18,7 +18,7 @@ async fn fleet() -> (TestFleet, Pools, Arc<Tenant>) {
 }
 
 /// The same tenant with other limits.
-fn limited(tenant: &Tenant, change: impl FnOnce(&mut manybox::tenant::Limits)) -> Arc<Tenant> {
+fn limited(tenant: &Tenant, change: impl FnOnce(&mut manybox::policy::Limits)) -> Arc<Tenant> {
     let mut tenant = tenant.clone();
     change(&mut tenant.limits);
     Arc::new(tenant)

@@ -4,8 +4,9 @@ use super::super::output::Output;
 use super::super::{Done, Failure};
 use super::{done, set, urls};
 use crate::fleet::{Fleet, Wanted};
-use crate::pg::Secret;
-use crate::tenant::{Api, BaseUrl, Overrides, Slug};
+use crate::policy::Secret;
+use crate::policy::{Api, Overrides};
+use crate::tenant::{BaseUrl, Slug};
 
 #[derive(clap::Args)]
 #[command(after_help = set::keys())]

@@ -3,8 +3,9 @@
 use super::super::Failure;
 use crate::catalog::TenantRow;
 use crate::fleet::Fleet;
+use crate::policy::{Api, KEYS, Limits, Overrides};
 use crate::rest::check_jwt_secret;
-use crate::tenant::{Api, BaseUrl, KEYS, Limits, Overrides};
+use crate::tenant::BaseUrl;
 
 /// What `tenant set` takes, for its help.
 pub(super) fn keys() -> String {

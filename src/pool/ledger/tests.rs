@@ -9,7 +9,8 @@ use proptest::prelude::*;
 
 use super::turns::PROTECTED;
 use super::*;
-use crate::tenant::{Api, Limits, Lineage, Origin, Overrides, Record, Sealed, State};
+use crate::policy::{Api, Limits, Overrides};
+use crate::tenant::{Lineage, Origin, Record, Sealed, State};
 
 /// A connection of the pretended server.
 #[derive(Debug)]

@@ -8,8 +8,9 @@ use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyOperations, 
 use jsonwebtoken::{Algorithm, DecodingKey};
 use moka::sync::Cache;
 
-use crate::pg::{JWT_SECRET, KeyRing};
-use crate::tenant::{Api, Invalid, Secret, Tenant, TenantId};
+use crate::policy::{Api, Invalid, Secret};
+use crate::tenant::{Tenant, TenantId};
+use crate::vault::{JWT_SECRET, KeyRing};
 
 /// Shortest symmetric key (RFC 7518, 3.2, for HS256), bytes.
 const SHORTEST: usize = 32;

@@ -4,7 +4,7 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::json;
 
 use super::*;
-use crate::tenant::{Overrides, Secret};
+use crate::policy::{Overrides, Secret};
 
 const SECRET: &str = "reallyreallyreallyreallyverysafe";
 /// RFC 7515, A.2 and A.3: the keys, and tokens over the same claims, which expired in 2011.
@@ -233,7 +233,7 @@ fn secrets_that_check_nothing_are_refused_when_they_are_set() {
 fn roles_by_path_and_by_rule() {
     let mut overrides = Overrides::default();
     overrides.set("jwt_role_claim_key", ".realm.roles[?(@ ^== \"serv\")]").unwrap();
-    let (_, api) = overrides.over(crate::tenant::Limits::default(), Api::default());
+    let (_, api) = overrides.over(crate::policy::Limits::default(), Api::default());
     let caller = ask(&api, SECRET, Some(&token(&json!({"realm": {"roles": ["x", "service"]}})))).unwrap();
     assert_eq!(caller.role, "service");
     assert!(caller.claims.ends_with(r#""role":"service"}"#), "{}", caller.claims);

@@ -6,8 +6,8 @@ use super::super::error::Error;
 use super::super::request::media::{Media, PlanMedia};
 use super::super::request::{Action, Request};
 use super::tree::{Handler, Name, Read};
+use crate::policy::Api;
 use crate::schema::{self, Schema, Target};
-use crate::tenant::Api;
 
 /// The dearest media type that can be made of these rows.
 ///

@@ -266,7 +266,8 @@ mod tests {
     use std::sync::LazyLock;
 
     use super::*;
-    use crate::tenant::{Adopted, Api, Limits, Lineage, Origin, Overrides, Record, Sealed, State, TenantId};
+    use crate::policy::{Api, Limits, Overrides};
+    use crate::tenant::{Adopted, Lineage, Origin, Record, Sealed, State, TenantId};
 
     fn tenant(adopted: bool) -> Tenant {
         let lineage = Lineage { edition: "shop".into(), version: 1, history: String::new() };

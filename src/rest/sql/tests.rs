@@ -7,8 +7,8 @@ use serde_json::{Value as Json, from_value, json};
 use super::super::plan::Plan;
 use super::super::request::Request;
 use super::*;
+use crate::policy::{Api, Limits};
 use crate::schema::{Facts, ForeignKey, Name, PrimaryKey, Relation, Routine, Schema};
-use crate::tenant::{Api, Limits};
 
 type Header<'a> = (&'a str, &'a str);
 /// Method, target, headers, body.

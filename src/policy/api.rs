@@ -45,7 +45,7 @@ pub struct Api {
     /// Whether answers say in `Server-Timing` what took how long.
     pub server_timing_enabled: bool,
     /// What tokens are checked with, if not with the tenant's derived key: a text, a JWK or a JWKS. `None` also where
-    /// the catalog holds it sealed ([`Record::sealed`](super::Record::sealed)).
+    /// the catalog holds it sealed (`tenant::Record::sealed`).
     #[serde(skip)]
     pub jwt_secret: Option<Secret>,
     /// Whether `jwt_secret` is base64 of the key.

@@ -9,9 +9,10 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use hmac::{Hmac, Mac};
 use sha2::{Digest, Sha256};
 
-use super::Login;
 use super::seal::PASSWORD;
-use crate::tenant::{Record, Secret};
+use crate::pg::Login;
+use crate::policy::Secret;
+use crate::tenant::Record;
 
 type HmacSha256 = Hmac<Sha256>;
 
@@ -289,9 +290,10 @@ fn keyed(key: &[u8]) -> HmacSha256 {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::tenant::{Lineage, Origin, Overrides, Sealed, State, TenantId};
+    use crate::policy::Overrides;
+    use crate::tenant::{Lineage, Origin, Sealed, State, TenantId};
 
-    pub(in crate::pg) fn record(slug: &str) -> Record {
+    pub(in crate::vault) fn record(slug: &str) -> Record {
         let lineage = Lineage { edition: "shop".into(), version: 1, history: String::new() };
         Record {
             id: TenantId::random().unwrap(),

@@ -9,7 +9,8 @@ use chacha20poly1305::aead::{Aead, KeyInit, Payload};
 use chacha20poly1305::{XChaCha20Poly1305, XNonce};
 
 use super::{KeyRing, MasterKey, Weak};
-use crate::tenant::{Record, Secret, TenantId};
+use crate::policy::Secret;
+use crate::tenant::{Record, TenantId};
 
 /// Of XChaCha20: long enough to be drawn at random for ever.
 const NONCE: usize = 24;

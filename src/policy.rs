@@ -1,0 +1,24 @@
+//! Policy: how a tenant's API is exposed and what it may use, by the keys that operators set.
+//!
+//! The names and meanings are PostgREST's where PostgREST has them. [`KEYS`] is the one table of all keys.
+
+mod api;
+mod js_path;
+mod keys;
+mod limits;
+mod overrides;
+mod secret;
+
+pub use api::{Api, Function, OpenApiMode, TxEnd};
+pub use js_path::JsPath;
+pub use keys::{Effective, KEYS, Key, Scope};
+pub use limits::Limits;
+pub use overrides::{Overrides, Stored};
+pub use secret::Secret;
+
+/// Why a word given by a person or read from the catalog is not one of ours.
+///
+/// The sentence names the value and says what would have been right.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Invalid(pub String);
