@@ -1,7 +1,7 @@
 # What a newcomer needs, one word each. Kept to what make 3.81 knows: macOS ships no newer one.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test test-clients bench lint fmt doc clean
+.PHONY: help setup build dist demo test test-clients bench lint fmt doc clean
 
 help: ## list these words
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 22
@@ -12,7 +12,10 @@ setup: ## install PostgreSQL's server programs, if there are none
 build: ## build the binary, target/release/manybox
 	cargo build --release
 
-# A release build: it takes a minute longer, once, and what people try first is what they judge the speed by.
+dist: ## build what is shipped, target/dist/manybox: smaller and quicker, built in twice the time
+	cargo build --profile dist
+
+# A release build: what people try first is what they judge the speed by.
 # `exec` leaves no shell between the terminal and manybox, so Ctrl-C ends it in order.
 demo: setup ## build, then three tenants with data, served until Ctrl-C
 	@cargo build --release
@@ -29,7 +32,7 @@ test-clients: setup ## supabase-js, postgrest-js, Python's postgrest and a brows
 # ONLY=fair,cold for some of it, FULL=1 for the large scenarios.
 bench: setup ## what routing costs, as ratios to baselines of the same run
 	@command -v wrk >/dev/null || { echo "wrk is missing: apt install wrk, or brew install wrk" >&2; exit 1; }
-	@cargo bench --bench fleet
+	@cargo bench --profile dist --bench fleet
 
 lint: ## formatting and clippy, as CI has them
 	cargo fmt --check
