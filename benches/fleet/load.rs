@@ -6,14 +6,40 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Empty};
-use hyper::Request;
+use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper::header::{CONTENT_TYPE, HOST};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::process::Command;
 
 use crate::Done;
+
+const JSON: &str = "application/json";
+
+/// What is asked.
+pub(crate) struct Request {
+    pub(crate) method: &'static str,
+    /// With its query.
+    pub(crate) path: String,
+    /// JSON, or nothing.
+    pub(crate) body: String,
+}
+
+impl Request {
+    pub(crate) fn get(path: impl Into<String>) -> Self {
+        Self { method: "GET", path: path.into(), body: String::new() }
+    }
+
+    /// The arguments of `wrk.format`. What Rust escapes in ASCII, Lua reads.
+    fn lua(&self) -> String {
+        let Self { method, path, body } = self;
+        match body.as_str() {
+            "" => format!("{{{method:?}, {path:?}}}"),
+            _ => format!("{{{method:?}, {path:?}, {{['Content-Type'] = {JSON:?}}}, {body:?}}}"),
+        }
+    }
+}
 
 /// What wrk saw.
 pub(crate) struct Seen {
@@ -22,22 +48,22 @@ pub(crate) struct Seen {
     pub(crate) failed: u64,
 }
 
-/// Asks `http://address` for these paths in turn, over this many connections.
+/// Sends `http://address` these requests in turn, over this many connections.
 pub(crate) async fn wrk(
     folder: &Path,
     address: &str,
-    paths: &[String],
+    requests: &[Request],
     connections: usize,
     run: Duration,
 ) -> Done<Seen> {
-    let script = folder.join("paths.lua");
-    let list: Vec<_> = paths.iter().map(|path| format!("{path:?}")).collect();
+    let script = folder.join("requests.lua");
+    let list: Vec<_> = requests.iter().map(Request::lua).collect();
     // The requests are written beforehand: wrk shares the machine with what it measures.
     std::fs::write(
         &script,
         format!(
-            "local paths, requests, at = {{{}}}, {{}}, 0\n\
-             function init(args) for i, path in ipairs(paths) do requests[i] = wrk.format('GET', path) end end\n\
+            "local list, requests, at = {{{}}}, {{}}, 0\n\
+             function init(args) for i, one in ipairs(list) do requests[i] = wrk.format(unpack(one)) end end\n\
              function request() at = at % #requests + 1; return requests[at] end\n",
             list.join(", ")
         ),
@@ -76,7 +102,7 @@ pub(crate) async fn wrk(
 /// One client with one connection, which it keeps.
 pub(crate) struct Client {
     host: String,
-    sender: SendRequest<Empty<Bytes>>,
+    sender: SendRequest<Full<Bytes>>,
 }
 
 impl Client {
@@ -90,7 +116,17 @@ impl Client {
 
     /// Status, body, and the time until the body's end.
     pub(crate) async fn get(&mut self, path: &str) -> Done<(u16, Bytes, Duration)> {
-        let request = Request::get(path).header("Host", &self.host).body(Empty::new())?;
+        self.send(&Request::get(path)).await
+    }
+
+    /// The same of any request.
+    pub(crate) async fn send(&mut self, request: &Request) -> Done<(u16, Bytes, Duration)> {
+        let mut head =
+            hyper::Request::builder().method(request.method).uri(&request.path).header(HOST, &self.host);
+        if !request.body.is_empty() {
+            head = head.header(CONTENT_TYPE, JSON);
+        }
+        let request = head.body(Full::from(request.body.clone()))?;
         let begun = Instant::now();
         self.sender.ready().await?;
         let response = self.sender.send_request(request).await?;
@@ -101,6 +137,10 @@ impl Client {
 }
 
 pub(crate) async fn get(address: &str, path: &str) -> Done<(u16, Bytes)> {
-    let (status, body, _) = Client::connect(address).await?.get(path).await?;
+    send(address, &Request::get(path)).await
+}
+
+pub(crate) async fn send(address: &str, request: &Request) -> Done<(u16, Bytes)> {
+    let (status, body, _) = Client::connect(address).await?.send(request).await?;
     Ok((status, body))
 }

@@ -13,6 +13,7 @@ mod load;
 mod report;
 mod requests;
 mod setting;
+mod throughput;
 
 use std::time::Duration;
 
@@ -88,9 +89,10 @@ async fn run() -> Done {
         report.add(control::create(&mut setting, scale).await?);
         report.add(control::migrate(&mut setting, scale).await?);
     }
-    if any(&["overhead-1", "overhead-40", "overhead-policy"]) {
-        setting.tenants(40).await?;
-        report.extend(requests::overhead(&mut setting, scale).await?);
+    let cases: Vec<_> = throughput::CASES.iter().filter(|case| wanted(case.name)).collect();
+    if let Some(tenants) = cases.iter().map(|case| case.tenants).max() {
+        setting.tenants(tenants).await?;
+        report.extend(throughput::throughput(&setting, scale, &cases).await?);
     }
     if wanted("embed") {
         setting.tenants(1).await?;
@@ -136,4 +138,15 @@ pub(crate) fn scenario(
     baselines: Vec<f64>,
 ) -> Scenario {
     Scenario::new(name, unit, median(values), median(baselines))
+}
+
+/// The round in the middle by its ratio. How fast the disk takes what is written changes by the minute: only what was
+/// measured side by side can be compared.
+pub(crate) fn middle(name: &'static str, unit: &'static str, mut rounds: Vec<(f64, f64)>) -> Scenario {
+    rounds.sort_by(|a, b| (a.0 / a.1).total_cmp(&(b.0 / b.1)));
+    let ratio = |round: Option<&(f64, f64)>| round.map_or(f64::NAN, |(value, baseline)| value / baseline);
+    let (value, baseline) = rounds.get(rounds.len() / 2).copied().unwrap_or((f64::NAN, f64::NAN));
+    Scenario::new(name, unit, value, baseline)
+        .detail("lowest", ratio(rounds.first()))
+        .detail("highest", ratio(rounds.last()))
 }

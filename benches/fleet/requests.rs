@@ -1,6 +1,5 @@
-//! What requests see: the price of routing, cold tenants, many tenants, and a neighbour's flood.
+//! What requests see of other tenants: cold ones, many, and a neighbour's flood.
 
-use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -12,99 +11,19 @@ use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
 use tokio::time::sleep;
 
-use crate::load::{Client, wrk};
+use crate::load::{Client, Request, wrk};
 use crate::report::Scenario;
-use crate::setting::{Setting, free_port, logins};
-use crate::{Done, Scale, bare, median, scenario};
+use crate::setting::{Setting, logins};
+use crate::{Done, Scale, median, scenario};
 
 /// Tenants of the scenarios `many-…`.
 pub(crate) const MANY: usize = 300;
 /// Their server's budget, and the clients that want more.
 const BUDGET: u32 = 60;
 const CLIENTS: usize = 600;
-/// Connections of the load generator where throughput is measured.
-const CONNECTIONS: usize = 32;
 
 fn point(tenant: usize, id: usize) -> String {
-    one_of("items", tenant, id)
-}
-
-fn one_of(table: &str, tenant: usize, id: usize) -> String {
-    format!("/t{tenant}/{table}?id=eq.{}", 1 + id % 1000)
-}
-
-/// The bare handler; killed when dropped.
-struct Bare {
-    child: Child,
-    address: String,
-}
-
-impl Bare {
-    async fn start(setting: &Setting) -> Done<Self> {
-        let url = bare::url(setting).await?;
-        let free = free_port()?;
-        let child = std::process::Command::new(std::env::current_exe()?)
-            .args([bare::WORD, &url, &free.to_string()])
-            .stdin(Stdio::null())
-            .spawn()?;
-        let bare = Self { child, address: format!("127.0.0.1:{free}") };
-        for _ in 0..100 {
-            if let Ok((200, _)) = crate::load::get(&bare.address, &point(0, 0)).await {
-                return Ok(bare);
-            }
-            sleep(Duration::from_millis(50)).await;
-        }
-        Err("the bare handler does not answer".into())
-    }
-}
-
-impl Drop for Bare {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// Point reads on one tenant and on forty, and of a table with a policy, through manybox and through the bare handler.
-pub(crate) async fn overhead(setting: &mut Setting, scale: Scale) -> Done<Vec<Scenario>> {
-    let router = setting.serve("").await?;
-    let bare = Bare::start(setting).await?;
-    let mut scenarios = Vec::new();
-    for (name, table, tenants, goal) in [
-        ("overhead-1", "items", 1, Some(0.85)),
-        ("overhead-40", "items", 40, Some(0.80)),
-        ("overhead-policy", "guarded", 1, None),
-    ] {
-        let paths: Vec<_> = (0..1000).map(|n| one_of(table, n % tenants, n * 7)).collect();
-        let (one, other) = (
-            crate::load::get(&router.http, &paths[1]).await?,
-            crate::load::get(&bare.address, &paths[1]).await?,
-        );
-        if one != other {
-            return Err(format!("{name}: manybox answers {one:?}, the bare handler {other:?}").into());
-        }
-        let (mut values, mut baselines) = (Vec::new(), Vec::new());
-        for round in 0..=scale.rounds {
-            let run = if round == 0 { Duration::from_secs(1) } else { scale.run };
-            let folder = setting.folder.path();
-            let value = wrk(folder, &router.http, &paths, CONNECTIONS, run).await?;
-            let baseline = wrk(folder, &bare.address, &paths, CONNECTIONS, run).await?;
-            if value.failed + baseline.failed > 0 {
-                return Err(format!("{name}: {} and {} failed", value.failed, baseline.failed).into());
-            }
-            // The first warms up.
-            if round > 0 {
-                values.push(value.per_second);
-                baselines.push(baseline.per_second);
-            }
-        }
-        let scenario = scenario(name, "requests/s", values, baselines);
-        scenarios.push(match goal {
-            Some(goal) => scenario.at_least(goal),
-            None => scenario,
-        });
-    }
-    Ok(scenarios)
+    format!("/t{tenant}/items?id=eq.{}", 1 + id % 1000)
 }
 
 /// The first request of tenants that nobody has touched, against connecting and asking by hand.
@@ -135,7 +54,7 @@ pub(crate) async fn cold(setting: &mut Setting) -> Done<Scenario> {
             drop(connection);
         }
     }
-    Ok(scenario("cold", "ms", values, baselines).at_most(1.6))
+    Ok(scenario("cold", "ms", values, baselines).at_most(1.1))
 }
 
 /// One client in a thread of its own, so that only the machine and not our runtime makes it wait.
@@ -164,7 +83,7 @@ fn quiet(address: String, stop: Arc<AtomicBool>) -> std::thread::JoinHandle<Done
 /// A quiet tenant's latency, alone and beside another tenant's flood of 256 connections.
 pub(crate) async fn fair(setting: &mut Setting, scale: Scale) -> Done<Vec<Scenario>> {
     let router = setting.serve("").await?;
-    let paths: Vec<_> = (0..1000).map(|n| point(1, n)).collect();
+    let points: Vec<_> = (0..1000).map(|n| Request::get(point(1, n))).collect();
     let (mut alone, mut beside) = (Vec::new(), Vec::new());
     let (mut alone50, mut beside50) = (Vec::new(), Vec::new());
     let (mut flood_alone, mut flood_beside) = (Vec::new(), Vec::new());
@@ -176,10 +95,10 @@ pub(crate) async fn fair(setting: &mut Setting, scale: Scale) -> Done<Vec<Scenar
         sleep(scale.run).await;
         stop.store(true, Ordering::Relaxed);
         let by_itself = client.join().map_err(|_| "the quiet client panicked")??;
-        let undisturbed = wrk(&folder, &router.http, &paths, 256, scale.run).await?;
+        let undisturbed = wrk(&folder, &router.http, &points, 256, scale.run).await?;
         let stop = Arc::new(AtomicBool::new(false));
         let client = listen(&stop);
-        let flood = wrk(&folder, &router.http, &paths, 256, scale.run).await?;
+        let flood = wrk(&folder, &router.http, &points, 256, scale.run).await?;
         stop.store(true, Ordering::Relaxed);
         let flooded = client.join().map_err(|_| "the quiet client panicked")??;
         if flood.failed + undisturbed.failed > 0 {
