@@ -1,5 +1,7 @@
 //! Support: one private PostgreSQL for the whole run, and a `TestFleet` of its own for each test.
 
+pub(crate) mod proxy;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -56,6 +58,13 @@ pub(crate) async fn private_server(folder: PathBuf, tcp: bool) -> Embedded {
     Embedded::start(&Options { folder, tcp, settings }).await.expect("PostgreSQL starts")
 }
 
+/// The admin's URL at this port.
+fn tcp_url(server: &Embedded, port: u16) -> String {
+    let url = server.admin_url();
+    let credentials = url.split('@').next().expect("user and password");
+    format!("{credentials}@127.0.0.1:{port}/postgres")
+}
+
 /// What a test stands on: a catalog, an edition (`shop`), tenants, and perhaps a router.
 pub(crate) struct TestFleet {
     pub(crate) fleet: Arc<Fleet>,
@@ -96,12 +105,11 @@ impl Builder {
     /// Makes the catalog and the tenants.
     pub(crate) async fn build(self) -> TestFleet {
         let server = server().await;
-        let mut url = server.admin_url();
-        if self.tcp {
-            let port = server.tcp_port().expect("the test server listens on TCP");
-            let credentials = url.split('@').next().expect("user and password").to_owned();
-            url = format!("{credentials}@127.0.0.1:{port}/postgres");
-        }
+        let url = if self.tcp {
+            tcp_url(server, server.tcp_port().expect("the test server listens on TCP"))
+        } else {
+            server.admin_url()
+        };
         self.build_on(&url).await
     }
 
