@@ -25,7 +25,7 @@ use serde_json::{Value, json};
 
 /// Runs in the tenant's database, under the role and with the claims of the request's token. A handler that doesn't
 /// ask for a tenant can't ask for a connection either.
-async fn summary(tenant: Tenant, transaction: Transaction) -> Result<Json<Value>, StatusCode> {
+async fn summary(tenant: Tenant, mut transaction: Transaction) -> Result<Json<Value>, StatusCode> {
     let failed = |_| StatusCode::INTERNAL_SERVER_ERROR;
     let rows = transaction.query("SELECT count(*) FROM branches", &[]).await.map_err(failed)?;
     let branches: i64 = rows.first().and_then(|row| row.try_get(0).ok()).unwrap_or_default();

@@ -5,9 +5,10 @@ mod ident;
 mod lock;
 mod socket;
 mod sqlstate;
+pub mod wire;
 
 pub use connect::{Connection, Endpoint, Error, Login, connect, connect_listening};
 pub use ident::{Ident, literal};
 pub use lock::AdvisoryLock;
-pub use socket::{Address, Guard};
+pub use socket::Guard;
 pub use sqlstate::{is_outage, is_refused_login};

@@ -2,11 +2,11 @@
 //!
 //! [`Pools::checkout`] takes a tenant and gives a [`Checkout`]: an idle connection of that tenant at once, or a place
 //! in its queue. Who may open a connection, and whose is closed for it, the `ledger` of the server decides; it knows
-//! no I/O. `server` carries out what it orders. A request ends its transaction with [`COMMIT`] or [`ROLLBACK`], which
-//! also reset the session, and then says [`Checkout::clean`]; every other way out closes the connection.
+//! no I/O. `server` carries out what it orders. A request ends its transaction so that nothing of it stays in the
+//! session, and then says [`Checkout::clean`]; every other way out closes the connection.
 //!
-//! deadpool-postgres gives the client; its pool is not used, for it can't share one limit among databases, and frees
-//! a place when the client is dropped, while PostgreSQL does so when the backend has exited.
+//! The connection itself is [`pg::wire`]'s. deadpool-postgres is not used here: its pool can't share one limit among
+//! databases, and frees a place when the client is dropped, while PostgreSQL does so when the backend has exited.
 
 mod breaker;
 mod checkout;
@@ -16,15 +16,13 @@ mod error;
 mod ledger;
 mod reset;
 mod server;
-mod statements;
 mod status;
 
 pub use breaker::Breaker;
 pub use checkout::Checkout;
 pub use error::{Error, Wait};
 pub use ledger::PoolStatus;
-pub use reset::{COMMIT, READ_COMMIT, RESET, ROLLBACK};
-pub use statements::StatementKey;
+pub use reset::{COMMIT, RESET, ROLLBACK};
 pub use status::ServerStatus;
 
 use std::collections::HashMap;

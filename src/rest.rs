@@ -2,10 +2,13 @@
 //!
 //! [`Rest::serve`] shows the stages on one page; each is a file, and uses earlier ones only:
 //! `request` (what is asked) -> `plan` (what that is in the schema) -> `sql` -> `execute` -> `response`. The first
-//! three are pure. Beside them: `auth` (who asks), `cache` (the schema), `error` (what a refusal looks like).
+//! three are pure. Beside them: `auth` (who asks), `cache` (the schema), `context` (what a request brings to its
+//! transaction), `body` (how an answer reaches the client), `error` (what a refusal looks like).
 
 mod auth;
+mod body;
 mod cache;
+mod context;
 mod error;
 mod execute;
 mod plan;
@@ -16,6 +19,7 @@ mod sql;
 mod transaction;
 
 pub use auth::check_jwt_secret;
+pub use body::{Body, CutOff};
 pub use error::{Code, Error};
 pub use root::Root;
 pub use transaction::Session;
@@ -35,12 +39,12 @@ use crate::tenant::Tenant;
 use crate::vault::KeyRing;
 use auth::{Caller, Keyring, Roles};
 use cache::{Cache, Entry};
-use execute::{Expect, Failure, Job, Outcome};
+use context::{Access, RequestContext};
+use execute::{Ending, Expect, Failure, Job, Outcome, Output, Remedy, Reuse};
 use plan::{Plan, Query, Source};
 use request::media::Media;
 use request::prefer::Count;
 use request::{Action, Change, Request};
-use sql::session::Settings;
 
 /// The REST API of all tenants; a handle, cheap to clone.
 #[derive(Clone)]
@@ -49,12 +53,19 @@ pub struct Rest {
     keys: Keyring,
     cache: Cache,
     metrics: Metrics,
+    budget: body::Budget,
 }
 
 impl Rest {
     /// Serves over these pools and accepts tokens signed with the tenants' keys from this ring.
     pub fn new(pools: Pools, keys: Arc<KeyRing>, metrics: Metrics) -> Self {
-        Self { pools, keys: Keyring::new(keys), cache: Cache::new(metrics.clone()), metrics }
+        Self {
+            pools,
+            keys: Keyring::new(keys),
+            cache: Cache::new(metrics.clone()),
+            metrics,
+            budget: body::Budget::default(),
+        }
     }
 
     /// Forgets the tenant's schema, and that of its kin: the next request reads it again.
@@ -63,14 +74,14 @@ impl Rest {
     }
 
     /// Answers one request. Its path starts after the tenant's base URL and `/rest/v1`.
-    pub async fn serve(&self, tenant: &Arc<Tenant>, request: http::Request<Bytes>) -> http::Response<Bytes> {
+    pub async fn serve(&self, tenant: &Arc<Tenant>, request: http::Request<Bytes>) -> http::Response<Body> {
         let head = request.method() == Method::HEAD;
         let (parts, body) = request.into_parts();
         // Boxed, as are the seldom parts inside: its state is large, and would be moved with every future around it.
         let answer = Box::pin(self.answer(tenant, parts, body)).await;
-        let mut response = answer.unwrap_or_else(Error::into_response);
+        let mut response = answer.unwrap_or_else(|error| error.into_response().map(Body::from));
         if head {
-            *response.body_mut() = Bytes::new();
+            *response.body_mut() = Body::empty();
         }
         response
     }
@@ -80,7 +91,7 @@ impl Rest {
         tenant: &Arc<Tenant>,
         parts: Parts,
         body: Bytes,
-    ) -> Result<http::Response<Bytes>, Error> {
+    ) -> Result<http::Response<Body>, Error> {
         // An adopted database may say itself how its API is exposed.
         let known = if tenant.is_adopted() { Some(self.cache.get(tenant, &self.pools).await?) } else { None };
         let configured = known.as_ref().and_then(|entry| entry.configured.as_ref());
@@ -91,22 +102,22 @@ impl Rest {
         timing.lap("jwt");
         let (parts, request) = parse(parts, body, tenant).await?;
         timing.lap("parse");
-        let mut settings = Settings::new(tenant, &caller, &parts, &request.schema);
+        let mut context = RequestContext::new(tenant, &caller, &parts, &request.schema);
         if let Some(own) = configured.and_then(|configured| configured.roles.get(&caller.role)) {
-            settings = settings.with_role_settings(tenant, own);
+            context = context.with_role_settings(tenant, own);
         }
         let entry = match known.clone() {
             Some(entry) => entry,
             None => self.cache.get(tenant, &self.pools).await?,
         };
-        let mut response =
-            match self.attempt(tenant, &request, &settings, &entry, false, &mut timing).await {
-                Err(failure) if is_worth_another(&failure) => {
-                    Box::pin(self.again(tenant, &request, &settings, &entry, failure, &mut timing)).await
-                }
-                first => first,
+        let first = self.attempt(tenant, &request, &context, &entry, Reuse::Kept, &mut timing).await;
+        let mut response = match first {
+            Err(failure) => {
+                Box::pin(self.again(tenant, &request, &context, &entry, failure, &mut timing)).await
             }
-            .map_err(|failure| refusal(failure, &caller))?;
+            first => first,
+        }
+        .map_err(|failure| refusal(failure, &caller))?;
         if tenant.api.server_timing_enabled {
             timing.lap("response");
             response.headers_mut().insert("server-timing", timing.header()?);
@@ -114,26 +125,29 @@ impl Rest {
         Ok(response)
     }
 
-    /// Once more, and only once. Nothing was changed: the transaction was rolled back.
+    /// Once more, where that may help, and only once. Nothing was changed: the transaction was undone.
     async fn again(
         &self,
         tenant: &Arc<Tenant>,
         request: &Request,
-        settings: &Settings<'_>,
+        context: &RequestContext<'_>,
         entry: &Entry,
         failure: Failure,
         timing: &mut Timing,
-    ) -> Result<http::Response<Bytes>, Failure> {
-        if failure.is_stale() || is_unknown(&failure) {
-            let reload = self.cache.reload(tenant, &self.pools, entry).await;
-            match reload.map_err(Failure::Refused)? {
-                Some(newer) => return self.attempt(tenant, request, settings, &newer, true, timing).await,
-                // The same schema: only what the connection remembered can have been wrong.
-                None if failure.is_remembered() || failure.wants_settings() => {}
-                None => return Err(failure),
+    ) -> Result<http::Response<Body>, Failure> {
+        let remedy = execute::remedy(&failure);
+        let newer = match remedy {
+            Remedy::Nothing => return Err(failure),
+            Remedy::Again => None,
+            Remedy::Schema | Remedy::SchemaOrAgain => {
+                self.cache.reload(tenant, &self.pools, entry).await.map_err(Failure::Unexpected)?
             }
+        };
+        if newer.is_none() && remedy == Remedy::Schema {
+            return Err(failure);
         }
-        self.attempt(tenant, request, settings, entry, true, timing).await
+        let entry = newer.as_deref().unwrap_or(entry);
+        self.attempt(tenant, request, context, entry, Reuse::Anew, timing).await
     }
 
     fn caller(&self, tenant: &Tenant, headers: &http::HeaderMap) -> Result<Caller, Error> {
@@ -141,49 +155,49 @@ impl Rest {
         auth::authenticate(headers, &tenant.api, || self.keys.get(tenant, &tenant.api), roles)
     }
 
-    /// The stages after the first, with one schema. `fresh`: without statements of earlier requests.
+    /// The stages after the first, with one schema.
     async fn attempt(
         &self,
         tenant: &Arc<Tenant>,
         request: &Request,
-        settings: &Settings<'_>,
+        context: &RequestContext<'_>,
         entry: &Entry,
-        fresh: bool,
+        reuse: Reuse,
         timing: &mut Timing,
-    ) -> Result<http::Response<Bytes>, Failure> {
+    ) -> Result<http::Response<Body>, Failure> {
         let max_rows = tenant.api.max_rows(&tenant.limits);
         let plan =
-            Plan::new(request, &entry.schema, &tenant.api, &tenant.limits).map_err(Failure::Refused)?;
+            Plan::new(request, &entry.schema, &tenant.api, &tenant.limits).map_err(Failure::Unexpected)?;
         timing.lap("plan");
         let response = match &plan {
             Plan::Info(methods) => response::info(methods),
             Plan::Document => {
-                let outcome = self.run(tenant, settings, &document_job(tenant, request)).await?;
+                let outcome = self.run(tenant, context, &document_job(tenant, request)).await?;
                 timing.lap("transaction");
                 response::document(request, &entry.schema, &tenant.api, &outcome)
             }
             Plan::Query(query) => {
-                let settings = own_settings(tenant, settings, query);
-                let job = job(tenant, request, query, &settings, fresh);
-                let outcome = self.run(tenant, &settings, &job).await?;
+                let context = own_context(tenant, context, query);
+                let job = job(tenant, request, query, reuse);
+                let outcome = self.run(tenant, &context, &job).await?;
                 timing.lap("transaction");
                 response::build(query, request, outcome, max_rows)
             }
         };
-        response.map_err(Failure::Refused)
+        Ok(response.map_err(Failure::Unexpected)?.map(|body| body.start(&self.budget)))
     }
 
     async fn run(
         &self,
         tenant: &Arc<Tenant>,
-        settings: &Settings<'_>,
+        context: &RequestContext<'_>,
         job: &Job,
     ) -> Result<Outcome, Failure> {
         let begun = Instant::now();
-        let checkout = self.pools.checkout(tenant).await.map_err(|e| Failure::Refused(e.into()))?;
+        let checkout = self.pools.checkout(tenant).await.map_err(|e| Failure::Unexpected(e.into()))?;
         let ready = Instant::now();
         self.metrics.stage(Stage::Checkout, ready - begun);
-        let outcome = execute::run(checkout, settings, job).await;
+        let outcome = execute::run(checkout, context, job).await;
         self.metrics.stage(Stage::Execute, ready.elapsed());
         outcome
     }
@@ -200,11 +214,11 @@ impl Rest {
 }
 
 /// Longest body that is read where other requests are served too: some tenths of a millisecond.
-const SHORT: usize = 64 * 1024;
+const SHORT_BODY: usize = 64 * 1024;
 
 /// The request; its head is given back. A long body is read beside the threads that serve the others.
 async fn parse(parts: Parts, body: Bytes, tenant: &Arc<Tenant>) -> Result<(Parts, Request), Error> {
-    if body.len() <= SHORT {
+    if body.len() <= SHORT_BODY {
         let request = Request::parse(&parts, body, &tenant.api)?;
         return Ok((parts, request));
     }
@@ -213,55 +227,59 @@ async fn parse(parts: Parts, body: Bytes, tenant: &Arc<Tenant>) -> Result<(Parts
     tokio::task::spawn_blocking(parse).await.map_err(|_| Error::internal("the body could not be read"))?
 }
 
-/// The settings with what this question wants besides.
-fn own_settings<'a, 's>(
+/// The context with what this question wants besides.
+fn own_context<'a, 's>(
     tenant: &Tenant,
-    settings: &'a Settings<'s>,
+    context: &'a RequestContext<'s>,
     query: &Query<'_>,
-) -> Cow<'a, Settings<'s>> {
-    let mut settings = Cow::Borrowed(settings);
+) -> Cow<'a, RequestContext<'s>> {
+    let mut context = Cow::Borrowed(context);
     if let Source::Call(_, routine) = &query.source
         && !routine.settings.is_empty()
     {
-        settings = Cow::Owned(settings.into_owned().with_routine_settings(tenant, &routine.settings));
+        context = Cow::Owned(context.into_owned().with_routine_settings(tenant, &routine.settings));
     }
     match query.timezone {
-        Some(zone) => Cow::Owned(settings.into_owned().with_timezone(zone)),
-        None => settings,
+        Some(zone) => Cow::Owned(context.into_owned().with_timezone(zone)),
+        None => context,
     }
 }
 
 /// What is sent to the database, and what must come back.
-fn job(tenant: &Tenant, request: &Request, query: &Query<'_>, settings: &Settings<'_>, fresh: bool) -> Job {
+fn job(tenant: &Tenant, request: &Request, query: &Query<'_>, reuse: Reuse) -> Job {
     let prefer = &request.prefer;
     let reads = matches!(query.source, Source::Read);
-    let estimated = matches!(prefer.count, Some(Count::Planned | Count::Estimated)) && reads;
     let change = match &request.action {
         Action::Change(_, change) => Some(*change),
         _ => None,
     };
     let limited =
         matches!(change, Some(Change::Update | Change::Delete)) || matches!(request.action, Action::Call(..));
-    let lines = matches!(query.media, Media::Plan(_));
+    let output = if matches!(query.media, Media::Plan(_)) { Output::Lines } else { Output::Row };
     let expect = Expect {
         one: matches!(query.media, Media::Object { .. }) && change != Some(Change::Put),
-        put: change == Some(Change::Put) && !lines,
-        at_most: prefer.at_most().filter(|_| limited && !lines),
+        put: change == Some(Change::Put) && output == Output::Row,
+        at_most: prefer.at_most().filter(|_| limited && output == Output::Row),
     };
-    let rolls_back = prefer.rollback.unwrap_or(tenant.api.db_tx_end.rolls_back());
-    // What nobody asked to be sure of, and what no earlier request has shown to be wrong.
-    // An estimate plans anew what may be another's by then: it needs the reset.
-    let plain = query.plain.as_deref().filter(|_| !fresh && !rolls_back && !estimated && settings.is_plain());
+    let ending = match (reads, prefer.rollback.unwrap_or(tenant.api.db_tx_end.rolls_back())) {
+        // The main query of a plan is not run, and so frees no advisory locks: that needs the full reset.
+        (true, _) if output == Output::Row => Ending::Undo,
+        (true, _) | (_, true) => Ending::Rollback,
+        (false, false) => Ending::Commit,
+    };
+    let estimated = matches!(prefer.count, Some(Count::Planned | Count::Estimated)) && reads;
+    let max_answer = tenant.limits.max_answer;
+    let checked = (ending != Ending::Undo && output == Output::Row).then_some(max_answer);
     Job {
         before: tenant.api.db_pre_request.as_ref().map(sql::before),
-        plain: plain.is_some(),
-        main: sql::main(query, prefer.count, tenant.api.max_rows(&tenant.limits), plain),
-        lines,
+        main: sql::main(query, prefer.count, tenant.api.max_rows(&tenant.limits), checked),
+        output,
         estimate: estimated.then(|| sql::estimate(query)),
-        writes: query.writes,
-        rolls_back,
+        access: if query.writes { Access::Write } else { Access::Read },
+        ending,
         expect,
-        fresh,
+        reuse,
+        max_answer,
     }
 }
 
@@ -271,14 +289,14 @@ fn document_job(tenant: &Tenant, request: &Request) -> Job {
     let follows = tenant.api.openapi_mode == OpenApiMode::FollowPrivileges && !request.head;
     Job {
         before: tenant.api.db_pre_request.as_ref().map(sql::before),
-        plain: false,
         main: if follows { sql::document::privileges(&request.schema) } else { sql::document::nothing() },
-        lines: false,
+        output: Output::Privileges,
         estimate: None,
-        writes: false,
-        rolls_back: false,
+        access: Access::Read,
+        ending: Ending::Undo,
         expect: Expect::default(),
-        fresh: false,
+        reuse: Reuse::Kept,
+        max_answer: tenant.limits.max_answer,
     }
 }
 
@@ -310,27 +328,21 @@ impl Timing {
     }
 }
 
-/// Whether the same request may do better: with the schema as it is now, with statements prepared anew, with all
-/// settings, or after those it stood in a deadlock with.
-fn is_worth_another(failure: &Failure) -> bool {
-    failure.is_stale()
-        || is_unknown(failure)
-        || failure.is_remembered()
-        || failure.wants_settings()
-        || failure.is_deadlock()
-}
-
-/// Names that the schema does not have may have been made a moment ago.
-fn is_unknown(failure: &Failure) -> bool {
-    matches!(failure, Failure::Refused(error) if matches!(error.code(), "PGRST200" | "PGRST202" | "PGRST204" | "PGRST205"))
-}
-
 fn refusal(failure: Failure, caller: &Caller) -> Error {
     match failure {
-        Failure::Postgres(error) | Failure::Remembered(error) | Failure::Plain { error, .. } => {
-            Error::from_postgres(&error, caller.anonymous)
+        Failure::Refused(refusal) if refusal.error.message.contains(sql::TOO_LONG) => too_long(),
+        Failure::Refused(refusal) => Error::from_server(&refusal.error, caller.anonymous),
+        Failure::Broken(error) => {
+            tracing::warn!(%error, "a connection broke");
+            Error::broken()
         }
-        Failure::Changed => Error::internal("a relation changed while it was read"),
-        Failure::Refused(error) => error,
+        Failure::TooLong => too_long(),
+        Failure::Unexpected(error) => error,
     }
+}
+
+fn too_long() -> Error {
+    let message = "The answer is longer than the tenant's max_answer";
+    let hint = "ask for fewer rows or columns at once";
+    Error::new(http::StatusCode::BAD_REQUEST, "MBX110", message, None, Some(hint.into()))
 }

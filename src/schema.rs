@@ -23,7 +23,7 @@ mod view;
 
 pub use facts::{ComputedRelationship, Facts, ForeignKey, PrimaryKey, ViewColumn};
 pub use handler::{MediaHandler, Representation, Target};
-pub use load::load;
+pub use load::{SchemaError, load};
 pub use relation::{Column, ComputedColumn, Kind, Relation};
 pub use relationship::{ColumnPair, Join, Junction, Relationship};
 pub use routine::{Argument, Mode, Returns, Routine, Shape, Volatility};

@@ -226,7 +226,7 @@ async fn rest_route(
 async fn rest(app: &App, tenant: &Arc<crate::tenant::Tenant>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     match read(body, tenant.limits.max_body).await {
-        Ok(body) => app.rest.serve(tenant, Request::from_parts(parts, body)).await.map(Body::from),
+        Ok(body) => app.rest.serve(tenant, Request::from_parts(parts, body)).await.map(Body::new),
         Err(error) => error.into_response(),
     }
 }

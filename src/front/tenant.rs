@@ -1,7 +1,7 @@
 //! Tenant: from a request to its tenant, and what routes of your own may take from it.
 
 use std::net::{IpAddr, SocketAddr};
-use std::ops::Deref;
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
 use axum::body::Body;
@@ -103,6 +103,12 @@ impl Deref for Transaction {
 
     fn deref(&self) -> &rest::Session {
         &self.0
+    }
+}
+
+impl DerefMut for Transaction {
+    fn deref_mut(&mut self) -> &mut rest::Session {
+        &mut self.0
     }
 }
 

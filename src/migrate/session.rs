@@ -63,7 +63,7 @@ impl From<Error> for Said {
     fn from(error: Error) -> Self {
         match error {
             Error::Connect { source, .. } | Error::Statement(source) => source.into(),
-            other @ (Error::Settings { .. } | Error::Unreachable { .. }) => Self::ours(other.to_string()),
+            other => Self::ours(other.to_string()),
         }
     }
 }

@@ -16,6 +16,7 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::{AsyncMessage, Client, Config, Notification};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+use super::wire::WireError;
 use crate::policy::Secret;
 
 /// Longest wait for a TCP or socket connect, each host of a multi-host URL apart.
@@ -37,6 +38,18 @@ pub enum Error {
         user: String,
         /// What went wrong.
         source: tokio_postgres::Error,
+    },
+    /// No session of the data plane could be had.
+    #[error("cannot connect to server `{server}`, database `{database}`, as `{user}`: {source}")]
+    Login {
+        /// The server's name in the settings.
+        server: String,
+        /// The database.
+        database: String,
+        /// The role.
+        user: String,
+        /// What went wrong.
+        source: Box<WireError>,
     },
     /// No host of the server could be reached.
     #[error("cannot reach server `{server}`: {source}; is it running, and is its url right?")]
@@ -64,6 +77,7 @@ impl Error {
     pub fn code(&self) -> Option<&SqlState> {
         match self {
             Self::Connect { source, .. } | Self::Statement(source) => source.code(),
+            Self::Login { source, .. } => source.code(),
             Self::Settings { .. } | Self::Unreachable { .. } => None,
         }
     }
@@ -95,7 +109,7 @@ pub struct Login {
 pub struct Endpoint {
     name: String,
     config: Config,
-    tls: MakeRustlsConnect,
+    tls: Arc<rustls::ClientConfig>,
 }
 
 impl fmt::Debug for Endpoint {
@@ -140,6 +154,7 @@ impl Endpoint {
         config
             // As libpq: no socket has TLS, and to ask the server for it costs a round trip.
             .ssl_mode(if sockets { SslMode::Disable } else { given.get_ssl_mode() })
+            .channel_binding(given.get_channel_binding())
             .target_session_attrs(given.get_target_session_attrs())
             .load_balance_hosts(given.get_load_balance_hosts())
             .connect_timeout(given.get_connect_timeout().copied().unwrap_or(CONNECT_TIMEOUT))
@@ -167,7 +182,11 @@ impl Endpoint {
 
     /// The TLS side of a connection; used when the URL's `sslmode` asks for it.
     pub fn tls(&self) -> MakeRustlsConnect {
-        self.tls.clone()
+        MakeRustlsConnect::new(rustls::ClientConfig::clone(&self.tls))
+    }
+
+    pub(super) fn tls_config(&self) -> &Arc<rustls::ClientConfig> {
+        &self.tls
     }
 
     /// A libpq URL for a program such as psql; the password goes by `PGPASSWORD`, where `ps` doesn't show it.
@@ -186,7 +205,7 @@ impl Endpoint {
     }
 }
 
-fn tls(root_cert: Option<&Path>, plain: bool) -> Result<MakeRustlsConnect, String> {
+fn tls(root_cert: Option<&Path>, plain: bool) -> Result<Arc<rustls::ClientConfig>, String> {
     let mut roots = rustls::RootCertStore::empty();
     match root_cert {
         Some(path) => {
@@ -207,7 +226,7 @@ fn tls(root_cert: Option<&Path>, plain: bool) -> Result<MakeRustlsConnect, Strin
             .map_err(|e| e.to_string())?
             .with_root_certificates(roots)
             .with_no_client_auth();
-    Ok(MakeRustlsConnect::new(config))
+    Ok(Arc::new(config))
 }
 
 /// A session of our own, outside any pool. Dropping it closes it.

@@ -12,26 +12,23 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use futures_util::future::poll_fn;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::{TcpStream, UnixStream, lookup_host};
 use tokio::runtime::Handle;
-use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use tokio_postgres::config::{Host, LoadBalanceHosts, SslMode, TargetSessionAttrs};
-use tokio_postgres::tls::MakeTlsConnect;
-use tokio_postgres::{Client, Config, SimpleQueryMessage};
-use tokio_postgres_rustls::MakeRustlsConnect;
+use tokio_postgres::Config;
+use tokio_postgres::config::{Host, LoadBalanceHosts, TargetSessionAttrs};
 
 use super::connect::{CONNECT_TIMEOUT, Endpoint, Error, Login};
+use super::wire::{self, CancelKey, Startup, TlsRequest, WireError};
 
 /// What is dropped when the server has closed its side of a socket.
 pub type Guard = Arc<dyn Any + Send + Sync>;
 
 /// Where one socket goes: what a request to cancel needs, besides the key the server gave.
 #[derive(Debug, Clone)]
-pub struct Address {
+pub(super) struct Address {
     place: Place,
     /// The name that the server's certificate must bear; none for sockets, which have no TLS.
     hostname: Option<String>,
@@ -42,8 +39,6 @@ enum Place {
     Tcp(String, u16),
     Unix(PathBuf),
 }
-
-type Tls = <MakeRustlsConnect as MakeTlsConnect<Socket>>::TlsConnect;
 
 enum Stream {
     Tcp(TcpStream),
@@ -62,7 +57,7 @@ macro_rules! on_stream {
 
 /// The bytes of one connection. Dropped while the server still holds its side, it goes on reading in the background,
 /// to the end of the stream, and only then drops the guard.
-struct Socket {
+pub(super) struct Socket {
     /// `None` only while it is dropped.
     stream: Option<Stream>,
     guard: Option<Guard>,
@@ -138,29 +133,27 @@ async fn linger(mut stream: Stream, guard: Guard) {
 }
 
 impl Endpoint {
-    /// Opens one session whose socket holds `guard` until the server has closed its side; `ended` is called when the
-    /// session ends by itself, not when it is dropped.
+    /// Opens one session of the data plane, whose socket holds `guard` until the server has closed its side.
     ///
-    /// The session lives in the returned task; aborting that closes the socket, which the server takes for a
-    /// good-bye where no transaction is open.
+    /// `options` are the session's defaults, as in `PGOPTIONS`.
     ///
     /// # Errors
-    /// [`Error::Connect`] with the server's words, [`Error::Unreachable`] when none of its hosts answers.
-    pub async fn connect_guarded(
+    /// [`Error::Login`] with the server's words, [`Error::Unreachable`] when none of its hosts answers.
+    pub async fn open(
         &self,
         login: &Login,
         database: &str,
         options: &str,
         guard: &Guard,
-        ended: impl FnOnce() + Clone + Send + 'static,
-    ) -> Result<(Client, JoinHandle<()>, Address), Error> {
-        let mut config = self.config(login, database);
-        config.options(options);
-        let refused = |source| Error::Connect {
-            server: self.name().to_owned(),
-            database: database.to_owned(),
-            user: login.user.clone(),
-            source,
+    ) -> Result<wire::Connection, Error> {
+        let config = self.config(login, database);
+        let startup = Startup {
+            user: &login.user,
+            password: login.password.as_ref().map(|password| password.expose().as_bytes()),
+            database,
+            application_name: config.get_application_name().unwrap_or_default(),
+            options,
+            channel_binding: config.get_channel_binding(),
         };
         let mut last = Error::Unreachable {
             server: self.name().to_owned(),
@@ -174,62 +167,55 @@ impl Endpoint {
                     continue;
                 }
             };
-            let mut config = config.clone();
-            if address.hostname.is_none() {
-                // Or else the server would be asked for TLS first, which no socket has.
-                config.ssl_mode(SslMode::Disable);
-            }
             let socket = Socket { stream: Some(stream), guard: Some(Arc::clone(guard)) };
-            let tls = self.tls_to(&address)?;
-            match config.connect_raw(socket, tls).await {
-                Ok((client, mut connection)) => {
-                    let ended = ended.clone();
-                    let driver = tokio::spawn(async move {
-                        // Notices and notifications are what functions chose to say: nobody here listens.
-                        while let Some(Ok(_)) = poll_fn(|cx| connection.poll_message(cx)).await {}
-                        drop(connection);
-                        ended();
-                    });
-                    if suits(&client, config.get_target_session_attrs()).await.map_err(refused)? {
-                        return Ok((client, driver, address));
-                    }
-                    driver.abort();
+            match wire::Connection::open(socket, address.clone(), &self.tls_to(&address, &config), &startup)
+                .await
+            {
+                Ok(connection) if suits(&connection, config.get_target_session_attrs()) => {
+                    return Ok(connection);
+                }
+                Ok(_) => {
                     let reason = "none of its hosts has the state that target_session_attrs asks for";
                     last = Error::Settings { server: self.name().to_owned(), reason: reason.into() };
                 }
                 // Whoever was answered by PostgreSQL was refused by it; the other hosts are asked only when not.
-                Err(source) if source.as_db_error().is_some() => return Err(refused(source)),
-                Err(source) => last = refused(source),
+                Err(source) if source.as_server().is_some() => {
+                    return Err(self.refused(login, database, source));
+                }
+                Err(source) => last = self.refused(login, database, source),
             }
         }
         Err(last)
     }
 
-    /// Asks the server to cancel what the session that `token` belongs to is doing. Best effort: the server doesn't
-    /// say whether it found anything to cancel.
+    /// The error of a session that could not be opened, or was of no use when it was.
+    pub(crate) fn refused(&self, login: &Login, database: &str, source: WireError) -> Error {
+        Error::Login {
+            server: self.name().to_owned(),
+            database: database.to_owned(),
+            user: login.user.clone(),
+            source: Box::new(source),
+        }
+    }
+
+    /// Asks the server to cancel what the session with this key is doing. Best effort: the server doesn't say whether
+    /// it found anything to cancel.
     ///
     /// # Errors
     /// When the server can't be reached.
-    pub async fn cancel(&self, address: &Address, token: &tokio_postgres::CancelToken) -> Result<(), Error> {
-        let login = Login { user: String::new(), password: None };
-        let stream = address
-            .dial(&self.config(&login, ""))
-            .await
-            .map_err(|source| Error::Unreachable { server: self.name().to_owned(), source })?;
+    pub async fn cancel(&self, key: &CancelKey) -> Result<(), WireError> {
+        let config = self.config(&Login { user: String::new(), password: None }, "");
+        let stream = key.address.dial(&config).await?;
         let socket = Socket { stream: Some(stream), guard: None };
-        match address.hostname {
-            Some(_) => token.cancel_query_raw(socket, self.tls_to(address)?).await,
-            None => token.cancel_query_raw(socket, tokio_postgres::NoTls).await,
-        }
-        .map_err(Error::from)
+        wire::cancel(socket, &self.tls_to(&key.address, &config), key).await
     }
 
-    fn tls_to(&self, address: &Address) -> Result<Tls, Error> {
-        let host = address.hostname.as_deref().unwrap_or("");
-        MakeTlsConnect::<Socket>::make_tls_connect(&mut self.tls(), host).map_err(|e| Error::Settings {
-            server: self.name().to_owned(),
-            reason: format!("`{host}` is no name for a certificate: {e}"),
-        })
+    fn tls_to<'a>(&'a self, address: &'a Address, config: &Config) -> TlsRequest<'a> {
+        TlsRequest {
+            mode: config.get_ssl_mode(),
+            hostname: address.hostname.as_deref(),
+            config: self.tls_config(),
+        }
     }
 
     fn addresses(&self, config: &Config) -> Vec<Address> {
@@ -288,13 +274,11 @@ async fn within<T>(limit: Duration, attempt: impl Future<Output = io::Result<T>>
     timeout(limit, attempt).await.unwrap_or_else(|_| Err(silent()))
 }
 
-/// Whether the server is in the state that the URL asks for; costs a round trip only when it asks for one.
-async fn suits(client: &Client, wanted: TargetSessionAttrs) -> Result<bool, tokio_postgres::Error> {
-    if wanted == TargetSessionAttrs::Any {
-        return Ok(true);
+/// Whether the server is in the state that the URL asks for. It says so itself when a session begins.
+fn suits(connection: &wire::Connection, wanted: TargetSessionAttrs) -> bool {
+    match wanted {
+        TargetSessionAttrs::ReadWrite => !connection.is_standby(),
+        TargetSessionAttrs::ReadOnly => connection.is_standby(),
+        _ => true,
     }
-    let answer = client.simple_query("SHOW transaction_read_only").await?;
-    let read_only =
-        answer.iter().any(|m| matches!(m, SimpleQueryMessage::Row(row) if row.get(0) == Some("on")));
-    Ok(read_only == (wanted == TargetSessionAttrs::ReadOnly))
 }

@@ -287,6 +287,15 @@ pub const KEYS: &[Key] = &[
         show: |e| e.limits.max_body.to_string(),
     },
     Key {
+        name: "max_answer",
+        expected: "a number of bytes",
+        doc: "longest answer, instead of the tier's; 400 above it",
+        scope: Scope::Tenant,
+        in_database: false,
+        read: |e, v| set(&mut e.limits.max_answer, number(v)?),
+        show: |e| e.limits.max_answer.to_string(),
+    },
+    Key {
         name: "max_rows",
         expected: "a number of rows, or none",
         doc: "most rows of one answer, instead of the tier's",

@@ -32,6 +32,9 @@ pub struct Limits {
     pub idle_timeout: Duration,
     /// Largest request body, in bytes; 413 above it.
     pub max_body: usize,
+    /// Longest answer, in bytes. A read that has more is refused when its length arrives, a change or a call before its
+    /// COMMIT.
+    pub max_answer: usize,
     /// Most rows a read returns; `None` for no limit of ours. [`Api::db_max_rows`](super::Api::db_max_rows) can only
     /// lower it.
     pub max_rows: Option<u64>,
@@ -51,6 +54,7 @@ impl Default for Limits {
             request_timeout: Duration::from_secs(30),
             idle_timeout: Duration::from_secs(60),
             max_body: 10 * 1024 * 1024,
+            max_answer: 64 * 1024 * 1024,
             max_rows: None,
             max_requests_per_second: None,
         }

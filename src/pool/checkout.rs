@@ -3,18 +3,16 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use deadpool_postgres::ClientWrapper;
 use tokio::runtime::Handle;
 use tokio::time::timeout;
-use tokio_postgres::Statement;
 
 use super::connection::Connection;
 use super::ledger::Key;
 use super::server::Server;
-use super::statements::StatementKey;
+use crate::pg::wire;
 
 /// Longest wait for the server to take a request to cancel.
-const CANCEL: Duration = Duration::from_secs(5);
+const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A connection to a tenant's database, in use by one request.
 ///
@@ -34,71 +32,22 @@ impl Checkout {
         Self { connection: Some(connection), server, key }
     }
 
-    #[allow(clippy::expect_used)]
-    fn connection(&self) -> &Connection {
-        // Both that take it out, `clean` and `drop`, own the checkout.
-        self.connection.as_ref().expect("a checkout holds its connection until it is dropped")
-    }
-
     /// The connection.
-    pub fn client(&self) -> &ClientWrapper {
-        &self.connection().client
-    }
-
-    /// The role that the session has outside transactions, where its last user [left it one](Checkout::clean_as).
-    pub fn role(&self) -> Option<&str> {
-        self.connection().role.as_deref()
-    }
-
-    /// Takes that role away, so that what follows begins as the login itself. Waited for, because what is sent behind it
-    /// would run as that role if it failed.
-    ///
-    /// # Errors
-    /// As the server says; the checkout is then of no more use.
-    pub async fn drop_role(&mut self) -> Result<(), tokio_postgres::Error> {
-        if self.role().is_some() {
-            self.client().batch_execute("RESET ROLE").await?;
-            if let Some(connection) = &mut self.connection {
-                connection.role = None;
-            }
-        }
-        Ok(())
-    }
-
-    /// The statement that was kept under this key on this connection.
-    pub fn statement(&self, key: &StatementKey) -> Option<Statement> {
-        self.connection().statements.get(key)
-    }
-
-    /// Keeps a prepared statement for later requests on this connection. The least recently used one gives way.
-    pub fn keep(&self, key: StatementKey, statement: Statement) {
-        self.connection().statements.put(key, statement);
-    }
-
-    /// Drops a statement that the server refuses since the schema changed.
-    pub fn forget(&self, key: &StatementKey) {
-        self.connection().statements.remove(key);
+    #[allow(clippy::expect_used)]
+    pub fn wire(&mut self) -> &mut wire::Connection {
+        // Both that take it out, `clean` and `drop`, own the checkout.
+        let connection =
+            self.connection.as_mut().expect("a checkout holds its connection until it is dropped");
+        &mut connection.wire
     }
 
     /// Returns the connection to its pool.
     ///
-    /// Only after the whole answer to [`COMMIT`](super::COMMIT) or [`ROLLBACK`](super::ROLLBACK) has arrived without
-    /// an error: the next request, perhaps another caller's, goes on where this one stopped.
-    pub fn clean(self) {
-        self.give_back(None);
-    }
-
-    /// Returns the connection to its pool with a role that `SET ROLE` has given to the session, and with nothing else
-    /// that would not be there after [`COMMIT`](super::COMMIT).
-    pub fn clean_as(self, role: &str) {
-        self.give_back(Some(role));
-    }
-
-    fn give_back(mut self, role: Option<&str>) {
-        if let Some(mut connection) = self.connection.take() {
-            if connection.role.as_deref() != role {
-                connection.role = role.map(ToOwned::to_owned);
-            }
+    /// Only after [`COMMIT`](super::COMMIT), [`ROLLBACK`](super::ROLLBACK) or [`RESET`](super::RESET) has succeeded, or
+    /// the ROLLBACK of a read: the next request, perhaps another caller's, goes on where this one stopped. A connection
+    /// that owes an answer or has a transaction open is closed all the same.
+    pub fn clean(mut self) {
+        if let Some(connection) = self.connection.take() {
             let (key, now) = (self.key, Instant::now());
             self.server.with(|ledger, orders| ledger.give_back(key, connection, now, orders));
         }
@@ -122,6 +71,5 @@ impl Drop for Checkout {
 /// A backend does not notice that its client has gone before its statement ends, so the statement is cancelled: a
 /// client that starts slow requests and hangs up would otherwise use up what the tenant may have.
 async fn discard(connection: Connection, server: Arc<Server>) {
-    let token = connection.client.cancel_token();
-    let _ = timeout(CANCEL, server.endpoint.cancel(&connection.address, &token)).await;
+    let _ = timeout(CANCEL_TIMEOUT, server.endpoint.cancel(connection.wire.cancel_key())).await;
 }

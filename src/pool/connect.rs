@@ -4,14 +4,13 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use deadpool_postgres::ClientWrapper;
 use tokio_postgres::error::SqlState;
 
 use super::connection::{Connection, Slot};
 use super::error::Error;
 use super::ledger::{Failure, Open};
 use super::server::Server;
-use super::statements::Statements;
+use crate::pg::wire::Query;
 use crate::pg::{self, Guard};
 use crate::policy::Limits;
 
@@ -22,6 +21,8 @@ pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
 const ROOM: &str = "SELECT current_setting('max_connections')::int \
                     - current_setting('superuser_reserved_connections')::int \
                     - coalesce(current_setting('reserved_connections', true)::int, 0)";
+/// More than the one number that it gives.
+const ROOM_BYTES: usize = 1024;
 
 /// Opens a connection in this slot.
 pub(super) async fn open(server: &Arc<Server>, open: &Open, slot: Arc<Slot>) -> Result<Connection, Failure> {
@@ -37,15 +38,8 @@ pub(super) async fn open(server: &Arc<Server>, open: &Open, slot: Arc<Slot>) -> 
     let checks = server.checks_clients.load(Ordering::Relaxed);
     let options = options(&tenant.limits, checks);
     let guard: Guard = slot.clone();
-    let (owner, key) = (slot.server(), open.key);
-    // Only while it is idle is that news; a request learns it from its own answer.
-    let ended = move || {
-        if let Some(server) = owner.upgrade() {
-            server.with(|ledger, orders| ledger.died(key, std::time::Instant::now(), orders));
-        }
-    };
-    let opened = server.endpoint.connect_guarded(login, &tenant.database(), &options, &guard, ended).await;
-    let (client, driver, address) = opened.map_err(|error| {
+    let opened = server.endpoint.open(login, &tenant.database(), &options, &guard).await;
+    let mut wire = opened.map_err(|error| {
         if checks && is_unknown_setting(error.code()) {
             server.checks_clients.store(false, Ordering::Relaxed);
             return Failure::Again;
@@ -57,19 +51,14 @@ pub(super) async fn open(server: &Arc<Server>, open: &Open, slot: Arc<Slot>) -> 
         failure(open, error)
     })?;
     if !server.is_known() {
-        let room = client.query_typed(ROOM, &[]).await.map_err(|e| failure(open, e.into()))?;
-        let most =
-            room.first().and_then(|row| row.try_get::<_, i32>(0).ok()).and_then(|n| u32::try_from(n).ok());
-        server.learn(most.unwrap_or(0));
+        let query = Query { sql: ROOM, types: &[], key: None, parameters: &[] };
+        let room = wire.rows(&query, ROOM_BYTES).await;
+        let refused = |source| failure(open, server.endpoint.refused(login, &tenant.database(), source));
+        let (room, _) = room.map_err(refused)?;
+        let most = room.first().and_then(|row| row.try_get::<i32>(0).ok());
+        server.learn(most.and_then(|most| u32::try_from(most).ok()).unwrap_or(0));
     }
-    Ok(Connection {
-        client: ClientWrapper::new(client, driver),
-        statements: Statements::new(),
-        role: None,
-        address,
-        epoch: open.epoch,
-        slot,
-    })
+    Ok(Connection { wire, epoch: open.epoch, slot })
 }
 
 /// Whose failure it is: the tenant's alone, or the server's for all.
@@ -96,13 +85,11 @@ fn is_unknown_setting(code: Option<&SqlState>) -> bool {
 ///
 /// Given at startup they win over `ALTER ROLE … SET` and `ALTER DATABASE … SET`, which any function can write for the
 /// login it runs under: so `role` is among them, for `RESET ROLE` goes back to such a default too, and the search path,
-/// which plain readings begin with: with another one `=` need not be the server's. What runs outside a transaction of
-/// ours, as plain readings do, writes nothing, unless the session was told otherwise since its last reset.
+/// so that whatever runs outside a request's settings finds PostgreSQL's own names.
 fn options(limits: &Limits, checks: bool) -> String {
     let check = if checks { " -c client_connection_check_interval=5000" } else { "" };
     format!(
-        "-c role=none -c search_path=pg_catalog,pg_temp -c default_transaction_read_only=on \
-         -c default_transaction_isolation=read\\ committed -c statement_timeout={} \
+        "-c role=none -c search_path=pg_catalog,pg_temp -c statement_timeout={} \
          -c idle_in_transaction_session_timeout={} -c client_min_messages=error{check}",
         milliseconds(limits.statement_timeout),
         milliseconds(limits.transaction_idle_timeout),
@@ -127,8 +114,7 @@ mod tests {
         };
         assert_eq!(
             options(&limits, false),
-            "-c role=none -c search_path=pg_catalog,pg_temp -c default_transaction_read_only=on \
-             -c default_transaction_isolation=read\\ committed -c statement_timeout=1 \
+            "-c role=none -c search_path=pg_catalog,pg_temp -c statement_timeout=1 \
              -c idle_in_transaction_session_timeout=2147483647 -c client_min_messages=error"
         );
         assert!(options(&limits, true).ends_with(" -c client_connection_check_interval=5000"));

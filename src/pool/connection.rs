@@ -5,25 +5,14 @@ use std::sync::Arc;
 use std::sync::Weak;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use deadpool_postgres::ClientWrapper;
-
 use super::ledger::{Key, Session};
 use super::server::Server;
-use super::statements::Statements;
-use crate::pg::Address;
+use crate::pg::wire;
 
 /// A usable connection to one tenant's database.
-///
-/// The client is deadpool-postgres' wrapper, with all that its users know; its drop ends the task that drives the
-/// connection. Its pool is not used: it has one limit for one database, and can neither wait for the end of a
-/// connection it drops nor take one from another pool.
 pub(super) struct Connection {
     // Dropped before the slot.
-    pub(super) client: ClientWrapper,
-    pub(super) statements: Statements,
-    /// The role that the session has, when its last user left it one.
-    pub(super) role: Option<String>,
-    pub(super) address: Address,
+    pub(super) wire: wire::Connection,
     pub(super) epoch: u64,
     pub(super) slot: Arc<Slot>,
 }
@@ -36,8 +25,8 @@ impl Connection {
 }
 
 impl Session for Connection {
-    fn is_closed(&self) -> bool {
-        self.client.is_closed()
+    fn is_usable(&mut self) -> bool {
+        !self.wire.is_closed() && self.wire.is_settled()
     }
 
     fn epoch(&self) -> u64 {
@@ -56,10 +45,6 @@ pub(super) struct Slot {
 impl Slot {
     pub(super) fn new(server: Weak<Server>, key: Key) -> Self {
         Self { server, key, evicted: AtomicBool::new(false) }
-    }
-
-    pub(super) fn server(&self) -> Weak<Server> {
-        Weak::clone(&self.server)
     }
 }
 

@@ -35,8 +35,8 @@ pub(super) const BARRED: Duration = Duration::from_millis(100);
 
 /// What the ledger keeps: a usable connection, or a stand-in for it in tests.
 pub(super) trait Session {
-    /// Whether it broke meanwhile.
-    fn is_closed(&self) -> bool;
+    /// Whether the next request may have it: nobody's answer is outstanding in it, and the server has not ended it.
+    fn is_usable(&mut self) -> bool;
     /// The [`Open::epoch`] it was opened for.
     fn epoch(&self) -> u64;
 }
@@ -226,12 +226,12 @@ impl<S: Session> Ledger<S> {
     }
 
     /// A lent connection comes back clean.
-    pub(super) fn give_back(&mut self, key: Key, session: S, now: Instant, orders: &mut Orders<S>) {
+    pub(super) fn give_back(&mut self, key: Key, mut session: S, now: Instant, orders: &mut Orders<S>) {
         let starved = !self.rings[Class::Starving as usize].is_empty();
         let wanted = starved && self.taken >= self.budget && self.opening + self.evicting < self.connects;
         let (above, full) = (self.is_above_share(key), self.is_overdrawn());
         let Some(account) = self.accounts.get_mut(key) else { return orders.close.push(session) };
-        if self.closed || full || session.is_closed() || session.epoch() != account.epoch {
+        if self.closed || full || !session.is_usable() || session.epoch() != account.epoch {
             account.usable -= 1;
             orders.close.push(session);
             self.enlist(key, now);
@@ -261,7 +261,7 @@ impl<S: Session> Ledger<S> {
     pub(super) fn opened(
         &mut self,
         open: &Open,
-        session: S,
+        mut session: S,
         took: Duration,
         now: Instant,
         orders: &mut Orders<S>,
@@ -275,7 +275,7 @@ impl<S: Session> Ledger<S> {
             Some(account) => {
                 account.opening -= 1;
                 account.lift();
-                if unwanted || open.epoch != account.epoch || session.is_closed() {
+                if unwanted || open.epoch != account.epoch || !session.is_usable() {
                     orders.close.push(session);
                 } else {
                     account.usable += 1;
@@ -350,15 +350,6 @@ impl<S: Session> Ledger<S> {
         self.pump(now, orders);
     }
 
-    /// A connection of this tenant ended by itself; it may have been an idle one.
-    pub(super) fn died(&mut self, key: Key, now: Instant, orders: &mut Orders<S>) {
-        if let Some(account) = self.accounts.get_mut(key) {
-            account.close_idle(|idle| idle.session.is_closed(), &mut orders.close);
-        }
-        self.enlist(key, now);
-        self.pump(now, orders);
-    }
-
     // ---- what the operator and the clock do ----
 
     /// The tenant's record changed: idle connections are closed, lent ones when they come back.
@@ -380,14 +371,14 @@ impl<S: Session> Ledger<S> {
         self.pump(now, orders);
     }
 
-    /// Closes what nobody used for its tier's `idle_timeout`, and looks again at everybody who waits.
+    /// Closes what the server has ended or nobody used for its tier's `idle_timeout`, and looks again at everybody who waits.
     pub(super) fn reap(&mut self, now: Instant, orders: &mut Orders<S>) {
         let keys: Vec<Key> = self.accounts.iter().map(|(key, _)| key).collect();
         for key in keys {
             if let Some(account) = self.accounts.get_mut(key) {
                 let limit = account.tenant.limits.idle_timeout;
                 let old =
-                    |idle: &Idle<S>| idle.session.is_closed() || now.duration_since(idle.since) >= limit;
+                    |idle: &mut Idle<S>| !idle.session.is_usable() || now.duration_since(idle.since) >= limit;
                 account.close_idle(old, &mut orders.close);
             }
             self.enlist(key, now);

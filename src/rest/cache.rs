@@ -10,9 +10,9 @@ use equivalent::Equivalent;
 use moka::future::Cache as Moka;
 
 use super::error::Error;
-use crate::pg;
-use crate::pool::{COMMIT, Pools, ROLLBACK};
-use crate::schema::{self, Schema};
+use crate::pg::wire::Connection;
+use crate::pool::{Pools, ROLLBACK};
+use crate::schema::{self, Schema, SchemaError};
 use crate::telemetry::Metrics;
 use crate::tenant::{Kin, Tenant, TenantId};
 
@@ -147,15 +147,11 @@ impl Cache {
 
     async fn read(&self, tenant: &Arc<Tenant>, pools: &Pools) -> Result<Arc<Entry>, Error> {
         let mut checkout = pools.checkout(tenant).await?;
-        let broken = |e: tokio_postgres::Error| Error::from_postgres(&e, false);
-        checkout.drop_role().await.map_err(broken)?;
-        let client = checkout.client();
-        client.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await.map_err(broken)?;
         let read = Instant::now();
-        let loaded = load(tenant, client).await;
+        let loaded = load(tenant, checkout.wire()).await;
         self.metrics.schema_read();
-        let end = if loaded.is_ok() { COMMIT } else { ROLLBACK };
-        if client.batch_execute(end).await.is_ok() {
+        // What was read was undone under the same Sync.
+        if loaded.is_ok() || checkout.wire().run(ROLLBACK).await.is_ok() {
             checkout.clean();
         }
         let (schema, configured) = loaded.map_err(|error| {
@@ -191,19 +187,16 @@ fn key(tenant: &Tenant) -> Shared {
 
 async fn load(
     tenant: &Arc<Tenant>,
-    client: &tokio_postgres::Client,
-) -> Result<(Schema, Option<Configured>), pg::Error> {
+    wire: &mut Connection,
+) -> Result<(Schema, Option<Configured>), SchemaError> {
     let configured = if tenant.is_adopted() {
-        let in_database = schema::in_database_settings(client).await?;
-        Some(Configured {
-            in_database,
-            joined: Mutex::default(),
-            roles: schema::role_settings(client).await?,
-        })
+        let in_database = schema::in_database_settings(wire).await?;
+        let roles = schema::role_settings(wire).await?;
+        Some(Configured { in_database, joined: Mutex::default(), roles })
     } else {
         None
     };
     let tenant = configured.as_ref().map_or_else(|| Arc::clone(tenant), |configured| configured.over(tenant));
-    let schema = schema::load(client, &tenant.api.db_schemas, &tenant.api.db_extra_search_path).await?;
+    let schema = schema::load(wire, &tenant.api.db_schemas, &tenant.api.db_extra_search_path).await?;
     Ok((schema, configured))
 }

@@ -118,6 +118,11 @@ impl Error {
         &self.0.code
     }
 
+    /// Whether it is about a name that the schema does not have.
+    pub(crate) fn is_of_an_unknown_name(&self) -> bool {
+        matches!(self.code(), "PGRST200" | "PGRST202" | "PGRST204" | "PGRST205")
+    }
+
     /// The sentence.
     pub fn message(&self) -> &str {
         &self.0.message

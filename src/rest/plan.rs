@@ -4,7 +4,6 @@ mod call;
 mod change;
 mod join;
 mod media;
-mod plain;
 mod read;
 mod suggest;
 pub(super) mod tree;
@@ -55,8 +54,6 @@ pub(super) struct Query<'a> {
     pub(super) merges: bool,
     /// `timezone=`, where there is such a zone.
     pub(super) timezone: Option<&'a str>,
-    /// All relations that are read, if that runs nothing but the server's own code as far as the schema knows.
-    pub(super) plain: Option<Vec<Name<'a>>>,
 }
 
 /// Where rows come from.
@@ -132,13 +129,7 @@ fn reading<'a>(
     let (handler, media) = media::negotiate(request, api, context.schema, Some(name), &read)?;
     strict(request, context.schema)?;
     let handler = if request.head { Handler::None } else { handler };
-    let ours =
-        !matches!(handler, Handler::Aggregate(..) | Handler::GeoJson(_)) && !matches!(media, Media::Plan(_));
-    let mut query = query(request, context.schema, Source::Read, read, handler, media);
-    if ours && api.db_pre_request.is_none() {
-        query.plain = plain::relations(context.schema, &query.read);
-    }
-    Ok(query)
+    Ok(query(request, context.schema, Source::Read, read, handler, media))
 }
 
 fn changing<'a>(
@@ -211,7 +202,6 @@ fn query<'a>(
         returns: request.prefer.returns,
         merges: false,
         timezone,
-        plain: None,
     }
 }
 

@@ -4,7 +4,6 @@ mod applied;
 mod chosen;
 mod openapi;
 
-use bytes::Bytes;
 use http::header::{
     ACCESS_CONTROL_ALLOW_ORIGIN, ALLOW, CONTENT_LOCATION, CONTENT_RANGE, CONTENT_TYPE, LOCATION,
 };
@@ -13,7 +12,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 pub(super) use self::chosen::{FRAMING, MOST};
 use super::error::Error;
-use super::execute::Outcome;
+use super::execute::{Answered, Outcome};
 use super::plan::{Query, Source};
 use super::request::media::Media;
 use super::request::prefer::{Count, Resolution};
@@ -33,11 +32,11 @@ const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b
 ///
 /// # Errors
 /// Never: methods are ASCII.
-pub(super) fn info(methods: &str) -> Result<Response<Bytes>, Error> {
+pub(super) fn info(methods: &str) -> Result<Response<Answered>, Error> {
     let mut headers = HeaderMap::new();
     headers.insert(ALLOW, value(methods)?);
     headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
-    Ok(answer(StatusCode::OK, headers, Bytes::new()))
+    Ok(answer(StatusCode::OK, headers, Answered::Nothing))
 }
 
 /// The document at the root, of what the outcome of [`privileges`](super::sql::document::privileges) lets the caller
@@ -50,15 +49,17 @@ pub(super) fn document(
     schema: &Schema,
     api: &Api,
     outcome: &Outcome,
-) -> Result<Response<Bytes>, Error> {
+) -> Result<Response<Answered>, Error> {
     let mut headers = HeaderMap::new();
     typed(request, &Media::OpenApi, &mut headers)?;
     if request.head {
-        return Ok(answer(StatusCode::OK, headers, Bytes::new()));
+        return Ok(answer(StatusCode::OK, headers, Answered::Nothing));
     }
     let unreadable = |_| Error::internal("privileges or the document are no JSON");
-    let usable =
-        outcome.body.as_ref().map(|body| serde_json::from_slice(body)).transpose().map_err(unreadable)?;
+    let usable = match &outcome.body {
+        Answered::Whole(body) => Some(serde_json::from_slice(body).map_err(unreadable)?),
+        _ => None,
+    };
     let proxy = api.openapi_server_proxy_uri.as_deref().and_then(Root::parse);
     let facts = openapi::Facts {
         schema,
@@ -68,7 +69,7 @@ pub(super) fn document(
         secured: api.openapi_security_active,
     };
     let body = serde_json::to_vec(&openapi::document(&facts)).map_err(unreadable)?;
-    Ok(answer(StatusCode::OK, headers, body.into()))
+    Ok(answer(StatusCode::OK, headers, Answered::Whole(body.into())))
 }
 
 /// The answer to what the database did.
@@ -81,9 +82,9 @@ pub(super) fn build(
     request: &Request,
     mut outcome: Outcome,
     max_rows: Option<u64>,
-) -> Result<Response<Bytes>, Error> {
+) -> Result<Response<Answered>, Error> {
     let mut headers = HeaderMap::new();
-    let body = outcome.body.take().unwrap_or_default();
+    let body = std::mem::take(&mut outcome.body);
     if matches!(query.media, Media::Plan(_)) {
         typed(request, &query.media, &mut headers)?;
         return Ok(answer(StatusCode::OK, headers, body));
@@ -136,10 +137,10 @@ pub(super) fn build(
     }
     chosen::headers(&mut headers, outcome.headers.as_deref())?;
     let status = chosen::status(outcome.status.as_deref())?.unwrap_or(status);
-    Ok(answer(status, headers, if shown { body } else { Bytes::new() }))
+    Ok(answer(status, headers, if shown { body } else { Answered::Nothing }))
 }
 
-fn answer(status: StatusCode, headers: HeaderMap, body: Bytes) -> Response<Bytes> {
+fn answer(status: StatusCode, headers: HeaderMap, body: Answered) -> Response<Answered> {
     let mut response = Response::new(body);
     *response.status_mut() = status;
     *response.headers_mut() = headers;

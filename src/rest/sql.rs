@@ -6,14 +6,13 @@ mod condition;
 pub(super) mod document;
 mod kind;
 mod read;
-pub(super) mod session;
 mod snippet;
 #[cfg(test)]
 mod tests;
 
 pub(super) use snippet::{Snippet, Value};
 
-use super::plan::tree::{Gives, Handler, Name};
+use super::plan::tree::{Gives, Handler};
 use super::plan::{Query, SOURCE, Source};
 use super::request::media::Media;
 use super::request::prefer::{Count, Return};
@@ -41,23 +40,34 @@ impl From<Snippet> for Statement {
     }
 }
 
-/// Read by an [`Outcome`](super::execute::Outcome) behind its body and rows.
+/// Behind the counts: what functions left, then the body, so that status and headers are known before the body is read.
 ///
-/// The session's advisory locks are let go of here, once all rows have been made, because a statement of its own for that
-/// costs more than all else that [`READ_COMMIT`](crate::pool::READ_COMMIT) resets.
-const LEFT: &str = "NULLIF(pg_catalog.current_setting('response.headers', true), '') AS headers, \
-    NULLIF(pg_catalog.current_setting('response.status', true), '') AS status, pg_catalog.pg_advisory_unlock_all()";
+/// The session's advisory locks are let go of last, once all rows have been made. They survive a ROLLBACK, and a statement
+/// of its own for that costs more than all else that ends a read.
+const UNLOCK: &str = "pg_catalog.pg_advisory_unlock_all()";
+const CHOSEN: &str = "NULLIF(pg_catalog.current_setting('response.headers', true), '') AS headers, \
+    NULLIF(pg_catalog.current_setting('response.status', true), '') AS status";
 
-/// The main query. It gives one row with `body` and `rows`, and where they are needed `total`, `location`, `inserted`,
-/// and what functions left, `headers` and `status`; but for a plan, which gives lines.
+/// What PostgreSQL says when [`main`]'s `fits` finds the answer too long.
+pub(super) const TOO_LONG: &str = "the answer is longer than max_answer";
+
+/// The main query. It gives one row, but for a plan, which gives lines:
 ///
-/// `plain`: no function could leave anything. These relations are then looked at once more, under the lock that reading
-/// them took, and `plain` tells whether all are still what the schema says; and the role, which is the session's.
+/// | column | |
+/// |---|---|
+/// | `rows` | rows in the body, or rows changed |
+/// | `total` | rows altogether, where they are counted |
+/// | `location` | the key of the only row that was made |
+/// | `inserted` | new rows, less replaced ones |
+/// | `headers`, `status` | what functions left |
+/// | `fits` | true; where `max_answer` is given, an error when the body is longer |
+/// | `body` | |
+/// | (nameless) | nothing |
 pub(super) fn main(
     query: &Query<'_>,
     count: Option<Count>,
     max_rows: Option<u64>,
-    plain: Option<&[Name<'_>]>,
+    max_answer: Option<usize>,
 ) -> Statement {
     let mut sql = Snippet::default();
     if let Media::Plan(plan) = &query.media {
@@ -77,7 +87,10 @@ pub(super) fn main(
             ", "
         }
         Source::Call(call, _) => {
-            sql.push("WITH ").push(SOURCE).push(" AS (");
+            // A value stands in the answer as it is. Were the call pulled up there, it would run once for each time
+            // that it is named, and after what it left was looked for.
+            let kept = if query.handler == Handler::Value { " AS MATERIALIZED (" } else { " AS (" };
+            sql.push("WITH ").push(SOURCE).push(kept);
             call::call(&mut sql, call);
             sql.push(") ");
             ", "
@@ -96,44 +109,43 @@ pub(super) fn main(
         sql.push(") ");
     }
     sql.push("SELECT ");
-    body(&mut sql, query);
-    sql.push(" AS body, ");
     match query.gives() {
         Gives::Row | Gives::Value => sql.push("1::pg_catalog.int8"),
         Gives::Rows | Gives::Values => sql.push("pg_catalog.count(*)"),
     };
-    sql.push(" AS rows");
+    sql.push(" AS rows, ");
     let exact = matches!(count, Some(Count::Exact | Count::Estimated));
-    if !exact && plain.is_some() {
-        sql.push(", NULL::pg_catalog.int8 AS total");
-    }
     if exact && !matches!(query.source, Source::Change(_)) {
-        sql.push(", (SELECT pg_catalog.count(*) FROM (");
+        sql.push("(SELECT pg_catalog.count(*) FROM (");
         condition::counted(&mut sql, &query.read);
         if let (Some(Count::Estimated), Some(most), Source::Read) = (count, max_rows, &query.source) {
             // One more than may be read tells that there are more.
             sql.push(" LIMIT ").bind(most.saturating_add(1).to_string());
         }
-        sql.push(") AS _mb_counted) AS total");
+        sql.push(") AS _mb_counted)");
+    } else {
+        sql.push("NULL::pg_catalog.int8");
     }
+    sql.push(" AS total, ");
     match &query.source {
         Source::Change(change) if query.returns == Some(Return::HeadersOnly) && !change.key.is_empty() => {
-            sql.push(", ");
             change::location(&mut sql, change);
-            sql.push(" AS location");
         }
-        _ => {}
+        _ => {
+            sql.push("NULL::pg_catalog.text[]");
+        }
     }
-    if query.merges {
-        sql.push(", ").push(change::INSERTED).push(" AS inserted");
-    }
-    sql.push(", ");
-    match plain {
-        Some(relations) => still_plain(&mut sql, relations),
+    sql.push(" AS location, ").push(if query.merges { change::INSERTED } else { "NULL::pg_catalog.int4" });
+    sql.push(" AS inserted, ").push(CHOSEN).push(", ");
+    match max_answer.filter(|_| query.handler != Handler::None) {
+        Some(most) => fits(&mut sql, query, most),
         None => {
-            sql.push(LEFT);
+            sql.push("true");
         }
     }
+    sql.push(" AS fits, ");
+    body(&mut sql, query);
+    sql.push(" AS body, ").push(UNLOCK);
     sql.push(" FROM ");
     if twice {
         sql.push(ROWS);
@@ -146,29 +158,13 @@ pub(super) fn main(
     sql.into()
 }
 
-/// How many columns of a plain reading are ours, the last two `plain` and `role`. Behind them are those of its relations,
-/// empty, for their types: when these change, the server refuses the statement that was prepared ("cached plan must not
-/// change result type").
-pub(super) const OWN_COLUMNS: usize = 5;
-
-/// Whether nobody gave a relation row security that holds for the caller, or put a view in its place: a view has no file.
-/// And as whom this runs: the session has had that role since an earlier reading, when its login was allowed to.
-fn still_plain(sql: &mut Snippet, relations: &[Name<'_>]) {
-    sql.join(relations, " AND ", |sql, relation| {
-        let name = format!("{}.{}", Ident::new(relation.schema), Ident::new(relation.name));
-        // A `regclass` of the parameter would be looked up before the lock is had, this is when it runs.
-        let oid = "::pg_catalog.text::pg_catalog.regclass)";
-        sql.push("NOT pg_catalog.row_security_active(").bind(name).push(oid);
-        sql.push(" AND pg_catalog.pg_relation_filenode(").again().push(oid).push(" IS NOT NULL");
-    });
-    sql.push(
-        " AND pg_catalog.pg_has_role(SESSION_USER, CURRENT_USER, 'MEMBER') AS plain, CURRENT_USER AS role",
-    );
-    for relation in relations {
-        sql.push(", (NULL::");
-        condition::name(sql, *relation);
-        sql.push(").*");
-    }
+/// A text that is no boolean is the one error that plain SQL can raise with words of ours in it. The transaction fails
+/// before anything of the answer was sent, and so before it could be committed.
+fn fits(sql: &mut Snippet, query: &Query<'_>, most: usize) {
+    sql.push("CAST(CASE WHEN pg_catalog.octet_length((");
+    body(sql, query);
+    sql.push(")::pg_catalog.text) > ").bind(most.to_string()).push("::pg_catalog.int4 THEN '");
+    sql.push(TOO_LONG).push("' ELSE 'true' END AS pg_catalog.bool)");
 }
 
 /// What the planner thinks how many rows there are.

@@ -1,14 +1,15 @@
 //! `Session`: an authenticated transaction for handlers of one's own, beside the REST API.
 
+use bytes::BytesMut;
 use http::request::Parts;
-use tokio_postgres::Row;
-use tokio_postgres::types::ToSql;
+use tokio_postgres::types::{IsNull, ToSql, Type};
 
 use super::auth::Caller;
+use super::context::RequestContext;
 use super::error::Error;
 use super::execute;
-use super::sql::session::Settings;
-use crate::pool::{COMMIT, Checkout, ROLLBACK, StatementKey};
+use crate::pg::wire::{CommandTag, Parameter, Query, Row, StatementKey, Status, WireError};
+use crate::pool::{COMMIT, Checkout, RESET};
 use crate::tenant::Tenant;
 
 /// Words that would end or nest the transaction behind the session's back.
@@ -23,6 +24,7 @@ pub struct Session {
     checkout: Checkout,
     caller: Caller,
     search_path: String,
+    most: usize,
 }
 
 impl Session {
@@ -33,10 +35,15 @@ impl Session {
         parts: &Parts,
     ) -> Result<Self, Error> {
         let namespace = tenant.api.db_schemas.first().map_or("public", String::as_str);
-        let settings = Settings::new(tenant, &caller, parts, namespace);
-        match execute::begin(&mut checkout, &settings).await {
-            Ok(()) => Ok(Self { checkout, search_path: settings.search_path().to_owned(), caller }),
-            Err(error) => Err(Error::from_postgres(&error, caller.anonymous)),
+        let context = RequestContext::new(tenant, &caller, parts, namespace);
+        match execute::begin(checkout.wire(), &context).await {
+            Ok(()) => Ok(Self {
+                checkout,
+                search_path: context.search_path().to_owned(),
+                most: tenant.limits.max_answer,
+                caller,
+            }),
+            Err(error) => Err(Error::from_wire(&error, caller.anonymous)),
         }
     }
 
@@ -45,62 +52,96 @@ impl Session {
         &self.caller.role
     }
 
-    /// Runs one statement and gives its rows. The statement is prepared and kept with the connection, so its text
-    /// must be one of few: values belong in `params`.
+    /// Runs one statement and gives its rows, of at most the tier's `max_answer` bytes. The statement is prepared and kept
+    /// with the connection, so its text must be one of few: values belong in `params`. Columns of types that are not
+    /// PostgreSQL's own (enums, domains' bases aside) are read by a cast to one that is.
     ///
     /// # Errors
     /// As the REST API answers: the SQLSTATE as code, and its status. Afterwards the transaction is good for
     /// nothing but dropping.
-    pub async fn query(&self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, Error> {
-        let statement = self.prepared(sql).await?;
-        self.checkout.client().query(&statement, params).await.map_err(|e| self.failed(&e))
+    pub async fn query(&mut self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, Error> {
+        self.send(sql, params).await.map(|(rows, _)| rows)
     }
 
     /// Runs one statement and gives the number of rows it changed.
     ///
     /// # Errors
     /// As [`Session::query`].
-    pub async fn execute(&self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<u64, Error> {
-        let statement = self.prepared(sql).await?;
-        self.checkout.client().execute(&statement, params).await.map_err(|e| self.failed(&e))
+    pub async fn execute(&mut self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<u64, Error> {
+        self.send(sql, params).await.map(|(_, tag)| tag.rows)
     }
 
     /// Makes the changes last, and gives the connection back.
     ///
     /// # Errors
     /// When a deferred constraint fails, or the transaction had failed before: nothing was changed then.
-    pub async fn commit(self) -> Result<(), Error> {
-        // COMMIT of a failed transaction is a ROLLBACK that reports success; a statement of ours would fail in it.
-        let client = self.checkout.client();
-        let (alive, committed) =
-            futures_util::future::join(client.query_typed("SELECT 1", &[]), client.batch_execute(COMMIT))
-                .await;
-        let result = alive.map(drop).and(committed).map_err(|e| self.failed(&e));
-        if result.is_ok() || self.checkout.client().batch_execute(ROLLBACK).await.is_ok() {
+    pub async fn commit(mut self) -> Result<(), Error> {
+        // COMMIT of a failed transaction is a ROLLBACK that reports success.
+        if self.checkout.wire().status() != Status::InTransaction {
+            let message = "The transaction failed before it was committed";
+            return Err(Error::new(http::StatusCode::INTERNAL_SERVER_ERROR, "25P02", message, None, None));
+        }
+        let committed = self.checkout.wire().run(COMMIT).await;
+        let anonymous = self.caller.anonymous;
+        // Behind a COMMIT that was refused the reset has not run.
+        if committed.is_ok() || self.checkout.wire().run(RESET).await.is_ok() {
             self.checkout.clean();
         }
-        result
+        committed.map_err(|error| Error::from_wire(&error, anonymous))
     }
 
-    fn failed(&self, error: &tokio_postgres::Error) -> Error {
-        Error::from_postgres(error, self.caller.anonymous)
+    async fn send(
+        &mut self,
+        sql: &str,
+        params: &[&(dyn ToSql + Sync)],
+    ) -> Result<(Vec<Row>, CommandTag), Error> {
+        check(sql)?;
+        let key = StatementKey::new(&self.caller.role, &self.search_path, sql);
+        let types = self.checkout.wire().prepare(sql, &key).await.map_err(|error| self.failed(&error))?;
+        let values = encode(&types, params)?;
+        let parameters: Vec<_> =
+            values.iter().map(|value| Parameter { bytes: value.as_deref(), binary: true }).collect();
+        let query = Query { sql, types: &types, key: Some(&key), parameters: &parameters };
+        let most = self.most;
+        self.checkout.wire().rows(&query, most).await.map_err(|error| self.failed(&error))
     }
 
-    async fn prepared(&self, sql: &str) -> Result<tokio_postgres::Statement, Error> {
-        let word: String = sql.trim_start().chars().take_while(char::is_ascii_alphabetic).collect();
-        if CONTROL.contains(&word.to_ascii_lowercase().as_str()) || word.is_empty() {
-            let message = format!("A session's statement begins with `{word}`");
-            let hint =
-                "send queries and changes only, without a comment before; end the transaction by `commit`";
-            let status = http::StatusCode::INTERNAL_SERVER_ERROR;
-            return Err(Error::new(status, "MBX501", message, None, Some(hint.into())));
-        }
-        let key = StatementKey::new(self.role(), &self.search_path, sql);
-        if let Some(statement) = self.checkout.statement(&key) {
-            return Ok(statement);
-        }
-        let statement = self.checkout.client().prepare(sql).await.map_err(|e| self.failed(&e))?;
-        self.checkout.keep(key, statement.clone());
-        Ok(statement)
+    fn failed(&self, error: &WireError) -> Error {
+        Error::from_wire(error, self.caller.anonymous)
     }
+}
+
+fn check(sql: &str) -> Result<(), Error> {
+    let word: String = sql.trim_start().chars().take_while(char::is_ascii_alphabetic).collect();
+    if CONTROL.contains(&word.to_ascii_lowercase().as_str()) || word.is_empty() {
+        let message = format!("A session's statement begins with `{word}`");
+        let hint = "send queries and changes only, without a comment before; end the transaction by `commit`";
+        return Err(misused(message, hint));
+    }
+    Ok(())
+}
+
+/// The values in PostgreSQL's binary form, of the types that the server found.
+fn encode(types: &[Type], params: &[&(dyn ToSql + Sync)]) -> Result<Vec<Option<BytesMut>>, Error> {
+    if types.len() != params.len() {
+        let message =
+            format!("A session's statement has {} values and was given {}", types.len(), params.len());
+        return Err(misused(message, "give one value for each `$n`"));
+    }
+    let encode = |(kind, value): (&Type, &&(dyn ToSql + Sync))| {
+        let mut bytes = BytesMut::new();
+        match value.to_sql_checked(kind, &mut bytes) {
+            Ok(IsNull::No) => Ok(Some(bytes)),
+            Ok(IsNull::Yes) => Ok(None),
+            Err(error) => Err(misused(
+                format!("A value of a session's statement: {error}"),
+                "give one of the type that is asked",
+            )),
+        }
+    };
+    types.iter().zip(params).map(encode).collect()
+}
+
+fn misused(message: String, hint: &str) -> Error {
+    Error::new(http::StatusCode::INTERNAL_SERVER_ERROR, "MBX501", message, None, Some(hint.into()))
 }

@@ -1,17 +1,16 @@
 //! Reads the facts of a `Schema` from one connection: a few queries on `pg_catalog`, which any login may run.
 
 use std::collections::HashMap;
-use std::pin::pin;
 
-use futures_util::TryStreamExt as _;
+use bytes::BytesMut;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use tokio_postgres::types::Type;
+use tokio_postgres::types::{ToSql as _, Type};
 
 use super::view::{self, View};
 use super::{ComputedRelationship, Facts, ForeignKey, MediaHandler, Name, PrimaryKey};
 use super::{Representation, Schema};
-use crate::pg;
+use crate::pg::wire::{Answer, Connection, Parameter, Query, Row, Step, WireError};
 
 /// Types outside pg_catalog are then spelled with their schema, and no temporary object hides one of the catalog.
 const SEARCH_PATH: &str = "SET LOCAL search_path = pg_catalog, pg_temp";
@@ -21,9 +20,9 @@ const VIEWS: &str = include_str!("sql/views.sql");
 const ROUTINES: &str = include_str!("sql/routines.sql");
 const DATABASE: &str = include_str!("sql/database.sql");
 
-/// Most bytes that one of these queries may answer. A schema of 100 tables has some 200 kB; its owner can write a comment
+/// Most bytes that these queries may answer together. A schema of 100 tables has some 200 kB; its owner can write a comment
 /// of 1 GB, which would be kept, and take seconds to read.
-const MOST: usize = 64 * 1024 * 1024;
+pub(super) const LONGEST_ANSWER: usize = 64 * 1024 * 1024;
 
 /// A primary or foreign key as `sql/keys.sql` gives it.
 #[derive(Deserialize)]
@@ -62,29 +61,40 @@ struct Database {
     time_zones: Vec<String>,
 }
 
-/// Reads what is in `schemas`. Views in `extra_search_path` are looked through, but show nothing of their own.
-///
-/// Needs no role. Run it in a transaction, whose search_path it changes; REPEATABLE READ makes all queries see one
-/// moment.
+/// Reads what is in `schemas`, in one transaction that sees one moment and is undone. Views in `extra_search_path` are
+/// looked through, but show nothing of their own. Needs no role.
 ///
 /// # Errors
-/// When a statement fails or the connection breaks.
+/// When a statement fails or the connection breaks. A transaction may be open then.
 pub async fn load(
-    client: &tokio_postgres::Client,
+    connection: &mut Connection,
     schemas: &[String],
     extra_search_path: &[String],
-) -> Result<Schema, pg::Error> {
-    let path = async { Ok(client.batch_execute(SEARCH_PATH).await?) };
-    let (exposed, along) = ([schemas], [schemas, extra_search_path]);
-    // Sent one behind the other without a wait between them.
-    let (_, relations, routines, keys, views, database) = tokio::try_join!(
-        path,
-        rows(client, RELATIONS, &exposed),
-        rows(client, ROUTINES, &exposed),
-        rows::<Key>(client, KEYS, &[]),
-        rows::<View>(client, VIEWS, &along),
-        rows::<Database>(client, DATABASE, &exposed),
-    )?;
+) -> Result<Schema, SchemaError> {
+    let exposed = names(schemas)?;
+    let along = names(extra_search_path)?;
+    let (exposed, along) =
+        (Parameter { bytes: Some(&exposed), binary: true }, Parameter { bytes: Some(&along), binary: true });
+    // One write for all.
+    connection.command("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")?;
+    connection.command(SEARCH_PATH)?;
+    let mut ask = |sql, parameters: &[Parameter<'_>]| {
+        let types = [Type::TEXT_ARRAY, Type::TEXT_ARRAY];
+        connection.query(&Query { sql, types: &types[..parameters.len()], key: None, parameters })
+    };
+    let asked = [
+        ask(RELATIONS, &[exposed])?,
+        ask(ROUTINES, &[exposed])?,
+        ask(KEYS, &[])?,
+        ask(VIEWS, &[exposed, along])?,
+        ask(DATABASE, &[exposed])?,
+    ];
+    connection.command("ROLLBACK")?;
+    connection.sync();
+    let [relations, routines, keys, views, database] = answers(connection, asked).await?;
+    let (relations, routines) = (parse(&relations)?, parse(&routines)?);
+    let (keys, views): (Vec<Key>, Vec<View>) = (parse(&keys)?, parse(&views)?);
+    let database: Vec<Database> = parse(&database)?;
     let mut facts = Facts { relations, routines, ..Facts::default() };
     let mut columns = HashMap::new();
     for key in keys {
@@ -117,7 +127,7 @@ pub async fn load(
         facts.server_version = database.server_version;
         facts.time_zones = database.time_zones;
     }
-    Schema::new(facts).map_err(|e| unreadable(&e))
+    Ok(Schema::new(facts)?)
 }
 
 fn remember(columns: &mut HashMap<view::Origin, (Name, String)>, side: &Side) {
@@ -126,31 +136,59 @@ fn remember(columns: &mut HashMap<view::Origin, (Name, String)>, side: &Side) {
     }
 }
 
-/// Runs a query whose parameters are lists of schemas and whose rows are one JSON text each.
-async fn rows<T: DeserializeOwned>(
-    client: &tokio_postgres::Client,
-    sql: &str,
-    schemas: &[&[String]],
-) -> Result<Vec<T>, pg::Error> {
-    let parameters: Vec<_> = schemas.iter().map(|s| (*s, Type::TEXT_ARRAY)).collect();
-    let mut rows = pin!(client.query_typed_raw(sql, parameters).await?);
-    let (mut read, mut facts) = (0, Vec::new());
-    while let Some(row) = rows.try_next().await? {
-        let text: &str = row.try_get(0)?;
-        read += text.len();
-        if read > MOST {
-            return Err(refused(format!("what it says of the exposed schemas is longer than {MOST} bytes")));
+/// A list of schemas as PostgreSQL takes it.
+fn names(names: &[String]) -> Result<BytesMut, SchemaError> {
+    let mut bytes = BytesMut::new();
+    let written = names.to_sql(&Type::TEXT_ARRAY, &mut bytes);
+    written.map_err(|error| WireError::Unsendable(std::io::Error::other(error)))?;
+    Ok(bytes)
+}
+
+/// The rows of each query, one JSON text each.
+async fn answers(connection: &mut Connection, asked: [Step; 5]) -> Result<[Vec<Row>; 5], SchemaError> {
+    let mut found: [Vec<Row>; 5] = Default::default();
+    let mut left = LONGEST_ANSWER;
+    let mut refused = None;
+    while !connection.is_answered() {
+        match connection.next().await? {
+            Answer::Row(step) => {
+                let Some(rows) = asked.iter().position(|of| *of == step).and_then(|at| found.get_mut(at))
+                else {
+                    continue;
+                };
+                let row = connection.row(step, left).await.map_err(|error| match error {
+                    WireError::TooLong { .. } => SchemaError::TooLong,
+                    other => other.into(),
+                })?;
+                left -= row.len();
+                rows.push(row);
+            }
+            Answer::Failed(refusal) => refused = refused.or(Some(refusal.error)),
+            Answer::Done(..) | Answer::Ready(_) => {}
         }
-        facts.push(serde_json::from_str(text).map_err(|e| unreadable(&e))?);
     }
-    Ok(facts)
+    match refused {
+        None => Ok(found),
+        Some(error) => Err(WireError::Server(error).into()),
+    }
 }
 
-/// The queries above make the JSON that is read here, so this is a server whose catalog we do not know.
-fn unreadable(error: &serde_json::Error) -> pg::Error {
-    refused(format!("its pg_catalog answered in a form manybox does not know: {error}"))
+/// The queries above make the JSON that is read here, so what can't be read comes from a server whose catalog we do not
+/// know.
+fn parse<T: DeserializeOwned>(rows: &[Row]) -> Result<Vec<T>, SchemaError> {
+    rows.iter().map(|row| Ok(serde_json::from_str(row.try_get(0)?)?)).collect()
 }
 
-fn refused(reason: String) -> pg::Error {
-    pg::Error::Settings { server: "of this database".into(), reason }
+/// Why a schema could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum SchemaError {
+    /// A statement failed, or the connection broke.
+    #[error(transparent)]
+    Wire(#[from] WireError),
+    /// Its owner wrote more into it than is kept.
+    #[error("what it says of the exposed schemas is longer than {LONGEST_ANSWER} bytes")]
+    TooLong,
+    /// The server's catalog is not one that manybox knows.
+    #[error("its pg_catalog answered in a form manybox does not know: {0}")]
+    Unreadable(#[from] serde_json::Error),
 }

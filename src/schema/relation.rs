@@ -21,12 +21,6 @@ pub struct Relation {
     /// Functions that take a row and give one value, which can be asked for like columns. By name.
     #[serde(default)]
     pub computed_columns: Vec<ComputedColumn>,
-    /// Reading it runs nothing but the server's own code, whatever the search path: an ordinary table without row
-    /// security and without children, whose columns have the server's own types and none that show names (`regclass`), no
-    /// functions of anybody else in its indexes, statistics and checks, in a database without further operators on
-    /// such types.
-    #[serde(default)]
-    pub plain: bool,
     /// Whether INSERT can work at all; privileges are another question.
     pub insertable: bool,
     /// Whether UPDATE can work at all.

@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use crate::pg;
+use super::load::{LONGEST_ANSWER, SchemaError};
+use crate::pg::wire::{Connection, Query, Row, WireError};
 
 /// PostgREST's in-database configuration; values of any use are shorter than 64 kB, and longer ones are not kept. What is said for this database wins over what is said for all.
 const IN_DATABASE: &str = "SELECT DISTINCT ON (name) name, value \
@@ -25,9 +26,9 @@ const OF_ROLES: &str = "SELECT rolname::pg_catalog.text, pg_catalog.split_part(s
 /// # Errors
 /// When the statement fails or the connection breaks.
 pub async fn in_database_settings(
-    client: &tokio_postgres::Client,
-) -> Result<BTreeMap<String, String>, pg::Error> {
-    let rows = client.query_typed(IN_DATABASE, &[]).await?;
+    connection: &mut Connection,
+) -> Result<BTreeMap<String, String>, SchemaError> {
+    let rows = rows(connection, IN_DATABASE).await?;
     rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
 }
 
@@ -36,11 +37,21 @@ pub async fn in_database_settings(
 /// # Errors
 /// As [`in_database_settings`].
 pub async fn role_settings(
-    client: &tokio_postgres::Client,
-) -> Result<HashMap<String, BTreeMap<String, String>>, pg::Error> {
+    connection: &mut Connection,
+) -> Result<HashMap<String, BTreeMap<String, String>>, SchemaError> {
     let mut roles: HashMap<String, BTreeMap<String, String>> = HashMap::new();
-    for row in client.query_typed(OF_ROLES, &[]).await? {
+    for row in rows(connection, OF_ROLES).await? {
         roles.entry(row.try_get(0)?).or_default().insert(row.try_get(1)?, row.try_get(2)?);
     }
     Ok(roles)
+}
+
+async fn rows(connection: &mut Connection, sql: &str) -> Result<Vec<Row>, SchemaError> {
+    let query = Query { sql, types: &[], key: None, parameters: &[] };
+    let answer = connection.rows(&query, LONGEST_ANSWER).await;
+    let (rows, _) = answer.map_err(|error| match error {
+        WireError::TooLong { .. } => SchemaError::TooLong,
+        other => other.into(),
+    })?;
+    Ok(rows)
 }

@@ -41,19 +41,19 @@ async fn storm(pools: Pools, tenants: Vec<Arc<Tenant>>, mut seed: u64, served: A
         let tenant = &tenants[random(&mut seed) as usize % tenants.len()];
         let way = random(&mut seed) % 8;
         let request = async {
-            let checkout = pools.checkout(tenant).await?;
-            let client = checkout.client();
+            let mut checkout = pools.checkout(tenant).await?;
+            let wire = checkout.wire();
             match way {
-                0 => drop(client.batch_execute("SELECT pg_sleep(60)").await),
+                0 => drop(wire.run("SELECT pg_sleep(60)").await),
                 1 => drop(checkout),
                 2 => {
-                    let _ = client.batch_execute("BEGIN; SELECT 1/0").await;
-                    client.batch_execute(ROLLBACK).await.unwrap();
+                    let _ = wire.run("BEGIN; SELECT 1/0").await;
+                    wire.run(ROLLBACK).await.unwrap();
                     checkout.clean();
                 }
                 _ => {
-                    client.batch_execute("BEGIN").await.unwrap();
-                    client.batch_execute(COMMIT).await.unwrap();
+                    wire.run("BEGIN").await.unwrap();
+                    wire.run(COMMIT).await.unwrap();
                     checkout.clean();
                 }
             }
@@ -300,10 +300,10 @@ async fn routers_share_the_budget_and_leave_it_to_each_other() {
     // What the first still uses is not given to the second.
     eventually("the first's share has shrunk", || async { status(&first.pools).budget == TOTAL / 2 }).await;
     eventually("the second has the rest", || async { status(&second.pools).budget == 2 }).await;
-    for checkout in held.into_iter().flatten() {
+    for mut checkout in held.into_iter().flatten() {
         let both = status(&first.pools).open + status(&second.pools).budget;
         assert!(both <= TOTAL, "{both}");
-        checkout.client().batch_execute(ROLLBACK).await.unwrap();
+        checkout.wire().run(ROLLBACK).await.unwrap();
         checkout.clean();
     }
     eventually("each has half", || async { status(&second.pools).budget == TOTAL / 2 }).await;

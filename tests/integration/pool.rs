@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use manybox::pg::Connection;
-use manybox::pool::{Budget, COMMIT, Checkout, Error, Pools, RESET, ROLLBACK, StatementKey, Wait};
+use manybox::pg::wire::{Query, StatementKey};
+use manybox::pool::{Budget, COMMIT, Checkout, Error, Pools, RESET, ROLLBACK, Wait};
 use manybox::tenant::Tenant;
 
-use crate::support::{TestFleet, eventually};
+use crate::support::{TestFleet, eventually, one};
 
 async fn fleet() -> (TestFleet, Pools, Arc<Tenant>) {
     let fleet = TestFleet::builder().tenants(&["acme"]).build().await;
@@ -24,8 +25,8 @@ fn limited(tenant: &Tenant, change: impl FnOnce(&mut manybox::policy::Limits)) -
     Arc::new(tenant)
 }
 
-async fn backend(checkout: &Checkout) -> i32 {
-    checkout.client().query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0)
+async fn backend(checkout: &mut Checkout) -> i32 {
+    one(checkout, "SELECT pg_backend_pid()").await
 }
 
 /// Whether the backend with this pid has exited.
@@ -35,13 +36,13 @@ async fn is_gone(admin: &Connection, pid: i32) -> bool {
 }
 
 /// What one request could leave for the next.
-async fn traces(checkout: &Checkout) -> String {
+async fn traces(checkout: &mut Checkout) -> String {
     let sql = "SELECT concat_ws(' ', current_user = session_user, current_setting('role'), \
                current_setting('work_mem'), coalesce(current_setting('my.trace', true), ''), \
                current_setting('statement_timeout'), \
                (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()), \
                (SELECT count(*) FROM pg_listening_channels()), (SELECT count(*) FROM pg_cursors WHERE name <> ''))";
-    checkout.client().query_one(sql, &[]).await.unwrap().get(0)
+    one(checkout, sql).await
 }
 
 #[tokio::test]
@@ -49,47 +50,30 @@ async fn a_request_dropped_at_any_point_leaves_nothing() {
     let (fleet, pools, tenant) = fleet().await;
     let admin = fleet.admin("acme").await;
     for dropped in ["before BEGIN's answer", "between statements", "mid-query"] {
-        let checkout = pools.checkout(&tenant).await.unwrap();
-        let pid = backend(&checkout).await;
-        let clean = traces(&checkout).await;
+        let mut checkout = pools.checkout(&tenant).await.unwrap();
+        let pid = backend(&mut checkout).await;
+        let clean = traces(&mut checkout).await;
         let request = async {
-            let client = checkout.client();
-            let begin = client.batch_execute("BEGIN; SELECT set_config('role', 'anon', true)");
+            let wire = checkout.wire();
+            let begin = wire.run("BEGIN; SELECT set_config('role', 'anon', true)");
             if dropped == "before BEGIN's answer" {
                 tokio::select! { biased; _ = begin => unreachable!(), () = async {} => return }
             }
             begin.await.unwrap();
             if dropped == "mid-query" {
-                let sleep = client.batch_execute("SELECT pg_sleep(60)");
+                let sleep = checkout.wire().run("SELECT pg_sleep(60)");
                 let _ = tokio::time::timeout(Duration::from_millis(100), sleep).await;
             }
         };
         request.await;
         drop(checkout);
-        let next = pools.checkout(&tenant).await.unwrap();
-        assert_ne!(backend(&next).await, pid, "{dropped}");
-        assert_eq!(traces(&next).await, clean, "{dropped}");
-        next.client().batch_execute(ROLLBACK).await.unwrap();
+        let mut next = pools.checkout(&tenant).await.unwrap();
+        assert_ne!(backend(&mut next).await, pid, "{dropped}");
+        assert_eq!(traces(&mut next).await, clean, "{dropped}");
+        next.wire().run(ROLLBACK).await.unwrap();
         next.clean();
         eventually(dropped, || is_gone(&admin, pid)).await;
     }
-}
-
-#[tokio::test]
-async fn a_role_left_to_the_next_user_is_known_and_can_be_dropped() {
-    let (_fleet, pools, tenant) = fleet().await;
-    let checkout = pools.checkout(&tenant).await.unwrap();
-    let (pid, clean) = (backend(&checkout).await, traces(&checkout).await);
-    checkout.client().batch_execute("SET ROLE anon").await.unwrap();
-    checkout.clean_as("anon");
-    let mut next = pools.checkout(&tenant).await.unwrap();
-    assert_eq!((backend(&next).await, next.role()), (pid, Some("anon")));
-    assert_ne!(traces(&next).await, clean);
-    next.drop_role().await.unwrap();
-    assert_eq!(next.role(), None);
-    assert_eq!(traces(&next).await, clean);
-    next.clean();
-    assert_eq!(pools.checkout(&tenant).await.unwrap().role(), None);
 }
 
 #[tokio::test]
@@ -109,48 +93,43 @@ async fn what_a_function_leaves_in_the_session_is_gone() {
         )
         .await
         .unwrap();
-    let checkout = pools.checkout(&tenant).await.unwrap();
-    let (pid, clean) = (backend(&checkout).await, traces(&checkout).await);
+    let mut checkout = pools.checkout(&tenant).await.unwrap();
+    let (pid, clean) = (backend(&mut checkout).await, traces(&mut checkout).await);
     for end in [COMMIT, ROLLBACK] {
-        let client = checkout.client();
-        client.batch_execute("BEGIN; SET LOCAL ROLE anon; SELECT public.leave_traces()").await.unwrap();
-        client.batch_execute(end).await.unwrap();
-        assert_eq!(traces(&checkout).await, clean, "{end}");
+        checkout.wire().run("BEGIN; SET LOCAL ROLE anon; SELECT public.leave_traces()").await.unwrap();
+        checkout.wire().run(end).await.unwrap();
+        assert_eq!(traces(&mut checkout).await, clean, "{end}");
     }
     // Without the reset it would have been seen.
-    checkout
-        .client()
-        .batch_execute("BEGIN; SET LOCAL ROLE anon; SELECT public.leave_traces(); COMMIT")
-        .await
-        .unwrap();
-    assert_ne!(traces(&checkout).await, clean);
-    checkout.client().batch_execute(RESET).await.unwrap();
-    assert_eq!(traces(&checkout).await, clean);
+    checkout.wire().run("BEGIN; SET LOCAL ROLE anon; SELECT public.leave_traces(); COMMIT").await.unwrap();
+    assert_ne!(traces(&mut checkout).await, clean);
+    checkout.wire().run(RESET).await.unwrap();
+    assert_eq!(traces(&mut checkout).await, clean);
     checkout.clean();
-    let next = pools.checkout(&tenant).await.unwrap();
-    assert_eq!(backend(&next).await, pid);
+    let mut next = pools.checkout(&tenant).await.unwrap();
+    assert_eq!(backend(&mut next).await, pid);
     // A notification that arrives for a session that no longer listens troubles nobody.
     fleet.admin("acme").await.batch_execute("NOTIFY gossip").await.unwrap();
-    assert_eq!(traces(&next).await, clean);
+    assert_eq!(traces(&mut next).await, clean);
     next.clean();
 }
 
 #[tokio::test]
 async fn a_login_that_gave_itself_a_default_role_gains_nothing() {
     let (_fleet, pools, tenant) = fleet().await;
-    let checkout = pools.checkout(&tenant).await.unwrap();
+    let mut checkout = pools.checkout(&tenant).await.unwrap();
     let login = tenant.id.database();
     let alter = format!(
         "BEGIN READ WRITE; ALTER ROLE {login} SET role = 'service'; ALTER ROLE {login} SET statement_timeout = 0; COMMIT"
     );
-    checkout.client().batch_execute(&alter).await.unwrap();
-    let clean = traces(&checkout).await;
+    checkout.wire().run(&alter).await.unwrap();
+    let clean = traces(&mut checkout).await;
     checkout.clean();
     pools.drain(&tenant.id);
-    let next = pools.checkout(&tenant).await.unwrap();
-    assert_eq!(traces(&next).await, clean);
-    next.client().batch_execute(ROLLBACK).await.unwrap();
-    assert_eq!(traces(&next).await, clean);
+    let mut next = pools.checkout(&tenant).await.unwrap();
+    assert_eq!(traces(&mut next).await, clean);
+    next.wire().run(ROLLBACK).await.unwrap();
+    assert_eq!(traces(&mut next).await, clean);
     next.clean();
 }
 
@@ -161,7 +140,7 @@ async fn a_full_pool_makes_wait_and_says_how_long() {
         limits.max_connections = 2;
         limits.acquire_timeout = Duration::from_millis(200);
     });
-    let first = pools.checkout(&tenant).await.unwrap();
+    let mut first = pools.checkout(&tenant).await.unwrap();
     let second = pools.checkout(&tenant).await.unwrap();
     let start = Instant::now();
     let refused = pools.checkout(&tenant).await.err().unwrap();
@@ -170,13 +149,13 @@ async fn a_full_pool_makes_wait_and_says_how_long() {
     // A waiter that gives up takes nothing along, and one that waits gets what comes back.
     let impatient = tokio::time::timeout(Duration::from_millis(20), pools.checkout(&tenant)).await;
     assert!(impatient.is_err());
-    let pid = backend(&first).await;
+    let pid = backend(&mut first).await;
     let (waited, ()) = tokio::join!(pools.checkout(&tenant), async {
         tokio::task::yield_now().await;
         first.clean();
     });
-    let waited = waited.unwrap();
-    assert_eq!(backend(&waited).await, pid);
+    let mut waited = waited.unwrap();
+    assert_eq!(backend(&mut waited).await, pid);
     waited.clean();
     second.clean();
     let status = pools.status();
@@ -189,8 +168,8 @@ async fn hanging_up_on_slow_queries_piles_up_no_backends() {
     let tenant = limited(&tenant, |limits| limits.max_connections = 2);
     let admin = fleet.admin("acme").await;
     for _ in 0..20 {
-        let checkout = pools.checkout(&tenant).await.unwrap();
-        let sleep = checkout.client().batch_execute("SELECT pg_sleep(60)");
+        let mut checkout = pools.checkout(&tenant).await.unwrap();
+        let sleep = checkout.wire().run("SELECT pg_sleep(60)");
         let _ = tokio::time::timeout(Duration::from_millis(10), sleep).await;
         drop(checkout);
         let sql = "SELECT count(*) FROM pg_stat_activity JOIN pg_locks USING (pid)
@@ -204,12 +183,13 @@ async fn hanging_up_on_slow_queries_piles_up_no_backends() {
 async fn draining_closes_idle_connections_now_and_others_on_return() {
     let (fleet, pools, tenant) = fleet().await;
     let admin = fleet.admin("acme").await;
-    let (idle, busy) = (pools.checkout(&tenant).await.unwrap(), pools.checkout(&tenant).await.unwrap());
-    let (idle_pid, busy_pid) = (backend(&idle).await, backend(&busy).await);
+    let (mut idle, mut busy) =
+        (pools.checkout(&tenant).await.unwrap(), pools.checkout(&tenant).await.unwrap());
+    let (idle_pid, busy_pid) = (backend(&mut idle).await, backend(&mut busy).await);
     idle.clean();
     pools.drain(&tenant.id);
     eventually("the idle one is closed", || is_gone(&admin, idle_pid)).await;
-    assert_eq!(backend(&busy).await, busy_pid);
+    assert_eq!(backend(&mut busy).await, busy_pid);
     busy.clean();
     eventually("the busy one is closed", || is_gone(&admin, busy_pid)).await;
     pools.checkout(&tenant).await.unwrap().clean();
@@ -218,14 +198,14 @@ async fn draining_closes_idle_connections_now_and_others_on_return() {
 #[tokio::test]
 async fn a_connection_that_the_server_closed_is_not_handed_out() {
     let (fleet, pools, tenant) = fleet().await;
-    let checkout = pools.checkout(&tenant).await.unwrap();
-    let pid = backend(&checkout).await;
+    let mut checkout = pools.checkout(&tenant).await.unwrap();
+    let pid = backend(&mut checkout).await;
     checkout.clean();
     let admin = fleet.admin("acme").await;
     admin.execute("SELECT pg_terminate_backend($1, 5000)", &[&pid]).await.unwrap();
     tokio::time::sleep(Duration::from_millis(50)).await;
-    let next = pools.checkout(&tenant).await.unwrap();
-    assert_ne!(backend(&next).await, pid);
+    let mut next = pools.checkout(&tenant).await.unwrap();
+    assert_ne!(backend(&mut next).await, pid);
     next.clean();
 }
 
@@ -284,18 +264,19 @@ async fn idle_connections_are_reaped_and_statements_stay_with_theirs() {
     let (fleet, pools, tenant) = fleet().await;
     let tenant = limited(&tenant, |limits| limits.idle_timeout = Duration::from_secs(2));
     let key = StatementKey::new("anon", "public", "SELECT 1");
-    let checkout = pools.checkout(&tenant).await.unwrap();
-    let pid = backend(&checkout).await;
-    assert!(checkout.statement(&key).is_none());
-    checkout.keep(key.clone(), checkout.client().prepare("SELECT 1").await.unwrap());
+    let mut checkout = pools.checkout(&tenant).await.unwrap();
+    let pid = backend(&mut checkout).await;
+    let names = "SELECT count(*) FROM pg_prepared_statements";
+    let query = Query { sql: "SELECT 1", types: &[], key: Some(&key), parameters: &[] };
+    checkout.wire().rows(&query, 1000).await.unwrap();
     checkout.clean();
-    let checkout = pools.checkout(&tenant).await.unwrap();
-    let kept = checkout.statement(&key).unwrap();
-    assert_eq!(checkout.client().query_one(&kept, &[]).await.unwrap().get::<_, i32>(0), 1);
-    let other = pools.checkout(&tenant).await.unwrap();
-    assert!(other.statement(&key).is_none());
-    checkout.forget(&key);
-    assert!(checkout.statement(&key).is_none());
+    let mut checkout = pools.checkout(&tenant).await.unwrap();
+    checkout.wire().rows(&query, 1000).await.unwrap();
+    assert_eq!(one::<i64>(&mut checkout, names).await, 1);
+    let mut other = pools.checkout(&tenant).await.unwrap();
+    assert_eq!(one::<i64>(&mut other, names).await, 0);
+    checkout.wire().forget(&key);
+    assert_eq!(one::<i64>(&mut checkout, names).await, 0);
     other.clean();
     checkout.clean();
     let admin = fleet.admin("acme").await;
@@ -306,8 +287,8 @@ async fn idle_connections_are_reaped_and_statements_stay_with_theirs() {
 #[tokio::test]
 async fn closing_says_good_bye_to_all() {
     let (fleet, pools, tenant) = fleet().await;
-    let checkout = pools.checkout(&tenant).await.unwrap();
-    let pid = backend(&checkout).await;
+    let mut checkout = pools.checkout(&tenant).await.unwrap();
+    let pid = backend(&mut checkout).await;
     checkout.clean();
     let start = Instant::now();
     pools.close().await;

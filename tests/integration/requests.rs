@@ -6,7 +6,7 @@ use manybox::pool;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::support::{TestFleet, eventually};
+use crate::support::{TestFleet, eventually, one};
 
 /// One connection only, so that the next request gets the same one or a new one, never a third.
 const NARROW: &str = "[tiers.standard]\nmax_connections = 1\nacquire_timeout = '10s'";
@@ -85,8 +85,8 @@ async fn a_request_dropped_at_any_moment_leaves_nothing() {
     eventually("no transaction stays open", || async { backends(&fleet, IN_TRANSACTION).await == 0 }).await;
 }
 
-async fn pid(checkout: &pool::Checkout) -> i32 {
-    checkout.client().query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0)
+async fn pid(checkout: &mut pool::Checkout) -> i32 {
+    one(checkout, "SELECT pg_backend_pid()").await
 }
 
 #[tokio::test]
@@ -95,29 +95,29 @@ async fn a_checkout_that_is_not_cleaned_is_discarded() {
     let tenant = fleet.tenant("acme").await;
     let pools = fleet.app.as_ref().unwrap().pools.clone();
     // Before BEGIN's answer.
-    let checkout = pools.checkout(&tenant).await.unwrap();
-    let first = pid(&checkout).await;
+    let mut checkout = pools.checkout(&tenant).await.unwrap();
+    let first = pid(&mut checkout).await;
     {
-        let begin = checkout.client().batch_execute("BEGIN");
+        let begin = checkout.wire().run("BEGIN");
         tokio::pin!(begin);
         assert!(futures_util::poll!(&mut begin).is_pending());
     }
     drop(checkout);
     // Between statements.
-    let checkout = pools.checkout(&tenant).await.unwrap();
-    let second = pid(&checkout).await;
+    let mut checkout = pools.checkout(&tenant).await.unwrap();
+    let second = pid(&mut checkout).await;
     assert_ne!(first, second);
-    checkout.client().batch_execute("BEGIN; SET LOCAL ROLE service").await.unwrap();
+    checkout.wire().run("BEGIN; SET LOCAL ROLE service").await.unwrap();
     drop(checkout);
-    let checkout = pools.checkout(&tenant).await.unwrap();
-    let third = pid(&checkout).await;
+    let mut checkout = pools.checkout(&tenant).await.unwrap();
+    let third = pid(&mut checkout).await;
     assert_ne!(second, third);
     // After the end of its transaction it is kept.
-    checkout.client().batch_execute("BEGIN").await.unwrap();
-    checkout.client().batch_execute(pool::COMMIT).await.unwrap();
+    checkout.wire().run("BEGIN").await.unwrap();
+    checkout.wire().run(pool::COMMIT).await.unwrap();
     checkout.clean();
-    let checkout = pools.checkout(&tenant).await.unwrap();
-    assert_eq!(pid(&checkout).await, third);
+    let mut checkout = pools.checkout(&tenant).await.unwrap();
+    assert_eq!(pid(&mut checkout).await, third);
     checkout.clean();
     eventually("the discarded backends are gone", || async { backends(&fleet, "true").await == 1 }).await;
 }

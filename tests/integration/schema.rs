@@ -1,5 +1,6 @@
 //! The schema as it is read from a database: keys seen through views, cardinalities, computed columns, what may change.
 
+use manybox::pool::Budget;
 use manybox::schema::{self, Join, Kind, Schema};
 
 use crate::support::TestFleet;
@@ -23,11 +24,8 @@ const TABLES: &str = "
     CREATE FUNCTION many(a int, VARIADIC b int[]) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT a';";
 
 async fn read(fleet: &TestFleet) -> Schema {
-    let owner = fleet.owner("acme").await;
-    owner.batch_execute("BEGIN READ ONLY").await.unwrap();
-    let schema = schema::load(&owner, &["public".into()], &[]).await.unwrap();
-    owner.batch_execute("COMMIT").await.unwrap();
-    schema
+    let mut checkout = fleet.pools(Budget::default()).checkout(&fleet.tenant("acme").await).await.unwrap();
+    schema::load(checkout.wire(), &["public".into()], &[]).await.unwrap()
 }
 
 /// Cardinality and target of each relationship from a relation, with the key that makes it.
@@ -54,8 +52,8 @@ async fn a_comment_that_is_a_book_is_not_kept() {
     let long = "CREATE TABLE a (id int); DO $$ BEGIN
         EXECUTE format('COMMENT ON TABLE a IS %L', repeat('x', 68000000)); END $$";
     owner.batch_execute(long).await.unwrap();
-    owner.batch_execute("BEGIN READ ONLY").await.unwrap();
-    let error = schema::load(&owner, &["public".into()], &[]).await.unwrap_err();
+    let mut checkout = fleet.pools(Budget::default()).checkout(&fleet.tenant("acme").await).await.unwrap();
+    let error = schema::load(checkout.wire(), &["public".into()], &[]).await.unwrap_err();
     assert!(error.to_string().contains("longer than"), "{error}");
 }
 
@@ -83,51 +81,6 @@ async fn what_a_database_contains() {
     let everything = schema.relation("public", "everything").unwrap();
     assert!(everything.primary_key.is_empty() && !everything.updatable);
     assert!(schema.relation("public", "pg_class").is_none());
-}
-
-#[tokio::test]
-async fn which_tables_run_only_the_servers_code() {
-    let fleet = TestFleet::builder().tenants(&["acme"]).build().await;
-    let owner = fleet.owner("acme").await;
-    owner
-        .batch_execute(
-            "CREATE DOMAIN short AS text CHECK (length(VALUE) < 9);
-             CREATE TYPE mood AS ENUM ('good', 'bad');
-             CREATE TABLE ordinary (a int, b text[], c jsonb, d int4range, e timestamptz DEFAULT now());
-             CREATE TABLE guarded (a int); ALTER TABLE guarded ENABLE ROW LEVEL SECURITY;
-             CREATE TABLE parent (a int); CREATE TABLE child () INHERITS (parent);
-             CREATE TABLE parted (a int) PARTITION BY LIST (a);
-             CREATE VIEW seen AS SELECT a FROM ordinary;
-             CREATE TABLE with_domain (a short); CREATE TABLE with_enum (a mood); CREATE TABLE with_enums (a mood[]);
-             CREATE TABLE with_row (a ordinary);
-             CREATE FUNCTION twice(int) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT 2 * $1';
-             CREATE TABLE with_index (a int); CREATE INDEX ON with_index (twice(a));
-             CREATE TABLE with_filter (a int); CREATE INDEX ON with_filter (a) WHERE twice(a) > 1;
-             CREATE TABLE with_statistics (a int); CREATE STATISTICS s ON (twice(a)), a FROM with_statistics;
-             CREATE TABLE with_check (a int CHECK (twice(a) > 0)); CREATE TABLE with_names (a regclass[]);",
-        )
-        .await
-        .unwrap();
-    /// The edition's own.
-    const EDITION: [&str; 2] = ["items", "notes"];
-    let plain = async || {
-        let schema = read(&fleet).await;
-        let tables = schema.relations["public"].values().filter(|relation| relation.plain);
-        tables
-            .map(|relation| relation.name.clone())
-            .filter(|name| !EDITION.contains(&name.as_str()))
-            .collect::<Vec<_>>()
-    };
-    assert_eq!(plain().await, ["child", "ordinary"]);
-    // `text = text` stays the server's, being looked for there first; `varchar = varchar` there is none.
-    owner
-        .batch_execute(
-            "CREATE FUNCTION same(varchar, varchar) RETURNS boolean LANGUAGE sql AS 'SELECT true';
-             CREATE OPERATOR = (LEFTARG = varchar, RIGHTARG = varchar, FUNCTION = same)",
-        )
-        .await
-        .unwrap();
-    assert_eq!(plain().await, Vec::<String>::new());
 }
 
 #[tokio::test]

@@ -14,12 +14,14 @@ use manybox::embedded::{Embedded, Options};
 use manybox::fleet::{Fleet, Servers, Wish};
 use manybox::front::App;
 use manybox::pg::Connection;
-use manybox::pool::{Budget, Pools};
+use manybox::pg::wire::Query;
+use manybox::pool::{Budget, Checkout, Pools};
 use manybox::settings::{Paths, Settings};
 use manybox::vault::KeyRing;
 use reqwest::{Method, Response, StatusCode};
 use serde_json::Value;
 use tokio::sync::OnceCell;
+use tokio_postgres::types::FromSql;
 
 static SERVER: OnceCell<Embedded> = OnceCell::const_new();
 static FLEETS: AtomicU32 = AtomicU32::new(0);
@@ -364,4 +366,11 @@ pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, mut holds: 
         tokio::time::sleep(std::time::Duration::from_millis(25)).await;
     }
     panic!("never held: {what}");
+}
+
+/// The one value that a statement gives on a pooled connection.
+pub(crate) async fn one<T: for<'a> FromSql<'a>>(checkout: &mut Checkout, sql: &str) -> T {
+    let query = Query { sql, types: &[], key: None, parameters: &[] };
+    let (rows, _) = checkout.wire().rows(&query, 100_000).await.unwrap();
+    rows[0].try_get(0).unwrap()
 }

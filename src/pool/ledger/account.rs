@@ -142,8 +142,8 @@ impl<S: Session> Account<S> {
 
     /// The idle connection that was used last, if it still lives.
     pub(super) fn take_idle(&mut self, orders: &mut Orders<S>) -> Option<S> {
-        while let Some(idle) = self.idle.pop() {
-            if !idle.session.is_closed() {
+        while let Some(mut idle) = self.idle.pop() {
+            if idle.session.is_usable() {
                 return Some(idle.session);
             }
             self.usable -= 1;
@@ -185,7 +185,7 @@ impl<S: Session> Account<S> {
         }
     }
 
-    pub(super) fn close_idle(&mut self, which: impl Fn(&Idle<S>) -> bool, closed: &mut Vec<S>) {
+    pub(super) fn close_idle(&mut self, which: impl Fn(&mut Idle<S>) -> bool, closed: &mut Vec<S>) {
         for idle in self.idle.extract_if(.., |idle| which(idle)) {
             self.usable -= 1;
             closed.push(idle.session);

@@ -21,8 +21,8 @@ struct Fake {
 }
 
 impl Session for Fake {
-    fn is_closed(&self) -> bool {
-        self.broken.get()
+    fn is_usable(&mut self) -> bool {
+        !self.broken.get()
     }
 
     fn epoch(&self) -> u64 {
@@ -214,10 +214,7 @@ impl World {
         for broken in std::mem::take(&mut self.broken) {
             broken.set(true);
         }
-        let keys: Vec<Key> = self.ledger.accounts.iter().map(|(key, _)| key).collect();
-        for key in keys {
-            self.with(|ledger, now, orders| ledger.died(key, now, orders));
-        }
+        self.with(|ledger, now, orders| ledger.reap(now, orders));
     }
 
     fn check(&self) {

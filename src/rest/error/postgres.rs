@@ -5,31 +5,33 @@ use std::collections::BTreeMap;
 use http::header::{HeaderName, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, StatusCode};
 use serde::Deserialize;
-use tokio_postgres::error::{DbError, SqlState};
+use tokio_postgres::error::SqlState;
 
 use super::Error;
+use crate::pg::wire::{ServerError, WireError};
 
 impl Error {
+    /// What a broken connection means to the caller. Its own words could name hosts, so they stay out of the answer.
+    pub(crate) fn broken() -> Self {
+        let message = "The connection to the database broke while the request ran";
+        let hint = "try again; whether a write took effect is unknown if it was being committed";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "MBX202", message, None, Some(hint.into()))
+            .with_header(RETRY_AFTER, HeaderValue::from_static("1"))
+    }
+
+    /// What a failed statement or a broken connection means to the caller.
+    pub(crate) fn from_wire(error: &WireError, anonymous: bool) -> Self {
+        error.as_server().map_or_else(Self::broken, |error| Self::from_server(error, anonymous))
+    }
+
     /// What a failed statement means to the caller; `anonymous` decides between 401 and 403.
-    pub(crate) fn from_postgres(error: &tokio_postgres::Error, anonymous: bool) -> Self {
-        let Some(db) = error.as_db_error() else {
-            // The connection's own words could name hosts, so they stay out of the answer.
-            let message = "The connection to the database broke while the request ran";
-            let hint = "try again; whether a write took effect is unknown if it was being committed";
-            return Self::new(StatusCode::SERVICE_UNAVAILABLE, "MBX202", message, None, Some(hint.into()))
-                .with_header(RETRY_AFTER, HeaderValue::from_static("1"));
-        };
-        if db.code().code() == "PGRST" {
-            return shaped(db.message(), db.detail()).unwrap_or_else(|error| error);
+    pub(crate) fn from_server(db: &ServerError, anonymous: bool) -> Self {
+        if db.code.code() == "PGRST" {
+            return shaped(&db.message, db.detail.as_deref()).unwrap_or_else(|error| error);
         }
         let status = status(db, anonymous);
-        let mut answer = Self::new(
-            status,
-            db.code().code(),
-            db.message(),
-            db.detail().map(str::to_owned),
-            db.hint().map(str::to_owned),
-        );
+        let mut answer =
+            Self::new(status, db.code.code(), db.message.as_str(), db.detail.clone(), db.hint.clone());
         if status == StatusCode::UNAUTHORIZED {
             answer = answer.with_header(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
@@ -42,8 +44,8 @@ impl Error {
 
 /// PostgREST, "Errors", table "HTTP Status Codes". One difference: 57014, a statement stopped by
 /// `statement_timeout`, is 504, because the limit is the gateway's and not a fault of the server.
-fn status(db: &DbError, anonymous: bool) -> StatusCode {
-    let (code, message) = (db.code().code(), db.message());
+fn status(db: &ServerError, anonymous: bool) -> StatusCode {
+    let (code, message) = (db.code.code(), db.message.as_str());
     match code {
         "23503" | "23505" => StatusCode::CONFLICT,
         "25006" => StatusCode::METHOD_NOT_ALLOWED,
@@ -76,9 +78,9 @@ fn status(db: &DbError, anonymous: bool) -> StatusCode {
 }
 
 /// Whether a function was running. A context alone tells little: text that is no JSON has one as well.
-pub(in crate::rest) fn within_function(db: &DbError) -> bool {
+pub(in crate::rest) fn within_function(db: &ServerError) -> bool {
     let begins = |line: &str| ["PL/", "SQL function"].iter().any(|word| line.starts_with(word));
-    db.where_().is_some_and(|context| context.lines().any(begins))
+    db.context.as_ref().is_some_and(|context| context.lines().any(begins))
 }
 
 /// The status in `RAISE SQLSTATE 'PT402'`. 1xx would end the exchange before the answer.
@@ -134,16 +136,14 @@ fn shaped(message: &str, detail: Option<&str>) -> Result<Error, Error> {
 }
 
 /// Whether the statement may have failed because the schema we planned with is not the database's any more.
-pub(in crate::rest) fn is_stale(code: Option<&SqlState>) -> bool {
-    code.is_some_and(|code| {
-        [
-            SqlState::FEATURE_NOT_SUPPORTED,
-            SqlState::INVALID_SQL_STATEMENT_NAME,
-            SqlState::UNDEFINED_COLUMN,
-            SqlState::UNDEFINED_TABLE,
-            SqlState::UNDEFINED_FUNCTION,
-            SqlState::DATATYPE_MISMATCH,
-        ]
-        .contains(code)
-    })
+pub(in crate::rest) fn is_stale(code: &SqlState) -> bool {
+    [
+        SqlState::FEATURE_NOT_SUPPORTED,
+        SqlState::INVALID_SQL_STATEMENT_NAME,
+        SqlState::UNDEFINED_COLUMN,
+        SqlState::UNDEFINED_TABLE,
+        SqlState::UNDEFINED_FUNCTION,
+        SqlState::DATATYPE_MISMATCH,
+    ]
+    .contains(code)
 }

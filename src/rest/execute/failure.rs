@@ -1,88 +1,87 @@
-//! Why a job has no outcome, and whether it may do better once more.
+//! Why a job has no outcome, and what would help.
 
 use tokio_postgres::error::SqlState;
 
 use super::super::error::{Error, is_stale, within_function};
+use super::{Phase, Refusal, WireError};
 
 /// Why there is no outcome.
 #[derive(Debug)]
 pub(in crate::rest) enum Failure {
-    /// PostgreSQL refused, or the connection broke.
-    Postgres(tokio_postgres::Error),
-    /// PostgreSQL refused a statement that was prepared for an earlier request.
-    Remembered(tokio_postgres::Error),
-    /// PostgreSQL refused a plain reading. Somebody's code that the schema doesn't know of may have missed the settings.
-    Plain {
-        error: tokio_postgres::Error,
-        /// It ran under the role that the session had already.
-        kept: bool,
-    },
-    /// A plain reading was not plain, so what it gave is not used.
-    Changed,
-    /// The outcome was not what was expected; nothing was changed.
-    Refused(Error),
+    /// PostgreSQL refused a statement; all that the transaction did is undone.
+    Refused(Refusal),
+    /// The connection broke, or was of no more use.
+    Broken(WireError),
+    /// The answer is longer than the tier's `max_answer`.
+    TooLong,
+    /// The plan can't be made, or the outcome was not what was expected; nothing was changed.
+    Unexpected(Error),
+}
+
+/// What may help, of a request whose transaction was undone. It is sent once more at most, and then with statements
+/// prepared anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::rest) enum Remedy {
+    /// Nothing: the same would come of it.
+    Nothing,
+    /// The same again.
+    Again,
+    /// The same with the schema as it is now, if that is another one.
+    Schema,
+    /// The same with the schema as it is now, be it another one or not.
+    SchemaOrAgain,
+}
+
+/// The one place that decides whether a request is sent again.
+pub(in crate::rest) fn remedy(failure: &Failure) -> Remedy {
+    let refusal = match failure {
+        Failure::Refused(refusal) => refusal,
+        // Names that the schema does not have may have been made a moment ago.
+        Failure::Unexpected(error) if error.is_of_an_unknown_name() => return Remedy::Schema,
+        Failure::Unexpected(_) | Failure::Broken(_) | Failure::TooLong => return Remedy::Nothing,
+    };
+    let stale = is_stale(&refusal.error.code) && !within_function(&refusal.error);
+    match (stale, refusal.remembered) {
+        _ if failure.is_of_a_name() => Remedy::Again,
+        (true, true) => Remedy::SchemaOrAgain,
+        (true, false) => Remedy::Schema,
+        (false, true) if failure.is_of_a_text() => Remedy::Again,
+        // Two transactions waited for each other, and this one was chosen to give way.
+        _ if refusal.error.code == SqlState::T_R_DEADLOCK_DETECTED => Remedy::Again,
+        _ => Remedy::Nothing,
+    }
 }
 
 impl Failure {
-    /// Whether our SQL may have been made from a schema that is not the database's any more. What a function
-    /// raises has a context; that is the function's error, and the same again next time.
-    pub(in crate::rest) fn is_stale(&self) -> bool {
-        matches!(self, Self::Changed)
-            || self.error().is_some_and(|error| {
-                is_stale(error.code()) && error.as_db_error().is_some_and(|db| db.where_().is_none())
-            })
-    }
-
-    /// Whether the same reading may do better with all settings. Not when a time limit ended it or the server is in
-    /// trouble, nor when the role lacks a right, which no setting gives; but a role that the session has kept may have
-    /// been dropped, and another made of that name.
-    pub(in crate::rest) fn wants_settings(&self) -> bool {
-        let Self::Plain { error, kept } = self else { return matches!(self, Self::Changed) };
-        let code = error.code();
-        code.is_some_and(|code| !["08", "53", "57", "58"].iter().any(|class| code.code().starts_with(class)))
-            && (*kept
-                || code != Some(&SqlState::INSUFFICIENT_PRIVILEGE)
-                || error.as_db_error().is_some_and(within_function))
-    }
-
-    /// Whether a value was refused, and so the statement is not at fault: the types of a plain reading's columns are its
-    /// own, so that it is refused itself when one changes.
-    pub(super) fn is_of_a_value(&self) -> bool {
-        self.error().and_then(tokio_postgres::Error::code).is_some_and(|code| code.code().starts_with("22"))
-    }
-
-    fn error(&self) -> Option<&tokio_postgres::Error> {
-        match self {
-            Self::Postgres(error) | Self::Remembered(error) | Self::Plain { error, .. } => Some(error),
-            Self::Changed | Self::Refused(_) => None,
+    /// Whether a name under which a statement was kept is gone, or was given to another: by a function, for nobody else
+    /// names statements in this session.
+    pub(super) fn is_of_a_name(&self) -> bool {
+        let Self::Refused(refusal) = self else { return false };
+        match refusal.phase {
+            Phase::Parse => refusal.error.code == SqlState::DUPLICATE_PSTATEMENT,
+            Phase::Bind => refusal.error.code == SqlState::INVALID_SQL_STATEMENT_NAME,
+            _ => false,
         }
     }
 
-    /// Whether a prepared statement may be at fault, and a fresh one not: it keeps the types that its values had when
-    /// it was prepared, so after a column's type changed it compares with the old one, or refuses what fits the new.
-    pub(in crate::rest) fn is_remembered(&self) -> bool {
-        let Self::Remembered(error) = self else { return false };
-        let kept = [
+    /// Whether a statement that was prepared for an earlier request may be at fault, and a new one not: it keeps the
+    /// types that its values had then, so after a column's type changed it compares with the old one, or refuses what
+    /// fits the new.
+    pub(super) fn is_of_a_text(&self) -> bool {
+        let Self::Refused(refusal) = self else { return false };
+        let of_a_type = [
             SqlState::INVALID_TEXT_REPRESENTATION,
             SqlState::NUMERIC_VALUE_OUT_OF_RANGE,
             SqlState::INVALID_DATETIME_FORMAT,
         ];
-        (is_stale(error.code()) || error.code().is_some_and(|code| kept.contains(code)))
-            && error.as_db_error().is_some_and(|db| !within_function(db))
-    }
-
-    /// Whether two transactions waited for each other and this one was chosen to give way: all that it did is undone.
-    pub(in crate::rest) fn is_deadlock(&self) -> bool {
-        self.error().is_some_and(|error| error.code() == Some(&SqlState::T_R_DEADLOCK_DETECTED))
-    }
-
-    pub(super) fn of(error: tokio_postgres::Error, remembered: bool) -> Self {
-        if remembered { Self::Remembered(error) } else { Self::Postgres(error) }
+        refusal.remembered
+            && (is_stale(&refusal.error.code) || of_a_type.contains(&refusal.error.code))
+            && !within_function(&refusal.error)
     }
 }
 
-impl From<tokio_postgres::Error> for Failure {
-    fn from(error: tokio_postgres::Error) -> Self {
-        Self::Postgres(error)
+impl From<WireError> for Failure {
+    fn from(error: WireError) -> Self {
+        Self::Broken(error)
     }
 }

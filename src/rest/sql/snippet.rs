@@ -2,9 +2,10 @@
 
 use std::fmt::Write as _;
 
+use bytes::Bytes;
+
 use crate::pg::Ident;
-use bytes::{Bytes, BytesMut};
-use tokio_postgres::types::{Format, IsNull, ToSql, Type, to_sql_checked};
+use crate::pg::wire::Parameter;
 
 /// A value as the caller spelled it, bound in PostgreSQL's text format, so that the server reads it as the type
 /// it inferred for the place, as it does with a quoted literal.
@@ -21,25 +22,11 @@ impl From<&str> for Value {
     }
 }
 
-impl ToSql for Value {
-    fn to_sql(
-        &self,
-        _: &Type,
-        out: &mut BytesMut,
-    ) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
-        out.extend_from_slice(&self.bytes);
-        Ok(IsNull::No)
+impl Value {
+    /// As it is bound.
+    pub(crate) fn parameter(&self) -> Parameter<'_> {
+        Parameter { bytes: Some(&self.bytes), binary: self.binary }
     }
-
-    fn accepts(_: &Type) -> bool {
-        true
-    }
-
-    fn encode_format(&self, _: &Type) -> Format {
-        if self.binary { Format::Binary } else { Format::Text }
-    }
-
-    to_sql_checked!();
 }
 
 /// What may be SQL text without a second thought: constants of this program, quoted names, numbers of its own.

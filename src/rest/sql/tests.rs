@@ -24,7 +24,7 @@ fn relation(name: &str, key: &str, columns: &[(&str, &str, Option<&str>)]) -> Re
     from_value(json!({
         "schema": "api", "name": name, "kind": "table", "comment": null, "primary_key": [key],
         "columns": columns.iter().map(column).collect::<Vec<_>>(),
-        "insertable": true, "updatable": true, "deletable": true, "plain": name != "loans",
+        "insertable": true, "updatable": true, "deletable": true,
     }))
     .unwrap()
 }
@@ -109,7 +109,7 @@ fn sql(method: &str, target: &str, headers: &[(&str, &str)], body: &str) -> Resu
         .map_err(|e| e.code().to_owned())?;
     let plan = Plan::new(&asked, &schema, &api, &Limits::default()).map_err(|e| e.code().to_owned())?;
     let Plan::Query(query) = plan else { return Err("no query".into()) };
-    let statement = main(&query, asked.prefer.count, Some(1000), query.plain.as_deref());
+    let statement = main(&query, asked.prefer.count, Some(1000), query.writes.then_some(1_000_000));
     Ok((statement.sql, statement.values.len()))
 }
 
@@ -153,46 +153,6 @@ fn requests_become_sql() {
         })
         .collect();
     insta::assert_snapshot!(shown.join("\n\n"));
-}
-
-#[test]
-fn which_readings_run_only_the_servers_code() {
-    let is_plain = |target: &str| {
-        let (sql, _) = sql("GET", target, &[], "").unwrap_or_else(|code| panic!("{code}: {target}"));
-        assert_ne!(sql.contains("AS plain"), sql.contains("response.headers"), "one or the other: {sql}");
-        sql.contains("AS plain")
-    };
-    for target in [
-        "/books",
-        "/books?select=title,authors(name)&authors.name=like.a*&order=authors(name),id.desc&limit=3",
-        "/authors?select=name,...books(title,notes)&books.order=title&books.limit=2",
-        "/books?select=author_id,id.max(),count()&or=(id.gt.1,not.and(title.is.null,id.in.(1,2)))",
-        "/books?select=notes-%3Ea,t:title&notes-%3E%3Ea=eq.1&order=notes-%3Ea",
-    ] {
-        assert!(is_plain(target), "{target}");
-    }
-    for target in [
-        // A function could have each of these names.
-        "/books?select=shout",
-        "/books?shout=eq.1",
-        "/books?order=shout",
-        "/books?or=(id.eq.1,shout.eq.1)",
-        "/books?select=title,authors(shout)",
-        "/books?select=title,authors(name)&authors.shout=eq.1",
-        "/books?select=title,authors(name)&order=authors(shout)",
-        "/authors?select=name,...books(title)&books.order=shout",
-        // A type could be anybody's, and a search configuration is looked for along the search path.
-        "/books?select=title::int",
-        "/books?select=id.max()::int",
-        "/books?select=title,...authors(id.max()::int)",
-        "/books?words=fts(english).a",
-        // Somewhere inside is a table with policies.
-        "/loans",
-        "/books?select=title,loans(days)",
-        "/authors?select=name,books!inner(title,loans())",
-    ] {
-        assert!(!is_plain(target), "{target}");
-    }
 }
 
 /// Something that SQL would read as more than a value, with a mark by which it is found.

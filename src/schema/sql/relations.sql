@@ -6,7 +6,7 @@ WITH RECURSIVE bases AS (
     SELECT d.oid, bases.base FROM bases JOIN pg_type d ON d.typbasetype = bases.oid AND d.typtype = 'd'
 ),
 shown AS (
-    SELECT c.oid, c.reltype, n.nspname, c.relname, c.relkind, c.relrowsecurity, c.relhassubclass
+    SELECT c.oid, c.reltype, n.nspname, c.relname, c.relkind
     FROM pg_class c
     JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE n.nspname = ANY ($1) AND c.relkind IN ('r', 'p', 'v', 'm', 'f') AND NOT c.relispartition
@@ -57,18 +57,6 @@ computed AS (
     WHERE p.pronargs = 1 AND p.prokind = 'f' AND NOT p.proretset
         AND NOT EXISTS (SELECT FROM pg_class WHERE reltype = p.prorettype AND relkind IN ('r', 'p', 'v', 'm', 'f'))
     GROUP BY p.proargtypes[0]
-),
-overloaded AS (
-    -- Operators that requests can name, on the server's own types but not the server's: the owner's, or intarray's.
-    SELECT EXISTS (
-        SELECT FROM pg_operator o
-        WHERE o.oprnamespace <> 'pg_catalog'::regnamespace
-        AND o.oprname IN ('=', '<>', '<', '<=', '>', '>=', '@>', '<@', '&&', '<<', '>>', '&<', '&>', '-|-',
-            '~', '~*', '~~', '~~*', '->', '->>', '@@')
-        AND NOT EXISTS (
-            SELECT FROM pg_type t
-            WHERE t.oid IN (o.oprleft, o.oprright) AND t.typnamespace <> 'pg_catalog'::regnamespace)
-    ) AS any
 )
 SELECT json_build_object(
     'schema', s.nspname,
@@ -84,26 +72,12 @@ SELECT json_build_object(
         WHERE p.conrelid = s.oid AND p.contype = 'p'
     ), '[]'),
     'computed_columns', COALESCE(computed.list, '[]'),
-    -- The planner runs functions of indexes, statistics and checks on constants.
-    'plain', s.relkind = 'r' AND NOT s.relrowsecurity AND NOT s.relhassubclass AND NOT overloaded.any AND NOT EXISTS (
-        SELECT FROM pg_attribute a
-        JOIN pg_type t ON t.oid = a.atttypid
-        WHERE a.attrelid = s.oid AND a.attnum > 0 AND NOT a.attisdropped
-            -- Below FirstNormalObjectId is what the server has by itself.
-            AND (t.oid >= 16384 OR t.typtype NOT IN ('b', 'r', 'm') OR t.typname ~ '^_?reg'))
-        AND NOT EXISTS (
-            SELECT FROM pg_depend d
-            WHERE d.refclassid = 'pg_proc'::regclass AND (d.classid, d.objid) IN (
-                SELECT 'pg_class'::regclass, indexrelid FROM pg_index WHERE indrelid = s.oid
-                UNION ALL SELECT 'pg_statistic_ext'::regclass, oid FROM pg_statistic_ext WHERE stxrelid = s.oid
-                UNION ALL SELECT 'pg_constraint'::regclass, oid FROM pg_constraint WHERE conrelid = s.oid)),
     -- Bits by CmdType (nodes.h): 4 update, 8 insert, 16 delete; INSTEAD OF triggers count.
     'insertable', u.bits & 8 = 8,
     'updatable', u.bits & 4 = 4,
     'deletable', u.bits & 16 = 16
 )::text
 FROM shown s
-CROSS JOIN overloaded
 LEFT JOIN columns ON columns.attrelid = s.oid
 LEFT JOIN computed ON computed.row_type = s.reltype
 CROSS JOIN LATERAL (SELECT CASE

@@ -1,6 +1,6 @@
-//! The settings of a request's transaction: role, claims, request, search path. All of them, but for a reading that
-//! nobody can look at them in; the tier's time limits are the session's own, which every transaction begins with
-//! (`pool::connect`).
+//! `RequestContext`: what a request brings to its transaction: role, claims, the request itself, search path.
+//!
+//! The tier's time limits are the session's own, which every transaction begins with (`pool::connect`).
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -12,7 +12,7 @@ use http::request::Parts;
 use serde::Serializer as _;
 use serde_json::{Map, Value};
 
-use super::super::auth::Caller;
+use super::auth::Caller;
 use crate::pg::Ident;
 use crate::tenant::Tenant;
 
@@ -61,26 +61,32 @@ macro_rules! tail {
 }
 
 /// The statement of most tenants.
-pub(crate) const SET: &str = concat!(head!(), tail!());
+const SET: &str = concat!(head!(), tail!());
 
 /// How many values it has.
-pub(crate) const USUAL: usize = 7;
+const USUAL: usize = 7;
 
-/// All settings of one request, the statement for them, and how its transaction begins. Their texts are made when they
-/// are sent: a plain reading needs none.
+/// Whether a transaction may write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// `READ ONLY`
+    Read,
+    /// `READ WRITE`
+    Write,
+}
+
+/// What one request brings to its transaction, and the statements that begin it.
 #[derive(Debug, Clone)]
-pub(crate) struct Settings<'a> {
+pub(crate) struct RequestContext<'a> {
     search_path: String,
     caller: &'a Caller,
     parts: &'a Parts,
     /// Those that not every request has: name and value.
     more: Vec<(String, String)>,
     isolation: Isolation,
-    /// Some of them change what PostgreSQL's own code does: a time limit, a time zone.
-    tuned: bool,
 }
 
-impl<'a> Settings<'a> {
+impl<'a> RequestContext<'a> {
     /// `namespace` is the exposed schema that unqualified names are looked for in first.
     pub(crate) fn new(tenant: &Tenant, caller: &'a Caller, parts: &'a Parts, namespace: &str) -> Self {
         let more = tenant.api.app_settings.iter();
@@ -90,7 +96,6 @@ impl<'a> Settings<'a> {
             parts,
             more: more.map(|(name, value)| (format!("app.settings.{name}"), value.clone())).collect(),
             isolation: Isolation::default(),
-            tuned: false,
         }
     }
 
@@ -119,14 +124,12 @@ impl<'a> Settings<'a> {
     #[must_use]
     pub(crate) fn with_timezone(mut self, zone: &str) -> Self {
         self.add("timezone".into(), zone);
-        self.tuned = true;
         self
     }
 
     /// The tier's `statement_timeout` is the session's; a longer one doesn't count.
     fn hoist<'o>(&mut self, tenant: &Tenant, own: impl Iterator<Item = (&'o String, &'o String)>) {
         for (name, value) in own.filter(|(name, _)| tenant.api.db_hoisted_tx_settings.contains(name)) {
-            self.tuned = true;
             match name.as_str() {
                 "default_transaction_isolation" => self.isolation = Isolation::of(value),
                 "statement_timeout" => {
@@ -145,31 +148,21 @@ impl<'a> Settings<'a> {
         self.more.push((name, value.to_owned()));
     }
 
-    /// How the transaction begins: one of a few constants.
-    pub(crate) fn begin(&self, writes: bool) -> &'static str {
-        match (self.isolation, writes) {
-            (Isolation::ReadCommitted, false) => "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY",
-            (Isolation::ReadCommitted, true) => "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE",
-            (Isolation::RepeatableRead, false) => "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
-            (Isolation::RepeatableRead, true) => "BEGIN ISOLATION LEVEL REPEATABLE READ READ WRITE",
-            (Isolation::Serializable, false) => "BEGIN ISOLATION LEVEL SERIALIZABLE READ ONLY",
-            (Isolation::Serializable, true) => "BEGIN ISOLATION LEVEL SERIALIZABLE READ WRITE",
+    /// How the transaction begins.
+    pub(crate) fn begin(&self, access: Access) -> &'static str {
+        match (self.isolation, access) {
+            (Isolation::ReadCommitted, Access::Read) => "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY",
+            (Isolation::ReadCommitted, Access::Write) => "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE",
+            (Isolation::RepeatableRead, Access::Read) => "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
+            (Isolation::RepeatableRead, Access::Write) => "BEGIN ISOLATION LEVEL REPEATABLE READ READ WRITE",
+            (Isolation::Serializable, Access::Read) => "BEGIN ISOLATION LEVEL SERIALIZABLE READ ONLY",
+            (Isolation::Serializable, Access::Write) => "BEGIN ISOLATION LEVEL SERIALIZABLE READ WRITE",
         }
-    }
-
-    /// Whether nothing but the role can matter where nobody can look at the settings.
-    pub(crate) fn is_plain(&self) -> bool {
-        !self.tuned
-    }
-
-    /// How a transaction begins that needs nothing but the role, which the session keeps when it commits.
-    pub(crate) fn begin_plain(&self) -> String {
-        format!("{}; SET ROLE {}", self.begin(false), Ident::new(self.role()))
     }
 
     /// The statement. Names of settings are values too: no text from anywhere stands in it.
     pub(crate) fn sql(&self) -> Cow<'static, str> {
-        if self.is_usual() {
+        if self.more.is_empty() {
             return Cow::Borrowed(SET);
         }
         let mut sql = String::from(head!());
@@ -177,11 +170,6 @@ impl<'a> Settings<'a> {
             let _ = write!(sql, ", pg_catalog.set_config(${number}, ${}, true)", number + 1);
         }
         Cow::Owned(sql + tail!())
-    }
-
-    /// Whether the statement is the one that most requests have.
-    pub(crate) fn is_usual(&self) -> bool {
-        self.more.is_empty()
     }
 
     /// Its values, all of them texts.
@@ -301,13 +289,13 @@ mod tests {
     }
 
     /// As the role `web` asks.
-    fn settings(tenant: &Tenant) -> Settings<'static> {
+    fn settings(tenant: &Tenant) -> RequestContext<'static> {
         static ASKED: LazyLock<(Caller, Parts)> = LazyLock::new(|| {
             let request =
                 http::Request::get("/items?id=eq.1").header("cookie", "a=b; c=d").header("x-y", "z");
             (caller("web"), request.body(()).unwrap().into_parts().0)
         });
-        Settings::new(tenant, &ASKED.0, &ASKED.1, "api")
+        RequestContext::new(tenant, &ASKED.0, &ASKED.1, "api")
     }
 
     fn role() -> BTreeMap<String, String> {
@@ -342,23 +330,7 @@ mod tests {
         let made = tenant(false);
         let with = settings(&made).with_role_settings(&made, &role());
         assert_eq!(with.values(), settings(&made).values());
-        assert_eq!(with.begin(true), "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE");
-    }
-
-    #[test]
-    fn what_changes_the_servers_own_work_is_never_left_out() {
-        let adopted = tenant(true);
-        let other = settings(&adopted);
-        let begin = r#"BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY; SET ROLE "web""#;
-        assert!(other.is_plain());
-        assert_eq!(other.begin_plain(), begin);
-        assert!(!other.clone().with_timezone("UTC").is_plain());
-        assert!(!other.clone().with_role_settings(&adopted, &role()).is_plain());
-        let isolated = [("default_transaction_isolation".to_owned(), "serializable".to_owned())].into();
-        assert!(!other.clone().with_role_settings(&adopted, &isolated).is_plain());
-        let odd = caller(r#"w"; COMMIT; --"#);
-        let odd = Settings { caller: &odd, ..other };
-        assert!(odd.begin_plain().ends_with(r#"SET ROLE "w""; COMMIT; --""#));
+        assert_eq!(with.begin(Access::Write), "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE");
     }
 
     #[test]
