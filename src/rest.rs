@@ -20,7 +20,7 @@ mod transaction;
 
 pub use auth::check_jwt_secret;
 pub use body::{Body, CutOff};
-pub use error::{Code, Error};
+pub use error::{Code, Documentation, Error};
 pub use root::Root;
 pub use transaction::Session;
 
@@ -32,6 +32,7 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderValue, Method};
 
+use crate::pg::wire::ServerError;
 use crate::policy::OpenApiMode;
 use crate::pool::Pools;
 use crate::telemetry::{Metrics, Stage};
@@ -330,7 +331,7 @@ impl Timing {
 
 fn refusal(failure: Failure, caller: &Caller) -> Error {
     match failure {
-        Failure::Refused(refusal) if refusal.error.message.contains(sql::TOO_LONG) => too_long(),
+        Failure::Refused(refusal) if is_too_long(&refusal.error) => too_long(),
         Failure::Refused(refusal) => Error::from_server(&refusal.error, caller.anonymous),
         Failure::Broken(error) => {
             tracing::warn!(%error, "a connection broke");
@@ -341,8 +342,13 @@ fn refusal(failure: Failure, caller: &Caller) -> Error {
     }
 }
 
+/// The main query refuses an answer by a text that is no boolean. A function may raise the same words.
+fn is_too_long(error: &ServerError) -> bool {
+    error.message.contains(sql::TOO_LONG) && !error::within_function(error)
+}
+
 fn too_long() -> Error {
     let message = "The answer is longer than the tenant's max_answer";
     let hint = "ask for fewer rows or columns at once";
-    Error::new(http::StatusCode::BAD_REQUEST, "MBX110", message, None, Some(hint.into()))
+    Error::new(Code::AnswerTooLong, message).with_hint(hint)
 }

@@ -161,8 +161,8 @@ impl tower::Service<Request> for Dispatch {
             };
             cors::allow(origin.as_ref(), tenant.as_ref().map(|tenant| &tenant.api), response.headers_mut());
             let (status, took) = (response.status().as_u16(), begun.elapsed());
-            let code = response.extensions().get::<Code>().map(|code| code.0.as_str());
-            let outcome = Outcome::of(status, code, tenant.is_some());
+            let code = response.extensions().get::<Code>();
+            let outcome = code.map_or_else(|| Outcome::of_status(status), Code::outcome);
             app.metrics.request(outcome, took);
             if let Some(tenant) = &tenant {
                 app.traffic.count(&tenant.id, outcome, took);

@@ -11,11 +11,11 @@ pub(super) use keys::{Keyring, TokenKeys};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, StatusCode};
 use serde_json::{Map, Value};
 
-use super::error::Error;
+use super::error::{Code, Error};
 use crate::policy::Api;
 
 /// Who asks.
@@ -69,8 +69,9 @@ pub(super) fn authenticate(
     }
     if !is_role(&role) {
         let message = format!("role \"{role}\" does not exist");
-        return Err(Error::new(StatusCode::UNAUTHORIZED, "22023", message, None, None)
-            .with_header(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")));
+        // As PostgreSQL would answer.
+        let code = Code::Sqlstate { state: "22023".into(), status: StatusCode::UNAUTHORIZED };
+        return Err(Error::new(code, message));
     }
     let claims = if signed {
         claims.insert("role".into(), Value::String(role.clone()));
@@ -107,12 +108,11 @@ fn role(claims: &mut Map<String, Value>, api: &Api) -> Result<(String, bool), Er
 fn foreign_role(role: &str) -> Error {
     let message = format!("The role {role} is not one of this API's roles");
     let hint = "sign tokens with a role that is one of the tenant's API roles";
-    Error::new(StatusCode::FORBIDDEN, "MBX301", message, None, Some(hint.into()))
+    Error::new(Code::RoleNotAllowed, message).with_hint(hint)
 }
 
 fn required() -> Error {
-    Error::new(StatusCode::UNAUTHORIZED, "PGRST302", "Anonymous access is disabled", None, None)
-        .with_header(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))
+    Error::new(Code::JwtTokenRequired, "Anonymous access is disabled")
 }
 
 /// RFC 6750, 2.1. Another scheme is not for us and counts as no token, as with PostgREST.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use equivalent::Equivalent;
 use moka::future::Cache as Moka;
 
-use super::error::Error;
+use super::error::{Code, Error};
 use crate::pg::wire::Connection;
 use crate::pool::{Pools, ROLLBACK};
 use crate::schema::{self, Schema, SchemaError};
@@ -157,7 +157,8 @@ impl Cache {
         let (schema, configured) = loaded.map_err(|error| {
             tracing::warn!(tenant.id = %tenant.id, error = %error, "cannot read the schema of tenant {}", tenant.slug);
             let message = "Could not query the database for the schema cache";
-            Error::new(http::StatusCode::SERVICE_UNAVAILABLE, "PGRST002", message, None, Some("try again".into()))
+            Error::new(Code::NoSchemaCache, message)
+                .with_hint("try again")
                 .with_header(http::header::RETRY_AFTER, http::HeaderValue::from_static("5"))
         })?;
         Ok(Arc::new(Entry { schema: Arc::new(schema), configured, read }))

@@ -1,100 +1,94 @@
 //! `Error`: status, code, message, details, hint, and how an error becomes a response.
 
+mod code;
 mod postgres;
 
+pub use code::{Code, Documentation};
 pub(super) use postgres::{is_stale, within_function};
 
 use std::fmt;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_TYPE, HeaderName, RETRY_AFTER};
+use http::header::{ALLOW, CONTENT_TYPE, HeaderName, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, Response, StatusCode};
 use serde_json::Value;
 
 use crate::pool::{self, Wait};
 
 /// A refusal in the shape that PostgREST made known: `{code, message, details, hint}`.
-///
-/// Codes: `PGRST…` where PostgREST has one, the SQLSTATE for errors of the database, `MBX…` for manybox's own.
 #[derive(Debug, Clone)]
 pub struct Error(Box<Inner>);
 
-/// A refusal's code, among the extensions of its response: for whoever counts refusals without reading bodies.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Code(pub String);
-
 #[derive(Debug, Clone)]
 struct Inner {
-    status: StatusCode,
-    code: String,
+    code: Code,
     message: String,
-    details: Option<Value>,
-    hint: Option<String>,
+    details: Value,
+    hint: Value,
     headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({})", self.0.message, self.0.code)?;
-        let details = self.0.details.as_ref().map(|details| match details {
-            Value::String(text) => text.clone(),
-            other => other.to_string(),
-        });
-        details.iter().chain(&self.0.hint).try_for_each(|more| write!(f, "; {more}"))
+        [&self.0.details, &self.0.hint].into_iter().try_for_each(|more| match more {
+            Value::Null => Ok(()),
+            Value::String(text) => write!(f, "; {text}"),
+            other => write!(f, "; {other}"),
+        })
     }
 }
 
 impl std::error::Error for Error {}
 
 impl Error {
-    /// An error with everything that a caller sees.
-    pub fn new(
-        status: StatusCode,
-        code: impl Into<String>,
-        message: impl Into<String>,
-        details: Option<String>,
-        hint: Option<String>,
-    ) -> Self {
-        let (code, message, details) = (code.into(), message.into(), details.map(Value::String));
-        Self(Box::new(Inner { status, code, message, details, hint, headers: Vec::new() }))
+    /// A refusal with this code, whose status the response gets, and a sentence for whoever reads it.
+    pub fn new(code: Code, message: impl Into<String>) -> Self {
+        let (message, details, hint) = (message.into(), Value::Null, Value::Null);
+        Self(Box::new(Inner { code, message, details, hint, headers: Vec::new() }))
     }
 
     /// 400 PGRST100: the query string can't be read.
     pub(crate) fn query(message: impl Into<String>, details: impl Into<String>) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, "PGRST100", message, Some(details.into()), None)
+        Self::new(Code::QueryParamError, message).with_details(details.into())
     }
 
     /// 400 PGRST102: the body can't be read.
     pub(crate) fn body(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, "PGRST102", message, None, None)
+        Self::new(Code::InvalidBody, message)
     }
 
     /// 416 PGRST103: the range asks for what can't be.
     pub(crate) fn range(details: impl Into<String>) -> Self {
-        let message = "Requested range not satisfiable";
-        Self::new(StatusCode::RANGE_NOT_SATISFIABLE, "PGRST103", message, Some(details.into()), None)
+        Self::new(Code::InvalidRange, "Requested range not satisfiable").with_details(details.into())
     }
 
     /// 405 with the methods that would do.
-    pub(crate) fn method(code: &str, message: String, allow: &'static str) -> Self {
-        Self::new(StatusCode::METHOD_NOT_ALLOWED, code, message, None, None)
-            .with_header(ALLOW, HeaderValue::from_static(allow))
+    pub(crate) fn method(code: Code, message: String, allow: &'static str) -> Self {
+        Self::new(code, message).with_header(ALLOW, HeaderValue::from_static(allow))
     }
 
     /// 500 MBX500: what can only be a mistake of manybox.
     pub(crate) fn internal(message: impl Into<String>) -> Self {
-        let hint = "this is a defect of manybox; please report it with the request that caused it";
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "MBX500", message, None, Some(hint.into()))
+        Self::new(Code::Internal, message)
+            .with_hint("this is a defect of manybox; please report it with the request that caused it")
     }
 
-    /// With details that are more than a sentence.
+    /// Sets the details: a text, or for PGRST201 a list. None by default.
     #[must_use]
-    pub(crate) fn with_details(mut self, details: Value) -> Self {
-        self.0.details = Some(details);
+    pub fn with_details(mut self, details: impl Into<Value>) -> Self {
+        self.0.details = details.into();
         self
     }
 
-    /// With another sentence.
+    /// Sets the hint, a text: what to do about it. None by default.
+    #[must_use]
+    pub fn with_hint(mut self, hint: impl Into<Value>) -> Self {
+        self.0.hint = hint.into();
+        self
+    }
+
+    /// Replaces the message.
     #[must_use]
     pub(crate) fn with_message(mut self, message: String) -> Self {
         self.0.message = message;
@@ -110,17 +104,17 @@ impl Error {
 
     /// The response's status.
     pub fn status(&self) -> StatusCode {
-        self.0.status
+        self.0.code.status()
     }
 
-    /// The code; stable, never reused for something else.
-    pub fn code(&self) -> &str {
+    /// Why the request was refused.
+    pub fn code(&self) -> &Code {
         &self.0.code
     }
 
     /// Whether it is about a name that the schema does not have.
     pub(crate) fn is_of_an_unknown_name(&self) -> bool {
-        matches!(self.code(), "PGRST200" | "PGRST202" | "PGRST204" | "PGRST205")
+        matches!(self.code(), Code::NoRelBetween | Code::NoRpc | Code::ColumnNotFound | Code::TableNotFound)
     }
 
     /// The sentence.
@@ -128,24 +122,34 @@ impl Error {
         &self.0.message
     }
 
-    /// The response, JSON with all four keys always there, as PostgREST's clients expect.
+    /// The response: JSON that always has all four keys, as PostgREST's clients expect. A 401 has a challenge and a 503 a
+    /// `Retry-After`, also where the error brings none. The [`Code`] is among the response's extensions, for whoever
+    /// counts refusals.
     pub fn into_response(self) -> Response<Bytes> {
-        let Inner { status, code, message, details, hint, headers } = *self.0;
-        let body = serde_json::json!({ "code": code, "details": details, "hint": hint, "message": message })
-            .to_string();
-        let mut response = Response::new(Bytes::from(body));
-        *response.status_mut() = status;
-        response
-            .headers_mut()
-            .insert(CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));
+        let Inner { code, message, details, hint, headers: own } = *self.0;
+        let text = code.as_str();
+        let body = serde_json::json!({ "code": text, "details": details, "hint": hint, "message": message });
+        let mut response = Response::new(Bytes::from(body.to_string()));
+        *response.status_mut() = code.status();
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));
         // RFC 9209, as PostgREST sends it: the code for those who can't read a body, of a HEAD for instance.
-        if let Ok(value) = HeaderValue::from_str(&format!("PostgREST; error={code}")) {
-            response.headers_mut().insert("proxy-status", value);
+        if let Ok(value) = HeaderValue::from_str(&format!("PostgREST; error={text}")) {
+            headers.insert("proxy-status", value);
         }
-        for (name, value) in headers {
-            response.headers_mut().append(name, value);
+        for (name, value) in own {
+            headers.append(name, value);
         }
-        response.extensions_mut().insert(Code(code));
+        match code.status() {
+            StatusCode::UNAUTHORIZED => {
+                headers.entry(WWW_AUTHENTICATE).or_insert(HeaderValue::from_static("Bearer"));
+            }
+            StatusCode::SERVICE_UNAVAILABLE => {
+                headers.entry(RETRY_AFTER).or_insert(HeaderValue::from_static("1"));
+            }
+            _ => {}
+        }
+        response.extensions_mut().insert(code);
         response
     }
 }
@@ -153,42 +157,56 @@ impl Error {
 impl From<pool::Error> for Error {
     /// Which server, and what it said, is the operator's business and in the log.
     fn from(error: pool::Error) -> Self {
-        let unavailable = StatusCode::SERVICE_UNAVAILABLE;
-        let free = "No database connection became free in time";
-        let (status, code, message, hint, wait) = match &error {
-            pool::Error::Wait { wait: Wait::Tenant, .. } => {
-                (unavailable, "MBX201", free, "too many requests of this tenant run at once; try again", "1")
-            }
+        let no_connection = "No database connection became free in time";
+        let (code, message, hint) = match &error {
+            pool::Error::Wait { wait: Wait::Tenant, .. } => (
+                Code::TenantConnectionsBusy,
+                no_connection,
+                "too many requests of this tenant run at once; try again",
+            ),
             pool::Error::Wait { wait: Wait::Budget, .. } => {
-                (unavailable, "MBX204", free, "too many tenants are busy at once; try again", "1")
+                (Code::BudgetBusy, no_connection, "too many tenants are busy at once; try again")
             }
             pool::Error::Wait { wait: Wait::Connect, .. } => (
-                unavailable,
-                "MBX205",
-                free,
+                Code::ConnectTooSlow,
+                no_connection,
                 "its database server is slow to open connections; try again",
-                "1",
             ),
             pool::Error::Wait { wait: Wait::Full, .. } => {
-                (unavailable, "MBX206", free, "its database server has no connections left; try again", "1")
+                (Code::ServerFull, no_connection, "its database server has no connections left; try again")
             }
             pool::Error::Queue { .. } => (
-                StatusCode::TOO_MANY_REQUESTS,
-                "MBX207",
+                Code::QueueFull,
                 "Too many requests of this tenant wait for a database connection",
                 "send fewer at once; try again",
-                "1",
             ),
-            pool::Error::Fenced { .. } => {
-                let message = "The tenant's database does not accept its login";
-                (unavailable, "MBX203", message, "the tenant was suspended or moved a moment ago", "5")
-            }
-            pool::Error::Server { .. } | pool::Error::Connect(_) => {
-                let hint = "its database server can't be reached now; try again";
-                (unavailable, "MBX202", "The database is not available", hint, "1")
-            }
+            pool::Error::Fenced { .. } => (
+                Code::LoginRefused,
+                "The tenant's database does not accept its login",
+                "the tenant was suspended or moved a moment ago",
+            ),
+            pool::Error::Server { .. } | pool::Error::Connect(_) => (
+                Code::ServerUnreachable,
+                "The database is not available",
+                "its database server can't be reached now; try again",
+            ),
         };
-        Self::new(status, code, message, None, Some(hint.into()))
-            .with_header(RETRY_AFTER, HeaderValue::from_static(wait))
+        let wait = if code == Code::LoginRefused { "5" } else { "1" };
+        Self::new(code, message).with_hint(hint).with_header(RETRY_AFTER, HeaderValue::from_static(wait))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_response_says_when_to_try_again_and_how_to_sign_in() {
+        let header = |error: Error, name| error.into_response().headers()[name].to_str().unwrap().to_owned();
+        assert_eq!(header(Error::new(Code::RouterNotReady, "x"), RETRY_AFTER), "1");
+        let later =
+            Error::new(Code::LoginRefused, "x").with_header(RETRY_AFTER, HeaderValue::from_static("5"));
+        assert_eq!(header(later, RETRY_AFTER), "5");
+        assert_eq!(header(Error::new(Code::JwtTokenRequired, "x"), WWW_AUTHENTICATE), "Bearer");
     }
 }

@@ -9,13 +9,12 @@ mod answer;
 mod failure;
 
 use bytes::Bytes;
-use http::StatusCode;
 
 pub(super) use failure::{Failure, Remedy, remedy};
 
 use super::body::{Body, Budget, Delivery};
 use super::context::{Access, RequestContext};
-use super::error::Error;
+use super::error::{Code, Error};
 use super::sql::{Statement, Value};
 use crate::pg::wire::{
     Answer, Connection, Parameter, Phase, Query, Refusal, StatementKey, Status, Step, WireError,
@@ -256,22 +255,20 @@ async fn end(wire: &mut Connection, ending: Ending) -> Result<Option<Refusal>, W
 }
 
 fn check(outcome: Outcome, expect: Expect) -> Result<Outcome, Failure> {
-    let refused = |status, code, message: &str, details| {
-        Err(Failure::Unexpected(Error::new(status, code, message, details, None)))
-    };
+    let refused = |error: Error| Err(Failure::Unexpected(error));
     if expect.put && outcome.rows != 1 {
         let message = "Payload values do not match URL in primary key column(s)";
-        return refused(StatusCode::BAD_REQUEST, "PGRST115", message, None);
+        return refused(Error::new(Code::PutMatchingPk, message));
     }
     if expect.one && outcome.rows != 1 {
         let details = format!("The result contains {} rows", outcome.rows);
         let message = "Cannot coerce the result to a single JSON object";
-        return refused(StatusCode::NOT_ACCEPTABLE, "PGRST116", message, Some(details));
+        return refused(Error::new(Code::SingularityError, message).with_details(details));
     }
     if expect.at_most.is_some_and(|most| outcome.rows > most) {
         let details = format!("The query affects {} rows", outcome.rows);
         let message = "Query result exceeds max-affected preference constraint";
-        return refused(StatusCode::BAD_REQUEST, "PGRST124", message, Some(details));
+        return refused(Error::new(Code::MaxAffectedViolation, message).with_details(details));
     }
     Ok(outcome)
 }

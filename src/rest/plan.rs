@@ -10,9 +10,7 @@ pub(super) mod tree;
 
 use std::collections::BTreeMap;
 
-use http::StatusCode;
-
-use super::error::Error;
+use super::error::{Code, Error};
 use super::request::media::Media;
 use super::request::prefer::{Resolution, Return};
 use super::request::{Action, Change as Method, Request};
@@ -176,7 +174,7 @@ fn calling<'a>(
     if request.prefer.at_most().is_some() && !routine.returns.set {
         let message =
             "Function must return SETOF or TABLE when max-affected preference is used with handling=strict";
-        return Err(Error::new(StatusCode::BAD_REQUEST, "PGRST128", message, None, None));
+        return Err(Error::new(Code::MaxAffectedRpcViolation, message));
     }
     let handler = if request.head { Handler::None } else { handler };
     let mut query = query(request, context.schema, Source::Call(call, routine), read, handler, media);
@@ -217,14 +215,14 @@ fn strict(request: &Request, schema: &Schema) -> Result<(), Error> {
     }
     let details = format!("Invalid preferences: {}", unknown.join(", "));
     let message = "Invalid preferences given with handling=strict";
-    Err(Error::new(StatusCode::BAD_REQUEST, "PGRST122", message, Some(details), None))
+    Err(Error::new(Code::InvalidPreferences, message).with_details(details))
 }
 
 fn unknown_relation(schema: &Schema, namespace: &str, name: &str) -> Error {
     let hint = suggest::nearest(name, names(schema.relations.get(namespace)), suggest::NEAR)
         .map(|near| format!("Perhaps you meant the table '{namespace}.{near}'"));
     let message = format!("Could not find the table '{namespace}.{name}' in the schema cache");
-    Error::new(StatusCode::NOT_FOUND, "PGRST205", message, None, hint)
+    Error::new(Code::TableNotFound, message).with_hint(hint)
 }
 
 /// The names in a map, or none.

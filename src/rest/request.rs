@@ -15,14 +15,14 @@ pub(crate) use grammar::{Field, Key, Step};
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
-use http::{Method, StatusCode};
+use http::Method;
 
 use self::media::Media;
 use self::payload::Payload;
 use self::prefer::Prefer;
 use self::query::Query;
 use self::range::Rows;
-use super::error::Error;
+use super::error::{Code, Error};
 use super::root::Root;
 use crate::policy::{Api, OpenApiMode};
 
@@ -102,7 +102,7 @@ impl Request {
         let put = matches!(action, Action::Change(_, Change::Put));
         if put && rows != Rows::default() {
             let message = "limit/offset querystring parameters are not allowed for PUT";
-            return Err(Error::new(StatusCode::BAD_REQUEST, "PGRST114", message, None, None));
+            return Err(Error::new(Code::PutLimitNotAllowed, message));
         }
         let call = matches!(action, Action::Call(..));
         let takes_columns =
@@ -155,8 +155,7 @@ enum Resource {
 
 impl Resource {
     fn parse(path: &str, api: &Api) -> Result<Self, Error> {
-        let not_found = |code, message: &str| Error::new(StatusCode::NOT_FOUND, code, message, None, None);
-        let invalid = || not_found("PGRST125", "Invalid path specified in request URL");
+        let invalid = || Error::new(Code::InvalidResourcePath, "Invalid path specified in request URL");
         let path = path.strip_prefix('/').unwrap_or(path);
         let segments: Vec<_> = path.split('/').collect();
         let decode = |segment: &str| {
@@ -165,7 +164,7 @@ impl Resource {
         };
         match segments[..] {
             [""] if api.openapi_mode == OpenApiMode::Disabled => {
-                Err(not_found("PGRST126", "Root endpoint metadata is disabled"))
+                Err(Error::new(Code::OpenApiDisabled, "Root endpoint metadata is disabled"))
             }
             [""] => Ok(match &api.db_root_spec {
                 Some(function) => Self::Function(function.name.clone()),
@@ -179,15 +178,16 @@ impl Resource {
 }
 
 fn action(resource: Resource, method: &Method) -> Result<Action, Error> {
-    let unsupported =
-        |allow| Err(Error::method("PGRST117", format!("Unsupported HTTP method: {method}"), allow));
+    let unsupported = |allow| {
+        Err(Error::method(Code::UnsupportedMethod, format!("Unsupported HTTP method: {method}"), allow))
+    };
     Ok(match (resource, method) {
         (Resource::Function(name), &Method::GET | &Method::HEAD) => Action::Call(name, true),
         (Resource::Function(name), &Method::POST) => Action::Call(name, false),
         (Resource::Function(name), &Method::OPTIONS) => Action::CallInfo(name),
         (Resource::Function(_), _) => {
             let message = format!("Cannot use the {method} method on RPC");
-            return Err(Error::method("PGRST101", message, "OPTIONS,GET,HEAD,POST"));
+            return Err(Error::method(Code::InvalidRpcMethod, message, "OPTIONS,GET,HEAD,POST"));
         }
         (Resource::Relation(name), &Method::GET | &Method::HEAD) => Action::Read(name),
         (Resource::Relation(name), &Method::POST) => Action::Change(name, Change::Insert),
@@ -216,5 +216,5 @@ fn schema(parts: &http::request::Parts, api: &Api) -> Result<(String, bool), Err
     }
     let hint = format!("Only the following schemas are exposed: {}", api.db_schemas.join(", "));
     let message = format!("Invalid schema: {name}");
-    Err(Error::new(StatusCode::NOT_ACCEPTABLE, "PGRST106", message, None, Some(hint)))
+    Err(Error::new(Code::UnacceptableSchema, message).with_hint(hint))
 }

@@ -6,7 +6,7 @@ use tokio_postgres::types::{IsNull, ToSql, Type};
 
 use super::auth::Caller;
 use super::context::RequestContext;
-use super::error::Error;
+use super::error::{Code, Error};
 use super::execute;
 use crate::pg::wire::{CommandTag, Parameter, Query, Row, StatementKey, Status, WireError};
 use crate::pool::{COMMIT, Checkout, RESET};
@@ -79,7 +79,8 @@ impl Session {
         // COMMIT of a failed transaction is a ROLLBACK that reports success.
         if self.checkout.wire().status() != Status::InTransaction {
             let message = "The transaction failed before it was committed";
-            return Err(Error::new(http::StatusCode::INTERNAL_SERVER_ERROR, "25P02", message, None, None));
+            let status = http::StatusCode::INTERNAL_SERVER_ERROR;
+            return Err(Error::new(Code::Sqlstate { state: "25P02".into(), status }, message));
         }
         let committed = self.checkout.wire().run(COMMIT).await;
         let anonymous = self.caller.anonymous;
@@ -143,5 +144,5 @@ fn encode(types: &[Type], params: &[&(dyn ToSql + Sync)]) -> Result<Vec<Option<B
 }
 
 fn misused(message: String, hint: &str) -> Error {
-    Error::new(http::StatusCode::INTERNAL_SERVER_ERROR, "MBX501", message, None, Some(hint.into()))
+    Error::new(Code::SessionMisuse, message).with_hint(hint)
 }

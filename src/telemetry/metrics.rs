@@ -12,12 +12,12 @@ use prometheus_client::registry::{Registry, Unit};
 /// Upper bounds of the histograms, in seconds.
 const BUCKETS: [f64; 12] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0];
 
-/// What a request came to.
+/// What a request came to. A refusal's outcome is that of its code; other answers have that of their status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// 1xx to 3xx.
+    /// Answered as asked: 1xx to 3xx.
     Ok,
-    /// 4xx, but for those below.
+    /// The request is at fault: 4xx but for those below, and 300 where a name is ambiguous.
     ClientError,
     /// 401 and 403.
     Unauthorized,
@@ -25,9 +25,9 @@ pub enum Outcome {
     RateLimited,
     /// 429 and 503 because connections were in use or slow to come, though the server answers.
     Backpressure,
-    /// 503 for any other reason: a server or the catalog is away, a login is refused.
+    /// 503 because a server or the catalog is away, or a login is refused.
     Unavailable,
-    /// 5xx, but for 503.
+    /// Any other 5xx, also one that a function of the tenant chose.
     ServerError,
     /// No tenant has the request's base URL, or it is ambiguous.
     UnknownTenant,
@@ -139,17 +139,13 @@ impl Metrics {
 }
 
 impl Outcome {
-    /// The outcome of a request that was answered with this status, and this `code` if it was refused; `routed` when
-    /// it had a tenant. The codes tell apart what shares a status: a full house, and a house that burns.
-    pub fn of(status: u16, code: Option<&str>, routed: bool) -> Self {
-        match (status, code.unwrap_or_default()) {
-            (429, "MBX109") => Self::RateLimited,
-            (429 | 503, "MBX201" | "MBX204" | "MBX205" | "MBX206" | "MBX207") => Self::Backpressure,
-            (503, _) => Self::Unavailable,
-            (500.., _) => Self::ServerError,
-            (401 | 403, _) => Self::Unauthorized,
-            (400.., _) if !routed => Self::UnknownTenant,
-            (400.., _) => Self::ClientError,
+    /// The outcome of an answer of which only the status is known: a success, or a status that code of the tenant or a
+    /// route of one's own chose. So 429 and 503 are not taken for manybox's own back-pressure.
+    pub fn of_status(status: u16) -> Self {
+        match status {
+            500.. => Self::ServerError,
+            401 | 403 => Self::Unauthorized,
+            400.. => Self::ClientError,
             _ => Self::Ok,
         }
     }
@@ -188,24 +184,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_outcome_says_whose_turn_it_is() {
-        for (status, code, routed, outcome) in [
-            (200, None, true, Outcome::Ok),
-            (304, None, true, Outcome::Ok),
-            (404, Some("PGRST205"), true, Outcome::ClientError),
-            (404, Some("MBX102"), false, Outcome::UnknownTenant),
-            (400, Some("MBX101"), false, Outcome::UnknownTenant),
-            (403, Some("MBX103"), false, Outcome::Unauthorized),
-            (401, Some("PGRST301"), true, Outcome::Unauthorized),
-            (429, Some("MBX109"), true, Outcome::RateLimited),
-            (429, Some("MBX207"), true, Outcome::Backpressure),
-            (429, Some("PT429"), true, Outcome::ClientError),
-            (503, Some("MBX204"), true, Outcome::Backpressure),
-            (503, Some("MBX202"), true, Outcome::Unavailable),
-            (503, None, false, Outcome::Unavailable),
-            (504, Some("MBX107"), true, Outcome::ServerError),
+    fn a_status_alone_is_never_back_pressure() {
+        for (status, outcome) in [
+            (200, Outcome::Ok),
+            (304, Outcome::Ok),
+            (403, Outcome::Unauthorized),
+            (429, Outcome::ClientError),
+            (503, Outcome::ServerError),
         ] {
-            assert_eq!(Outcome::of(status, code, routed), outcome, "{status} {code:?}");
+            assert_eq!(Outcome::of_status(status), outcome, "{status}");
         }
     }
 

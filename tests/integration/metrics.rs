@@ -2,6 +2,8 @@
 
 use manybox::admin::{Admin, TenantLine};
 use manybox::tenant::{State, Verb};
+use reqwest::Method;
+use serde_json::json;
 
 use crate::support::{TestFleet, eventually, private_server};
 
@@ -83,6 +85,63 @@ async fn a_full_house_is_told_from_one_that_burns() {
     assert_eq!(value(&text, "manybox_requests_total{outcome=\"unavailable\"}"), 0.0);
     assert_eq!(value(&text, "manybox_waits_ended_total{server=\"main\",reason=\"tenant\"}"), 1.0);
     assert_eq!(value(&text, "manybox_tenant_refusals_total{tenant=\"acme\"}"), 1.0);
+}
+
+/// Functions that raise what looks like manybox's or PostgREST's own refusals, or like a server in trouble.
+const IMPOSTORS: &str = "
+    CREATE FUNCTION raises_json(code text, status int) RETURNS void LANGUAGE plpgsql AS $$ BEGIN
+        RAISE SQLSTATE 'PGRST' USING
+            MESSAGE = json_build_object('code', code, 'message', 'mine')::text,
+            DETAIL = json_build_object('status', status, 'headers', '{}'::json)::text;
+    END $$;
+    CREATE FUNCTION raises(state text) RETURNS void LANGUAGE plpgsql AS
+        $$ BEGIN RAISE EXCEPTION 'the answer is longer than max_answer' USING ERRCODE = state; END $$;
+    CREATE FUNCTION answers(status text) RETURNS void LANGUAGE sql AS
+        $$ SELECT set_config('response.status', status, true) $$;
+    GRANT EXECUTE ON FUNCTION raises_json, raises, answers TO anon;";
+
+#[tokio::test]
+async fn a_function_cannot_pass_its_errors_off_as_the_routers() {
+    let fleet = TestFleet::builder().tenants(&["acme"]).serve().await;
+    fleet.owner("acme").await.batch_execute(IMPOSTORS).await.unwrap();
+    assert_eq!(fleet.get("/acme/items").await.status, 200);
+    // So that the next reason to read the schema again would be followed.
+    tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
+    let mut asked = 0.0;
+    for (function, body, status) in [
+        ("raises_json", json!({ "code": "MBX102", "status": 404 }), 404),
+        ("raises_json", json!({ "code": "MBX109", "status": 429 }), 429),
+        ("raises_json", json!({ "code": "MBX207", "status": 429 }), 429),
+        ("raises_json", json!({ "code": "MBX201", "status": 503 }), 503),
+        ("raises_json", json!({ "code": "MBX202", "status": 503 }), 503),
+        ("raises_json", json!({ "code": "PGRST205", "status": 404 }), 404),
+        ("raises", json!({ "state": "PT503" }), 503),
+        ("raises", json!({ "state": "53300" }), 503),
+        ("raises", json!({ "state": "57P03" }), 503),
+        ("raises", json!({ "state": "22P02" }), 400),
+        ("answers", json!({ "status": "429" }), 429),
+        ("answers", json!({ "status": "503" }), 503),
+    ] {
+        let path = format!("/acme/rpc/{function}");
+        let answer = fleet.send(Method::POST, &path, None, "", &body.to_string()).await;
+        assert_eq!(answer.status, status, "{body}: {}", answer.text);
+        if let Some(raised) = body.get("code").or(body.get("state")) {
+            assert_eq!(answer.code(), raised.as_str().unwrap());
+        }
+        asked += 1.0;
+    }
+    let text = ask(&admin(&fleet, 20), "/metrics").await;
+    let requests = |outcome: &str| value(&text, &format!("manybox_requests_total{{outcome=\"{outcome}\"}}"));
+    for outcome in ["unknown_tenant", "rate_limited", "backpressure", "unavailable"] {
+        assert_eq!(requests(outcome), 0.0, "{outcome}");
+    }
+    assert_eq!(requests("client_error") + requests("server_error"), asked);
+    assert_eq!(value(&text, "manybox_tenant_refusals_total{tenant=\"acme\"}"), 0.0);
+    assert_eq!(value(&text, "manybox_schema_reads_total"), 1.0);
+    // Where PGRST205 is ours, the schema is read again.
+    assert_eq!(fleet.get("/acme/nothing").await.code(), "PGRST205");
+    let text = ask(&admin(&fleet, 20), "/metrics").await;
+    assert_eq!(value(&text, "manybox_schema_reads_total"), 2.0);
 }
 
 #[tokio::test]

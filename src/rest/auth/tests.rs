@@ -42,7 +42,7 @@ fn token(claims: &Value) -> String {
 
 fn told(result: Result<Caller, Error>) -> (u16, String, String) {
     let error = result.unwrap_err();
-    (error.status().as_u16(), error.code().to_owned(), error.message().to_owned())
+    (error.status().as_u16(), error.code().to_string(), error.message().to_owned())
 }
 
 fn now() -> i64 {

@@ -2,12 +2,12 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use http::HeaderValue;
 use http::header::WWW_AUTHENTICATE;
-use http::{HeaderValue, StatusCode};
 use jsonwebtoken::Algorithm;
 use serde_json::{Map, Value};
 
-use super::super::error::Error;
+use super::super::error::{Code, Error};
 use super::keys::TokenKeys;
 
 /// Clocks may differ by this much, seconds; PostgREST allows the same.
@@ -27,17 +27,17 @@ struct Head {
 
 /// PGRST301: the token can't be read, or nothing that we trust signed it.
 pub(super) fn undecodable(message: &str, details: Option<&str>) -> Error {
-    refused("PGRST301", message, details)
+    refused(Code::JwtDecodeError, message).with_details(details)
 }
 
 /// PGRST303: the token is genuine, and doesn't hold here or now.
 fn claims_error(message: &str) -> Error {
-    refused("PGRST303", message, None)
+    refused(Code::JwtClaimsError, message)
 }
 
-fn refused(code: &str, message: &str, details: Option<&str>) -> Error {
+fn refused(code: Code, message: &str) -> Error {
     let challenge = format!("Bearer error=\"invalid_token\", error_description=\"{message}\"");
-    let error = Error::new(StatusCode::UNAUTHORIZED, code, message, details.map(str::to_owned), None);
+    let error = Error::new(code, message);
     match HeaderValue::from_str(&challenge) {
         Ok(value) => error.with_header(WWW_AUTHENTICATE, value),
         Err(_) => error,
@@ -47,8 +47,7 @@ fn refused(code: &str, message: &str, details: Option<&str>) -> Error {
 /// The claims of a token that one of the keys signed.
 pub(super) fn verify(token: &str, keys: &TokenKeys) -> Result<Map<String, Value>, Error> {
     if keys.0.is_empty() {
-        let status = StatusCode::INTERNAL_SERVER_ERROR;
-        return Err(Error::new(status, "PGRST300", "Server lacks JWT secret", None, None));
+        return Err(Error::new(Code::JwtSecretMissing, "Server lacks JWT secret"));
     }
     if token.len() > LONGEST {
         return Err(undecodable("JWT couldn't be decoded", Some("The token is longer than 16384 bytes")));

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use http::header::{HeaderName, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::HeaderName;
 use http::{HeaderValue, StatusCode};
 use serde::Deserialize;
 use tokio_postgres::error::SqlState;
 
-use super::Error;
+use super::{Code, Error};
 use crate::pg::wire::{ServerError, WireError};
 
 impl Error {
@@ -15,8 +15,7 @@ impl Error {
     pub(crate) fn broken() -> Self {
         let message = "The connection to the database broke while the request ran";
         let hint = "try again; whether a write took effect is unknown if it was being committed";
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "MBX202", message, None, Some(hint.into()))
-            .with_header(RETRY_AFTER, HeaderValue::from_static("1"))
+        Self::new(Code::ServerUnreachable, message).with_hint(hint)
     }
 
     /// What a failed statement or a broken connection means to the caller.
@@ -29,16 +28,19 @@ impl Error {
         if db.code.code() == "PGRST" {
             return shaped(&db.message, db.detail.as_deref()).unwrap_or_else(|error| error);
         }
-        let status = status(db, anonymous);
-        let mut answer =
-            Self::new(status, db.code.code(), db.message.as_str(), db.detail.clone(), db.hint.clone());
-        if status == StatusCode::UNAUTHORIZED {
-            answer = answer.with_header(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-        }
-        if status == StatusCode::SERVICE_UNAVAILABLE {
-            answer = answer.with_header(RETRY_AFTER, HeaderValue::from_static("1"));
-        }
-        answer
+        Self::new(code(db, anonymous), db.message.as_str())
+            .with_details(db.detail.as_deref())
+            .with_hint(db.hint.as_deref())
+    }
+}
+
+/// Whose error it is: a function may raise any SQLSTATE, also those of a server in trouble.
+fn code(db: &ServerError, anonymous: bool) -> Code {
+    let (text, status) = (Box::from(db.code.code()), status(db, anonymous));
+    if within_function(db) || db.code.code().starts_with("PT") {
+        Code::Function { code: text, status }
+    } else {
+        Code::Sqlstate { state: text, status }
     }
 }
 
@@ -108,10 +110,9 @@ struct Detail {
 
 fn shaped(message: &str, detail: Option<&str>) -> Result<Error, Error> {
     let bad = |details: String, what: &str, keys: &str| {
-        let status = StatusCode::INTERNAL_SERVER_ERROR;
         let message = "Could not parse JSON in the \"RAISE SQLSTATE 'PGRST'\" error";
         let hint = format!("{what} must be a JSON object with obligatory keys: {keys}.");
-        Error::new(status, "PGRST121", message, Some(details), Some(hint))
+        Error::new(Code::PgrstParseError, message).with_details(details).with_hint(hint)
     };
     let detail_keys = "'status', 'headers' and optional key: 'status_text'";
     let parsed: Message = serde_json::from_str(message).map_err(|_| {
@@ -124,7 +125,8 @@ fn shaped(message: &str, detail: Option<&str>) -> Result<Error, Error> {
         .map_err(|_| bad(format!("Invalid JSON value for DETAIL: '{detail}'"), "DETAIL", detail_keys))?;
     let status = StatusCode::from_u16(shape.status).ok().filter(|s| !s.is_informational());
     let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let mut error = Error::new(status, parsed.code, parsed.message, parsed.details, parsed.hint);
+    let code = Code::Function { code: parsed.code.into(), status };
+    let mut error = Error::new(code, parsed.message).with_details(parsed.details).with_hint(parsed.hint);
     for (name, value) in shape.headers.into_iter().take(crate::rest::response::MOST) {
         if let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), HeaderValue::from_str(&value))
             && !crate::rest::response::FRAMING.contains(&name)

@@ -2,9 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use http::StatusCode;
-
-use super::super::error::Error;
+use super::super::error::{Code, Error};
 use super::super::request::Request;
 use super::super::request::media::Media;
 use super::super::request::payload::Payload;
@@ -158,7 +156,7 @@ fn unknown(schema: &Schema, namespace: &str, name: &str, asked: &Asked<'_>) -> E
     );
     let hint = hint(schema, namespace, name, &list).filter(|_| !asked.whole());
     let hint = hint.map(|near| format!("Perhaps you meant to call the function {namespace}.{near}"));
-    Error::new(StatusCode::NOT_FOUND, "PGRST202", message, Some(details), hint)
+    Error::new(Code::NoRpc, message).with_details(details).with_hint(hint)
 }
 
 fn hint(schema: &Schema, namespace: &str, name: &str, given: &str) -> Option<String> {
@@ -186,5 +184,5 @@ fn ambiguous(routines: &[&Routine]) -> Error {
     let all: Vec<_> = routines.iter().map(signature).collect();
     let message = format!("Could not choose the best candidate function between: {}", all.join(", "));
     let hint = "Try renaming the parameters or the function itself in the database so function overloading can be resolved";
-    Error::new(StatusCode::MULTIPLE_CHOICES, "PGRST203", message, None, Some(hint.into()))
+    Error::new(Code::AmbiguousRpc, message).with_hint(hint)
 }

@@ -2,9 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use http::StatusCode;
-
-use super::super::error::Error;
+use super::super::error::{Code, Error};
 use super::super::request::filter::{Operator, Test};
 use super::super::request::payload::{Json, Payload};
 use super::super::request::prefer::{Resolution, Return};
@@ -43,7 +41,7 @@ pub(super) fn plan<'a>(
         Method::Put => {
             if !names_one_row(request, &key) {
                 let message = "Filters must include all and only primary key columns with 'eq' operators";
-                return Err(Error::new(StatusCode::METHOD_NOT_ALLOWED, "PGRST105", message, None, None));
+                return Err(Error::new(Code::InvalidFilters, message));
             }
             Kind::Insert { values: values()?, conflict: Some((key.clone(), Resolution::Merge)) }
         }
@@ -79,7 +77,7 @@ fn target<'a>(schema: &'a Schema, relation: &'a Relation, name: &str) -> Result<
     let column = relation.column(name).ok_or_else(|| {
         let message =
             format!("Could not find the '{name}' column of '{}' in the schema cache", relation.name);
-        Error::new(StatusCode::BAD_REQUEST, "PGRST204", message, None, None)
+        Error::new(Code::ColumnNotFound, message)
     })?;
     let convert = schema.representation("json", &column.type_name).map(Name::from);
     let kind = if convert.is_some() { "pg_catalog.json" } else { column.type_name.as_str() };

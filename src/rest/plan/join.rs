@@ -1,9 +1,8 @@
 //! Relationships: which one an embed means, and how its rows are joined.
 
-use http::StatusCode;
 use serde_json::{Value, json};
 
-use super::super::error::Error;
+use super::super::error::{Code, Error};
 use super::super::request::select::Embed;
 use super::suggest::{self, LOOSE};
 use super::tree::{Join as On, Name, Place};
@@ -103,7 +102,7 @@ fn none(schema: &Schema, origin: Name<'_>, asked: &Embed) -> Error {
             .filter(|_| !known)
             .map(|near| format!("Perhaps you meant '{near}' instead of '{child}'."))
     };
-    Error::new(StatusCode::BAD_REQUEST, "PGRST200", message, Some(details), hint)
+    Error::new(Code::NoRelBetween, message).with_details(details).with_hint(hint)
 }
 
 /// 300 PGRST201, with all that it may be.
@@ -124,9 +123,8 @@ fn ambiguous(origin: Name<'_>, target: &str, several: &[&Relationship]) -> Error
         "Try changing '{target}' to one of the following: {choices}. Find the desired relationship in the \
          'details' key."
     );
-    let details = several.iter().map(|r| described(r)).collect();
-    Error::new(StatusCode::MULTIPLE_CHOICES, "PGRST201", message, None, Some(hint))
-        .with_details(Value::Array(details))
+    let details: Vec<Value> = several.iter().map(|r| described(r)).collect();
+    Error::new(Code::AmbiguousRelBetween, message).with_details(details).with_hint(hint)
 }
 
 fn described(relationship: &Relationship) -> Value {

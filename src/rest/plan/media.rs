@@ -1,8 +1,6 @@
 //! Which media type the answer has, and who writes it: our own writers, or functions of the database.
 
-use http::StatusCode;
-
-use super::super::error::Error;
+use super::super::error::{Code, Error};
 use super::super::request::media::{Media, PlanMedia};
 use super::super::request::{Action, Request};
 use super::tree::{Handler, Name, Read};
@@ -89,5 +87,5 @@ pub(super) fn document(request: &Request) -> Result<(), Error> {
 fn none(request: &Request) -> Error {
     let names: Vec<_> = request.accept.iter().map(Media::name).collect();
     let message = format!("None of these media types are available: {}", names.join(", "));
-    Error::new(StatusCode::NOT_ACCEPTABLE, "PGRST107", message, None, None)
+    Error::new(Code::MediaTypeError, message)
 }

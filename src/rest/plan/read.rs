@@ -2,9 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use http::StatusCode;
-
-use super::super::error::Error;
+use super::super::error::{Code, Error};
 use super::super::request::filter::{Compare, Filter, Is, Test};
 use super::super::request::order::Term;
 use super::super::request::query::Query;
@@ -69,12 +67,11 @@ impl<'a> Node<'a> {
 fn not_embedded(name: &str) -> Error {
     let message = format!("'{name}' is not an embedded resource in this request");
     let hint = format!("Verify that '{name}' is included in the 'select' query parameter.");
-    Error::new(StatusCode::BAD_REQUEST, "PGRST108", message, None, Some(hint))
+    Error::new(Code::NotEmbedded, message).with_hint(hint)
 }
 
 fn aggregates_disabled() -> Error {
-    let message = "Use of aggregate functions is not allowed";
-    Error::new(StatusCode::BAD_REQUEST, "PGRST123", message, None, None)
+    Error::new(Code::AggregatesNotAllowed, "Use of aggregate functions is not allowed")
 }
 
 /// The reading of `from`, whose columns are those of `origin`.
@@ -210,7 +207,7 @@ impl<'a> Level<'_, 'a> {
             let origin = self.relation.name;
             let details =
                 format!("'{origin}' and '{name}' do not form a many-to-one or one-to-one relationship");
-            return Err(Error::new(StatusCode::BAD_REQUEST, "PGRST118", message, Some(details), None));
+            return Err(Error::new(Code::RelatedOrderNotToOne, message).with_details(details));
         }
         let operand = operand(None, field);
         Ok(Order { embed: Some(at), operand, descending, nulls_first })
@@ -330,8 +327,7 @@ fn arrays<'a>(label: &str, read: &mut Read<'a>) -> Result<Shape<'a>, Error> {
     };
     if read.columns.iter().any(|c| c.aggregate.is_some()) || read.embeds.iter().any(inner) {
         let details = "Aggregates are not implemented for one-to-many or many-to-many spreads.";
-        let message = "Feature not implemented";
-        return Err(Error::new(StatusCode::BAD_REQUEST, "PGRST127", message, Some(details.into()), None));
+        return Err(Error::new(Code::NotImplemented, "Feature not implemented").with_details(details));
     }
     let outputs = outputs(read);
     let (mut extra, mut order) = (Vec::new(), Vec::new());

@@ -4,7 +4,7 @@ use http::header::{CONNECTION, CONTENT_LENGTH, HeaderName, TE, TRAILER, TRANSFER
 use http::{HeaderMap, HeaderValue, StatusCode};
 use serde_json::{Map, Value};
 
-use super::super::error::Error;
+use super::super::error::{Code, Error};
 
 /// Headers that frame the message: with them a function could make the client read two answers where there is one.
 pub(in crate::rest) const FRAMING: [HeaderName; 6] =
@@ -23,7 +23,7 @@ pub(super) fn status(text: Option<&str>) -> Result<Option<StatusCode>, Error> {
         Some(status) => Ok(Some(status)),
         None => {
             let message = "response.status guc must be a valid status code";
-            Err(Error::new(StatusCode::INTERNAL_SERVER_ERROR, "PGRST112", message, None, None))
+            Err(Error::new(Code::GucStatusError, message))
         }
     }
 }
@@ -33,11 +33,11 @@ pub(super) fn headers(headers: &mut HeaderMap, text: Option<&str>) -> Result<(),
     let Some(text) = text else { return Ok(()) };
     let bad = || {
         let message = "response.headers guc must be a JSON array composed of objects with a single key and a string value";
-        Error::new(StatusCode::INTERNAL_SERVER_ERROR, "PGRST111", message, None, None)
+        Error::new(Code::GucHeadersError, message)
     };
     let list: Vec<Map<String, Value>> = serde_json::from_str(text).map_err(|_| bad())?;
     if list.len() > MOST {
-        return Err(bad().with_details(format!("There are more than {MOST} of them.").into()));
+        return Err(bad().with_details(format!("There are more than {MOST} of them.")));
     }
     let mut chosen = HeaderMap::new();
     for object in list {
@@ -66,12 +66,12 @@ mod tests {
         headers(&mut all, Some(r#"[{"X-A": "1"}, {"X-A": "2"}, {"Content-Length": "9"}]"#)).unwrap();
         assert_eq!(all.get_all("x-a").iter().count(), 2);
         assert!(!all.contains_key(CONTENT_LENGTH));
-        assert_eq!(headers(&mut all, Some("{}")).unwrap_err().code(), "PGRST111");
+        assert_eq!(headers(&mut all, Some("{}")).unwrap_err().code(), &Code::GucHeadersError);
         let many: Vec<_> = (0..40_000).map(|n| serde_json::json!({ format!("x-{n}"): "v" })).collect();
         let many = serde_json::to_string(&many).unwrap();
-        assert_eq!(headers(&mut all, Some(&many)).unwrap_err().code(), "PGRST111");
+        assert_eq!(headers(&mut all, Some(&many)).unwrap_err().code(), &Code::GucHeadersError);
         assert_eq!(status(Some("418")).unwrap(), Some(StatusCode::IM_A_TEAPOT));
-        assert_eq!(status(Some("nope")).unwrap_err().code(), "PGRST112");
-        assert_eq!(status(Some("100")).unwrap_err().code(), "PGRST112");
+        assert_eq!(status(Some("nope")).unwrap_err().code(), &Code::GucStatusError);
+        assert_eq!(status(Some("100")).unwrap_err().code(), &Code::GucStatusError);
     }
 }

@@ -106,8 +106,8 @@ fn sql(method: &str, target: &str, headers: &[(&str, &str)], body: &str) -> Resu
     };
     let schema = library();
     let asked = Request::parse(&parts, Bytes::copy_from_slice(body.as_bytes()), &api)
-        .map_err(|e| e.code().to_owned())?;
-    let plan = Plan::new(&asked, &schema, &api, &Limits::default()).map_err(|e| e.code().to_owned())?;
+        .map_err(|e| e.code().to_string())?;
+    let plan = Plan::new(&asked, &schema, &api, &Limits::default()).map_err(|e| e.code().to_string())?;
     let Plan::Query(query) = plan else { return Err("no query".into()) };
     let statement = main(&query, asked.prefer.count, Some(1000), query.writes.then_some(1_000_000));
     Ok((statement.sql, statement.values.len()))
