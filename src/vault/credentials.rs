@@ -269,6 +269,10 @@ pub fn scram_verifier(password: &Secret) -> Result<String, Weak> {
     let mut salt = [0_u8; 16];
     getrandom::fill(&mut salt)
         .map_err(|e| Weak(format!("no random bytes from the operating system: {e}")))?;
+    Ok(salted_verifier(password, salt))
+}
+
+fn salted_verifier(password: &Secret, salt: [u8; 16]) -> String {
     let mut salted = [0_u8; 32];
     pbkdf2::pbkdf2_hmac::<Sha256>(password.expose().as_bytes(), &salt, SCRAM_ITERATIONS, &mut salted);
     let hmac = |message: &[u8]| {
@@ -278,7 +282,7 @@ pub fn scram_verifier(password: &Secret) -> Result<String, Weak> {
     };
     let stored_key = STANDARD.encode(Sha256::digest(hmac(b"Client Key")));
     let server_key = STANDARD.encode(hmac(b"Server Key"));
-    Ok(format!("SCRAM-SHA-256${SCRAM_ITERATIONS}:{}${stored_key}:{server_key}", STANDARD.encode(salt)))
+    format!("SCRAM-SHA-256${SCRAM_ITERATIONS}:{}${stored_key}:{server_key}", STANDARD.encode(salt))
 }
 
 #[allow(clippy::expect_used)]
@@ -317,6 +321,37 @@ pub(super) mod tests {
         assert_eq!(*KeyRing::parse(ring.to_text().expose()).unwrap().keys(), *ring.keys());
         assert_eq!(ring.newest().id(), 2);
         assert!(!ring.finished().is_rotating());
+    }
+
+    /// Servers and catalogs hold what was derived and sealed under this key by earlier versions.
+    pub(in crate::vault) fn written_before() -> (KeyRing, Record) {
+        let ring = KeyRing::parse("7:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=").unwrap();
+        let mut tenant = record("acme");
+        (tenant.id, tenant.generation, tenant.key) = ("0123456789abcdef".parse().unwrap(), 3, 7);
+        (ring, tenant)
+    }
+
+    #[test]
+    fn what_derives_from_a_key_stays_the_same_in_every_version() {
+        let (ring, tenant) = written_before();
+        let login = &ring.tenant_logins(&tenant)[0];
+        assert_eq!(login.user, "mb_0123456789abcdef");
+        assert_eq!(login.password, Some(Secret::new("CZ44uG4l1elAzrTdNlWMK1-W4g19BJSEBm5--SgcjZ0")));
+        assert_eq!(
+            URL_SAFE_NO_PAD.encode(ring.jwt_keys(&tenant)[0]),
+            "oaXujHkXYoy_680pPATcaOC51Xa_-yskn87_PvGoOFc"
+        );
+        assert_eq!(
+            ring.router_logins("manybox")[0].password,
+            Some(Secret::new("vUC9HtBm4kyWK25oULGSVQ4XxUoQqbkq8-QR0BdWSHg"))
+        );
+        let admin = Login { user: "postgres".into(), password: Some(Secret::new("hunter2")) };
+        assert_eq!(
+            migrator_login(&admin, "mb_migrator").password,
+            Some(Secret::new("3D35wGB4TBi9EHC6AeRGFkxerEi1vYcv1lHD5ORS_Ok"))
+        );
+        let verifier = "SCRAM-SHA-256$1:c2l4dGVlbiBieXRlcyBpbg==$JEWWzbQFHKdPe5ua0V25Se8+DWwLC9A6AnDQ5D3a9/w=:xs9iiGxJlt/hDud1G4QUj62weovKVenssmvOyOwXZUc=";
+        assert_eq!(salted_verifier(&Secret::new("pencil"), *b"sixteen bytes in"), verifier);
     }
 
     #[test]

@@ -85,7 +85,7 @@ impl KeyRing {
 
 #[cfg(test)]
 mod tests {
-    use super::super::credentials::tests::record;
+    use super::super::credentials::tests::{record, written_before};
     use super::*;
 
     #[test]
@@ -113,6 +113,16 @@ mod tests {
             acme.sealed.insert(PASSWORD.into(), bad.clone());
             assert!(ring.open(&acme, PASSWORD).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn what_earlier_versions_sealed_opens() {
+        let (ring, mut tenant) = written_before();
+        tenant.sealed.insert(
+            PASSWORD.into(),
+            "7:H2MCy33xOwa01uI0oulyO3mRVb0JQ2d1O64AWUWlzLvjBj8Xda0toFCKiOBoG+8".into(),
+        );
+        assert_eq!(ring.open(&tenant, PASSWORD).unwrap().unwrap().expose(), "hunter2");
     }
 
     #[test]
