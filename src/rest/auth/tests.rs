@@ -176,6 +176,27 @@ fn keys_of_every_kind_and_no_confusion_between_them() {
     }
 }
 
+/// Made with OpenSSL, so that two implementations must agree.
+#[test]
+fn tokens_of_every_algorithm_are_checked_as_another_library_signs_them() {
+    let set = include_str!("tokens/keys.json");
+    let keys: Value = serde_json::from_str(set).unwrap();
+    for token in include_str!("tokens/genuine.txt").lines() {
+        assert_eq!(ask(&Api::default(), set, Some(token)).unwrap().role, "anon", "{token}");
+        let accepts = |key: &&Value| ask(&Api::default(), &key.to_string(), Some(token)).is_ok();
+        assert_eq!(keys["keys"].as_array().unwrap().iter().filter(accepts).count(), 1, "{token}");
+        let (signed, signature) = token.rsplit_once('.').unwrap();
+        let head = signed.split_once('.').unwrap().0;
+        let forged = format!("{head}.{}.{signature}", b64(r#"{"role":"service"}"#));
+        assert_eq!(told(ask(&Api::default(), set, Some(&forged))).1, "PGRST301", "{forged}");
+    }
+    for token in include_str!("tokens/forged.txt").lines().filter(|line| !line.starts_with('#')) {
+        let (status, code, message) = told(ask(&Api::default(), set, Some(token)));
+        assert_eq!((status, code.as_str()), (401, "PGRST301"), "{token}");
+        assert_eq!(message, "No suitable key or wrong key type", "{token}");
+    }
+}
+
 #[test]
 fn a_key_of_a_set_is_found_by_its_id() {
     let key = |kid: &str, text: &str, more: &str| {
