@@ -18,7 +18,7 @@ mod root;
 mod sql;
 mod transaction;
 
-pub use auth::check_jwt_secret;
+pub use auth::{check_jwt_secret, sign_token};
 pub use body::{Body, CutOff};
 pub use error::{Code, Documentation, Error};
 pub use root::Root;

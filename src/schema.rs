@@ -32,8 +32,8 @@ pub use settings::{in_database_settings, role_settings};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use ring::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 /// A schema and a name in it, both unquoted.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -123,11 +123,12 @@ impl Schema {
         for overloads in schema.routines.values_mut().flat_map(BTreeMap::values_mut) {
             overloads.sort_by_cached_key(signature);
         }
-        let digest = Sha256::digest(serde_json::to_vec(&(
+        let facts = serde_json::to_vec(&(
             (&schema.relations, &schema.routines, &schema.comments),
             (&schema.relationships, &schema.representations, &schema.media_handlers, &schema.geojson),
-        ))?);
-        schema.fingerprint = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        ))?;
+        schema.fingerprint =
+            digest(&SHA256, &facts).as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
         Ok(schema)
     }
 

@@ -85,6 +85,10 @@ pub(super) fn line(text: &str) {
 pub(super) fn table(columns: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+    // On an output that is no terminal lines are as long as they are.
+    if let Some((_, width)) = console::Term::stdout().size_checked() {
+        table.set_width(width);
+    }
     table.set_header(columns);
     for row in rows {
         table.add_row(row);

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use jsonwebtoken::{EncodingKey, Header};
 use serde_json::{Map, Value};
 
 use super::output::{line, table};
@@ -17,6 +16,7 @@ use crate::catalog::{Filter, TenantRow};
 use crate::fleet::{Fleet, Wish};
 use crate::policy::Overrides;
 use crate::policy::Secret;
+use crate::rest::sign_token;
 use crate::tenant::{BaseUrl, Slug, State, Verb};
 
 #[derive(clap::Subcommand)]
@@ -336,8 +336,7 @@ pub(super) fn token(
     let until = until.duration_since(std::time::UNIX_EPOCH)?.as_secs();
     body.insert("role".into(), role.into());
     body.insert("exp".into(), until.into());
-    let key = fleet.keys.jwt_keys(&row.record).first().copied().unwrap_or_default();
-    Ok(jsonwebtoken::encode(&Header::default(), &body, &EncodingKey::from_secret(&key))?)
+    Ok(sign_token(&Value::Object(body), &fleet.keys.newest().jwt_key(&row.record)))
 }
 
 async fn psql(fleet: &Fleet, slug: &str, arguments: Vec<String>) -> Done {

@@ -4,11 +4,16 @@ use std::collections::HashMap;
 use std::io::{IsTerminal as _, Write as _};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper::client::conn::http1::handshake;
+use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use time::OffsetDateTime;
+use tokio::net::TcpStream;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::keys::Keys;
 use super::output::{line, table};
@@ -18,6 +23,9 @@ use crate::settings::Settings;
 
 /// Longest wait for an answer of the router.
 const ANSWER: Duration = Duration::from_secs(5);
+
+/// Longest answer of the router, bytes: a line of some 300 for each of 200,000 tenants.
+const MOST: usize = 64 * 1024 * 1024;
 
 /// The shortest time between two looks.
 const SHORTEST: Duration = Duration::from_millis(100);
@@ -214,20 +222,32 @@ async fn look(address: &str) -> Result<Look, Failure> {
     Ok(Look { at: Instant::now(), servers, tenants })
 }
 
-async fn get<T: DeserializeOwned + Send + 'static>(address: &str, path: &str) -> Result<T, Failure> {
-    let url = format!("http://{address}{path}");
-    let failed = |error: &dyn std::fmt::Display| {
-        Failure(format!(
-            "{url}: {error}; is `manybox serve` running, and is this its admin port (listen.admin, or --admin)?"
-        ))
+async fn get<T: DeserializeOwned>(address: &str, path: &str) -> Result<T, Failure> {
+    let body = match timeout(ANSWER, ask(address, path)).await {
+        Ok(body) => body,
+        Err(_) => Err(Failure(format!("no answer within {} seconds", ANSWER.as_secs()))),
     };
-    let asked = url.clone();
-    let text = tokio::task::spawn_blocking(move || {
-        let agent = ureq::Agent::config_builder().timeout_global(Some(ANSWER)).build().new_agent();
-        agent.get(&asked).call()?.body_mut().read_to_string()
-    });
-    let text = text.await.map_err(|e| failed(&e))?.map_err(|e| failed(&e))?;
-    serde_json::from_str(&text).map_err(|e| failed(&e))
+    body.and_then(|body| Ok(serde_json::from_slice(&body)?)).map_err(|Failure(reason)| {
+        Failure(format!(
+            "http://{address}{path}: {reason}; is `manybox serve` running, and is this its admin port (listen.admin, \
+             or --admin)?"
+        ))
+    })
+}
+
+/// The body of the answer.
+async fn ask(address: &str, path: &str) -> Result<Bytes, Failure> {
+    let stream = TcpStream::connect(address).await?;
+    let (mut sender, connection) = handshake(TokioIo::new(stream)).await?;
+    // Ends with the sender.
+    tokio::spawn(connection);
+    let request = hyper::Request::get(path).header("host", address).body(Empty::<Bytes>::new())?;
+    let answer = sender.send_request(request).await?;
+    if !answer.status().is_success() {
+        return Err(Failure(format!("the answer is {}", answer.status())));
+    }
+    let body = Limited::new(answer.into_body(), MOST).collect().await;
+    Ok(body.map_err(|error| Failure(error.to_string()))?.to_bytes())
 }
 
 fn text(sample: &Sample) -> String {

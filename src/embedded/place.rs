@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use sha2::{Digest, Sha256};
+use ring::digest::{SHA256, digest};
 
 use super::Error;
 use super::user::User;
@@ -74,9 +74,8 @@ impl Place {
 
         // Below /tmp, although XDG_RUNTIME_DIR is tidier: that differs between a login, a cron job and a service, and
         // all of them must find the same socket. The folder's path is part of the name for copies of a folder.
-        let name =
-            Sha256::new().chain_update(&id).chain_update(folder.as_os_str().as_encoded_bytes()).finalize();
-        let socket = Path::new("/tmp").join(format!("manybox-{}", hex(&name[..6])));
+        let name = digest(&SHA256, &[id.as_bytes(), folder.as_os_str().as_encoded_bytes()].concat());
+        let socket = Path::new("/tmp").join(format!("manybox-{}", hex(&name.as_ref()[..6])));
         Ok(Self { folder: folder.to_owned(), home, socket, user })
     }
 

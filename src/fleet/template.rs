@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sha2::{Digest, Sha256};
+use ring::digest::{SHA256, digest};
 
 use super::server::OWNER;
 use super::{Doing, Error, Fleet, database};
@@ -83,9 +83,9 @@ impl Fleet {
         edition: &str,
     ) -> Result<AdvisoryLock, Error> {
         let catalog = &self.settings.catalog.database;
-        let digest = Sha256::digest(format!("template {server} {catalog} {edition}"));
+        let digest = digest(&SHA256, format!("template {server} {catalog} {edition}").as_bytes());
         let mut key = [0_u8; 8];
-        key.copy_from_slice(&digest[..8]);
+        key.copy_from_slice(&digest.as_ref()[..8]);
         AdvisoryLock::acquire(client, i64::from_be_bytes(key), LOCK_WAIT)
             .await
             .doing(|| format!("locking the template of edition `{edition}`"))?

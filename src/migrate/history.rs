@@ -1,6 +1,6 @@
 //! What was applied to a database: reading it, its digest, and whether an edition agrees with it.
 
-use sha2::{Digest, Sha256};
+use ring::digest::SHA256;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio_postgres::types::Type;
@@ -40,17 +40,13 @@ pub(super) enum Disagreement {
 
 /// Hex SHA-256 over the rows, empty for none.
 pub(super) fn digest<'a>(rows: impl Iterator<Item = (i32, &'a str, u64)>) -> String {
-    let mut hash = Sha256::new();
-    let mut any = false;
-    for (version, name, checksum) in rows {
-        any = true;
-        // A file's name holds neither tab nor newline, so no two histories give the same text.
-        hash.update(format!("{version}\t{name}\t{checksum}\n"));
+    // A file's name holds neither tab nor newline, so no two histories give the same text.
+    let text: String =
+        rows.map(|(version, name, checksum)| format!("{version}\t{name}\t{checksum}\n")).collect();
+    if text.is_empty() {
+        return text;
     }
-    if !any {
-        return String::new();
-    }
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    ring::digest::digest(&SHA256, text.as_bytes()).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 pub(super) fn digest_of(rows: &[Applied]) -> String {

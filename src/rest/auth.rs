@@ -1,12 +1,15 @@
 //! Authentication: the bearer token becomes a role and claims.
 
+mod jwk;
 mod keys;
+mod signature;
 #[cfg(test)]
 mod tests;
 mod token;
 
 pub use keys::check_jwt_secret;
 pub(super) use keys::{Keyring, TokenKeys};
+pub use token::sign_token;
 
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use sha2::{Digest, Sha256};
+use ring::digest::{SHA256, digest};
 
 use crate::policy::Invalid;
 
@@ -42,9 +42,8 @@ impl TenantId {
 
     /// The key of the advisory lock that creation, undo and purge of this tenant hold.
     pub fn lock_key(&self) -> i64 {
-        let digest = Sha256::digest(self.0.as_bytes());
         let mut key = [0_u8; 8];
-        key.copy_from_slice(&digest[..8]);
+        key.copy_from_slice(&digest(&SHA256, self.0.as_bytes()).as_ref()[..8]);
         i64::from_be_bytes(key)
     }
 }

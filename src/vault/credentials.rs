@@ -2,23 +2,23 @@
 
 use std::fmt;
 use std::fmt::Write as _;
+use std::num::NonZeroU32;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use hmac::{Hmac, Mac};
-use sha2::{Digest, Sha256};
+use ring::digest::{SHA256, digest};
+use ring::hmac::{self, HMAC_SHA256};
+use ring::pbkdf2;
 
 use super::seal::PASSWORD;
 use crate::pg::Login;
 use crate::policy::Secret;
 use crate::tenant::Record;
 
-type HmacSha256 = Hmac<Sha256>;
-
 /// Iterations of the SCRAM verifiers we make. Stretching protects passwords that can be guessed; ours are 256 derived
 /// bits, and every iteration is paid at every connect (30 % of a cold one at PostgreSQL's default of 4,096).
-const SCRAM_ITERATIONS: u32 = 1;
+const SCRAM_ITERATIONS: NonZeroU32 = NonZeroU32::MIN;
 
 /// Why a master key is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -82,12 +82,14 @@ impl MasterKey {
 
     pub(super) fn derive(&self, parts: &[&str]) -> [u8; 32] {
         // Each part with its length in front: no two lists of parts give the same message.
-        let mut mac = keyed(&self.bytes);
+        let mut mac = hmac::Context::with_key(&hmac::Key::new(HMAC_SHA256, &self.bytes));
         for part in parts {
             mac.update(&(part.len() as u64).to_be_bytes());
             mac.update(part.as_bytes());
         }
-        mac.finalize().into_bytes().into()
+        let mut derived = [0_u8; 32];
+        derived.copy_from_slice(mac.sign().as_ref());
+        derived
     }
 
     fn login(&self, user: &str, parts: &[&str]) -> Login {
@@ -242,10 +244,9 @@ impl KeyRing {
 /// master key and must not be able to become the migrator.
 pub fn migrator_login(admin: &Login, user: &str) -> Login {
     let password = admin.password.as_ref().map_or("", Secret::expose);
-    let mut mac = keyed(password.as_bytes());
-    mac.update(b"manybox migrator ");
-    mac.update(user.as_bytes());
-    let password = Secret::new(URL_SAFE_NO_PAD.encode(mac.finalize().into_bytes()));
+    let key = hmac::Key::new(HMAC_SHA256, password.as_bytes());
+    let derived = hmac::sign(&key, format!("manybox migrator {user}").as_bytes());
+    let password = Secret::new(URL_SAFE_NO_PAD.encode(derived));
     Login { user: user.to_owned(), password: Some(password) }
 }
 
@@ -274,21 +275,12 @@ pub fn scram_verifier(password: &Secret) -> Result<String, Weak> {
 
 fn salted_verifier(password: &Secret, salt: [u8; 16]) -> String {
     let mut salted = [0_u8; 32];
-    pbkdf2::pbkdf2_hmac::<Sha256>(password.expose().as_bytes(), &salt, SCRAM_ITERATIONS, &mut salted);
-    let hmac = |message: &[u8]| {
-        let mut mac = keyed(&salted);
-        mac.update(message);
-        mac.finalize().into_bytes()
-    };
-    let stored_key = STANDARD.encode(Sha256::digest(hmac(b"Client Key")));
-    let server_key = STANDARD.encode(hmac(b"Server Key"));
+    let password = password.expose().as_bytes();
+    pbkdf2::derive(pbkdf2::PBKDF2_HMAC_SHA256, SCRAM_ITERATIONS, &salt, password, &mut salted);
+    let key = hmac::Key::new(HMAC_SHA256, &salted);
+    let stored_key = STANDARD.encode(digest(&SHA256, hmac::sign(&key, b"Client Key").as_ref()));
+    let server_key = STANDARD.encode(hmac::sign(&key, b"Server Key"));
     format!("SCRAM-SHA-256${SCRAM_ITERATIONS}:{}${stored_key}:{server_key}", STANDARD.encode(salt))
-}
-
-#[allow(clippy::expect_used)]
-fn keyed(key: &[u8]) -> HmacSha256 {
-    // RFC 2104: a key of any length is a key, so this cannot fail.
-    HmacSha256::new_from_slice(key).expect("HMAC takes keys of any length")
 }
 
 #[cfg(test)]

@@ -353,8 +353,7 @@ impl Answer {
 }
 
 pub(crate) fn sign(key: &[u8], claims: Value) -> String {
-    let key = jsonwebtoken::EncodingKey::from_secret(key);
-    jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, &key).expect("a token")
+    manybox::rest::sign_token(&claims, key)
 }
 
 /// Tries until it holds, for at most ten seconds: for what another task or process does in its own time.

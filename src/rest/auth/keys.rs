@@ -3,17 +3,17 @@
 use std::sync::Arc;
 
 use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyOperations, PublicKeyUse};
-use jsonwebtoken::{Algorithm, DecodingKey};
+use base64::engine::general_purpose::STANDARD;
 use moka::sync::Cache;
 
+use super::jwk;
+use super::signature::{Algorithm, VerifyingKey};
 use crate::policy::{Api, Invalid, Secret};
 use crate::tenant::{Tenant, TenantId};
 use crate::vault::{JWT_SECRET, KeyRing};
 
 /// Shortest symmetric key (RFC 7518, 3.2, for HS256), bytes.
-const SHORTEST: usize = 32;
+pub(super) const SHORTEST: usize = 32;
 /// Most keys of a set: every one may be tried on every token.
 const MOST_KEYS: usize = 32;
 /// Tenants whose keys are kept ready.
@@ -21,20 +21,23 @@ const KEPT: u64 = 10_000;
 
 /// One key, and what it may be used for: a token does not choose the algorithm, the key does.
 pub(super) struct TokenKey {
-    kid: Option<String>,
-    algorithms: Vec<Algorithm>,
-    pub(super) decoding: DecodingKey,
+    pub(super) kid: Option<String>,
+    /// The one algorithm that it is for, of those of its kind.
+    pub(super) only: Option<Algorithm>,
+    pub(super) key: VerifyingKey,
 }
 
 impl TokenKey {
     /// Whether a token of this head may have been signed by it. A token that names a key is checked with that key
     /// only, and one without a name with all, as PostgREST does.
     pub(super) fn fits(&self, algorithm: Algorithm, kid: Option<&str>) -> bool {
-        self.algorithms.contains(&algorithm) && (kid.is_none() || kid == self.kid.as_deref())
+        self.key.is_for(algorithm)
+            && self.only.is_none_or(|only| only == algorithm)
+            && (kid.is_none() || kid == self.kid.as_deref())
     }
 
-    fn symmetric(bytes: &[u8]) -> Self {
-        Self { kid: None, algorithms: vec![Algorithm::HS256], decoding: DecodingKey::from_secret(bytes) }
+    fn symmetric(bytes: Vec<u8>) -> Self {
+        Self { kid: None, only: Some(Algorithm::Hs256), key: VerifyingKey::secret(bytes) }
     }
 }
 
@@ -57,7 +60,7 @@ impl TokenKeys {
             return if bytes.len() < SHORTEST {
                 Err(wrong("is shorter than 32 bytes: it could be guessed from one token"))
             } else {
-                Ok(Self(vec![TokenKey::symmetric(&bytes)]))
+                Ok(Self(vec![TokenKey::symmetric(bytes)]))
             };
         };
         let all = match json.get("keys") {
@@ -69,14 +72,10 @@ impl TokenKeys {
             return Err(wrong("has more than 32 keys"));
         }
         // A set may hold keys for other purposes, or of kinds that we don't know: those check no token.
-        let known: Vec<_> = all
-            .into_iter()
-            .filter_map(|key| serde_json::from_value::<Jwk>(key).ok())
-            .filter_map(|key| from_jwk(&key))
-            .collect();
+        let known: Vec<_> = all.into_iter().filter_map(jwk::read).collect();
         if known.is_empty() {
             return Err(wrong(
-                "has no key that can check tokens: expected oct of 32 bytes or more, RSA, EC with P-256 or P-384, or \
+                "has no key that can check tokens: expected oct of 32 bytes or more, RSA of 2048 to 8192 bits, EC with P-256 or P-384, or \
                  OKP with Ed25519, for signatures",
             ));
         }
@@ -94,59 +93,10 @@ impl TokenKeys {
             }
         };
         if !tenant.is_adopted() {
-            keys.0.extend(ring.jwt_keys(tenant).iter().map(|key| TokenKey::symmetric(key)));
+            keys.0.extend(ring.jwt_keys(tenant).iter().map(|key| TokenKey::symmetric(key.to_vec())));
         }
         keys
     }
-}
-
-fn from_jwk(jwk: &Jwk) -> Option<TokenKey> {
-    let common = &jwk.common;
-    let for_signatures = match &common.public_key_use {
-        None | Some(PublicKeyUse::Signature) => true,
-        Some(_) => false,
-    };
-    let may_verify = common
-        .key_operations
-        .as_ref()
-        // A symmetric key that may sign may verify.
-        .is_none_or(|ops| ops.iter().any(|op| matches!(op, KeyOperations::Verify | KeyOperations::Sign)));
-    let mut algorithms = match &jwk.algorithm {
-        AlgorithmParameters::OctetKey(key) => {
-            let bytes = URL_SAFE_NO_PAD.decode(key.value.trim_end_matches('=')).ok()?;
-            if bytes.len() < SHORTEST {
-                return None;
-            }
-            vec![Algorithm::HS256, Algorithm::HS384, Algorithm::HS512]
-        }
-        AlgorithmParameters::RSA(_) => vec![
-            Algorithm::RS256,
-            Algorithm::RS384,
-            Algorithm::RS512,
-            Algorithm::PS256,
-            Algorithm::PS384,
-            Algorithm::PS512,
-        ],
-        AlgorithmParameters::EllipticCurve(key) => match key.curve {
-            EllipticCurve::P256 => vec![Algorithm::ES256],
-            EllipticCurve::P384 => vec![Algorithm::ES384],
-            _ => return None,
-        },
-        AlgorithmParameters::OctetKeyPair(key) if key.curve == EllipticCurve::Ed25519 => {
-            vec![Algorithm::EdDSA]
-        }
-        _ => return None,
-    };
-    if let Some(only) = common.key_algorithm {
-        let only = Algorithm::try_from(only).ok()?;
-        algorithms.retain(|algorithm| *algorithm == only);
-    }
-    let decoding = DecodingKey::from_jwk(jwk).ok()?;
-    (for_signatures && may_verify && !algorithms.is_empty()).then(|| TokenKey {
-        kid: common.key_id.clone(),
-        algorithms,
-        decoding,
-    })
 }
 
 /// Whether a tenant's `jwt_secret` can be used, for those who set it.

@@ -1,6 +1,6 @@
 //! Attacks on tokens, and what a genuine one gives.
 
-use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use ring::hmac;
 use serde_json::json;
 
 use super::*;
@@ -10,6 +10,8 @@ const SECRET: &str = "reallyreallyreallyreallyverysafe";
 /// RFC 7515, A.2 and A.3: the keys, and tokens over the same claims, which expired in 2011.
 const RSA: &str = r#"{"kty":"RSA","e":"AQAB","n":"ofgWCuLjybRlzo0tZWJjNiuSfb4p4fAkd_wWJcyQoTbji9k0l8W26mPddxHmfHQp-Vaw-4qPCJrcS2mJPMEzP1Pt0Bm4d4QlL-yRT-SFd2lZS-pCgNMsD1W_YpRPEwOWvG6b32690r2jZ47soMZo9wGzjb_7OMg0LOL-bSf63kpaSHSXndS5z5rexMdbBYUsLA9e-KXBdQOS-UTo7WTBEMa2R2CapHg665xsmtdVMTBQY4uDZlxvb3qCo5ZwKh9kG4LT6_I5IhlJH7aGhyxXFvUK-DWNmoudF8NAco9_h9iaGNj8q2ethFkMLs91kzk2PAcDTW9gb54h4FRWyuXpoQ"}"#;
 const RSA_TOKEN: &str = "eyJhbGciOiJSUzI1NiJ9.eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290Ijp0cnVlfQ.cC4hiUPoj9Eetdgtv3hF80EGrhuB__dzERat0XF9g2VtQgr9PJbu3XOiZj5RZmh7AAuHIm4Bh-0Qc_lF5YKt_O8W2Fp5jujGbds9uJdbF9CUAr7t1dnZcAcQjbKBYNX4BAynRFdiuB--f_nZLgrnbyTyWzO75vRK5h6xBArLIARNPvkSjtQBMHlb1L07Qe7K0GarZRmB_eSN9383LcOLn6_dO--xi12jzDwusC-eOkHWEsqtFZESc6BfI7noOPqvhJ1phCnvWh6IeYI2w9QOYEUipUTI8np6LbgGY9Fs98rqVt5AXLIhWkWywlVmtVrBp0igcN_IoypGlUPQGe77Rw";
+/// Of 1,024 bits.
+const SMALL_RSA: &str = r#"{"kty":"RSA","e":"AQAB","n":"uDxSGYs4gc8xOLrjxRoWC66s7bdWDYMlNG10-8TS9srbbJh7LK_JdoPPMuaryADNT9gC0BDSBHV6kfkWgJlWzErZXhTwyBG6jPmXA3SeW8BrqneGYjPK1QB8n-xB5EwvbAgIR5z2h0u6Mxf6OBnlbtQMPfwLOEWRk_iGe6YF82E"}"#;
 const EC: &str = r#"{"kty":"EC","crv":"P-256","x":"f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU","y":"x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"}"#;
 const EC_TOKEN: &str = "eyJhbGciOiJFUzI1NiJ9.eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290Ijp0cnVlfQ.DtEhU3ljbEg8L38VWAfUAqOyKAM6-Xx-F4GawxaepmXFCgfTjDxw5djxLa8ISlSApmWQxfKTUJqPP3-Kg6NU1Q";
 /// RFC 8037, A.4; its payload is no JSON.
@@ -32,12 +34,19 @@ fn ask_as(api: &Api, keys: &Arc<TokenKeys>, token: Option<&str>, roles: Roles) -
     authenticate(&headers, api, || Arc::clone(keys), roles)
 }
 
-fn signed(claims: &Value, key: &str, header: &Header) -> String {
-    jsonwebtoken::encode(header, claims, &EncodingKey::from_secret(key.as_bytes())).unwrap()
+fn signed(claims: &Value, key: &str, head: &Value) -> String {
+    let hash = match head["alg"].as_str() {
+        Some("HS384") => hmac::HMAC_SHA384,
+        Some("HS512") => hmac::HMAC_SHA512,
+        _ => hmac::HMAC_SHA256,
+    };
+    let message = format!("{}.{}", b64(head.to_string()), b64(claims.to_string()));
+    let signature = hmac::sign(&hmac::Key::new(hash, key.as_bytes()), message.as_bytes());
+    format!("{message}.{}", b64(signature))
 }
 
 fn token(claims: &Value) -> String {
-    signed(claims, SECRET, &Header::default())
+    sign_token(claims, SECRET.as_bytes())
 }
 
 fn told(result: Result<Caller, Error>) -> (u16, String, String) {
@@ -68,16 +77,16 @@ fn a_token_gives_its_role_and_claims() {
 #[test]
 fn forged_tokens_are_refused() {
     let good = json!({"role": "service"});
-    let none = |alg: &str| format!("{}.eyJyb2xlIjoic2VydmljZSJ9.", b64(&json!({ "alg": alg }).to_string()));
+    let none = |alg: &str| format!("{}.eyJyb2xlIjoic2VydmljZSJ9.", b64(json!({ "alg": alg }).to_string()));
     let good_parts = token(&good);
     let good_parts: Vec<&str> = good_parts.split('.').collect();
     let (suitable, decodable) = ("No suitable key or wrong key type", "JWT cryptographic operation failed");
     let (alg, parts) = ("Wrong or unsupported encoding algorithm", "Expected 3 parts in JWT; got");
     for (bad, message) in [
-        (signed(&good, "another tenant's key of 32 bytes", &Header::default()), suitable),
-        (signed(&good, "", &Header::default()), suitable),
-        (signed(&good, SECRET, &Header::new(Algorithm::HS512)), suitable),
-        (signed(&good, SECRET, &Header { kid: Some("other".into()), ..Header::default() }), suitable),
+        (signed(&good, "another tenant's key of 32 bytes", &json!({"alg": "HS256"})), suitable),
+        (signed(&good, "", &json!({"alg": "HS256"})), suitable),
+        (signed(&good, SECRET, &json!({"alg": "HS512"})), suitable),
+        (signed(&good, SECRET, &json!({"alg": "HS256", "kid": "other"})), suitable),
         (none("none"), alg),
         (none("nOnE"), alg),
         (none("HS1"), alg),
@@ -101,7 +110,7 @@ fn forged_tokens_are_refused() {
     }
 }
 
-fn b64(text: &str) -> String {
+fn b64(text: impl AsRef<[u8]>) -> String {
     use base64::Engine as _;
     base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(text)
 }
@@ -167,8 +176,8 @@ fn keys_of_every_kind_and_no_confusion_between_them() {
     // The classic: HMAC with what is public of an RSA key. In every form in which a server could take it.
     let n: Value = serde_json::from_str(RSA).unwrap();
     for public in [RSA, n["n"].as_str().unwrap(), &set] {
-        for algorithm in [Algorithm::HS256, Algorithm::HS384, Algorithm::HS512] {
-            let confused = signed(&json!({"role": "service"}), public, &Header::new(algorithm));
+        for alg in ["HS256", "HS384", "HS512"] {
+            let confused = signed(&json!({"role": "service"}), public, &json!({ "alg": alg }));
             for secret in [RSA, &set] {
                 assert_eq!(told(ask(&Api::default(), secret, Some(&confused))).1, "PGRST301");
             }
@@ -210,11 +219,11 @@ fn a_key_of_a_set_is_found_by_its_id() {
         key("enc", SECRET, r#","use":"enc""#)
     );
     let claims = json!({"role": "anon"});
-    let with = |key: &str, kid: Option<&str>, algorithm| {
-        let header = Header { kid: kid.map(str::to_owned), ..Header::new(algorithm) };
-        ask(&Api::default(), &set, Some(&signed(&claims, key, &header))).is_ok()
+    let with = |key: &str, kid: Option<&str>, alg| {
+        let head = json!({ "alg": alg, "kid": kid });
+        ask(&Api::default(), &set, Some(&signed(&claims, key, &head))).is_ok()
     };
-    let (hs256, hs512) = (Algorithm::HS256, Algorithm::HS512);
+    let (hs256, hs512) = ("HS256", "HS512");
     assert!(with(one, Some("one"), hs256) && with(one, Some("one"), hs512) && with(one, None, hs256));
     assert!(with(two, Some("two"), hs512) && with(two, None, hs512));
     assert!(!with(two, Some("two"), hs256), "its alg is another");
@@ -244,6 +253,11 @@ fn secrets_that_check_nothing_are_refused_when_they_are_set() {
         (r#"{"kty":"oct","k":""}"#, false, "no key"),
         (r#"{"kty":"oct","k":"c2hvcnQ"}"#, false, "no key"),
         (r#"{"kty":"EC","crv":"P-521","x":"AA","y":"AA"}"#, false, "no key"),
+        (r#"{"kty":"EC","crv":"P-256","x":"AA","y":"AA"}"#, false, "no key"),
+        (&EC.replace("P-256", "P-384"), false, "no key"),
+        (&EC.replace('}', r#","alg":"RS256"}"#), false, "no key"),
+        (&ED.replace("Ed25519", "X25519"), false, "no key"),
+        (SMALL_RSA, false, "no key"),
     ] {
         let error = check(secret, is_base64).unwrap_err();
         assert!(error.contains(expected), "{secret}: {error}");
