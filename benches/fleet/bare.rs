@@ -1,8 +1,9 @@
 //! The bare handler: what a good engineer writes by hand for one database, and the baseline for what routing costs.
 //!
 //! axum and deadpool-postgres. It sends a transaction in four messages with a Sync each, in one pipeline: BEGIN,
-//! settings and role, the very statement that manybox sends, COMMIT. It resolves no tenant, reads no query language, has
-//! no schema, limits, metrics or logs, and resets nothing in the session.
+//! settings and role, the statement, COMMIT. The statement is manybox's own without the columns that only manybox needs.
+//! It resolves no tenant, reads no query language, has no schema, limits, metrics or logs, and resets nothing in the
+//! session.
 
 pub(crate) mod statements;
 

@@ -1,7 +1,7 @@
-//! The statements that manybox sends, for the baselines to send the same: all in this place, because they must stay the
-//! same.
+//! The statements that manybox sends, as somebody writes them by hand for one request: kept in this one place, because
+//! they must stay the same.
 
-/// As manybox's own (src/rest/sql/session.rs).
+/// As manybox's own (src/rest/context.rs).
 pub(crate) const SET: &str = "SELECT pg_catalog.num_nulls(pg_catalog.set_config('search_path', $1, true), \
     pg_catalog.set_config('request.jwt.claims', $2, true), \
     pg_catalog.set_config('request.headers', $3, true), \
@@ -16,14 +16,14 @@ pub(crate) const SET: &str = "SELECT pg_catalog.num_nulls(pg_catalog.set_config(
 pub(crate) const OPTIONS: &str = "-c role=none -c search_path=pg_catalog,pg_temp \
     -c statement_timeout=15000 -c idle_in_transaction_session_timeout=30000 -c client_min_messages=error -c client_connection_check_interval=5000";
 
-/// The main query, as manybox's own (src/rest/sql.rs), but for what resets the session there: this order of columns is
-/// the only one that the baselines know.
+/// The main query, as manybox's own (src/rest/sql.rs) but for the columns that are only manybox's business: totals, keys
+/// of new rows, the check of `max_answer`, and what resets the session.
 fn main(with: &str, body: &str, count: &str, rows: &str) -> String {
     format!(
-        "{with}SELECT {body} AS body, {count} AS rows, \
+        "{with}SELECT {count} AS rows, \
          NULLIF(pg_catalog.current_setting('response.headers', true), '') AS headers, \
-         NULLIF(pg_catalog.current_setting('response.status', true), '') AS status \
-         FROM ({rows}) AS _mb_row"
+         NULLIF(pg_catalog.current_setting('response.status', true), '') AS status, \
+         {body} AS body FROM ({rows}) AS _mb_row"
     )
 }
 
