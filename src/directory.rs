@@ -12,7 +12,16 @@ use std::sync::Arc;
 use dashmap::DashMap;
 use tokio::sync::watch as signal;
 
-use crate::tenant::{Host, Prefix, State, Tenant, TenantId};
+use crate::tenant::{Difference, Host, Prefix, State, Tenant, TenantId};
+
+/// What a row means for a tenant that was known before it was read.
+#[derive(Debug, Clone)]
+pub enum RowChange {
+    /// The tenant as it is now, and what differs from before.
+    Updated(Arc<Tenant>, Difference),
+    /// The tenant as it was: requests can't reach it any more.
+    Removed(Arc<Tenant>),
+}
 
 /// The handle; clones share one directory.
 #[derive(Clone)]
@@ -71,43 +80,44 @@ impl Directory {
         let _ = self.0.ready.subscribe().wait_for(|ready| *ready).await;
     }
 
-    /// Takes over one row as it is now. Returns the tenant as it was before.
-    pub fn put(&self, tenant: Tenant) -> Option<Arc<Tenant>> {
+    /// Takes over one row as it is now. `None` when the tenant is new or its row the same.
+    pub fn put(&self, tenant: Tenant) -> Option<RowChange> {
         if !matches!(tenant.state, State::Active | State::Suspended) {
             return self.remove(&tenant.id);
         }
-        let tenant = Arc::new(tenant);
-        let before = self.0.tenants.insert(tenant.id.clone(), Arc::clone(&tenant));
+        let before = self.get(&tenant.id);
+        let same = before.as_ref().filter(|before| ***before == tenant);
+        let tenant = same.map_or_else(|| Arc::new(tenant), Arc::clone);
+        self.0.tenants.insert(tenant.id.clone(), Arc::clone(&tenant));
         let keys: HashSet<_> = tenant.base_urls.iter().map(|u| (u.host.clone(), u.prefix.clone())).collect();
         if let Some(before) = &before {
             self.forget_urls(before, &keys);
         }
+        // Also when the row is the same: another tenant's may have had the URL for a moment.
         for key in keys {
             self.0.urls.insert(key, tenant.id.clone());
         }
-        before
+        let before = before.filter(|before| !Arc::ptr_eq(before, &tenant))?;
+        let difference = Difference::between(&before, &tenant);
+        Some(RowChange::Updated(tenant, difference))
     }
 
-    /// Forgets a tenant. Returns it as it was.
-    pub fn remove(&self, id: &TenantId) -> Option<Arc<Tenant>> {
+    /// Forgets a tenant.
+    pub fn remove(&self, id: &TenantId) -> Option<RowChange> {
         let (_, before) = self.0.tenants.remove(id)?;
         self.forget_urls(&before, &HashSet::new());
-        Some(before)
+        Some(RowChange::Removed(before))
     }
 
-    /// Takes over all rows; what is not among them is forgotten. Returns the tenants that changed or went, as they
-    /// were before.
-    pub fn replace_all(&self, tenants: Vec<Tenant>) -> Vec<Arc<Tenant>> {
+    /// Takes over all rows; tenants without one are forgotten.
+    pub fn replace_all(&self, tenants: Vec<Tenant>) -> Vec<RowChange> {
         let known: HashSet<_> = tenants.iter().map(|tenant| tenant.id.clone()).collect();
         let gone: Vec<_> =
             self.0.tenants.iter().map(|entry| entry.key().clone()).filter(|id| !known.contains(id)).collect();
-        let mut changed: Vec<_> = gone.iter().filter_map(|id| self.remove(id)).collect();
-        for tenant in tenants {
-            let now = tenant.clone();
-            changed.extend(self.put(tenant).filter(|before| **before != now));
-        }
+        let mut changes: Vec<_> = gone.iter().filter_map(|id| self.remove(id)).collect();
+        changes.extend(tenants.into_iter().filter_map(|tenant| self.put(tenant)));
         self.0.ready.send_replace(true);
-        changed
+        changes
     }
 
     /// A base URL may have moved to another tenant whose row came first: only what still points here goes.

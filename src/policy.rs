@@ -11,7 +11,7 @@ mod secret;
 
 pub use api::{Api, Function, OpenApiMode, TxEnd};
 pub use js_path::JsPath;
-pub use keys::{Effective, KEYS, Key, Scope};
+pub use keys::{Effective, JWT_SECRET, KEYS, Key, Scope};
 pub use limits::Limits;
 pub use overrides::{Overrides, Stored};
 pub use secret::Secret;

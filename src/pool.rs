@@ -119,8 +119,21 @@ impl Pools {
         server.checkout(tenant).await
     }
 
-    /// Ends the tenant's connections, after its state or credentials changed: idle ones close now, those in use when
-    /// their request returns them.
+    /// Takes up another version of a tenant. Its connections end only if the [difference](crate::tenant::Difference)
+    /// asks for it; new limits of the pool count from now on, also for connections above a lower maximum.
+    pub fn update(&self, tenant: &Arc<Tenant>) {
+        for (name, server) in &self.0.servers {
+            server.with(|ledger, orders| {
+                if *name == tenant.server {
+                    ledger.update(tenant, Instant::now(), orders);
+                } else {
+                    ledger.drain(&tenant.id, orders);
+                }
+            });
+        }
+    }
+
+    /// Ends the tenant's connections: idle ones close now, those in use when their request returns them.
     pub fn drain(&self, id: &TenantId) {
         for server in self.0.servers.values() {
             server.with(|ledger, orders| ledger.drain(id, orders));

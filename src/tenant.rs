@@ -1,12 +1,14 @@
 //! The words of a tenant: its id, its slug, its base URLs, its state and where it lives.
 
 mod base_url;
+mod difference;
 mod id;
 mod origin;
 mod slug;
 mod state;
 
 pub use base_url::{BaseUrl, Host, Prefix, UrlTemplate};
+pub use difference::{Difference, Part};
 pub use id::TenantId;
 pub use origin::{Adopted, Kin, Lineage, Origin, Sealed};
 pub use slug::Slug;
@@ -126,5 +128,27 @@ impl Deref for Tenant {
 
     fn deref(&self) -> &Record {
         &self.record
+    }
+}
+
+#[cfg(test)]
+impl Record {
+    /// A record for tests: active, on `main`, of the first version of edition `shop`.
+    pub(crate) fn example(id: &str, slug: &str) -> Self {
+        let lineage = Lineage { edition: "shop".into(), version: 1, history: String::new() };
+        Self {
+            id: id.parse().unwrap(),
+            slug: slug.parse().unwrap(),
+            state: State::Active,
+            tier: "standard".into(),
+            server: "main".into(),
+            generation: 1,
+            key: 1,
+            origin: Origin::Lineage(lineage),
+            base_urls: Vec::new(),
+            overrides: Overrides::default(),
+            sealed: Sealed::new(),
+            reloads: 0,
+        }
     }
 }

@@ -5,4 +5,4 @@ mod key_file;
 mod seal;
 
 pub use credentials::{KeyRing, MasterKey, Weak, migrator_login, scram_verifier};
-pub use seal::{JWT_SECRET, PASSWORD};
+pub use seal::PASSWORD;

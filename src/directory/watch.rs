@@ -6,17 +6,17 @@ use std::time::Duration;
 use tokio::sync::broadcast;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, timeout};
 
-use super::Directory;
+use super::{Directory, RowChange};
 use crate::catalog::{Error, Feed, Reader};
 use crate::settings::Settings;
-use crate::tenant::{Record, Tenant, TenantId};
+use crate::tenant::{Record, TenantId};
 
 /// Waits between attempts to reach the catalog: the first, and the longest.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 /// Longest wait for one answer of the catalog: past it, the connection counts as half-open and is dropped.
 const ANSWER: Duration = Duration::from_secs(10);
 
-/// Runs until it is aborted. `changed` hears of every tenant that changed, with the row as it was before.
+/// Runs until it is aborted. `changed` hears of every tenant whose row changed, after the directory has taken it over.
 ///
 /// LISTEN comes before the first load, so that no change falls between them, and again after every lost connection.
 /// The version counter is compared every `poll_interval` besides. `refused` names tenants whose login a server
@@ -26,7 +26,7 @@ pub async fn watch(
     reader: Reader,
     settings: Arc<Settings>,
     mut refused: broadcast::Receiver<TenantId>,
-    changed: impl Fn(&Tenant) + Send + 'static,
+    changed: impl Fn(RowChange) + Send + 'static,
 ) {
     let mut wait = BACKOFF.0;
     loop {
@@ -48,7 +48,7 @@ struct Keeper<'a, F> {
     changed: &'a F,
 }
 
-impl<F: Fn(&Tenant)> Keeper<'_, F> {
+impl<F: Fn(RowChange)> Keeper<'_, F> {
     /// Follows one feed until it ends, and says why it did.
     async fn follow(
         &self,
@@ -95,24 +95,34 @@ impl<F: Fn(&Tenant)> Keeper<'_, F> {
         let version = answer(feed.version()).await?;
         let records = answer(feed.load_all()).await?;
         let tenants = records.into_iter().map(|record| self.settings.tenant(record)).collect();
-        for before in self.directory.replace_all(tenants) {
-            (self.changed)(&before);
+        for change in self.directory.replace_all(tenants) {
+            self.tell(change);
         }
         Ok(version)
     }
 
     async fn load(&self, feed: &Feed, id: &TenantId) -> Result<(), String> {
         let record: Option<Record> = answer(feed.load(id)).await?;
-        let before = match record {
+        let change = match record {
             Some(record) => self.directory.put(self.settings.tenant(record)),
             None => self.directory.remove(id),
         };
-        if let Some(before) = before
-            && self.directory.get(id).as_deref() != Some(&*before)
-        {
-            (self.changed)(&before);
+        if let Some(change) = change {
+            self.tell(change);
         }
         Ok(())
+    }
+
+    fn tell(&self, change: RowChange) {
+        match &change {
+            RowChange::Updated(tenant, difference) => {
+                tracing::debug!(tenant.id = %tenant.id, tenant.slug = %tenant.slug, ?difference, "tenant changed");
+            }
+            RowChange::Removed(tenant) => {
+                tracing::debug!(tenant.id = %tenant.id, tenant.slug = %tenant.slug, "tenant left the directory");
+            }
+        }
+        (self.changed)(change);
     }
 }
 

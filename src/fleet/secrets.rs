@@ -1,9 +1,8 @@
 //! Secrets: what operators give a tenant in the clear, sealed for the catalog, and opened to be compared.
 
 use super::{Error, Fleet};
-use crate::policy::Overrides;
+use crate::policy::{JWT_SECRET, Overrides};
 use crate::tenant::{Record, Sealed, TenantId};
-use crate::vault::JWT_SECRET;
 
 impl Fleet {
     /// Changes a tenant's tier and settings; `overrides` has the token secret in the clear, and it is sealed here.

@@ -11,12 +11,13 @@ use tokio::task::AbortHandle;
 
 use super::{limit, share};
 use crate::catalog::Reader;
-use crate::directory::{self, Directory};
+use crate::directory::{self, Directory, RowChange};
 use crate::pg::Endpoint;
 use crate::pool::{Budget, Pools};
 use crate::rest::Rest;
 use crate::settings::{self, Settings};
 use crate::telemetry::{Metrics, Traffic};
+use crate::tenant::Part;
 use crate::vault::KeyRing;
 
 /// How often the master key's file is looked at, so that a rotation needs no restart.
@@ -81,16 +82,8 @@ impl App {
                 tokio::spawn(share::keep(pools.clone(), lessor.0.clone(), lessor.1.clone())).abort_handle(),
             );
             leases = Some(lessor);
-            let (drained, limits) = (pools.clone(), Arc::clone(&limits));
-            let (known, api) = (directory.clone(), rest.clone());
-            let changed = move |before: &crate::tenant::Tenant| {
-                drained.drain(&before.id);
-                limits.forget(&before.id);
-                if known.get(&before.id).is_some_and(|now| now.reloads != before.reloads) {
-                    let (api, before) = (api.clone(), before.clone());
-                    tokio::spawn(async move { api.forget(&before).await });
-                }
-            };
+            let (known, limits, api) = (pools.clone(), Arc::clone(&limits), rest.clone());
+            let changed = move |change| take_up(change, &known, &limits, &api);
             let watch =
                 directory::watch(directory.clone(), reader, Arc::clone(&settings), pools.refused(), changed);
             tasks.push(tokio::spawn(watch).abort_handle());
@@ -127,6 +120,27 @@ impl App {
     pub fn abort(&self) {
         for task in &self.tasks {
             task.abort();
+        }
+    }
+}
+
+/// Does what a tenant's new row asks for, and no more: its connections and the count of its requests outlive a
+/// migration.
+fn take_up(change: RowChange, pools: &Pools, limits: &limit::Limits, rest: &Rest) {
+    match change {
+        RowChange::Removed(tenant) => {
+            pools.drain(&tenant.id);
+            limits.forget(&tenant.id);
+        }
+        RowChange::Updated(tenant, difference) => {
+            pools.update(&tenant);
+            if difference.has(Part::Rate) {
+                limits.forget(&tenant.id);
+            }
+            if difference.has(Part::Reloads) {
+                let rest = rest.clone();
+                tokio::spawn(async move { rest.forget(&tenant).await });
+            }
         }
     }
 }
@@ -177,5 +191,47 @@ async fn follow_key_file(settings: Arc<Settings>, keys: Arc<KeyRing>) {
             }
             Err(error) => tracing::warn!(%error, "master keys not reloaded"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::{Api, Limits};
+    use crate::tenant::{Lineage, Origin, Record, Tenant};
+
+    fn tenant(version: i32, rate: Option<u32>) -> Tenant {
+        let mut record = Record::example("aaaaaaaaaaaaaaaa", "acme");
+        record.origin = Origin::Lineage(Lineage { edition: "shop".into(), version, history: String::new() });
+        let limits = Limits { max_requests_per_second: rate, ..Limits::default() };
+        Tenant::new(record, limits, Api::default())
+    }
+
+    #[tokio::test]
+    async fn a_rate_limiter_lives_until_the_rate_changes() {
+        let keys = Arc::new(KeyRing::generate().unwrap());
+        let (directory, limits) = (Directory::default(), limit::Limits::default());
+        let pools = Pools::new(HashMap::new(), Arc::clone(&keys));
+        let rest = Rest::new(pools.clone(), keys, Metrics::default());
+        // A request, and the limiter that counts it.
+        let limiter = || {
+            let tenant = directory.get(&tenant(1, None).id)?;
+            limits.refuses(&tenant);
+            limits.get(&tenant.id)
+        };
+        let put = |tenant| directory.put(tenant).into_iter().for_each(|c| take_up(c, &pools, &limits, &rest));
+        put(tenant(1, Some(5)));
+        let first = limiter().unwrap();
+        put(tenant(2, Some(5)));
+        assert!(Arc::ptr_eq(&first, &limiter().unwrap()), "a migration");
+        put(tenant(2, Some(6)));
+        let second = limiter().unwrap();
+        assert!(!Arc::ptr_eq(&first, &second), "another rate");
+        put(tenant(2, None));
+        assert!(limiter().is_none() && limits.get(&tenant(2, None).id).is_none(), "no rate");
+        put(tenant(2, Some(6)));
+        limiter().unwrap();
+        directory.remove(&tenant(2, None).id).into_iter().for_each(|c| take_up(c, &pools, &limits, &rest));
+        assert!(limits.get(&tenant(2, None).id).is_none(), "no tenant");
     }
 }

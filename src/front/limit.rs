@@ -30,8 +30,16 @@ impl Limits {
         Some(early.wait_time_from(DefaultClock::default().now()))
     }
 
-    /// Forgets a tenant's limiter, after its record changed or it left.
+    /// Forgets a tenant's limiter, after its limit changed or it left.
     pub(super) fn forget(&self, tenant: &TenantId) {
         self.0.remove(tenant);
+    }
+}
+
+#[cfg(test)]
+impl Limits {
+    /// The limiter in use.
+    pub(super) fn get(&self, tenant: &TenantId) -> Option<Arc<DefaultDirectRateLimiter>> {
+        self.0.get(tenant).map(|entry| Arc::clone(&entry.1))
     }
 }

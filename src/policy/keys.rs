@@ -342,8 +342,8 @@ pub const KEYS: &[Key] = &[
     },
 ];
 
-/// The key whose value is a secret.
-pub(super) const JWT_SECRET: &str = "jwt_secret";
+/// The key whose value is a secret, and the name under which the catalog holds it sealed.
+pub const JWT_SECRET: &str = "jwt_secret";
 
 impl Key {
     /// What the settings have for this key, as it could be written.

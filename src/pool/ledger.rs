@@ -231,7 +231,8 @@ impl<S: Session> Ledger<S> {
         let wanted = starved && self.taken >= self.budget && self.opening + self.evicting < self.connects;
         let (above, full) = (self.is_above_share(key), self.is_overdrawn());
         let Some(account) = self.accounts.get_mut(key) else { return orders.close.push(session) };
-        if self.closed || full || !session.is_usable() || session.epoch() != account.epoch {
+        let surplus = full || account.is_above_limit(self.busy);
+        if self.closed || surplus || !session.is_usable() || session.epoch() != account.epoch {
             account.usable -= 1;
             orders.close.push(session);
             self.enlist(key, now);
@@ -273,6 +274,8 @@ impl<S: Session> Ledger<S> {
         self.opening -= 1;
         match self.accounts.get_mut(open.key) {
             Some(account) => {
+                // It is counted here as the opening one that it was.
+                let unwanted = unwanted || account.is_above_limit(self.busy);
                 account.opening -= 1;
                 account.lift();
                 if unwanted || open.epoch != account.epoch || !session.is_usable() {
@@ -352,7 +355,16 @@ impl<S: Session> Ledger<S> {
 
     // ---- what the operator and the clock do ----
 
-    /// The tenant's record changed: idle connections are closed, lent ones when they come back.
+    /// Takes up another version of the tenant, if it has an account.
+    pub(super) fn update(&mut self, tenant: &Arc<Tenant>, now: Instant, orders: &mut Orders<S>) {
+        if self.keys.contains_key(&tenant.id) {
+            let key = self.account(tenant, orders);
+            self.enlist(key, now);
+            self.pump(now, orders);
+        }
+    }
+
+    /// The tenant's connections are no longer wanted: idle ones are closed, lent ones when they come back.
     pub(super) fn drain(&mut self, id: &TenantId, orders: &mut Orders<S>) {
         if let Some(account) = self.keys.get(id).and_then(|key| self.accounts.get_mut(*key)) {
             account.renew(orders);
@@ -422,6 +434,9 @@ impl<S: Session> Ledger<S> {
         if let Some(&key) = self.keys.get(&tenant.id) {
             if let Some(account) = self.accounts.get_mut(key) {
                 account.update(tenant, orders);
+                while account.is_above_limit(self.busy) && !account.idle.is_empty() {
+                    account.close_oldest(&mut orders.close);
+                }
             }
             return key;
         }

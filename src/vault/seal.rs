@@ -17,8 +17,6 @@ const NONCE: usize = 24;
 
 /// The name under which an adopted login's password is sealed.
 pub const PASSWORD: &str = "password";
-/// The name under which a tenant's token secret is sealed.
-pub const JWT_SECRET: &str = "jwt_secret";
 
 impl MasterKey {
     /// Seals a secret of a tenant: `KEY:BASE64(nonce, ciphertext, tag)`.
@@ -87,6 +85,7 @@ impl KeyRing {
 mod tests {
     use super::super::credentials::tests::{record, written_before};
     use super::*;
+    use crate::policy::JWT_SECRET;
 
     #[test]
     fn what_is_sealed_opens_for_its_tenant_and_name_only() {

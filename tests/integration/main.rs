@@ -5,6 +5,7 @@
 mod adopt;
 mod altered;
 mod budget;
+mod changes;
 mod embedded;
 mod hostile;
 mod isolation;

@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 
 use super::{Counts, Offer, Orders, Session};
 use crate::pool::error::Error;
-use crate::tenant::{Tenant, TenantId};
+use crate::tenant::{Difference, Tenant, TenantId};
 
 /// What one tenant holds. A tenant without connections and waiting requests has no status; its counts begin again.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -121,13 +121,9 @@ impl<S: Session> Account<S> {
         if Arc::ptr_eq(&self.tenant, tenant) {
             return;
         }
-        let (own, other) = (&self.tenant, tenant);
-        let same = own.server == other.server
-            && own.generation == other.generation
-            && own.limits.statement_timeout == other.limits.statement_timeout
-            && own.limits.transaction_idle_timeout == other.limits.transaction_idle_timeout;
+        let difference = Difference::between(&self.tenant, tenant);
         self.tenant = Arc::clone(tenant);
-        if !same {
+        if difference.ends_connections() {
             self.renew(orders);
         }
     }
@@ -224,6 +220,11 @@ impl<S: Session> Account<S> {
     /// processor time from others: fair slots are not fair time.
     pub(super) fn most(&self, busy: u32) -> u32 {
         self.tenant.limits.max_connections.min(busy).max(1)
+    }
+
+    /// Whether it has more connections than it may have: its limit was lowered. Those on their way out don't count.
+    pub(super) fn is_above_limit(&self, busy: u32) -> bool {
+        self.usable + self.opening > self.most(busy)
     }
 
     /// Whether more connections should be opened: no more than there are requests waiting, so that a hundred requests

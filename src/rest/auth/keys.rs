@@ -8,9 +8,9 @@ use moka::sync::Cache;
 
 use super::jwk;
 use super::signature::{Algorithm, VerifyingKey};
-use crate::policy::{Api, Invalid, Secret};
+use crate::policy::{Api, Invalid, JWT_SECRET, Secret};
 use crate::tenant::{Tenant, TenantId};
-use crate::vault::{JWT_SECRET, KeyRing};
+use crate::vault::KeyRing;
 
 /// Shortest symmetric key (RFC 7518, 3.2, for HS256), bytes.
 pub(super) const SHORTEST: usize = 32;
