@@ -15,7 +15,7 @@ use http::{StatusCode, header};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use crate::directory::Directory;
+use crate::directory::{Directory, Freshness};
 use crate::pool::Pools;
 use crate::telemetry::{Metrics, Traffic};
 
@@ -47,16 +47,22 @@ pub fn router(admin: Admin) -> Router {
 }
 
 async fn ready(State(admin): State<Arc<Admin>>) -> (StatusCode, Json<Value>) {
-    let directory = &admin.directory;
+    let not_ready = |status: &str, reason: &str| {
+        (StatusCode::SERVICE_UNAVAILABLE, Json(json!({ "status": status, "reason": reason })))
+    };
     if *admin.stopping.borrow() {
-        let answer =
-            json!({ "status": "stopping", "reason": "requests under way are finished, no new ones taken" });
-        (StatusCode::SERVICE_UNAVAILABLE, Json(answer))
-    } else if directory.is_ready() {
-        (StatusCode::OK, Json(json!({ "status": "ready", "tenants": directory.len() })))
-    } else {
-        let answer = json!({ "status": "starting", "reason": "the catalog has not been read yet" });
-        (StatusCode::SERVICE_UNAVAILABLE, Json(answer))
+        return not_ready("stopping", "requests under way are finished, no new ones taken");
+    }
+    match admin.directory.freshness() {
+        Freshness::Unread => not_ready("starting", "the catalog has not been read yet"),
+        Freshness::Stale => not_ready(
+            "stale",
+            "the task that follows the catalog failed (see the log) and has not read it again yet: tenants' changes since \
+             are missing",
+        ),
+        Freshness::Followed => {
+            (StatusCode::OK, Json(json!({ "status": "ready", "tenants": admin.directory.len() })))
+        }
     }
 }
 

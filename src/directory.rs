@@ -23,6 +23,17 @@ pub enum RowChange {
     Removed(Arc<Tenant>),
 }
 
+/// How far a directory can be trusted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Freshness {
+    /// The catalog has not been read yet.
+    Unread,
+    /// Changes are followed. While the catalog is away they wait in it, and nobody can make others.
+    Followed,
+    /// The task that followed changes has failed: those since are missing until it has read the catalog again.
+    Stale,
+}
+
 /// The handle; clones share one directory.
 #[derive(Clone)]
 pub struct Directory(Arc<Shared>);
@@ -30,13 +41,13 @@ pub struct Directory(Arc<Shared>);
 struct Shared {
     urls: DashMap<(Host, Prefix), TenantId>,
     tenants: DashMap<TenantId, Arc<Tenant>>,
-    ready: signal::Sender<bool>,
+    freshness: signal::Sender<Freshness>,
 }
 
 impl Default for Directory {
     fn default() -> Self {
-        let (ready, _) = signal::channel(false);
-        Self(Arc::new(Shared { urls: DashMap::new(), tenants: DashMap::new(), ready }))
+        let (freshness, _) = signal::channel(Freshness::Unread);
+        Self(Arc::new(Shared { urls: DashMap::new(), tenants: DashMap::new(), freshness }))
     }
 }
 
@@ -69,15 +80,20 @@ impl Directory {
         self.0.tenants.is_empty()
     }
 
-    /// Whether the catalog has been read once.
+    /// How far it can be trusted.
+    pub fn freshness(&self) -> Freshness {
+        *self.0.freshness.borrow()
+    }
+
+    /// Whether the catalog has been read once, so that requests can be answered, be it from memory.
     pub fn is_ready(&self) -> bool {
-        *self.0.ready.borrow()
+        self.freshness() != Freshness::Unread
     }
 
     /// Waits until the catalog has been read once.
     pub async fn wait_ready(&self) {
         // The sender lives as long as this handle, so it can't be gone.
-        let _ = self.0.ready.subscribe().wait_for(|ready| *ready).await;
+        let _ = self.0.freshness.subscribe().wait_for(|freshness| *freshness != Freshness::Unread).await;
     }
 
     /// Takes over one row as it is now. `None` when the tenant is new or its row the same.
@@ -116,8 +132,19 @@ impl Directory {
             self.0.tenants.iter().map(|entry| entry.key().clone()).filter(|id| !known.contains(id)).collect();
         let mut changes: Vec<_> = gone.iter().filter_map(|id| self.remove(id)).collect();
         changes.extend(tenants.into_iter().filter_map(|tenant| self.put(tenant)));
-        self.0.ready.send_replace(true);
+        self.0.freshness.send_replace(Freshness::Followed);
         changes
+    }
+
+    /// Nobody follows changes any more.
+    fn abandon(&self) {
+        self.0.freshness.send_if_modified(|freshness| {
+            let followed = *freshness == Freshness::Followed;
+            if followed {
+                *freshness = Freshness::Stale;
+            }
+            followed
+        });
     }
 
     /// A base URL may have moved to another tenant whose row came first: only what still points here goes.

@@ -7,6 +7,7 @@ mod layers;
 mod limit;
 mod serve;
 mod share;
+mod supervisor;
 mod tenant;
 
 pub use app::{App, DataPlane};

@@ -25,7 +25,7 @@
 //! | 3 data plane; control plane | [`directory`], [`pool`], [`rest`]; [`migrate`], [`fleet`], [`rollout`] |
 //! | 2 facts | [`catalog`], [`schema`] |
 //! | 1 PostgreSQL | [`pg`], [`vault`], [`embedded`] |
-//! | 0 words | [`policy`], [`tenant`], [`settings`], [`telemetry`] |
+//! | 0 words | [`policy`], [`tenant`], [`settings`], [`telemetry`]; [`backoff`] |
 //!
 //! # Words
 //!
@@ -34,6 +34,7 @@
 //! of it. An *edition* is a line of schema versions, a *tier* a set of limits, a *template* a database that tenants
 //! are copied from.
 
+pub mod backoff;
 pub mod policy;
 pub mod settings;
 pub mod telemetry;

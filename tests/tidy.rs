@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 /// What each top-level module may import. Arrows go down only, and the two planes meet in the catalog alone.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
+    ("backoff", &[]),
     ("policy", &[]),
     ("tenant", &["policy"]),
     ("settings", &["policy", "tenant"]),
@@ -16,10 +17,10 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("embedded", &["policy", "telemetry", "pg", "vault"]),
     ("catalog", &["policy", "tenant", "settings", "telemetry", "pg", "vault"]),
     ("schema", &["policy", "tenant", "telemetry", "pg"]),
-    ("directory", &["policy", "tenant", "settings", "telemetry", "pg", "vault", "catalog"]),
-    ("pool", &["policy", "tenant", "settings", "telemetry", "pg", "vault"]),
+    ("directory", &["backoff", "policy", "tenant", "settings", "telemetry", "pg", "vault", "catalog"]),
+    ("pool", &["backoff", "policy", "tenant", "settings", "telemetry", "pg", "vault"]),
     ("rest", &["policy", "tenant", "settings", "telemetry", "pg", "vault", "schema", "pool"]),
-    ("migrate", &["policy", "tenant", "telemetry", "pg", "schema"]),
+    ("migrate", &["backoff", "policy", "tenant", "telemetry", "pg", "schema"]),
     ("fleet", &["policy", "tenant", "settings", "telemetry", "pg", "vault", "catalog", "migrate"]),
     (
         "rollout",
@@ -38,7 +39,19 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ),
     (
         "front",
-        &["policy", "tenant", "settings", "telemetry", "pg", "vault", "catalog", "directory", "pool", "rest"],
+        &[
+            "backoff",
+            "policy",
+            "tenant",
+            "settings",
+            "telemetry",
+            "pg",
+            "vault",
+            "catalog",
+            "directory",
+            "pool",
+            "rest",
+        ],
     ),
     ("admin", &["policy", "tenant", "settings", "telemetry", "directory", "pool"]),
     (

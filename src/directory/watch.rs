@@ -7,12 +7,13 @@ use tokio::sync::broadcast;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, timeout};
 
 use super::{Directory, RowChange};
+use crate::backoff::Backoff;
 use crate::catalog::{Error, Feed, Reader};
 use crate::settings::Settings;
 use crate::tenant::{Record, TenantId};
 
-/// Waits between attempts to reach the catalog: the first, and the longest.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// Waits between attempts to reach the catalog.
+const BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
 /// Longest wait for one answer of the catalog: past it, the connection counts as half-open and is dropped.
 const ANSWER: Duration = Duration::from_secs(10);
 
@@ -21,6 +22,8 @@ const ANSWER: Duration = Duration::from_secs(10);
 /// LISTEN comes before the first load, so that no change falls between them, and again after every lost connection.
 /// The version counter is compared every `poll_interval` besides. `refused` names tenants whose login a server
 /// refused: their rows are read again, in case a notice was missed.
+///
+/// However it ends, by a panic too, the directory is [stale](super::Freshness::Stale) from then on.
 pub async fn watch(
     directory: Directory,
     reader: Reader,
@@ -28,17 +31,27 @@ pub async fn watch(
     mut refused: broadcast::Receiver<TenantId>,
     changed: impl Fn(RowChange) + Send + 'static,
 ) {
-    let mut wait = BACKOFF.0;
+    let _follower = Follower(directory.clone());
+    let mut backoff = BACKOFF;
     loop {
         let keeper = Keeper { directory: &directory, settings: &settings, changed: &changed };
         let ended = match timeout(ANSWER, reader.open()).await {
-            Ok(Ok(feed)) => keeper.follow(feed, &mut refused, &mut wait).await,
+            Ok(Ok(feed)) => keeper.follow(feed, &mut refused, &mut backoff).await,
             Ok(Err(error)) => error.to_string(),
             Err(_) => "no answer".to_owned(),
         };
+        let wait = backoff.next_wait();
         tracing::warn!(error = %ended, retry.ms = wait.as_millis() as u64, "catalog lost; serving on from the directory");
         sleep(wait).await;
-        wait = (wait * 2).min(BACKOFF.1);
+    }
+}
+
+/// Whoever follows the catalog.
+struct Follower(Directory);
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.0.abandon();
     }
 }
 
@@ -54,13 +67,13 @@ impl<F: Fn(RowChange)> Keeper<'_, F> {
         &self,
         mut feed: Feed,
         refused: &mut broadcast::Receiver<TenantId>,
-        wait: &mut Duration,
+        backoff: &mut Backoff,
     ) -> String {
         let mut version = match self.load_all(&feed).await {
             Ok(version) => version,
             Err(error) => return error,
         };
-        *wait = BACKOFF.0;
+        backoff.reset();
         tracing::info!(tenants = self.directory.len(), "directory loaded");
         let poll = self.settings.catalog.poll_interval.max(Duration::from_millis(100));
         let mut ticks = interval_at(Instant::now() + poll, poll);

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use tokio::task::AbortHandle;
 
+use super::supervisor::Supervisor;
 use super::{limit, share};
 use crate::catalog::Reader;
 use crate::directory::{self, Directory, RowChange};
@@ -41,7 +41,7 @@ pub struct DataPlane {
     pub traffic: Traffic,
     pub(super) limits: Arc<limit::Limits>,
     pub(super) trusted_proxies: Vec<IpNet>,
-    tasks: Vec<AbortHandle>,
+    supervisor: Supervisor,
     /// Who leases this router its shares of the servers' connections, and under which name.
     leases: Option<(Reader, String)>,
 }
@@ -70,23 +70,27 @@ impl App {
         let (metrics, traffic, limits) =
             (Metrics::default(), Traffic::default(), Arc::new(limit::Limits::default()));
         let rest = Rest::new(pools.clone(), Arc::clone(&keys), metrics.clone());
-        let mut tasks =
-            vec![tokio::spawn(follow_key_file(Arc::clone(&settings), Arc::clone(&keys))).abort_handle()];
-        tasks.push(tokio::spawn(age(traffic.clone(), directory.clone())).abort_handle());
+        let mut supervisor = Supervisor::new(metrics.clone());
+        if settings.keys.master.is_none() {
+            supervisor.keep("key_file", (Arc::clone(&settings), Arc::clone(&keys)), follow_key_file);
+        }
+        supervisor.keep("traffic", (traffic.clone(), directory.clone()), age);
         let mut leases = None;
         // The settings were checked: the catalog's server is among them.
         if let Some(endpoint) = catalog {
             let reader = Reader::new(endpoint, keys, settings.catalog.database.clone());
             let lessor = (reader.clone(), router_name());
-            tasks.push(
-                tokio::spawn(share::keep(pools.clone(), lessor.0.clone(), lessor.1.clone())).abort_handle(),
-            );
-            leases = Some(lessor);
-            let (known, limits, api) = (pools.clone(), Arc::clone(&limits), rest.clone());
-            let changed = move |change| take_up(change, &known, &limits, &api);
-            let watch =
-                directory::watch(directory.clone(), reader, Arc::clone(&settings), pools.refused(), changed);
-            tasks.push(tokio::spawn(watch).abort_handle());
+            leases = Some(lessor.clone());
+            supervisor.keep("leases", (pools.clone(), lessor), |(pools, (reader, router))| {
+                share::keep(pools, reader, router)
+            });
+            let parts = (directory.clone(), pools.clone(), Arc::clone(&limits), rest.clone());
+            let settings = Arc::clone(&settings);
+            supervisor.keep("directory", parts, move |(directory, pools, limits, rest)| {
+                let (reader, settings, refused) = (reader.clone(), Arc::clone(&settings), pools.refused());
+                let changed = move |change| take_up(change, &pools, &limits, &rest);
+                directory::watch(directory, reader, settings, refused, changed)
+            });
         }
         let trusted_proxies = settings.listen.trusted_proxies.clone();
         Self(Arc::new(DataPlane {
@@ -97,7 +101,7 @@ impl App {
             traffic,
             limits,
             trusted_proxies,
-            tasks,
+            supervisor,
             leases,
         }))
     }
@@ -116,11 +120,10 @@ impl App {
         }
     }
 
-    /// Stops following the catalog; for processes that hold more than one app.
+    /// Ends the background tasks, so that the catalog is not followed any more; for processes that hold more than one
+    /// app.
     pub fn abort(&self) {
-        for task in &self.tasks {
-            task.abort();
-        }
+        self.supervisor.abort();
     }
 }
 
@@ -146,7 +149,7 @@ fn take_up(change: RowChange, pools: &Pools, limits: &limit::Limits, rest: &Rest
 }
 
 /// Lets the tenants' counts grow old, and those of tenants that left go.
-async fn age(traffic: Traffic, directory: Directory) {
+async fn age((traffic, directory): (Traffic, Directory)) {
     loop {
         tokio::time::sleep(Traffic::AGE).await;
         traffic.age(|id| directory.get(id).is_some());
@@ -171,12 +174,10 @@ fn budget(given: &settings::Budget) -> Budget {
 
 /// Takes up a changed key file. One that can't be read leaves the keys as they are: it is being replaced, or an
 /// operator has to mend it, and until then tenants are served.
-async fn follow_key_file(settings: Arc<Settings>, keys: Arc<KeyRing>) {
-    if settings.keys.master.is_some() {
-        return;
-    }
+async fn follow_key_file((settings, keys): (Arc<Settings>, Arc<KeyRing>)) {
     let modified = || std::fs::metadata(&settings.keys.file).and_then(|m| m.modified()).ok();
-    let mut known = modified();
+    // Read once in any case: it may have changed before this task began.
+    let mut known = None;
     loop {
         tokio::time::sleep(KEY_FILE).await;
         let now = modified();
@@ -185,9 +186,12 @@ async fn follow_key_file(settings: Arc<Settings>, keys: Arc<KeyRing>) {
         }
         match KeyRing::load(&settings.keys) {
             Ok(ring) => {
+                let former = keys.ids();
                 keys.replace(ring);
                 known = now;
-                tracing::info!(key = keys.newest().id(), "master keys reloaded");
+                if keys.ids() != former {
+                    tracing::info!(key = keys.newest().id(), "master keys reloaded");
+                }
             }
             Err(error) => tracing::warn!(%error, "master keys not reloaded"),
         }

@@ -26,6 +26,7 @@ use tower_http::request_id::{
 };
 
 use super::error::Error;
+use super::supervisor::panic_message;
 use super::{App, cors, tenant};
 use crate::rest::Code;
 use crate::telemetry::{Outcome, Stage};
@@ -243,11 +244,6 @@ async fn read(body: Body, most: usize) -> Result<Bytes, Error> {
 }
 
 fn panicked(payload: &(dyn Any + Send)) -> Response {
-    let what = payload
-        .downcast_ref::<String>()
-        .map(String::as_str)
-        .or_else(|| payload.downcast_ref::<&str>().copied())
-        .unwrap_or("unknown");
-    tracing::error!(panic = what, "a request panicked");
+    tracing::error!(panic = panic_message(payload), "a request panicked");
     Error::Panic.into_response()
 }

@@ -4,26 +4,28 @@ use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
 
+use crate::backoff::Backoff;
 use crate::catalog::{Error, LEASE_RENEWAL, Leases, Reader};
 use crate::pool::Pools;
 
 /// How soon a router that holds more than its share tells that it has closed some.
 const SHRINK: Duration = Duration::from_millis(50);
-/// Wait before the catalog is asked again after it was lost; meanwhile the shares stay as they are.
-const RETRY: Duration = Duration::from_secs(1);
+/// Waits between attempts to reach the catalog; meanwhile the shares stay as they are. The longest is far shorter than
+/// a lease lasts.
+const BACKOFF: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(5));
 /// Longest wait for an answer of the catalog.
 const ANSWER: Duration = Duration::from_secs(10);
 
 /// Runs until it is aborted.
 pub(super) async fn keep(pools: Pools, reader: Reader, router: String) {
-    let mut said = String::new();
+    let (mut backoff, mut said) = (BACKOFF, String::new());
     loop {
         let ended = match timeout(ANSWER, reader.open_leases(&router)).await {
-            Ok(Ok(leases)) => follow(&pools, leases).await,
+            Ok(Ok(leases)) => follow(&pools, leases, &mut backoff).await,
             Ok(Err(error)) => error.to_string(),
             Err(_) => "no answer".to_owned(),
         };
-        // Once for each reason: the directory's watch tells of the same outage, and this asks every second.
+        // Once for each reason: the directory's watch tells of the same outage, and this asks every few seconds.
         if ended != said {
             tracing::warn!(
                 error = %ended,
@@ -31,7 +33,7 @@ pub(super) async fn keep(pools: Pools, reader: Reader, router: String) {
             );
             said = ended;
         }
-        sleep(RETRY).await;
+        sleep(backoff.next_wait()).await;
     }
 }
 
@@ -42,7 +44,7 @@ pub(super) async fn end(reader: &Reader, router: &str) {
     let _: Result<Result<(), Error>, _> = timeout(ANSWER, end).await;
 }
 
-async fn follow(pools: &Pools, mut leases: Leases) -> String {
+async fn follow(pools: &Pools, mut leases: Leases, backoff: &mut Backoff) -> String {
     loop {
         let next = match timeout(ANSWER, renew(pools, &leases)).await {
             Ok(Ok(true)) => SHRINK,
@@ -50,6 +52,7 @@ async fn follow(pools: &Pools, mut leases: Leases) -> String {
             Ok(Err(error)) => return error.to_string(),
             Err(_) => return "no answer".into(),
         };
+        backoff.reset();
         tokio::select! {
             () = sleep(next) => {}
             () = pools.total_known() => {}

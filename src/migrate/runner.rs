@@ -12,15 +12,14 @@ use super::engine::Applying;
 use super::history::{self, Applied, Disagreement, Unread, digest_of};
 use super::session::{self, Said, State};
 use super::{engine, outside};
+use crate::backoff::Backoff;
 use crate::pg::AdvisoryLock;
 
 /// How often a lock that another migrator holds is tried.
 const POLL: Duration = Duration::from_millis(50);
 
-/// The first pause after a lock could not be had; it doubles each time, up to [`MAX_PAUSE`].
-const PAUSE: Duration = Duration::from_millis(100);
-/// The longest pause between two tries of a file.
-const MAX_PAUSE: Duration = Duration::from_secs(5);
+/// Pauses between two tries of a file, after a lock could not be had.
+const BACKOFF: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
 
 /// How a database is brought along.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -292,7 +291,7 @@ async fn apply(
     session: &str,
     mut open: bool,
 ) -> Result<(), Stop> {
-    let mut tries = 0;
+    let (mut tries, mut backoff) = (0, BACKOFF);
     loop {
         let result = if file.transactional {
             inside(client, file, options, progress, session, std::mem::take(&mut open)).await?
@@ -317,7 +316,7 @@ async fn apply(
                 ),
             ));
         }
-        sleep(PAUSE.saturating_mul(1 << tries.min(16)).min(MAX_PAUSE)).await;
+        sleep(backoff.next_wait()).await;
         tries += 1;
         progress.lock_retries += 1;
     }

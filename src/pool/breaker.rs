@@ -2,9 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-/// Waits between two attempts at a server that is down: the first, and the longest. With the longest, service is
-/// whole again half a second after the server is.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(500));
+use crate::backoff::Backoff;
+
+/// Waits between two attempts at a server that is down. With the longest, service is whole again half a second after
+/// the server is.
+const BACKOFF: Backoff = Backoff::new(Duration::from_millis(50), LONGEST);
+const LONGEST: Duration = Duration::from_millis(500);
 
 /// Whether a server is asked for connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,16 +21,22 @@ pub enum Breaker {
 }
 
 /// The state behind [`Breaker`]. Pure: whoever asks brings the time.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct State {
     down: Option<Down>,
+    backoff: Backoff,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self { down: None, backoff: BACKOFF }
+    }
 }
 
 #[derive(Debug)]
 struct Down {
     /// What the last attempt came to.
     reason: String,
-    wait: Duration,
     /// No attempt before.
     until: Instant,
     /// An attempt is under way.
@@ -67,20 +76,19 @@ impl State {
 
     /// The server answered, be it with a refusal of that login.
     pub(super) fn answered(&mut self) {
-        self.down = None;
+        if self.down.take().is_some() {
+            self.backoff.reset();
+        }
     }
 
     /// The server did not answer, or said that it serves nobody now. True when it did until now.
     pub(super) fn failed(&mut self, reason: &str, now: Instant) -> bool {
-        let wait = match &self.down {
-            None => BACKOFF.0,
-            Some(down) if down.probing => (down.wait * 2).min(BACKOFF.1),
-            // One of those that were on their way when the first one failed: no news.
-            Some(_) => return false,
-        };
-        let first = self.down.is_none();
-        self.down = Some(Down { reason: reason.to_owned(), wait, until: now + wait, probing: false });
-        first
+        // One of those that were on their way when the first one failed: no news.
+        if self.down.as_ref().is_some_and(|down| !down.probing) {
+            return false;
+        }
+        let until = now + self.backoff.next_wait();
+        self.down.replace(Down { reason: reason.to_owned(), until, probing: false }).is_none()
     }
 }
 
@@ -94,23 +102,21 @@ mod tests {
         let mut breaker = State::default();
         assert_eq!(breaker.allows(4, now), 4);
         assert!(breaker.failed("refused", now));
-        let mut wait = BACKOFF.0;
         for _ in 0..6 {
             assert_eq!((breaker.status(now), breaker.allows(4, now)), (Breaker::Open, 0));
             assert_eq!(breaker.refuses(now), Some("refused"));
-            now += wait;
+            now += LONGEST;
             assert_eq!((breaker.status(now), breaker.allows(4, now)), (Breaker::HalfOpen, 1));
             assert_eq!(breaker.refuses(now), None);
             breaker.attempt();
             assert_eq!(breaker.refuses(now), Some("refused"), "while one tries, the others are told at once");
             assert!(!breaker.failed("refused", now));
-            wait = (wait * 2).min(BACKOFF.1);
         }
-        now += wait;
+        now += LONGEST;
         breaker.attempt();
         breaker.answered();
         assert_eq!((breaker.status(now), breaker.allows(4, now)), (Breaker::Closed, 4));
         assert!(breaker.failed("refused", now), "and the next outage begins with the shortest wait");
-        assert_eq!(breaker.refuses(now + BACKOFF.0), None);
+        assert_eq!(breaker.refuses(now + Duration::from_millis(50)), None);
     }
 }

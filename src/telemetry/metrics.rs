@@ -67,6 +67,11 @@ struct ByStage {
     stage: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByTask {
+    task: &'static str,
+}
+
 /// The data plane's counts since it started; a handle, cheap to clone. Each is an atomic or nearly so.
 #[derive(Debug, Clone)]
 pub struct Metrics(Arc<Inner>);
@@ -77,6 +82,7 @@ struct Inner {
     seconds: Histogram,
     stages: Family<ByStage, Histogram, fn() -> Histogram>,
     schema_reads: Counter,
+    task_failures: Family<ByTask, Counter>,
     /// Those of the families, found without looking.
     by_outcome: [Counter; OUTCOMES.len()],
     by_stage: [Histogram; STAGES.len()],
@@ -88,8 +94,8 @@ impl Default for Metrics {
         let stages = Family::new_with_constructor(histogram as fn() -> Histogram);
         let by_outcome = OUTCOMES.map(|of| requests.get_or_create_owned(&ByOutcome { outcome: of.name() }));
         let by_stage = STAGES.map(|of| stages.get_or_create_owned(&ByStage { stage: of.name() }));
-        let (seconds, schema_reads) = (histogram(), Counter::default());
-        Self(Arc::new(Inner { requests, seconds, stages, schema_reads, by_outcome, by_stage }))
+        let (seconds, schema_reads, task_failures) = (histogram(), Counter::default(), Family::default());
+        Self(Arc::new(Inner { requests, seconds, stages, schema_reads, task_failures, by_outcome, by_stage }))
     }
 }
 
@@ -114,6 +120,16 @@ impl Metrics {
         self.0.schema_reads.inc();
     }
 
+    /// Counts a background task's failures from now on, from 0: an alert sees the first one only if it knows of none.
+    pub fn know_task(&self, task: &'static str) {
+        drop(self.0.task_failures.get_or_create(&ByTask { task }));
+    }
+
+    /// A background task has panicked or ended.
+    pub fn task_failed(&self, task: &'static str) {
+        self.0.task_failures.get_or_create(&ByTask { task }).inc();
+    }
+
     /// Requests so far, of all outcomes.
     pub fn requests(&self) -> u64 {
         self.0.by_outcome.iter().map(Counter::get).sum()
@@ -123,6 +139,8 @@ impl Metrics {
     pub fn register(&self, registry: &mut Registry) {
         registry.register("requests", "Requests answered", self.0.requests.clone());
         registry.register("schema_reads", "Schemas read from databases", self.0.schema_reads.clone());
+        let help = "Background tasks that panicked or ended, and were started again";
+        registry.register("task_failures", help, self.0.task_failures.clone());
         registry.register_with_unit(
             "request",
             "Time from a request's head to its answer",

@@ -20,4 +20,5 @@ mod rest;
 mod routing;
 mod schema;
 mod sessions;
+mod supervision;
 mod support;
