@@ -41,7 +41,7 @@ use crate::vault::KeyRing;
 use auth::{Caller, Keyring, Roles};
 use cache::{Cache, Entry};
 use context::{Access, RequestContext};
-use execute::{Ending, Expect, Failure, Job, Outcome, Output, Remedy, Reuse};
+use execute::{Answered, Ending, Expect, Failure, Job, Outcome, Output, Remedy, Reuse};
 use plan::{Plan, Query, Source};
 use request::media::Media;
 use request::prefer::Count;
@@ -185,7 +185,7 @@ impl Rest {
                 response::build(query, request, outcome, max_rows)
             }
         };
-        Ok(response.map_err(Failure::Unexpected)?.map(|body| body.start(&self.budget)))
+        Ok(response.map_err(Failure::Unexpected)?.map(Answered::start))
     }
 
     async fn run(
@@ -198,7 +198,7 @@ impl Rest {
         let checkout = self.pools.checkout(tenant).await.map_err(|e| Failure::Unexpected(e.into()))?;
         let ready = Instant::now();
         self.metrics.stage(Stage::Checkout, ready - begun);
-        let outcome = execute::run(checkout, context, job).await;
+        let outcome = execute::run(checkout, context, job, &self.budget.of(&tenant.id)).await;
         self.metrics.stage(Stage::Execute, ready.elapsed());
         outcome
     }

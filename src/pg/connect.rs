@@ -81,6 +81,13 @@ impl Error {
             Self::Settings { .. } | Self::Unreachable { .. } => None,
         }
     }
+
+    /// Whether the server answered, and a login came to nothing all the same. That may be this login's alone: what the
+    /// server asks of it is what the login's own verifier says, which whoever logs in by it can write.
+    pub fn is_of_the_login(&self) -> bool {
+        let Self::Login { source, .. } = self else { return false };
+        matches!(**source, WireError::Login(_) | WireError::Protocol(_) | WireError::TooLong { .. })
+    }
 }
 
 /// tokio-postgres prints only "db error" and leaves the server's sentence to `source()`.

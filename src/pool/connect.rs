@@ -69,7 +69,7 @@ fn failure(open: &Open, error: pg::Error) -> Failure {
         Failure::Full
     } else if pg::is_refused_login(code) {
         Failure::Refused(Error::Fenced { tenant: tenant.id.clone(), source: Arc::new(error) })
-    } else if pg::is_outage(code) && code != Some(&SqlState::DATABASE_DROPPED) {
+    } else if pg::is_outage(code) && code != Some(&SqlState::DATABASE_DROPPED) && !error.is_of_the_login() {
         Failure::Outage(Error::Server { server: tenant.server.clone(), reason: error.to_string() })
     } else {
         Failure::Refused(Error::Connect(Arc::new(error)))

@@ -10,15 +10,14 @@ mod failure;
 
 use bytes::Bytes;
 
+pub(super) use answer::Ended;
 pub(super) use failure::{Failure, Remedy, remedy};
 
-use super::body::{Body, Budget, Delivery};
+use super::body::{Body, Delivery, Share};
 use super::context::{Access, RequestContext};
 use super::error::{Code, Error};
 use super::sql::{Statement, Value};
-use crate::pg::wire::{
-    Answer, Connection, Parameter, Phase, Query, Refusal, StatementKey, Status, Step, WireError,
-};
+use crate::pg::wire::{Connection, Parameter, Phase, Query, Refusal, StatementKey, Status, Step, WireError};
 use crate::pool::{COMMIT, Checkout, RESET, ROLLBACK};
 
 /// Deferred constraints are checked although nothing lasts: the caller wants to know whether it would.
@@ -107,17 +106,20 @@ pub(super) enum Answered {
     Nothing,
     /// It is here.
     Whole(Bytes),
+    /// It is here, and long.
+    Held(Body),
     /// It is long, and still in the socket.
     Coming(Box<Delivery>),
 }
 
 impl Answered {
     /// As the client gets it; what is still in the socket is read from now on.
-    pub(super) fn start(self, budget: &Budget) -> Body {
+    pub(super) fn start(self) -> Body {
         match self {
             Self::Nothing => Body::empty(),
             Self::Whole(bytes) => bytes.into(),
-            Self::Coming(delivery) => delivery.start(budget),
+            Self::Held(body) => body,
+            Self::Coming(delivery) => delivery.start(),
         }
     }
 }
@@ -140,24 +142,37 @@ pub(super) async fn run(
     mut checkout: Checkout,
     context: &RequestContext<'_>,
     job: &Job,
+    budget: &Share,
 ) -> Result<Outcome, Failure> {
     // A read can be judged after its end; a change can't.
     let judged = job.access == Access::Write && job.expect != Expect::default();
     let keys = Keys::new(context, job);
     let steps = write(checkout.wire(), context, job, &keys, judged)?;
-    let mut reading = answer::read(checkout.wire(), job, steps).await?;
+    let mut reading = answer::read(checkout.wire(), job, steps, budget).await?;
     if let (Some(length), None) = (reading.left, &reading.refusal) {
         // The body is read on by somebody else, while the client takes it.
         let outcome = check(reading.outcome, job.expect)?;
-        return Ok(Outcome { body: Answered::Coming(Box::new(Delivery::new(checkout, length))), ..outcome });
+        let delivery = Delivery::new(checkout, length, budget.clone());
+        return Ok(Outcome { body: Answered::Coming(Box::new(delivery)), ..outcome });
     }
     let wire = checkout.wire();
+    // What a read's own ROLLBACK has undone needs no reset.
+    let mut is_reset = job.ending == Ending::Undo && reading.refusal.is_none();
     let mut result = match reading.refusal.take() {
         Some(refusal) => Err(Failure::Refused(refusal)),
         None => check(reading.outcome, job.expect),
     };
-    if judged && result.is_ok() {
-        result = end(wire, job.ending).await?.map_or(result, |refusal| Err(Failure::Refused(refusal)));
+    if job.ending != Ending::Undo && (!judged || result.is_ok()) {
+        if judged {
+            wire.batch(last_message(job.ending))?;
+        }
+        let ended = answer::end(wire, job.ending, result.is_ok()).await?;
+        is_reset = ended.is_reset;
+        if result.is_ok()
+            && let Some(refusal) = ended.refusal
+        {
+            result = Err(Failure::Refused(refusal));
+        }
     }
     if let Err(failure) = &result {
         if failure.is_of_a_name() {
@@ -167,9 +182,14 @@ pub(super) async fn run(
         if failure.is_of_a_text() {
             keys.iter().for_each(|key| wire.forget(key));
         }
+    }
+    if !is_reset {
         // What stands behind an error, the reset too, has not run; of a judged change nothing was sent yet.
         let last = if wire.status() == Status::Idle { RESET } else { ROLLBACK };
-        wire.run(last).await?;
+        if wire.run(last).await.is_err() {
+            // What became of the request is known; the session is closed.
+            return result;
+        }
     }
     checkout.clean();
     result
@@ -200,8 +220,6 @@ impl Keys {
 struct Steps {
     estimate: Option<Step>,
     main: Step,
-    /// The message that ends the transaction and resets the session.
-    end: Option<Step>,
 }
 
 /// BEGIN, COMMIT and ROLLBACK have no names: under a name, a function could put another text in their place.
@@ -234,24 +252,15 @@ fn write(
         wire.command(CHECK_DEFERRED)?;
     }
     wire.sync();
-    let end = match job.ending {
-        Ending::Commit if !judged => Some(wire.batch(COMMIT)?),
-        Ending::Rollback if !judged => Some(wire.batch(ROLLBACK)?),
-        _ => None,
-    };
-    Ok(Steps { estimate, main, end })
+    if job.ending != Ending::Undo && !judged {
+        wire.batch(last_message(job.ending))?;
+    }
+    Ok(Steps { estimate, main })
 }
 
-/// Ends a judged change; the server's refusal, if it has one.
-async fn end(wire: &mut Connection, ending: Ending) -> Result<Option<Refusal>, WireError> {
-    wire.batch(if ending == Ending::Rollback { ROLLBACK } else { COMMIT })?;
-    let mut refusal = None;
-    while !wire.is_answered() {
-        if let Answer::Failed(failed) = wire.next().await? {
-            refusal = refusal.or(Some(failed));
-        }
-    }
-    Ok(refusal)
+/// Ends the transaction and resets the session.
+fn last_message(ending: Ending) -> &'static str {
+    if ending == Ending::Commit { COMMIT } else { ROLLBACK }
 }
 
 fn check(outcome: Outcome, expect: Expect) -> Result<Outcome, Failure> {
@@ -281,4 +290,10 @@ pub(super) async fn begin(wire: &mut Connection, context: &RequestContext<'_>) -
     wire.query(&Query { sql: &sql, types: &[], key: None, parameters: &parameters })?;
     wire.sync();
     wire.settle().await
+}
+
+/// Makes a transaction's changes last, and resets the session.
+pub(super) async fn commit(wire: &mut Connection) -> Result<Ended, WireError> {
+    wire.batch(COMMIT)?;
+    answer::end(wire, Ending::Commit, true).await
 }

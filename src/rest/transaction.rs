@@ -9,7 +9,7 @@ use super::context::RequestContext;
 use super::error::{Code, Error};
 use super::execute;
 use crate::pg::wire::{CommandTag, Parameter, Query, Row, StatementKey, Status, WireError};
-use crate::pool::{COMMIT, Checkout, RESET};
+use crate::pool::{Checkout, RESET};
 use crate::tenant::Tenant;
 
 /// Words that would end or nest the transaction behind the session's back.
@@ -82,13 +82,14 @@ impl Session {
             let status = http::StatusCode::INTERNAL_SERVER_ERROR;
             return Err(Error::new(Code::Sqlstate { state: "25P02".into(), status }, message));
         }
-        let committed = self.checkout.wire().run(COMMIT).await;
         let anonymous = self.caller.anonymous;
+        let ended = execute::commit(self.checkout.wire()).await;
+        let ended = ended.map_err(|error| Error::from_wire(&error, anonymous))?;
         // Behind a COMMIT that was refused the reset has not run.
-        if committed.is_ok() || self.checkout.wire().run(RESET).await.is_ok() {
+        if ended.is_reset || self.checkout.wire().run(RESET).await.is_ok() {
             self.checkout.clean();
         }
-        committed.map_err(|error| Error::from_wire(&error, anonymous))
+        ended.refusal.map_or(Ok(()), |refusal| Err(Error::from_server(&refusal.error, anonymous)))
     }
 
     async fn send(

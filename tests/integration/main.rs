@@ -22,3 +22,4 @@ mod schema;
 mod sessions;
 mod supervision;
 mod support;
+mod wire;

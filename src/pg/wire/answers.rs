@@ -8,7 +8,7 @@ use postgres_protocol::message::backend::Message;
 use tokio_postgres::types::Type;
 
 use super::due::{Meaning, Phase, Status, Step};
-use super::error::{ServerError, WireError};
+use super::error::WireError;
 use super::row::{self, Column, Row};
 use super::statements::{Described, Prepared};
 use super::transport::FRAME;
@@ -92,10 +92,7 @@ impl Connection {
     }
 
     async fn refusal(&mut self, step: Option<Step>, phase: Phase) -> Result<Refusal, WireError> {
-        let Message::ErrorResponse(body) = self.transport.message().await? else {
-            return Err(WireError::Protocol("an error that is none".into()));
-        };
-        let error = Box::new(ServerError::read(body.fields())?);
+        let error = Box::new(self.transport.error().await?);
         let remembered =
             step.is_some_and(|step| !self.preparing.iter().any(|preparing| preparing.step == step));
         // Those behind it were never prepared; this one may have been, and nobody will look for it.
@@ -159,6 +156,21 @@ impl Connection {
         self.broken = false;
         self.row_left = (left, values);
         Ok(taken)
+    }
+
+    /// Throws so many bytes of the current value away.
+    ///
+    /// # Errors
+    /// When the row has fewer, or the connection breaks; it is of no more use then.
+    pub async fn skip(&mut self, bytes: usize) -> Result<(), WireError> {
+        let (left, values) = self.row_left;
+        let torn = || WireError::Protocol("a row is shorter than its values".into());
+        let left = left.checked_sub(bytes).ok_or_else(torn)?;
+        self.broken = true;
+        self.transport.skip(bytes).await?;
+        self.broken = false;
+        self.row_left = (left, values);
+        Ok(())
     }
 
     /// The type of a column of a statement of the pipeline under way.

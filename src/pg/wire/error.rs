@@ -3,8 +3,6 @@
 use std::fmt;
 use std::io;
 
-use fallible_iterator::FallibleIterator as _;
-use postgres_protocol::message::backend::ErrorFields;
 use tokio_postgres::error::SqlState;
 
 /// A failure of a [`Connection`](super::Connection).
@@ -81,8 +79,9 @@ impl ServerError {
         matches!(self.severity.as_str(), "FATAL" | "PANIC")
     }
 
-    /// Texts that are not UTF-8 (errors before the session has an encoding) are made so.
-    pub(super) fn read(mut fields: ErrorFields<'_>) -> io::Result<Self> {
+    /// `fields` may have been cut off anywhere. Texts that are not UTF-8 (errors before the session has an encoding, or
+    /// cut amid a letter) are made so.
+    pub(super) fn read(fields: &[u8]) -> Self {
         let mut error = Self {
             severity: String::new(),
             code: SqlState::INTERNAL_ERROR,
@@ -91,9 +90,10 @@ impl ServerError {
             hint: None,
             context: None,
         };
-        while let Some(field) = fields.next()? {
-            let text = String::from_utf8_lossy(field.value_bytes()).into_owned();
-            match field.type_() {
+        for field in fields.split(|byte| *byte == 0) {
+            let Some((kind, text)) = field.split_first() else { break };
+            let text = String::from_utf8_lossy(text).into_owned();
+            match kind {
                 b'V' => error.severity = text,
                 b'C' => error.code = SqlState::from_code(&text),
                 b'M' => error.message = text,
@@ -103,7 +103,7 @@ impl ServerError {
                 _ => {}
             }
         }
-        Ok(error)
+        error
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use fallible_iterator::FallibleIterator as _;
 use postgres_protocol::authentication::{md5_hash, sasl};
-use postgres_protocol::message::backend::{AuthenticationSaslBody, Message};
+use postgres_protocol::message::backend::{AuthenticationSaslBody, ERROR_RESPONSE_TAG, Message};
 use postgres_protocol::message::frontend;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -16,9 +16,14 @@ use x509_cert::Certificate;
 use x509_cert::der::Decode as _;
 use x509_cert::der::oid::db::rfc5912;
 
-use super::error::{ServerError, WireError};
+use super::error::WireError;
 use super::transport::{Stream, Transport};
 use crate::pg::socket::Socket;
+
+/// Most rounds of hashing for a password: eight times PostgreSQL's default, some ten milliseconds. The server says how
+/// many, and what it says, any login may have written for itself, by `ALTER ROLE … PASSWORD` with a verifier. Unbounded,
+/// it would occupy a thread that serves all tenants for half an hour.
+const MOST_ITERATIONS: u32 = 32 * 1024;
 
 /// What a session begins with.
 pub(crate) struct Startup<'a> {
@@ -86,7 +91,7 @@ pub(super) async fn begin(stream: Stream, startup: &Startup<'_>) -> Result<Begun
     authenticate(&mut transport, startup, binding).await?;
     let (mut process, mut secret, mut is_standby) = (0, 0, false);
     loop {
-        match transport.message().await? {
+        match answer(&mut transport).await? {
             Message::BackendKeyData(key) => (process, secret) = (key.process_id(), key.secret_key()),
             Message::ParameterStatus(status) => {
                 if status.name()? == "in_hot_standby" {
@@ -110,7 +115,7 @@ async fn authenticate(
             .password
             .ok_or_else(|| WireError::Login("the server asks for a password, and there is none".into()))
     };
-    let bound = match transport.message().await? {
+    let bound = match answer(transport).await? {
         Message::AuthenticationOk => return may_go_unbound(startup),
         Message::AuthenticationCleartextPassword => {
             send(transport, |out| {
@@ -130,7 +135,7 @@ async fn authenticate(
         Message::AuthenticationSasl(body) => scram(transport, &body, password()?, binding).await?,
         other => return Err(unexpected(other)),
     };
-    match transport.message().await? {
+    match answer(transport).await? {
         Message::AuthenticationOk if bound => Ok(()),
         Message::AuthenticationOk => may_go_unbound(startup),
         other => Err(unexpected(other)),
@@ -172,17 +177,41 @@ async fn scram(
         frontend::sasl_initial_response(mechanism, scram.message(), out).map_err(WireError::Unsendable)
     })
     .await?;
-    match transport.message().await? {
-        Message::AuthenticationSaslContinue(body) => scram.update(body.data()).map_err(refused)?,
+    match answer(transport).await? {
+        Message::AuthenticationSaslContinue(body) => {
+            affordable(body.data())?;
+            scram.update(body.data()).map_err(refused)?;
+        }
         other => return Err(unexpected(other)),
     }
     send(transport, |out| frontend::sasl_response(scram.message(), out).map_err(WireError::Unsendable))
         .await?;
-    match transport.message().await? {
+    match answer(transport).await? {
         Message::AuthenticationSaslFinal(body) => scram.finish(body.data()).map_err(refused)?,
         other => return Err(unexpected(other)),
     }
     Ok(mechanism == sasl::SCRAM_SHA_256_PLUS)
+}
+
+/// Refuses a challenge that costs too much. One that can't be read is refused by whoever reads it next.
+fn affordable(challenge: &[u8]) -> Result<(), WireError> {
+    let asked = challenge.split(|byte| *byte == b',').find_map(|part| part.strip_prefix(b"i="));
+    let asked = asked.and_then(|number| std::str::from_utf8(number).ok());
+    match asked.map(str::parse) {
+        Some(Ok(0..=MOST_ITERATIONS)) | None => Ok(()),
+        _ => Err(WireError::Login(format!(
+            "the server asks for {} iterations of SCRAM, and {MOST_ITERATIONS} are the most",
+            asked.unwrap_or_default()
+        ))),
+    }
+}
+
+/// The server's next message, or its refusal.
+async fn answer(transport: &mut Transport) -> Result<Message, WireError> {
+    if transport.header().await?.tag() == ERROR_RESPONSE_TAG {
+        return Err(WireError::Server(Box::new(transport.error().await?)));
+    }
+    transport.message().await
 }
 
 async fn send(
@@ -195,10 +224,6 @@ async fn send(
 
 fn unexpected(message: Message) -> WireError {
     match message {
-        Message::ErrorResponse(body) => match ServerError::read(body.fields()) {
-            Ok(error) => WireError::Server(Box::new(error)),
-            Err(error) => error.into(),
-        },
         Message::AuthenticationGss
         | Message::AuthenticationKerberosV5
         | Message::AuthenticationScmCredential

@@ -10,12 +10,13 @@ use postgres_protocol::message::backend::{Header, Message};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio_rustls::client::TlsStream;
 
-use super::error::WireError;
+use super::error::{ServerError, WireError};
 use crate::pg::socket::Socket;
 
 /// Bytes asked of the socket at a time.
 const CHUNK: usize = 16 * 1024;
-/// Longest message that is read whole, in bytes: an error, a description of 1,600 columns. Rows are read in pieces.
+/// Longest message that is read whole, in bytes: a description of 1,600 columns. Rows are read in pieces, and of an error,
+/// whose texts functions choose, no more than this.
 const LONGEST_MESSAGE: usize = 1024 * 1024;
 /// Buffers that grew beyond this, in bytes, are let go of: there are thousands of idle connections.
 const KEPT_BUFFER: usize = 64 * 1024;
@@ -145,6 +146,16 @@ impl Transport {
         }
         self.need(length).await?;
         Ok(length)
+    }
+
+    /// The next message, which is an error. The code and the sentence come first.
+    pub(super) async fn error(&mut self) -> Result<ServerError, WireError> {
+        let length = self.header().await?.len() as usize + 1;
+        let kept = length.min(LONGEST_MESSAGE);
+        self.need(kept).await?;
+        let error = ServerError::read(self.inbox.get(FRAME..kept).unwrap_or_default());
+        self.skip(length).await?;
+        Ok(error)
     }
 
     /// The body of the next message, which is thrown away when `read` has looked at it.

@@ -3,11 +3,11 @@
 use bytes::{Bytes, BytesMut};
 use tokio_postgres::types::{FromSqlOwned, Type};
 
-use super::super::body::LONGEST_WHOLE;
+use super::super::body::{LONGEST_WHOLE, Share};
 use super::{Answered, Ending, Failure, Job, Outcome, Output, Steps};
 use crate::pg::wire::{Answer, Connection, Refusal, Step, WireError};
 
-/// Longest value in front of a body, in bytes: headers that a function chose, the key of a row.
+/// Longest value in front of a body, in bytes: the key of a row, headers that a function chose.
 const LONGEST_VALUE: usize = 1024 * 1024;
 
 /// What was read.
@@ -20,18 +20,23 @@ pub(super) struct Reading {
     pub(super) left: Option<usize>,
 }
 
-/// Reads to the end of what was written, or to a long body of a read.
-pub(super) async fn read(wire: &mut Connection, job: &Job, steps: Steps) -> Result<Reading, Failure> {
+/// Reads to the pipeline's Sync, or to a long body of a read.
+pub(super) async fn read(
+    wire: &mut Connection,
+    job: &Job,
+    steps: Steps,
+    budget: &Share,
+) -> Result<Reading, Failure> {
     let mut reading = Reading::default();
-    let (mut lines, mut has_row, mut has_ended) = (BytesMut::new(), false, false);
-    while !wire.is_answered() {
+    let (mut lines, mut has_row) = (BytesMut::new(), false);
+    loop {
         match wire.next().await? {
             Answer::Row(step) if step == steps.main && job.output == Output::Lines => {
                 line(wire, &mut lines, job.max_answer).await?;
             }
             Answer::Row(step) if step == steps.main => {
                 has_row = true;
-                reading.left = row(wire, step, job, &mut reading.outcome).await?;
+                reading.left = row(wire, step, job, budget, &mut reading.outcome).await?;
                 if reading.left.is_some() {
                     return Ok(reading);
                 }
@@ -39,16 +44,10 @@ pub(super) async fn read(wire: &mut Connection, job: &Job, steps: Steps) -> Resu
             Answer::Row(step) if Some(step) == steps.estimate => {
                 reading.outcome.planned = estimate(wire).await?
             }
-            Answer::Done(step, tag) if Some(step) == steps.end && !has_ended => {
-                has_ended = true;
-                // Nothing failed, and the server undid it all the same.
-                if tag.rolled_back && job.ending == Ending::Commit && reading.refusal.is_none() {
-                    return Err(WireError::Protocol("COMMIT rolled back".into()).into());
-                }
-            }
             Answer::Failed(refusal) => reading.refusal = reading.refusal.or(Some(refusal)),
             // Rows of the settings and of the pre-request function are nobody's.
-            Answer::Row(_) | Answer::Done(..) | Answer::Ready(_) => {}
+            Answer::Row(_) | Answer::Done(..) => {}
+            Answer::Ready(_) => break,
         }
     }
     if job.output == Output::Lines {
@@ -60,34 +59,74 @@ pub(super) async fn read(wire: &mut Connection, job: &Job, steps: Steps) -> Resu
     Ok(reading)
 }
 
+/// What became of the message that ends a transaction.
+#[derive(Default)]
+pub(in crate::rest) struct Ended {
+    /// Why the transaction did not end as it was to.
+    pub(in crate::rest) refusal: Option<Refusal>,
+    /// Whether the session was reset behind it.
+    pub(in crate::rest) is_reset: bool,
+}
+
+/// Reads to the end of that message. `wanted`: nothing has failed before, and so the server must do what it is told.
+///
+/// The first of its statements decides. An error behind it, as when the session's own time ran out, takes nothing back.
+pub(super) async fn end(wire: &mut Connection, ending: Ending, wanted: bool) -> Result<Ended, WireError> {
+    let mut ended = Ended { refusal: None, is_reset: true };
+    let mut has_ended = false;
+    while !wire.is_answered() {
+        match wire.next().await? {
+            Answer::Done(_, tag) if !has_ended => {
+                has_ended = true;
+                if tag.rolled_back && wanted && ending == Ending::Commit {
+                    return Err(WireError::Protocol("COMMIT rolled back".into()));
+                }
+            }
+            Answer::Failed(refusal) => {
+                ended.is_reset = false;
+                if !has_ended {
+                    ended.refusal = ended.refusal.or(Some(refusal));
+                }
+            }
+            Answer::Row(_) | Answer::Done(..) | Answer::Ready(_) => {}
+        }
+    }
+    Ok(ended)
+}
+
 /// The columns of [`main`](super::super::sql::main), in their order. What is left in the socket of a long body.
 async fn row(
     wire: &mut Connection,
     step: Step,
     job: &Job,
+    budget: &Share,
     outcome: &mut Outcome,
 ) -> Result<Option<usize>, Failure> {
     outcome.rows = value(wire, &Type::INT8).await?.unwrap_or_default();
     outcome.total = value(wire, &Type::INT8).await?;
     outcome.location = value(wire, &Type::TEXT_ARRAY).await?.unwrap_or_default();
     outcome.inserted = value(wire, &Type::INT4).await?;
-    outcome.headers = value(wire, &Type::TEXT).await?;
-    outcome.status = value(wire, &Type::TEXT).await?;
+    outcome.headers = chosen(wire).await?;
+    outcome.status = chosen(wire).await?;
     value::<bool>(wire, &Type::BOOL).await?;
     let Some(mut length) = wire.value().await? else { return Ok(None) };
-    // Of a change it is the server's to refuse, before its COMMIT.
-    if length > job.max_answer && job.ending == Ending::Undo {
-        return Err(Failure::TooLong);
-    }
     // In PostgreSQL's binary form a version number stands before jsonb's text.
     if wire.column_type(step, BODY) == Some(&Type::JSONB) && length > 0 {
         wire.bytes(1).await?;
         length -= 1;
     }
-    if length > LONGEST_WHOLE && job.ending == Ending::Undo && job.output == Output::Row {
+    // Of a change the server has refused it, before its COMMIT, unless a function put another text in our statement's place.
+    if length > job.max_answer {
+        return Err(Failure::TooLong);
+    }
+    if length <= LONGEST_WHOLE || job.output != Output::Row {
+        outcome.body = Answered::Whole(wire.bytes(length).await?);
+        return Ok(None);
+    }
+    if job.ending == Ending::Undo {
         return Ok(Some(length));
     }
-    outcome.body = Answered::Whole(wire.bytes(length).await?);
+    outcome.body = Answered::Held(budget.hold(wire, length).await?);
     Ok(None)
 }
 
@@ -102,6 +141,15 @@ async fn value<T: FromSqlOwned>(wire: &mut Connection, kind: &Type) -> Result<Op
     let bytes = wire.bytes(length).await?;
     let unreadable = |error| WireError::Protocol(format!("a value in front of the body: {error}"));
     T::from_sql(kind, &bytes).map(Some).map_err(unreadable)
+}
+
+/// What a function chose. Of a longer one the start is kept, which nobody can read.
+async fn chosen(wire: &mut Connection) -> Result<Option<String>, WireError> {
+    let Some(length) = wire.value().await? else { return Ok(None) };
+    let kept = length.min(LONGEST_VALUE);
+    let text = String::from_utf8_lossy(&wire.bytes(kept).await?).into_owned();
+    wire.skip(length - kept).await?;
+    Ok(Some(text))
 }
 
 async fn line(wire: &mut Connection, lines: &mut BytesMut, most: usize) -> Result<(), Failure> {

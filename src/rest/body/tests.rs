@@ -1,0 +1,77 @@
+//! Who is cut off when the room for long answers is used up.
+
+use std::future::poll_fn;
+
+use bytes::Bytes;
+
+use super::budget::{Budget, Giver, Share, Taker};
+use crate::tenant::TenantId;
+
+fn shares(most: usize) -> (Share, Share) {
+    let budget = Budget::new(most);
+    let [one, other] = [(); 2].map(|()| budget.of(&TenantId::random().unwrap()));
+    (one, other)
+}
+
+/// An answer of which so many pieces were read, and none was taken.
+async fn held(share: &Share, pieces: usize) -> (Giver, Taker) {
+    let (mut giver, taker) = share.queue(100);
+    let mut places = giver.places(pieces).await;
+    for _ in 0..pieces {
+        giver.give(Bytes::from_static(b"x"), places.next());
+    }
+    (giver, taker)
+}
+
+async fn take(taker: &Taker) -> Option<Bytes> {
+    poll_fn(|cx| taker.poll_take(cx)).await
+}
+
+#[tokio::test]
+async fn the_tenant_that_holds_most_gives_way_to_another() {
+    let (one, other) = shares(8);
+    let ((_a, small), (_b, large)) = (held(&one, 3).await, held(&one, 4).await);
+    let (mut giver, taker) = held(&other, 1).await;
+    let place = giver.place().await.expect("room");
+    giver.give(Bytes::from_static(b"y"), Some(place));
+    assert!(take(&large).await.is_none(), "cut off");
+    assert!(take(&small).await.is_some());
+    assert_eq!([take(&taker).await.unwrap(), take(&taker).await.unwrap()], ["x", "y"]);
+}
+
+#[tokio::test]
+async fn a_tenant_that_holds_less_gives_nothing_up() {
+    let (one, other) = shares(8);
+    let ((mut giver, _a), (_b, taker)) = (held(&one, 6).await, held(&other, 2).await);
+    assert!(giver.place().await.is_none(), "its own is cut off, after a while");
+    drop(giver);
+    assert!(take(&taker).await.is_some());
+}
+
+#[tokio::test]
+async fn a_long_one_takes_the_place_of_one_as_long_that_nobody_takes() {
+    let (one, _) = shares(8);
+    let ((_a, first), (_b, second)) = (held(&one, 5).await, held(&one, 3).await);
+    let (_c, third) = held(&one, 5).await;
+    assert!(take(&first).await.is_none());
+    assert!(take(&second).await.is_some() && take(&third).await.is_some());
+}
+
+#[tokio::test]
+async fn room_comes_back() {
+    let (one, _) = shares(2);
+    for ended in ["taken", "left", "given up"] {
+        let (giver, taker) = held(&one, 2).await;
+        match ended {
+            "taken" => assert!(take(&taker).await.is_some() && take(&taker).await.is_some()),
+            "left" => drop(taker),
+            _ => {
+                drop(giver);
+                assert!(take(&taker).await.is_none(), "what is not whole is cut off");
+            }
+        }
+    }
+    // What is longer than all the room there is has it all.
+    drop(held(&one, 5).await);
+    drop(held(&one, 2).await);
+}
