@@ -14,6 +14,7 @@ use manybox::pg::Connection;
 use manybox::tenant::Tenant;
 use reqwest::Method;
 use serde_json::{Value, json};
+use tokio_postgres::types::Type;
 
 use crate::support::TestFleet;
 use crate::support::proxy::Proxy;
@@ -25,6 +26,8 @@ const SCHEMA: &str = "
     CREATE TABLE marks (id int PRIMARY KEY, word text);
     INSERT INTO marks VALUES (0, 'kept');
     CREATE FUNCTION make(id int) RETURNS int LANGUAGE sql AS $$ INSERT INTO marks VALUES (id, 'made') RETURNING id $$;
+    CREATE FUNCTION make_some(id int) RETURNS SETOF int LANGUAGE sql AS
+        $$ INSERT INTO marks VALUES (id, 'made') RETURNING id $$;
     CREATE VIEW pages AS SELECT repeat('long', 50000) AS text;
     GRANT SELECT, INSERT, UPDATE, DELETE ON marks TO anon;
     GRANT SELECT ON pages TO anon;
@@ -34,12 +37,12 @@ const SCHEMA: &str = "
             'claims', current_setting('request.jwt.claims', true),
             'settings', (SELECT json_object_agg(name, setting ORDER BY name) FROM pg_settings
                 WHERE source IN ('session', 'client', 'user', 'database')),
-            'left', current_setting('left.behind', true),
+            'left', coalesce(current_setting('left.behind', true), ''),
             'locks', (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()),
             'listening', (SELECT count(*) FROM pg_listening_channels()),
             'cursors', (SELECT count(*) FROM pg_cursors WHERE name <> ''),
             'backend', pg_backend_pid()) $$;
-    GRANT EXECUTE ON FUNCTION make, state TO anon;";
+    GRANT EXECUTE ON FUNCTION make, make_some, state TO anon;";
 
 /// A tenant, `acme`, with tables of its own, perhaps behind a proxy, and what its session looks like when nothing was
 /// left in it.
@@ -110,7 +113,10 @@ impl Tested {
 
     /// How many rows of `marks` have this id.
     async fn made(&self, id: i32) -> i64 {
-        self.owner.query_one("SELECT count(*) FROM marks WHERE id = $1", &[&id]).await.unwrap().get(0)
+        // Typed, and so not prepared: what closes a prepared statement is sent some time later.
+        let rows =
+            self.owner.query_typed("SELECT count(*) FROM marks WHERE id = $1", &[(&id, Type::INT4)]).await;
+        rows.unwrap()[0].get(0)
     }
 
     /// Closes the tenant's idle connections.

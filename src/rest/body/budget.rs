@@ -1,8 +1,8 @@
 //! `Budget`: what long answers of all tenants may hold together, and which of them is cut off when that is used up.
 //!
 //! Clients that never take what they asked for would otherwise use it up for everybody. So an answer that needs room has
-//! one cut off that holds more: of another tenant that holds more altogether, or a larger one of its own tenant. For some
-//! seconds only those are cut whose clients take nothing at all.
+//! one cut off: of another tenant that holds more altogether, or of its own. For some seconds only those are cut whose
+//! clients take nothing at all.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
@@ -241,9 +241,13 @@ impl Queue {
         let (own, this) = (of(&self.tenant) + pieces, self.held() + pieces);
         let gives_way = |queue: &&Arc<Self>| {
             let held = queue.held();
-            let holds_more =
-                if queue.tenant == self.tenant { held >= this } else { held > 0 && of(&queue.tenant) > own };
-            queue.key != self.key && holds_more && (!patient || queue.is_stalled())
+            let is_stalled = queue.is_stalled();
+            let may = if queue.tenant == self.tenant {
+                is_stalled || (!patient && held >= this)
+            } else {
+                of(&queue.tenant) > own && (is_stalled || !patient)
+            };
+            queue.key != self.key && held > 0 && may
         };
         let most = queues.iter().filter(gives_way).max_by_key(|queue| (of(&queue.tenant), queue.held()));
         most.inspect(|queue| queue.cut()).is_some()

@@ -44,6 +44,10 @@ pub(super) async fn read(
             Answer::Row(step) if Some(step) == steps.estimate => {
                 reading.outcome.planned = estimate(wire).await?
             }
+            // No more comes: the server closes the session.
+            Answer::Failed(refusal) if refusal.error.is_fatal() => {
+                return Err(Failure::Refused(reading.refusal.unwrap_or(refusal)));
+            }
             Answer::Failed(refusal) => reading.refusal = reading.refusal.or(Some(refusal)),
             // Rows of the settings and of the pre-request function are nobody's.
             Answer::Row(_) | Answer::Done(..) => {}
@@ -84,8 +88,12 @@ pub(super) async fn end(wire: &mut Connection, ending: Ending, wanted: bool) -> 
             }
             Answer::Failed(refusal) => {
                 ended.is_reset = false;
+                let is_fatal = refusal.error.is_fatal();
                 if !has_ended {
                     ended.refusal = ended.refusal.or(Some(refusal));
+                }
+                if is_fatal {
+                    break;
                 }
             }
             Answer::Row(_) | Answer::Done(..) | Answer::Ready(_) => {}

@@ -36,7 +36,7 @@ impl Kind {
             Self::Long => (Method::GET, "pages", "", String::new()),
             Self::Write => (Method::POST, "marks?select=id", "return=representation", row),
             Self::Judged => {
-                (Method::POST, "rpc/make", "handling=strict, max-affected=1", format!("{{\"id\":{id}}}"))
+                (Method::POST, "rpc/make_some", "handling=strict, max-affected=1", format!("{{\"id\":{id}}}"))
             }
             Self::Call => (Method::POST, "rpc/make", "", format!("{{\"id\":{id}}}")),
         }
@@ -52,7 +52,8 @@ impl Kind {
             Self::Read => Reply::Whole(200, "[{\"word\":\"kept\"}]".into()),
             Self::Long => Reply::Whole(200, format!("[{{\"text\":\"{}\"}}]", "long".repeat(50_000))),
             Self::Write => Reply::Whole(201, format!("[{{\"id\":{id}}}]")),
-            Self::Judged | Self::Call => Reply::Whole(200, id.to_string()),
+            Self::Judged => Reply::Whole(200, format!("[{id}]")),
+            Self::Call => Reply::Whole(200, id.to_string()),
         }
     }
 }
@@ -199,7 +200,7 @@ async fn a_client_that_hangs_up_at_any_await() {
             tested.clean().await;
             if let Some(answer) = answer {
                 assert_eq!(answer, kind.right(id));
-                assert!(times > 3, "{kind:?} {times}");
+                assert!(times > 1, "{kind:?}");
                 break;
             }
         }

@@ -115,6 +115,11 @@ async fn tls_and_channel_binding() {
     ] {
         secured.present(certified.as_ref()).await;
         let has_tls = certified.is_some();
+        let mode = if has_tls { "require" } else { "disable" };
+        eventually("it is presented", || async {
+            secured.open("localhost", port, &format!("sslmode={mode}")).await == Ok(has_tls)
+        })
+        .await;
         for host in ["localhost", "127.0.0.1"] {
             for (mode, expected) in
                 [("disable", Some(false)), ("prefer", Some(has_tls)), ("require", has_tls.then_some(true))]
@@ -232,6 +237,7 @@ async fn a_server_that_is_killed() {
         CREATE VIEW slow_marks AS SELECT id, pg_sleep(30)::text AS slept FROM marks;
         GRANT SELECT ON slow_marks TO anon; GRANT EXECUTE ON FUNCTION slow TO anon;";
     let mut tested = Tested::on(fleet, slow).await;
+    // All sessions of the server end with either, the fleet's own as well.
     for (method, path, body, whole) in [
         (Method::GET, "slow_marks", "", false),
         (Method::POST, "rpc/slow", r#"{"id":1}"#, false),
@@ -247,6 +253,7 @@ async fn a_server_that_is_killed() {
         assert!(reply.says_so(), "{path} {whole}: {reply:?}");
         eventually("it is served again", || async { tested.state().await.is_ok() }).await;
         assert_ne!(tested.clean().await, backend);
+        tested.fleet.reopen().await;
         tested.owner = tested.fleet.owner("acme").await;
         assert_eq!(tested.made(1).await, 0);
     }

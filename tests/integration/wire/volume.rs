@@ -20,6 +20,7 @@ const LARGE: &str = "
     CREATE VIEW read65 AS SELECT repeat('x', 65 * 1024 * 1024) AS word;
     CREATE FUNCTION grown(id int, size int) RETURNS text LANGUAGE plpgsql AS $$ BEGIN
         INSERT INTO marks VALUES (id, 'grown'); RETURN repeat('x', size); END $$;
+    CREATE FUNCTION grown_rows(id int, size int) RETURNS SETOF text LANGUAGE sql AS 'SELECT public.grown(id, size)';
     CREATE FUNCTION loud(size int) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN
         PERFORM set_config('client_min_messages', 'debug1', false); RAISE NOTICE '%', repeat('x', size);
         RETURN true; END $$;
@@ -33,7 +34,7 @@ const LARGE: &str = "
         PERFORM pg_notify('gossip', n || repeat('x', 7000)) FROM generate_series(1, 1000) n; END $$;
     GRANT SELECT, INSERT, UPDATE ON bulk TO anon;
     GRANT SELECT ON read63, read65, shouting TO anon;
-    GRANT EXECUTE ON FUNCTION filled, grown, loud, raises, chooses, listens TO anon;";
+    GRANT EXECUTE ON FUNCTION filled, grown, grown_rows, loud, raises, chooses, listens TO anon;";
 
 #[tokio::test]
 async fn notices_that_nobody_asked_for() {
@@ -110,7 +111,7 @@ async fn answers_within_the_limit_and_beyond() {
         (Method::POST, "bulk", representation, row(65, 65)),
         (Method::PATCH, "bulk?id=eq.63", representation, json!({ "size": 65 * MIB }).to_string()),
         (Method::POST, "rpc/grown", "", row(65, 65)),
-        (Method::POST, "rpc/grown", judged, row(65, 65)),
+        (Method::POST, "rpc/grown_rows", judged, row(65, 65)),
     ] {
         let reply = tested.ask(method.clone(), path, prefer, &body).await;
         assert_eq!(reply.refused(), too_long, "{method} {path}");
