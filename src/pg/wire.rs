@@ -122,6 +122,8 @@ pub struct Connection {
     statements: Statements,
     /// Statements of the pipeline under way that the server has not prepared yet.
     preparing: Vec<Preparing>,
+    /// Those that it had prepared for an earlier one.
+    remembered: Vec<Step>,
     /// What the server said of the pipeline's statements.
     described: Vec<(Step, Described)>,
     /// What of the current row was not read: bytes, and values.
@@ -154,6 +156,7 @@ impl Connection {
             steps: 0,
             statements: Statements::default(),
             preparing: Vec::new(),
+            remembered: Vec::new(),
             described: Vec::new(),
             row_left: (0, 0),
             is_standby: begun.is_standby,

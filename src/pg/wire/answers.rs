@@ -93,8 +93,7 @@ impl Connection {
 
     async fn refusal(&mut self, step: Option<Step>, phase: Phase) -> Result<Refusal, WireError> {
         let error = Box::new(self.transport.error().await?);
-        let remembered =
-            step.is_some_and(|step| !self.preparing.iter().any(|preparing| preparing.step == step));
+        let remembered = step.is_some_and(|step| self.remembered.contains(&step));
         // Those behind it were never prepared; this one may have been, and nobody will look for it.
         for preparing in self.preparing.drain(..) {
             self.statements.abandon(preparing.name);

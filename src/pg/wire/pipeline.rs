@@ -16,6 +16,7 @@ impl Connection {
     pub(super) fn step(&mut self) -> Step {
         if self.due.is_settled() {
             self.described.clear();
+            self.remembered.clear();
             // In front of a pipeline no error can skip them, and closing what is not there is none.
             for name in self.statements.take_closing() {
                 if frontend::close(b'S', &name, &mut self.transport.outbox).is_ok() {
@@ -53,6 +54,7 @@ impl Connection {
         let name = match query.key.and_then(|key| self.statements.get(key)) {
             Some(prepared) => {
                 self.described.push((step, prepared.described.clone()));
+                self.remembered.push(step);
                 prepared.name.clone()
             }
             None => self.prepare_as(step, query)?,

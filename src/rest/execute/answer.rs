@@ -48,7 +48,14 @@ pub(super) async fn read(
             Answer::Failed(refusal) if refusal.error.is_fatal() => {
                 return Err(Failure::Refused(reading.refusal.unwrap_or(refusal)));
             }
-            Answer::Failed(refusal) => reading.refusal = reading.refusal.or(Some(refusal)),
+            Answer::Failed(refusal) => {
+                let is_fatal = refusal.error.is_fatal();
+                reading.refusal = reading.refusal.or(Some(refusal));
+                if is_fatal {
+                    // Nothing follows but the end of the stream.
+                    return Ok(reading);
+                }
+            }
             // Rows of the settings and of the pre-request function are nobody's.
             Answer::Row(_) | Answer::Done(..) => {}
             Answer::Ready(_) => break,
