@@ -21,7 +21,7 @@ mod status;
 pub use breaker::Breaker;
 pub use checkout::Checkout;
 pub use error::{Error, Wait};
-pub use ledger::PoolStatus;
+pub use ledger::{PoolStatus, Timeouts};
 pub use reset::{COMMIT, RESET, ROLLBACK};
 pub use status::ServerStatus;
 
@@ -34,7 +34,8 @@ use tokio::sync::{Notify, broadcast};
 use crate::pg::{self, Endpoint};
 use crate::tenant::{Tenant, TenantId};
 use crate::vault::KeyRing;
-use server::{Keys, Server};
+use connect::Keys;
+use server::Server;
 
 /// Refusals kept for a listener that is busy.
 const REFUSALS: usize = 256;
@@ -52,9 +53,9 @@ pub struct Budget {
     /// Connections left to operators, migrations and other control-plane work.
     pub reserve: u32,
     /// Most connections being opened at once. More take no less time each: authentication is the server's work.
-    pub connects: u32,
+    pub max_connecting: u32,
     /// Most connections of one tenant on one router, whatever its tier says.
-    pub busy: u32,
+    pub max_per_tenant: u32,
     /// Whether other routers share the total: then none of it is used before [`Pools::set_share`] was called, but
     /// for the first connections.
     pub shared: bool,
@@ -63,7 +64,13 @@ pub struct Budget {
 impl Default for Budget {
     fn default() -> Self {
         let cores = std::thread::available_parallelism().map_or(2, |n| u32::try_from(n.get()).unwrap_or(2));
-        Self { total: None, reserve: 20, connects: 4, busy: cores.max(2) * 3 / 2, shared: false }
+        Self {
+            total: None,
+            reserve: 20,
+            max_connecting: 4,
+            max_per_tenant: cores.max(2) * 3 / 2,
+            shared: false,
+        }
     }
 }
 

@@ -92,7 +92,7 @@ pub(crate) async fn serve(url: &str, port: u16) -> Done {
     let manager =
         Manager::from_config(config, NoTls, ManagerConfig { recycling_method: RecyclingMethod::Fast });
     // As many as manybox opens for one tenant.
-    let pool = manybox::pool::Budget::default().busy as usize;
+    let pool = manybox::pool::Budget::default().max_per_tenant as usize;
     let pool = Pool::builder(manager).max_size(pool).build()?;
     let handler = |work| Arc::new(Handler { pool: pool.clone(), work });
     let items = Work::read("/items", statements::point("items"));

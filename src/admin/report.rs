@@ -81,7 +81,7 @@ impl From<ServerStatus> for ServerLine {
             waiting: status.waiting,
             evictions: status.evictions,
             connects: status.connects,
-            refused: status.timeouts.iter().sum(),
+            refused: status.timeouts.total(),
             breaker: breaker.to_owned(),
         }
     }

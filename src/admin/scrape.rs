@@ -81,7 +81,12 @@ fn servers(registry: &mut Registry, all: &[ServerStatus]) {
         for (outcome, count) in [("ok", status.connects), ("failed", status.connect_failures)] {
             connects.get_or_create(&Came { server: status.server.clone(), outcome }).inc_by(count as f64);
         }
-        for (reason, count) in ["budget", "tenant", "connect", "queue"].into_iter().zip(status.timeouts) {
+        for (reason, count) in [
+            ("budget", status.timeouts.budget),
+            ("tenant", status.timeouts.tenant),
+            ("connect", status.timeouts.connect),
+            ("queue", status.timeouts.queue),
+        ] {
             ended.get_or_create(&Because { server: status.server.clone(), reason }).inc_by(count as f64);
         }
     }

@@ -166,8 +166,8 @@ fn budget(given: &settings::Budget) -> Budget {
     Budget {
         total: given.max_connections,
         reserve: given.reserved_connections,
-        connects: given.max_connecting,
-        busy: given.max_per_tenant.unwrap_or(defaults.busy),
+        max_connecting: given.max_connecting,
+        max_per_tenant: given.max_per_tenant.unwrap_or(defaults.max_per_tenant),
         shared: true,
     }
 }

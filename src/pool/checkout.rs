@@ -1,18 +1,18 @@
 //! `Checkout`: one connection for one request, which goes back to the pool only when it is known to be clean.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-
-use tokio::runtime::Handle;
-use tokio::time::timeout;
 
 use super::connection::Connection;
 use super::ledger::Key;
-use super::server::Server;
 use crate::pg::wire;
 
-/// Longest wait for the server to take a request to cancel.
-const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
+/// Who lent a connection, and gets it back.
+pub(super) trait Lender: Send + Sync {
+    /// It is clean: the next request may have it.
+    fn give_back(self: Arc<Self>, key: Key, connection: Connection);
+    /// It is not: what it does is ended, and then it is closed.
+    fn discard(self: Arc<Self>, key: Key, connection: Connection);
+}
 
 /// A connection to a tenant's database, in use by one request.
 ///
@@ -23,13 +23,13 @@ const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct Checkout {
     /// `None` only while it is dropped.
     connection: Option<Connection>,
-    server: Arc<Server>,
+    lender: Arc<dyn Lender>,
     key: Key,
 }
 
 impl Checkout {
-    pub(super) fn new(server: Arc<Server>, key: Key, connection: Connection) -> Self {
-        Self { connection: Some(connection), server, key }
+    pub(super) fn new(lender: Arc<dyn Lender>, key: Key, connection: Connection) -> Self {
+        Self { connection: Some(connection), lender, key }
     }
 
     /// The connection.
@@ -48,28 +48,15 @@ impl Checkout {
     /// that owes an answer or has a transaction open is closed all the same.
     pub fn clean(mut self) {
         if let Some(connection) = self.connection.take() {
-            let (key, now) = (self.key, Instant::now());
-            self.server.with(|ledger, orders| ledger.give_back(key, connection, now, orders));
+            Arc::clone(&self.lender).give_back(self.key, connection);
         }
     }
 }
 
 impl Drop for Checkout {
     fn drop(&mut self) {
-        let Some(connection) = self.connection.take() else { return };
-        let (key, now) = (self.key, Instant::now());
-        self.server.with(|ledger, orders| ledger.lost(key, now, orders));
-        // Without a runtime nothing can be sent any more; the socket closes.
-        if let Ok(runtime) = Handle::try_current() {
-            runtime.spawn(discard(connection, Arc::clone(&self.server)));
+        if let Some(connection) = self.connection.take() {
+            Arc::clone(&self.lender).discard(self.key, connection);
         }
     }
-}
-
-/// Ends what the connection is doing, then closes it. Its slot stays taken until the server has closed its side.
-///
-/// A backend does not notice that its client has gone before its statement ends, so the statement is cancelled: a
-/// client that starts slow requests and hangs up would otherwise use up what the tenant may have.
-async fn discard(connection: Connection, server: Arc<Server>) {
-    let _ = timeout(CANCEL_TIMEOUT, server.endpoint.cancel(connection.wire.cancel_key())).await;
 }

@@ -1,21 +1,25 @@
 //! How a tenant's connection is opened: the login, and the session's defaults.
 
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use tokio::time::timeout;
 use tokio_postgres::error::SqlState;
 
 use super::connection::{Connection, Slot};
 use super::error::Error;
 use super::ledger::{Failure, Open};
-use super::server::Server;
-use crate::pg::wire::Query;
-use crate::pg::{self, Guard};
+use crate::pg::wire::{Query, WireError};
+use crate::pg::{self, Endpoint, Guard};
 use crate::policy::Limits;
+use crate::vault::KeyRing;
 
 /// Longest time for one connection, from the first byte to the end of the login.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Longest wait for the server to take a request to cancel.
+const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What a server has room for, less what it keeps for superusers (and, from PostgreSQL 16 on, for others).
 const ROOM: &str = "SELECT current_setting('max_connections')::int \
@@ -24,41 +28,66 @@ const ROOM: &str = "SELECT current_setting('max_connections')::int \
 /// More than the one number that it gives.
 const ROOM_BYTES: usize = 1024;
 
-/// Opens a connection in this slot.
-pub(super) async fn open(server: &Arc<Server>, open: &Open, slot: Arc<Slot>) -> Result<Connection, Failure> {
-    let tenant = &open.tenant;
-    let ring = server.keys.read().unwrap_or_else(PoisonError::into_inner).clone();
-    let logins = ring.tenant_logins(tenant);
-    let Some(login) = logins.get(open.login % logins.len().max(1)) else {
-        return Err(Failure::Refused(Error::Connect(Arc::new(pg::Error::Settings {
-            server: tenant.server.clone(),
-            reason: "there is no master key to log in with".into(),
-        }))));
-    };
-    let checks = server.checks_clients.load(Ordering::Relaxed);
-    let options = options(&tenant.limits, checks);
-    let guard: Guard = slot.clone();
-    let opened = server.endpoint.open(login, &tenant.database(), &options, &guard).await;
-    let mut wire = opened.map_err(|error| {
-        if checks && is_unknown_setting(error.code()) {
-            server.checks_clients.store(false, Ordering::Relaxed);
-            return Failure::Again;
-        }
-        let passwords_left = open.refused_logins + 1 < logins.len();
-        if error.code() == Some(&SqlState::INVALID_PASSWORD) && passwords_left {
-            return Failure::NextLogin;
-        }
-        failure(open, error)
-    })?;
-    if !server.is_known() {
-        let query = Query { sql: ROOM, types: &[], key: None, parameters: &[] };
-        let room = wire.rows(&query, ROOM_BYTES).await;
-        let refused = |source| failure(open, server.endpoint.refused(login, &tenant.database(), source));
-        let (room, _) = room.map_err(refused)?;
-        let most = room.first().and_then(|row| row.try_get::<i32>(0).ok());
-        server.learn(most.and_then(|most| u32::try_from(most).ok()).unwrap_or(0));
+/// The master keys in use, exchangeable while serving.
+pub(super) type Keys = Arc<RwLock<Arc<KeyRing>>>;
+
+/// Opens and closes connections to one server.
+pub(super) struct Connector {
+    pub(super) endpoint: Endpoint,
+    keys: Keys,
+    /// Whether `client_connection_check_interval` may be sent: systems that can't do it refuse it.
+    checks_clients: AtomicBool,
+}
+
+impl Connector {
+    pub(super) fn new(endpoint: Endpoint, keys: Keys) -> Self {
+        Self { endpoint, keys, checks_clients: AtomicBool::new(true) }
     }
-    Ok(Connection { wire, epoch: open.epoch, slot })
+
+    /// Opens a connection in this slot.
+    pub(super) async fn open(&self, open: &Open, slot: Arc<Slot>) -> Result<Connection, Failure> {
+        let tenant = &open.tenant;
+        let ring = self.keys.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let logins = ring.tenant_logins(tenant);
+        let Some(login) = logins.get(open.login % logins.len().max(1)) else {
+            return Err(Failure::Refused(Error::Connect(Arc::new(pg::Error::Settings {
+                server: tenant.server.clone(),
+                reason: "there is no master key to log in with".into(),
+            }))));
+        };
+        let checks = self.checks_clients.load(Ordering::Relaxed);
+        let options = options(&tenant.limits, checks);
+        let guard: Guard = slot.clone();
+        let opened = self.endpoint.open(login, &tenant.database(), &options, &guard).await;
+        let wire = opened.map_err(|error| {
+            if checks && is_unknown_setting(error.code()) {
+                self.checks_clients.store(false, Ordering::Relaxed);
+                return Failure::Again;
+            }
+            let passwords_left = open.refused_logins + 1 < logins.len();
+            if error.code() == Some(&SqlState::INVALID_PASSWORD) && passwords_left {
+                return Failure::NextLogin;
+            }
+            failure(open, error)
+        })?;
+        Ok(Connection { wire, epoch: open.epoch, slot })
+    }
+
+    /// Ends what the connection is doing, then closes it. Its slot stays taken until the server has closed its side.
+    ///
+    /// A backend does not notice that its client has gone before its statement ends, so the statement is cancelled: a
+    /// client that starts slow requests and hangs up would otherwise use up what the tenant may have.
+    pub(super) async fn discard(&self, connection: Connection) {
+        let _ = timeout(CANCEL_TIMEOUT, self.endpoint.cancel(connection.wire.cancel_key())).await;
+    }
+}
+
+/// How many connections the server has room for.
+pub(super) async fn room(connection: &mut Connection) -> Result<u32, WireError> {
+    let query = Query { sql: ROOM, types: &[], key: None, parameters: &[] };
+    let (rows, _) = connection.wire.rows(&query, ROOM_BYTES).await?;
+    let most = rows.first().map(|row| row.try_get::<i32>(0)).transpose()?;
+    Ok(most.and_then(|most| u32::try_from(most).ok()).unwrap_or(0))
 }
 
 /// Whose failure it is: the tenant's alone, or the server's for all.

@@ -1,12 +1,10 @@
 //! A connection as the ledger keeps it, and the slot it occupies.
 
-use std::mem;
+use std::fmt;
 use std::sync::Arc;
-use std::sync::Weak;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::ledger::{Key, Session};
-use super::server::Server;
+use super::ledger::Session;
 use crate::pg::wire;
 
 /// A usable connection to one tenant's database.
@@ -34,24 +32,33 @@ impl Session for Connection {
     }
 }
 
+/// What is called when a slot is free; whether the connection was evicted.
+type Freed = Box<dyn FnOnce(bool) + Send + Sync>;
+
 /// One connection's place in the budget. Held by its socket until the server has closed its side, and by the
 /// connection itself: so what the ledger counts as usable always has a slot.
 pub(super) struct Slot {
-    server: Weak<Server>,
-    key: Key,
+    /// `None` only while it is dropped.
+    freed: Option<Freed>,
     evicted: AtomicBool,
 }
 
 impl Slot {
-    pub(super) fn new(server: Weak<Server>, key: Key) -> Self {
-        Self { server, key, evicted: AtomicBool::new(false) }
+    pub(super) fn new(freed: impl FnOnce(bool) + Send + Sync + 'static) -> Self {
+        Self { freed: Some(Box::new(freed)), evicted: AtomicBool::new(false) }
+    }
+}
+
+impl fmt::Debug for Slot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Slot")
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        if let Some(server) = mem::take(&mut self.server).upgrade() {
-            server.freed(self.key, *self.evicted.get_mut());
+        if let Some(freed) = self.freed.take() {
+            freed(*self.evicted.get_mut());
         }
     }
 }

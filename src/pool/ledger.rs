@@ -31,7 +31,7 @@ use account::{Account, Class, Idle, Waiter};
 /// who starve. Opening one costs as much as some twenty point reads, so giving up at each return would only open.
 const BATCH: u32 = 8;
 /// How long a tenant whose login was refused opens nothing.
-pub(super) const BARRED: Duration = Duration::from_millis(100);
+pub(super) const BAN: Duration = Duration::from_millis(100);
 
 /// What the ledger keeps: a usable connection, or a stand-in for it in tests.
 pub(super) trait Session {
@@ -100,6 +100,26 @@ pub(super) enum Failure {
     Refused(Error),
 }
 
+/// Requests that got no connection, by what they waited for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Timeouts {
+    /// For the server's budget, or for the server, which had none left.
+    pub budget: u64,
+    /// For one of the tenant's own.
+    pub tenant: u64,
+    /// For one to be opened.
+    pub connect: u64,
+    /// For nothing: the tenant's queue was full.
+    pub queue: u64,
+}
+
+impl Timeouts {
+    /// All of them.
+    pub fn total(&self) -> u64 {
+        self.budget + self.tenant + self.connect + self.queue
+    }
+}
+
 /// Counts since the router started.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Counts {
@@ -110,8 +130,7 @@ pub(super) struct Counts {
     pub(super) connect_time: Duration,
     pub(super) waits: u64,
     pub(super) wait_time: Duration,
-    /// Waits that ran out for the budget, the tenant's limit, a connect; and requests a full queue turned away.
-    pub(super) timeouts: [u64; 4],
+    pub(super) timeouts: Timeouts,
 }
 
 /// The ledger of one server.
@@ -119,9 +138,9 @@ pub(super) struct Ledger<S> {
     /// Most slots taken at once.
     budget: u32,
     /// Most connections being opened at once.
-    connects: u32,
+    max_connecting: u32,
     /// Most connections of one tenant.
-    busy: u32,
+    max_per_tenant: u32,
     accounts: Slab<Account<S>>,
     keys: HashMap<TenantId, Key>,
     /// Tenants that want a connection opened: those that starve, and the others.
@@ -137,11 +156,11 @@ pub(super) struct Ledger<S> {
 }
 
 impl<S: Session> Ledger<S> {
-    pub(super) fn new(budget: u32, connects: u32, busy: u32) -> Self {
+    pub(super) fn new(budget: u32, max_connecting: u32, max_per_tenant: u32) -> Self {
         Self {
             budget,
-            connects: connects.max(1),
-            busy: busy.max(1),
+            max_connecting: max_connecting.max(1),
+            max_per_tenant: max_per_tenant.max(1),
             accounts: Slab::new(),
             keys: HashMap::new(),
             rings: [VecDeque::new(), VecDeque::new()],
@@ -175,7 +194,7 @@ impl<S: Session> Ledger<S> {
         let refusal = if let Some(reason) = self.breaker.refuses(now) {
             Some(down(tenant, reason))
         } else if account.waiters.len() >= tenant.limits.max_waiting as usize {
-            self.counts.timeouts[3] += 1;
+            self.counts.timeouts.queue += 1;
             Some(Error::Queue { tenant: tenant.id.clone(), max: tenant.limits.max_waiting })
         } else {
             account.refusal(now).filter(|_| account.usable == 0)
@@ -201,7 +220,7 @@ impl<S: Session> Ledger<S> {
         account.waiters.retain(|waiter| waiter.ticket != ticket);
         let wait = if account.is_full() {
             Wait::Full
-        } else if account.taken >= account.most(self.busy) {
+        } else if account.taken >= account.max_connections(self.max_per_tenant) {
             Wait::Tenant
         } else if account.opening > 0 || self.taken < self.budget {
             Wait::Connect
@@ -214,12 +233,12 @@ impl<S: Session> Ledger<S> {
 
     /// A wait has run out.
     pub(super) fn timed_out(&mut self, key: Key, wait: Wait) {
-        let of = match wait {
-            Wait::Budget | Wait::Full => 0,
-            Wait::Tenant => 1,
-            Wait::Connect => 2,
-        };
-        self.counts.timeouts[of] += 1;
+        let timeouts = &mut self.counts.timeouts;
+        *match wait {
+            Wait::Budget | Wait::Full => &mut timeouts.budget,
+            Wait::Tenant => &mut timeouts.tenant,
+            Wait::Connect => &mut timeouts.connect,
+        } += 1;
         if let Some(account) = self.accounts.get_mut(key) {
             account.refusals += 1;
         }
@@ -228,7 +247,8 @@ impl<S: Session> Ledger<S> {
     /// A lent connection comes back clean.
     pub(super) fn give_back(&mut self, key: Key, mut session: S, now: Instant, orders: &mut Orders<S>) {
         let starved = !self.rings[Class::Starving as usize].is_empty();
-        let wanted = starved && self.taken >= self.budget && self.opening + self.evicting < self.connects;
+        let wanted =
+            starved && self.taken >= self.budget && self.opening + self.evicting < self.max_connecting;
         let (above, full) = (self.is_above_share(key), self.is_overdrawn());
         let Some(account) = self.accounts.get_mut(key) else { return orders.close.push(session) };
         let surplus = full || account.is_above_limit(self.busy);
@@ -277,7 +297,7 @@ impl<S: Session> Ledger<S> {
                 // It is counted here as the opening one that it was.
                 let unwanted = unwanted || account.is_above_limit(self.busy);
                 account.opening -= 1;
-                account.lift();
+                account.unban();
                 if unwanted || open.epoch != account.epoch || !session.is_usable() {
                     orders.close.push(session);
                 } else {
@@ -314,12 +334,12 @@ impl<S: Session> Ledger<S> {
             Failure::Full => {
                 self.breaker.answered();
                 self.counts.connect_failures += 1;
-                account.bar(None, now + BARRED);
+                account.ban(None, now + BAN);
             }
             Failure::Refused(error) => {
                 self.breaker.answered();
                 self.counts.connect_failures += 1;
-                account.bar(Some(error.clone()), now + BARRED);
+                account.ban(Some(error.clone()), now + BAN);
                 account.refuse_all(error);
             }
             Failure::Outage(error) => {

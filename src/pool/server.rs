@@ -1,32 +1,26 @@
 //! One server: its ledger, and the hands that carry out what the ledger orders.
 
-use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, broadcast, oneshot};
 use tokio::time::{sleep, timeout};
 
-use super::checkout::Checkout;
+use super::Budget;
+use super::checkout::{Checkout, Lender};
+use super::connect::{self, Connector, Keys};
 use super::connection::{Connection, Slot};
 use super::error::{Error, Wait};
-use super::ledger::{Answer, BARRED, Failure, Key, Ledger, Offer, Open, Orders};
-use super::{Budget, connect};
+use super::ledger::{Answer, BAN, Failure, Key, Ledger, Offer, Open, Orders};
 use crate::pg::Endpoint;
+use crate::pg::wire::WireError;
 use crate::tenant::{Tenant, TenantId};
-use crate::vault::KeyRing;
-
-/// The master keys in use, exchangeable while serving.
-pub(super) type Keys = Arc<RwLock<Arc<KeyRing>>>;
 
 /// One server, as all pools of its tenants see it.
 pub(super) struct Server {
-    pub(super) endpoint: Endpoint,
-    pub(super) keys: Keys,
-    pub(super) budget: Budget,
-    /// Whether `client_connection_check_interval` may be sent: systems that can't do it refuse it.
-    pub(super) checks_clients: AtomicBool,
+    connector: Connector,
+    budget: Budget,
     ledger: Mutex<Ledger<Connection>>,
     room: Mutex<Room>,
     /// Told when the room becomes known.
@@ -57,11 +51,9 @@ impl Server {
         known: Arc<Notify>,
     ) -> Arc<Self> {
         let room = Room { total: budget.total, share: None };
-        let ledger = Ledger::new(room.now(&budget), budget.connects, budget.busy);
+        let ledger = Ledger::new(room.now(&budget), budget.max_connecting, budget.max_per_tenant);
         Arc::new(Self {
-            endpoint,
-            keys,
-            checks_clients: AtomicBool::new(true),
+            connector: Connector::new(endpoint, keys),
             ledger: Mutex::new(ledger),
             room: Mutex::new(room),
             known,
@@ -91,13 +83,12 @@ impl Server {
     }
 
     pub(super) async fn checkout(self: &Arc<Self>, tenant: &Arc<Tenant>) -> Result<Checkout, Error> {
-        let (key, ticket, receiver) = match self
-            .with(|ledger, orders| ledger.ask(tenant, Instant::now(), orders))
-        {
-            Answer::Ready(key, connection) => return Ok(Checkout::new(Arc::clone(self), key, connection)),
-            Answer::Refused(error) => return Err(error),
-            Answer::Wait(key, ticket, receiver) => (key, ticket, receiver),
-        };
+        let (key, ticket, receiver) =
+            match self.with(|ledger, orders| ledger.ask(tenant, Instant::now(), orders)) {
+                Answer::Ready(key, connection) => return Ok(self.lend(key, connection)),
+                Answer::Refused(error) => return Err(error),
+                Answer::Wait(key, ticket, receiver) => (key, ticket, receiver),
+            };
         let mut place = Place { server: self, key, ticket, receiver: Some(receiver) };
         let limit = tenant.limits.acquire_timeout;
         let offer = match timeout(limit, place.wait()).await {
@@ -107,18 +98,27 @@ impl Server {
                 Error::Wait { tenant: tenant.id.clone(), waited: limit, wait }
             }),
         };
-        offer.map(|connection| Checkout::new(Arc::clone(self), key, connection))
+        offer.map(|connection| self.lend(key, connection))
+    }
+
+    fn lend(self: &Arc<Self>, key: Key, connection: Connection) -> Checkout {
+        Checkout::new(Arc::<Self>::clone(self), key, connection)
     }
 
     /// Opens a connection in the background and tells the ledger what came of it.
     fn open(self: &Arc<Self>, open: Open) {
-        let slot = Arc::new(Slot::new(Arc::downgrade(self), open.key));
+        let (owner, key) = (Arc::downgrade(self), open.key);
+        let slot = Arc::new(Slot::new(move |evicted| {
+            if let Some(server) = owner.upgrade() {
+                server.freed(key, evicted);
+            }
+        }));
         let mut attempt = Attempt { server: Arc::clone(self), open: Some(open) };
         // Dropped unstarted when the runtime ends.
         self.runtime.spawn(async move {
             let Some(open) = &attempt.open else { return };
             let begun = Instant::now();
-            let opening = connect::open(&attempt.server, open, slot);
+            let opening = attempt.server.connect(open, slot);
             let result = timeout(connect::TIMEOUT, opening).await.unwrap_or_else(|_| {
                 let reason = format!("no connection in {:?}", connect::TIMEOUT);
                 Err(Failure::Outage(Error::Server { server: open.tenant.server.clone(), reason }))
@@ -127,25 +127,43 @@ impl Server {
         });
     }
 
+    async fn connect(self: &Arc<Self>, open: &Open, slot: Arc<Slot>) -> Result<Connection, Failure> {
+        let mut connection = self.connector.open(open, slot).await?;
+        if !self.is_known() {
+            let outage = |error: WireError| {
+                Failure::Outage(Error::Server {
+                    server: open.tenant.server.clone(),
+                    reason: error.to_string(),
+                })
+            };
+            self.learn(connect::room(&mut connection).await.map_err(outage)?);
+        }
+        Ok(connection)
+    }
+
     /// The server has closed its side of a connection.
-    pub(super) fn freed(self: &Arc<Self>, key: Key, evicted: bool) {
+    fn freed(self: &Arc<Self>, key: Key, evicted: bool) {
         self.with(|ledger, orders| ledger.freed(key, evicted, Instant::now(), orders));
         self.freed.notify_waiters();
     }
 
     /// What the server says it has room for, asked once.
-    pub(super) fn learn(self: &Arc<Self>, most: u32) {
+    fn learn(self: &Arc<Self>, most: u32) {
         let mut room = self.room.lock().unwrap_or_else(PoisonError::into_inner);
         if room.total.is_none() {
             let total = most.saturating_sub(self.budget.reserve).max(1);
             room.total = Some(total);
-            tracing::info!(server = self.endpoint.name(), budget = total, "connections for tenants");
+            tracing::info!(
+                server = self.connector.endpoint.name(),
+                budget = total,
+                "connections for tenants"
+            );
             self.apply(*room);
             self.known.notify_one();
         }
     }
 
-    pub(super) fn is_known(&self) -> bool {
+    fn is_known(&self) -> bool {
         self.total().is_some()
     }
 
@@ -187,7 +205,21 @@ impl Room {
         match (self.total, self.share) {
             (Some(total), Some(share)) => share.min(total),
             (Some(total), None) if !budget.shared => total,
-            _ => budget.connects,
+            _ => budget.max_connecting,
+        }
+    }
+}
+
+impl Lender for Server {
+    fn give_back(self: Arc<Self>, key: Key, connection: Connection) {
+        self.with(|ledger, orders| ledger.give_back(key, connection, Instant::now(), orders));
+    }
+
+    fn discard(self: Arc<Self>, key: Key, connection: Connection) {
+        self.with(|ledger, orders| ledger.lost(key, Instant::now(), orders));
+        // Without a runtime nothing can be sent any more; the socket closes.
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn(async move { self.connector.discard(connection).await });
         }
     }
 }
@@ -204,8 +236,10 @@ struct Place<'a> {
 
 impl Place<'_> {
     async fn wait(&mut self) -> Offer<Connection> {
-        let gone =
-            || Error::Server { server: self.server.endpoint.name().to_owned(), reason: "shut down".into() };
+        let gone = || Error::Server {
+            server: self.server.connector.endpoint.name().to_owned(),
+            reason: "shut down".into(),
+        };
         let Some(receiver) = &mut self.receiver else { return Err(gone()) };
         let offer = receiver.await.unwrap_or_else(|_| Err(gone()));
         self.receiver = None;
@@ -259,7 +293,7 @@ impl Attempt {
     /// The one place where the pools speak: callers learn no more than that there is no connection.
     fn report(&self, open: &Open, failure: &Failure, first: bool) {
         let server = &self.server;
-        let (id, name) = (tracing::field::display(&open.tenant.id), server.endpoint.name());
+        let (id, name) = (tracing::field::display(&open.tenant.id), server.connector.endpoint.name());
         match failure {
             Failure::Again | Failure::NextLogin => {}
             Failure::Full => {
@@ -267,7 +301,7 @@ impl Attempt {
                 // Nothing else would look again at those who wait.
                 let server = Arc::clone(server);
                 server.runtime.clone().spawn(async move {
-                    sleep(BARRED).await;
+                    sleep(BAN).await;
                     server.with(|ledger, orders| ledger.reap(Instant::now(), orders));
                 });
             }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::breaker::Breaker;
-use super::ledger::{Ledger, PoolStatus, Session};
+use super::ledger::{Ledger, PoolStatus, Session, Timeouts};
 
 /// One server's connections, and what became of requests for them since the router started.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,9 +40,8 @@ pub struct ServerStatus {
     pub waits: u64,
     /// How long they waited, together.
     pub wait_time: Duration,
-    /// Requests that got none, since their wait ran out for the budget, for their tenant's limit, for a connect, and
-    /// those that found the tenant's queue full.
-    pub timeouts: [u64; 4],
+    /// Requests that got none.
+    pub timeouts: Timeouts,
     /// Whether the server is asked for connections.
     pub breaker: Breaker,
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
-use manybox::pool::{Breaker, Budget, COMMIT, Error, Pools, ROLLBACK, ServerStatus, Wait};
+use manybox::pool::{Breaker, Budget, COMMIT, Error, Pools, ROLLBACK, ServerStatus, Timeouts, Wait};
 use manybox::tenant::Tenant;
 
 use crate::support::{TestFleet, eventually, private_server};
@@ -117,7 +117,7 @@ async fn a_storm_of_dying_requests_stays_within_the_budget_and_loses_no_slot() {
     let (over, end) = (over.load(Ordering::Relaxed), status(&pools));
     assert!(over <= BUDGET, "{over} backends");
     assert!(over >= BUDGET - 1, "the storm was a breeze: {over} backends");
-    assert_eq!((end.connect_failures, end.timeouts), (0, [0; 4]), "{end:?}");
+    assert_eq!((end.connect_failures, end.timeouts), (0, Timeouts::default()), "{end:?}");
     assert!(end.evictions > 0 && served.load(Ordering::Relaxed) > 1000, "{end:?}");
     // Every slot can be used again.
     let tenant = |n: usize| Arc::clone(&tenants[n % tenants.len()]);
@@ -157,7 +157,7 @@ async fn each_wait_says_what_ran_out() {
     assert_eq!(status(&pools).waiting, 0);
     first.clean();
     second.clean();
-    assert_eq!(status(&pools).timeouts, [1, 1, 0, 3]);
+    assert_eq!(status(&pools).timeouts, Timeouts { budget: 1, tenant: 1, connect: 0, queue: 3 });
 }
 
 #[tokio::test]

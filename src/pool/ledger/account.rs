@@ -58,7 +58,7 @@ pub(super) struct Waiter<S> {
 }
 
 /// While the server refuses the tenant.
-struct Bar {
+struct Ban {
     until: Instant,
     /// What requests are told meanwhile; none when they may wait, because the server is full (53300).
     error: Option<Error>,
@@ -84,7 +84,7 @@ pub(super) struct Account<S> {
     pub(super) turns: u32,
     /// The line it stands in.
     pub(super) queued: Option<Class>,
-    bar: Option<Bar>,
+    ban: Option<Ban>,
     /// See [`Open`](super::Open).
     pub(super) login: usize,
     pub(super) refused_logins: usize,
@@ -106,7 +106,7 @@ impl<S: Session> Account<S> {
             served: 0,
             turns: 0,
             queued: None,
-            bar: None,
+            ban: None,
             login: 0,
             refused_logins: 0,
             waits: 0,
@@ -131,7 +131,7 @@ impl<S: Session> Account<S> {
     /// Connections opened until now are no longer wanted.
     pub(super) fn renew(&mut self, orders: &mut Orders<S>) {
         self.epoch += 1;
-        self.bar = None;
+        self.ban = None;
         (self.login, self.refused_logins) = (0, 0);
         self.close_idle(|_| true, &mut orders.close);
     }
@@ -195,31 +195,31 @@ impl<S: Session> Account<S> {
         }
     }
 
-    pub(super) fn bar(&mut self, error: Option<Error>, until: Instant) {
-        self.bar = Some(Bar { until, error });
+    pub(super) fn ban(&mut self, error: Option<Error>, until: Instant) {
+        self.ban = Some(Ban { until, error });
         (self.login, self.refused_logins) = (0, 0);
     }
 
     /// The server let the tenant in.
-    pub(super) fn lift(&mut self) {
-        self.bar = None;
+    pub(super) fn unban(&mut self) {
+        self.ban = None;
         self.refused_logins = 0;
     }
 
     /// What a request that needs a new connection is told while the server refuses the tenant.
     pub(super) fn refusal(&self, now: Instant) -> Option<Error> {
-        self.bar.as_ref().filter(|bar| now < bar.until)?.error.clone()
+        self.ban.as_ref().filter(|ban| now < ban.until)?.error.clone()
     }
 
     /// Whether the server had no more connections for this tenant when it was last asked.
     pub(super) fn is_full(&self) -> bool {
-        self.bar.as_ref().is_some_and(|bar| bar.error.is_none())
+        self.ban.as_ref().is_some_and(|ban| ban.error.is_none())
     }
 
     /// Most connections this tenant may have. More busy ones than the server can run at once would only take
     /// processor time from others: fair slots are not fair time.
-    pub(super) fn most(&self, busy: u32) -> u32 {
-        self.tenant.limits.max_connections.min(busy).max(1)
+    pub(super) fn max_connections(&self, max_per_tenant: u32) -> u32 {
+        self.tenant.limits.max_connections.min(max_per_tenant).max(1)
     }
 
     /// Whether it has more connections than it may have: its limit was lowered. Those on their way out don't count.
@@ -229,10 +229,10 @@ impl<S: Session> Account<S> {
 
     /// Whether more connections should be opened: no more than there are requests waiting, so that a hundred requests
     /// to a cold tenant open what they need, and no more than it may have.
-    pub(super) fn wants(&self, busy: u32, now: Instant) -> bool {
+    pub(super) fn wants(&self, max_per_tenant: u32, now: Instant) -> bool {
         self.waiters.len() > self.opening as usize
-            && self.taken < self.most(busy)
-            && self.bar.as_ref().is_none_or(|bar| now >= bar.until)
+            && self.taken < self.max_connections(max_per_tenant)
+            && self.ban.as_ref().is_none_or(|ban| now >= ban.until)
     }
 
     pub(super) fn status(&self) -> PoolStatus {
@@ -252,11 +252,11 @@ impl<S: Session> Account<S> {
         }
     }
 
-    /// Whether nothing refers to this account; while it is barred, that is remembered.
+    /// Whether nothing refers to this account; while it is banned, that is remembered.
     pub(super) fn is_empty(&self, now: Instant) -> bool {
         self.taken == 0
             && self.usable == 0
             && self.waiters.is_empty()
-            && self.bar.as_ref().is_none_or(|bar| bar.until <= now)
+            && self.ban.as_ref().is_none_or(|ban| ban.until <= now)
     }
 }

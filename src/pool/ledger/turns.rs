@@ -16,7 +16,7 @@ impl<S: Session> Ledger<S> {
     pub(super) fn enlist(&mut self, key: Key, now: Instant) {
         let class = self.class(key);
         let Some(account) = self.accounts.get_mut(key) else { return };
-        if !account.wants(self.busy, now) {
+        if !account.wants(self.max_per_tenant, now) {
             return;
         }
         if account.usable == 0
@@ -43,7 +43,7 @@ impl<S: Session> Ledger<S> {
             let class = self.class(key);
             let Some(account) = self.accounts.get_mut(key) else { continue };
             let was = account.queued.take();
-            if !account.wants(self.busy, now) {
+            if !account.wants(self.max_per_tenant, now) {
                 continue;
             }
             if was == Some(Class::Starving) && class == Class::Surplus {
@@ -57,7 +57,7 @@ impl<S: Session> Ledger<S> {
 
     /// Orders as many connections, and as many evictions for them, as may be under way at once.
     pub(super) fn pump(&mut self, now: Instant, orders: &mut Orders<S>) {
-        let most = self.breaker.allows(self.connects, now);
+        let most = self.breaker.allows(self.max_connecting, now);
         let mut aside = Vec::new();
         while !self.closed && self.opening + self.evicting < most {
             let Some((key, class)) = self.next(now) else { break };
@@ -110,7 +110,7 @@ impl<S: Session> Ledger<S> {
         if account.turns >= account.tenant.limits.weight.max(1) {
             account.turns = 0;
             self.enlist(key, now);
-        } else if account.wants(self.busy, now) {
+        } else if account.wants(self.max_per_tenant, now) {
             account.queued = Some(class);
             self.rings[class as usize].push_front(key);
         } else {

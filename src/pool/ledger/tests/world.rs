@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 
 use crate::policy::{Api, Limits};
 use crate::pool::error::Error;
-use crate::pool::ledger::{Answer, BARRED, Failure, Key, Ledger, Offer, Open, Orders, Session};
+use crate::pool::ledger::{Answer, BAN, Failure, Key, Ledger, Offer, Open, Orders, Session};
 use crate::tenant::{Lineage, Origin, Record, Tenant};
 
 /// How a tenant's row changes.
@@ -117,7 +117,7 @@ impl World {
         let held: HashMap<Key, u32> = self.ledger.accounts.iter().map(|(key, a)| (key, a.taken)).collect();
         let result = act(&mut self.ledger, self.now, &mut orders);
         for (key, account) in &self.ledger.accounts {
-            let most = account.most(self.ledger.busy).max(held.get(&key).copied().unwrap_or(0));
+            let most = account.max_connections(self.ledger.max_per_tenant).max(held.get(&key).copied().unwrap_or(0));
             assert!(account.taken <= most, "a tenant grows above its own limit");
         }
         assert!(
@@ -252,7 +252,7 @@ impl World {
         self.with(|ledger, at, orders| ledger.update(&now, at, orders));
         let account = &self.ledger.accounts[key];
         assert!(Arc::ptr_eq(&account.tenant, &now));
-        let surplus = held.saturating_sub(account.most(self.ledger.busy) as usize);
+        let surplus = held.saturating_sub(account.max_connections(self.ledger.max_per_tenant) as usize);
         let closed = if update.closes() { idle } else { surplus.min(idle) };
         assert_eq!(closing(self) - before, closed);
         assert_eq!(account.epoch > epoch, update.closes());
@@ -282,10 +282,10 @@ impl World {
             self.ledger.evicting as usize,
             self.closing.iter().filter(|(_, evicted)| *evicted).count()
         );
-        assert!(self.ledger.opening <= self.ledger.connects);
+        assert!(self.ledger.opening <= self.ledger.max_connecting);
         for account in accounts() {
             assert!(
-                account.idle.is_empty() || !account.is_above_limit(self.ledger.busy),
+                account.idle.is_empty() || !account.is_above_limit(self.ledger.max_per_tenant),
                 "an idle connection above the tenant's own limit"
             );
             assert!(
@@ -313,7 +313,7 @@ impl World {
             } else if !self.lent.is_empty() {
                 self.end(0, true);
             } else if !self.waiting.is_empty() {
-                self.now += BARRED;
+                self.now += BAN;
                 self.with(|ledger, now, orders| ledger.reap(now, orders));
             } else {
                 return;
