@@ -22,7 +22,7 @@ pub use breaker::Breaker;
 pub use checkout::Checkout;
 pub use error::{Error, Wait};
 pub use ledger::{PoolStatus, Timeouts};
-pub use reset::{COMMIT, RESET, ROLLBACK};
+pub use reset::{End, ROLLBACK, end_batch, write_end};
 pub use status::ServerStatus;
 
 use std::collections::HashMap;

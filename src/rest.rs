@@ -32,6 +32,7 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderValue, Method};
 
+use crate::pg::wire::Names;
 use crate::pg::wire::ServerError;
 use crate::policy::OpenApiMode;
 use crate::pool::Pools;
@@ -41,7 +42,7 @@ use crate::vault::KeyRing;
 use auth::{Caller, Keyring, Roles};
 use cache::{Cache, Entry};
 use context::{Access, RequestContext};
-use execute::{Answered, Ending, Expect, Failure, Job, Outcome, Output, Remedy, Reuse};
+use execute::{Answered, Ending, Expect, Failure, Job, Outcome, Output, Remedy};
 use plan::{Plan, Query, Source};
 use request::media::Media;
 use request::prefer::Count;
@@ -111,7 +112,7 @@ impl Rest {
             Some(entry) => entry,
             None => self.cache.get(tenant, &self.pools).await?,
         };
-        let first = self.attempt(tenant, &request, &context, &entry, Reuse::Kept, &mut timing).await;
+        let first = self.attempt(tenant, &request, &context, &entry, Names::Kept, &mut timing).await;
         let mut response = match first {
             Err(failure) => {
                 Box::pin(self.again(tenant, &request, &context, &entry, failure, &mut timing)).await
@@ -148,7 +149,7 @@ impl Rest {
             return Err(failure);
         }
         let entry = newer.as_deref().unwrap_or(entry);
-        self.attempt(tenant, request, context, entry, Reuse::Anew, timing).await
+        self.attempt(tenant, request, context, entry, Names::None, timing).await
     }
 
     fn caller(&self, tenant: &Tenant, headers: &http::HeaderMap) -> Result<Caller, Error> {
@@ -163,7 +164,7 @@ impl Rest {
         request: &Request,
         context: &RequestContext<'_>,
         entry: &Entry,
-        reuse: Reuse,
+        names: Names,
         timing: &mut Timing,
     ) -> Result<http::Response<Body>, Failure> {
         let max_rows = tenant.api.max_rows(&tenant.limits);
@@ -179,7 +180,7 @@ impl Rest {
             }
             Plan::Query(query) => {
                 let context = own_context(tenant, context, query);
-                let job = job(tenant, request, query, reuse);
+                let job = job(tenant, request, query, names);
                 let outcome = self.run(tenant, &context, &job).await?;
                 timing.lap("transaction");
                 response::build(query, request, outcome, max_rows)
@@ -247,7 +248,7 @@ fn own_context<'a, 's>(
 }
 
 /// What is sent to the database, and what must come back.
-fn job(tenant: &Tenant, request: &Request, query: &Query<'_>, reuse: Reuse) -> Job {
+fn job(tenant: &Tenant, request: &Request, query: &Query<'_>, names: Names) -> Job {
     let prefer = &request.prefer;
     let reads = matches!(query.source, Source::Read);
     let change = match &request.action {
@@ -279,7 +280,7 @@ fn job(tenant: &Tenant, request: &Request, query: &Query<'_>, reuse: Reuse) -> J
         access: if query.writes { Access::Write } else { Access::Read },
         ending,
         expect,
-        reuse,
+        names,
         max_answer,
     }
 }
@@ -296,7 +297,7 @@ fn document_job(tenant: &Tenant, request: &Request) -> Job {
         access: Access::Read,
         ending: Ending::Undo,
         expect: Expect::default(),
-        reuse: Reuse::Kept,
+        names: Names::Kept,
         max_answer: tenant.limits.max_answer,
     }
 }

@@ -27,6 +27,7 @@ pub use row::{Column, Row};
 pub(super) use startup::{Startup, TlsRequest};
 pub use statements::StatementKey;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use postgres_protocol::message::frontend;
@@ -53,6 +54,31 @@ impl<'a> Parameter<'a> {
     }
 }
 
+/// A statement of ours that is no query, and the tag by which the server says that it ran.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Command {
+    /// Its text.
+    pub sql: &'static str,
+    /// What CommandComplete says of it.
+    pub tag: &'static str,
+}
+
+impl Command {
+    /// A command that the server answers by this tag.
+    pub const fn new(sql: &'static str, tag: &'static str) -> Self {
+        Self { sql, tag }
+    }
+}
+
+/// Whether statements have names, by which the server knows them again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Names {
+    /// They are prepared once.
+    Kept,
+    /// They are parsed each time: a name was refused.
+    None,
+}
+
 /// A statement of a pipeline whose rows are wanted.
 #[derive(Debug, Clone, Copy)]
 pub struct Query<'a> {
@@ -72,21 +98,12 @@ pub enum Answer {
     /// A row, to be read by [`Connection::row`] or value by value by [`Connection::value`]; the next answer skips what
     /// was not read.
     Row(Step),
-    /// A statement has ended.
-    Done(Step, CommandTag),
+    /// A statement has ended, and gave or changed so many rows.
+    Done(Step, u64),
     /// A statement was refused. What stands behind it, to the next Sync, is not run.
     Failed(Refusal),
     /// The server has come to a Sync, or to the end of a batch.
     Ready(Status),
-}
-
-/// What a statement did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct CommandTag {
-    /// It ended a transaction by undoing it. A COMMIT of a failed transaction says so.
-    pub rolled_back: bool,
-    /// Rows that it gave or changed.
-    pub rows: u64,
 }
 
 /// The server's error, and where in the pipeline it arose.
@@ -124,6 +141,10 @@ pub struct Connection {
     preparing: Vec<Preparing>,
     /// Those that it had prepared for an earlier one.
     remembered: Vec<Step>,
+    /// Commands that it has prepared, and their names.
+    commands: Vec<(Command, String)>,
+    /// Those of the pipeline under way, with the names that are new.
+    expected: VecDeque<(Step, Command, Option<String>)>,
     /// What the server said of the pipeline's statements.
     described: Vec<(Step, Described)>,
     /// What of the current row was not read: bytes, and values.
@@ -157,6 +178,8 @@ impl Connection {
             statements: Statements::default(),
             preparing: Vec::new(),
             remembered: Vec::new(),
+            commands: Vec::new(),
+            expected: VecDeque::new(),
             described: Vec::new(),
             row_left: (0, 0),
             is_standby: begun.is_standby,
@@ -239,18 +262,14 @@ impl Connection {
         self.settle().await
     }
 
-    /// Runs one statement and gives its rows, of at most `most` bytes together.
+    /// Runs one statement and gives its rows, of at most `most` bytes together, and how many it gave or changed.
     ///
     /// # Errors
     /// The server's, after which the session goes on, or whatever broke the connection.
-    pub async fn rows(
-        &mut self,
-        query: &Query<'_>,
-        most: usize,
-    ) -> Result<(Vec<Row>, CommandTag), WireError> {
+    pub async fn rows(&mut self, query: &Query<'_>, most: usize) -> Result<(Vec<Row>, u64), WireError> {
         let step = self.query(query)?;
         self.sync();
-        let (mut rows, mut left, mut tag) = (Vec::new(), most, CommandTag { rolled_back: false, rows: 0 });
+        let (mut rows, mut left, mut changed) = (Vec::new(), most, 0);
         let mut first = Ok(());
         while !self.is_answered() {
             match self.next().await? {
@@ -259,12 +278,12 @@ impl Connection {
                     rows.push(self.row(step, left).await?);
                     left -= bytes;
                 }
-                Answer::Done(_, done) => tag = done,
+                Answer::Done(_, done) => changed = done,
                 Answer::Failed(refusal) if first.is_ok() => first = Err(WireError::Server(refusal.error)),
                 Answer::Failed(_) | Answer::Ready(_) => {}
             }
         }
-        first.map(|()| (rows, tag))
+        first.map(|()| (rows, changed))
     }
 
     /// Prepares a statement, unless it is already, and gives the types of its values. One that is

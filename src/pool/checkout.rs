@@ -43,9 +43,9 @@ impl Checkout {
 
     /// Returns the connection to its pool.
     ///
-    /// Only after [`COMMIT`](super::COMMIT), [`ROLLBACK`](super::ROLLBACK) or [`RESET`](super::RESET) has succeeded, or
-    /// the ROLLBACK of a read: the next request, perhaps another caller's, goes on where this one stopped. A connection
-    /// that owes an answer or has a transaction open is closed all the same.
+    /// Only after the [end](super::write_end) of its transaction and all that stands behind it has succeeded, or the
+    /// [`ROLLBACK`](super::ROLLBACK) of a read: the next request, perhaps another caller's, goes on where this one stopped.
+    /// A connection that owes an answer or has a transaction open is closed all the same.
     pub fn clean(mut self) {
         if let Some(connection) = self.connection.take() {
             Arc::clone(&self.lender).give_back(self.key, connection);

@@ -1,31 +1,70 @@
-//! The messages that end a request's transaction and leave the session as it was when it was opened.
+//! How a request's transaction ends, and what leaves the session behind it as it was when it was opened.
 
-/// What `DISCARD ALL` does, less what would cost us our prepared statements; it can't be sent itself, because behind
-/// `COMMIT` in one message the server opens a transaction again, in which `DISCARD ALL` is refused.
+use crate::pg::wire::{Command, Connection, Names, Query, Step, WireError};
+
+/// What ends the transaction in front of a reset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// What was changed lasts.
+    Commit,
+    /// It does not.
+    Rollback,
+    /// Nothing: no transaction is open.
+    None,
+}
+
+/// Ends a read's transaction, and takes back whatever was set, become, declared or listened to in it.
+pub const ROLLBACK: Command = Command::new("ROLLBACK", "ROLLBACK");
+const COMMIT: Command = Command::new("COMMIT", "COMMIT");
+
+/// What `DISCARD ALL` does, less what would cost us our prepared statements; it can't be sent itself, because behind a
+/// COMMIT under the same Sync the server opens a transaction again, in which `DISCARD ALL` is refused.
 ///
 /// - `SET SESSION AUTHORIZATION DEFAULT` and `RESET ROLE` first: `RESET ALL` leaves both alone.
 /// - `RESET ALL` goes back to what the startup packet said, so to the tier's timeouts.
-/// - `UNLISTEN *` holds from the end of the message on; what arrived before is skipped by the connection.
+/// - `UNLISTEN *` holds from the Sync on; what arrived before is skipped by the connection.
 /// - `DISCARD TEMP` and the others cost nothing where there is nothing to discard.
 ///
 /// Statements that a function made by `EXECUTE 'PREPARE …'` stay: see docs/security.md, "What stays in a session".
-macro_rules! ending {
-    ($end:literal) => {
-        concat!(
-            $end,
-            "SET SESSION AUTHORIZATION DEFAULT; RESET ROLE; RESET ALL; CLOSE ALL; UNLISTEN *; ",
-            "SELECT pg_catalog.pg_advisory_unlock_all(); DISCARD SEQUENCES; DISCARD TEMP"
-        )
+const RESET: [Command; 7] = [
+    Command::new("SET SESSION AUTHORIZATION DEFAULT", "SET"),
+    Command::new("RESET ROLE", "RESET"),
+    Command::new("RESET ALL", "RESET"),
+    Command::new("CLOSE ALL", "CLOSE CURSOR ALL"),
+    Command::new("UNLISTEN *", "UNLISTEN"),
+    Command::new("DISCARD SEQUENCES", "DISCARD SEQUENCES"),
+    Command::new("DISCARD TEMP", "DISCARD TEMP"),
+];
+
+/// The session's advisory locks. A query has no name here: another one behind the name would have the same tag.
+const UNLOCK: &str = "SELECT pg_catalog.pg_advisory_unlock_all()";
+
+/// Adds the end of the transaction and the reset behind it to the pipeline, under the Sync that follows. An error in front
+/// of it skips it all. Gives the step of the COMMIT or ROLLBACK: with that done, what the request did is decided, and an
+/// error behind it takes nothing back.
+///
+/// # Errors
+/// As [`Connection::command`].
+pub fn write_end(wire: &mut Connection, end: End, names: Names) -> Result<Option<Step>, WireError> {
+    let step = match end {
+        End::Commit => Some(wire.command(&COMMIT, names)?),
+        End::Rollback => Some(wire.command(&ROLLBACK, names)?),
+        End::None => None,
     };
+    wire.query(&Query { sql: UNLOCK, types: &[], key: None, parameters: &[] })?;
+    for command in &RESET {
+        wire.command(command, names)?;
+    }
+    Ok(step)
 }
 
-/// Commits and resets, as one Query message. Of a failed transaction the server makes a ROLLBACK, and says so in the
-/// first command's tag. When COMMIT itself fails (a deferred constraint), nothing behind it has run, and [`RESET`] must
-/// follow.
-pub const COMMIT: &str = ending!("COMMIT; ");
-
-/// Rolls back and resets, as one Query message.
-pub const ROLLBACK: &str = ending!("ROLLBACK; ");
-
-/// Resets where no transaction is open.
-pub const RESET: &str = ending!("");
+/// The same as one Query message, which needs no names: for sessions in which something failed.
+pub fn end_batch(end: End) -> String {
+    let first = match end {
+        End::Commit => Some(&COMMIT),
+        End::Rollback => Some(&ROLLBACK),
+        End::None => None,
+    };
+    let resets = RESET.iter().map(|command| command.sql);
+    first.map(|command| command.sql).into_iter().chain([UNLOCK]).chain(resets).collect::<Vec<_>>().join("; ")
+}

@@ -11,7 +11,7 @@ use moka::future::Cache as Moka;
 
 use super::error::{Code, Error};
 use crate::pg::wire::Connection;
-use crate::pool::{Pools, ROLLBACK};
+use crate::pool::{End, Pools, end_batch};
 use crate::schema::{self, Schema, SchemaError};
 use crate::telemetry::Metrics;
 use crate::tenant::{Kin, Tenant, TenantId};
@@ -151,7 +151,7 @@ impl Cache {
         let loaded = load(tenant, checkout.wire()).await;
         self.metrics.schema_read();
         // What was read was undone under the same Sync.
-        if loaded.is_ok() || checkout.wire().run(ROLLBACK).await.is_ok() {
+        if loaded.is_ok() || checkout.wire().run(&end_batch(End::Rollback)).await.is_ok() {
             checkout.clean();
         }
         let (schema, configured) = loaded.map_err(|error| {

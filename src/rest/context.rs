@@ -14,6 +14,7 @@ use serde_json::{Map, Value};
 
 use super::auth::Caller;
 use crate::pg::Ident;
+use crate::pg::wire::Command;
 use crate::tenant::Tenant;
 
 /// How much a transaction sees of others; PostgREST takes it from the role's `default_transaction_isolation`.
@@ -149,15 +150,16 @@ impl<'a> RequestContext<'a> {
     }
 
     /// How the transaction begins.
-    pub(crate) fn begin(&self, access: Access) -> &'static str {
-        match (self.isolation, access) {
+    pub(crate) fn begin(&self, access: Access) -> Command {
+        let sql = match (self.isolation, access) {
             (Isolation::ReadCommitted, Access::Read) => "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY",
             (Isolation::ReadCommitted, Access::Write) => "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE",
             (Isolation::RepeatableRead, Access::Read) => "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
             (Isolation::RepeatableRead, Access::Write) => "BEGIN ISOLATION LEVEL REPEATABLE READ READ WRITE",
             (Isolation::Serializable, Access::Read) => "BEGIN ISOLATION LEVEL SERIALIZABLE READ ONLY",
             (Isolation::Serializable, Access::Write) => "BEGIN ISOLATION LEVEL SERIALIZABLE READ WRITE",
-        }
+        };
+        Command::new(sql, "BEGIN")
     }
 
     /// The statement. Names of settings are values too: no text from anywhere stands in it.
@@ -330,7 +332,7 @@ mod tests {
         let made = tenant(false);
         let with = settings(&made).with_role_settings(&made, &role());
         assert_eq!(with.values(), settings(&made).values());
-        assert_eq!(with.begin(Access::Write), "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE");
+        assert_eq!(with.begin(Access::Write).sql, "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE");
     }
 
     #[test]

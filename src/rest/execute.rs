@@ -1,27 +1,28 @@
 //! Stage 4: one transaction on one `Checkout`, in one write.
 //!
-//! Every request sends the same: BEGIN, what the request brings, the tenant's pre-request function, the main query. What
-//! differs is how it [ends](Ending). A read of relations is undone under the same Sync: ROLLBACK takes back whatever was
-//! set, become, declared or listened to. What may last is committed by a second message in the same write, with the full
-//! reset of the session behind it; where the outcome decides whether it may last, that message waits for the outcome.
+//! Every request sends the same: BEGIN, what the request brings, the tenant's pre-request function, the main query, and
+//! how it [ends](Ending), all under one Sync. A read of relations ends by ROLLBACK, which takes back whatever was set,
+//! become, declared or listened to. What may last ends by COMMIT, with the full reset of the session behind it; where the
+//! outcome decides whether it may last, that end waits for the outcome.
 
 mod answer;
 mod failure;
 
 use bytes::Bytes;
 
-pub(super) use answer::Ended;
 pub(super) use failure::{Failure, Remedy, remedy};
 
 use super::body::{Body, Delivery, Share};
 use super::context::{Access, RequestContext};
 use super::error::{Code, Error};
 use super::sql::{Statement, Value};
-use crate::pg::wire::{Connection, Parameter, Phase, Query, Refusal, StatementKey, Status, Step, WireError};
-use crate::pool::{COMMIT, Checkout, RESET, ROLLBACK};
+use crate::pg::wire::{
+    Command, Connection, Names, Parameter, Phase, Query, Refusal, StatementKey, Status, Step, WireError,
+};
+use crate::pool::{Checkout, End, ROLLBACK, end_batch, write_end};
 
 /// Deferred constraints are checked although nothing lasts: the caller wants to know whether it would.
-const CHECK_DEFERRED: &str = "SET CONSTRAINTS ALL IMMEDIATE";
+const CHECK_DEFERRED: Command = Command::new("SET CONSTRAINTS ALL IMMEDIATE", "SET CONSTRAINTS");
 
 /// What runs in a transaction.
 #[derive(Debug)]
@@ -41,7 +42,7 @@ pub(super) struct Job {
     /// What must be true of the outcome, or else everything is undone.
     pub(super) expect: Expect,
     /// Whether statements of earlier requests are used.
-    pub(super) reuse: Reuse,
+    pub(super) names: Names,
     /// Longest answer, in bytes.
     pub(super) max_answer: usize,
 }
@@ -66,15 +67,6 @@ pub(super) enum Ending {
     Commit,
     /// The caller wants nothing to last.
     Rollback,
-}
-
-/// Whether statements that earlier requests prepared are used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Reuse {
-    /// Those that the connection keeps.
-    Kept,
-    /// None: one of them was refused.
-    Anew,
 }
 
 /// What the main query gave.
@@ -156,23 +148,15 @@ pub(super) async fn run(
         return Ok(Outcome { body: Answered::Coming(Box::new(delivery)), ..outcome });
     }
     let wire = checkout.wire();
-    // What a read's own ROLLBACK has undone needs no reset.
-    let mut is_reset = job.ending == Ending::Undo && reading.refusal.is_none();
+    let mut is_clean = reading.is_clean;
     let mut result = match reading.refusal.take() {
         Some(refusal) => Err(Failure::Refused(refusal)),
         None => check(reading.outcome, job.expect),
     };
-    if job.ending != Ending::Undo && (!judged || result.is_ok()) {
-        if judged {
-            wire.batch(last_message(job.ending))?;
-        }
-        let ended = answer::end(wire, job.ending, result.is_ok()).await?;
-        is_reset = ended.is_reset;
-        if result.is_ok()
-            && let Some(refusal) = ended.refusal
-        {
-            result = Err(Failure::Refused(refusal));
-        }
+    if judged && result.is_ok() {
+        let ended = end(wire, job.ending, job.names).await?;
+        is_clean = ended.is_clean;
+        result = ended.refusal.map_or(result, |refusal| Err(Failure::Refused(refusal)));
     }
     if let Err(failure) = &result {
         if failure.is_of_a_name() {
@@ -183,15 +167,11 @@ pub(super) async fn run(
             keys.iter().for_each(|key| wire.forget(key));
         }
     }
-    if !is_reset {
-        // What stands behind an error, the reset too, has not run; of a judged change nothing was sent yet.
-        let last = if wire.status() == Status::Idle { RESET } else { ROLLBACK };
-        if wire.run(last).await.is_err() {
-            // What became of the request is known; the session is closed.
-            return result;
-        }
+    // What stands behind an error, the reset too, has not run; of a judged change nothing was sent yet. Should this fail,
+    // what became of the request is known all the same, and the session is closed.
+    if is_clean || recover(wire).await.is_ok() {
+        checkout.clean();
     }
-    checkout.clean();
     result
 }
 
@@ -215,14 +195,15 @@ impl Keys {
     }
 }
 
-/// The statements whose rows are read.
+/// The statements whose answers matter.
 #[derive(Debug, Clone, Copy)]
 struct Steps {
     estimate: Option<Step>,
     main: Step,
+    /// The COMMIT or ROLLBACK; none while the outcome is to be judged.
+    end: Option<Step>,
 }
 
-/// BEGIN, COMMIT and ROLLBACK have no names: under a name, a function could put another text in their place.
 fn write(
     wire: &mut Connection,
     context: &RequestContext<'_>,
@@ -230,14 +211,15 @@ fn write(
     keys: &Keys,
     judged: bool,
 ) -> Result<Steps, WireError> {
-    let kept = |key| (job.reuse == Reuse::Kept).then_some(key);
-    wire.command(context.begin(job.access))?;
+    let names = job.names;
+    let kept = |key| (names == Names::Kept).then_some(key);
+    wire.command(&context.begin(job.access), names)?;
     let values = context.values();
     let parameters: Vec<_> = values.iter().map(|value| Parameter::text(value)).collect();
     let sql = context.sql();
     wire.query(&Query { sql: &sql, types: &[], key: kept(&keys.context), parameters: &parameters })?;
     if let Some(before) = &job.before {
-        wire.command(before)?;
+        wire.query(&Query { sql: before, types: &[], key: None, parameters: &[] })?;
     }
     let mut query = |statement: &Statement, key| {
         let parameters: Vec<_> = statement.values.iter().map(Value::parameter).collect();
@@ -246,21 +228,31 @@ fn write(
     // Before the main query, whose body may stay in the socket for as long as the client takes.
     let estimate = job.estimate.as_ref().map(|statement| query(statement, None)).transpose()?;
     let main = query(&job.main, kept(&keys.main))?;
-    if job.ending == Ending::Undo {
-        wire.command("ROLLBACK")?;
-    } else if job.ending == Ending::Rollback && job.access == Access::Write {
-        wire.command(CHECK_DEFERRED)?;
+    if job.ending == Ending::Rollback && job.access == Access::Write {
+        wire.command(&CHECK_DEFERRED, names)?;
     }
+    let end = match job.ending {
+        Ending::Undo => Some(wire.command(&ROLLBACK, names)?),
+        _ if judged => None,
+        Ending::Commit => write_end(wire, End::Commit, names)?,
+        Ending::Rollback => write_end(wire, End::Rollback, names)?,
+    };
     wire.sync();
-    if job.ending != Ending::Undo && !judged {
-        wire.batch(last_message(job.ending))?;
-    }
-    Ok(Steps { estimate, main })
+    Ok(Steps { estimate, main, end })
 }
 
-/// Ends the transaction and resets the session.
-fn last_message(ending: Ending) -> &'static str {
-    if ending == Ending::Commit { COMMIT } else { ROLLBACK }
+/// Ends a transaction whose statements were all answered, and resets the session.
+async fn end(wire: &mut Connection, ending: Ending, names: Names) -> Result<answer::Ended, WireError> {
+    let end = if ending == Ending::Commit { End::Commit } else { End::Rollback };
+    let step = write_end(wire, end, names)?;
+    wire.sync();
+    answer::end(wire, step).await
+}
+
+/// Leaves the session as it was when it was opened, after something failed in it.
+async fn recover(wire: &mut Connection) -> Result<(), WireError> {
+    let end = if wire.status() == Status::Idle { End::None } else { End::Rollback };
+    wire.run(&end_batch(end)).await
 }
 
 fn check(outcome: Outcome, expect: Expect) -> Result<Outcome, Failure> {
@@ -284,7 +276,7 @@ fn check(outcome: Outcome, expect: Expect) -> Result<Outcome, Failure> {
 
 /// Opens a transaction that may write, for statements of somebody else's, and waits for it.
 pub(super) async fn begin(wire: &mut Connection, context: &RequestContext<'_>) -> Result<(), WireError> {
-    wire.command(context.begin(Access::Write))?;
+    wire.command(&context.begin(Access::Write), Names::Kept)?;
     let (sql, values) = (context.sql(), context.values());
     let parameters: Vec<_> = values.iter().map(|value| Parameter::text(value)).collect();
     wire.query(&Query { sql: &sql, types: &[], key: None, parameters: &parameters })?;
@@ -292,8 +284,11 @@ pub(super) async fn begin(wire: &mut Connection, context: &RequestContext<'_>) -
     wire.settle().await
 }
 
-/// Makes a transaction's changes last, and resets the session.
-pub(super) async fn commit(wire: &mut Connection) -> Result<Ended, WireError> {
-    wire.batch(COMMIT)?;
-    answer::end(wire, Ending::Commit, true).await
+/// Makes its changes last and gives the connection back; the server's refusal, if it has one.
+pub(super) async fn commit(mut checkout: Checkout) -> Result<Option<Refusal>, WireError> {
+    let ended = end(checkout.wire(), Ending::Commit, Names::Kept).await?;
+    if ended.is_clean || recover(checkout.wire()).await.is_ok() {
+        checkout.clean();
+    }
+    Ok(ended.refusal)
 }

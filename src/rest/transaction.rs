@@ -8,8 +8,8 @@ use super::auth::Caller;
 use super::context::RequestContext;
 use super::error::{Code, Error};
 use super::execute;
-use crate::pg::wire::{CommandTag, Parameter, Query, Row, StatementKey, Status, WireError};
-use crate::pool::{Checkout, RESET};
+use crate::pg::wire::{Parameter, Query, Row, StatementKey, Status, WireError};
+use crate::pool::Checkout;
 use crate::tenant::Tenant;
 
 /// Words that would end or nest the transaction behind the session's back.
@@ -68,7 +68,7 @@ impl Session {
     /// # Errors
     /// As [`Session::query`].
     pub async fn execute(&mut self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<u64, Error> {
-        self.send(sql, params).await.map(|(_, tag)| tag.rows)
+        self.send(sql, params).await.map(|(_, changed)| changed)
     }
 
     /// Makes the changes last, and gives the connection back.
@@ -83,20 +83,14 @@ impl Session {
             return Err(Error::new(Code::Sqlstate { state: "25P02".into(), status }, message));
         }
         let anonymous = self.caller.anonymous;
-        let ended = execute::commit(self.checkout.wire()).await;
-        let ended = ended.map_err(|error| Error::from_wire(&error, anonymous))?;
-        // Behind a COMMIT that was refused the reset has not run.
-        if ended.is_reset || self.checkout.wire().run(RESET).await.is_ok() {
-            self.checkout.clean();
+        match execute::commit(self.checkout).await {
+            Ok(None) => Ok(()),
+            Ok(Some(refusal)) => Err(Error::from_server(&refusal.error, anonymous)),
+            Err(error) => Err(Error::from_wire(&error, anonymous)),
         }
-        ended.refusal.map_or(Ok(()), |refusal| Err(Error::from_server(&refusal.error, anonymous)))
     }
 
-    async fn send(
-        &mut self,
-        sql: &str,
-        params: &[&(dyn ToSql + Sync)],
-    ) -> Result<(Vec<Row>, CommandTag), Error> {
+    async fn send(&mut self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<(Vec<Row>, u64), Error> {
         check(sql)?;
         let key = StatementKey::new(&self.caller.role, &self.search_path, sql);
         let types = self.checkout.wire().prepare(sql, &key).await.map_err(|error| self.failed(&error))?;

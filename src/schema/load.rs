@@ -10,10 +10,12 @@ use tokio_postgres::types::{ToSql as _, Type};
 use super::view::{self, View};
 use super::{ComputedRelationship, Facts, ForeignKey, MediaHandler, Name, PrimaryKey};
 use super::{Representation, Schema};
-use crate::pg::wire::{Answer, Connection, Parameter, Query, Row, Step, WireError};
+use crate::pg::wire::{Answer, Command, Connection, Names, Parameter, Query, Row, Step, WireError};
 
 /// Types outside pg_catalog are then spelled with their schema, and no temporary object hides one of the catalog.
-const SEARCH_PATH: &str = "SET LOCAL search_path = pg_catalog, pg_temp";
+const SEARCH_PATH: Command = Command::new("SET LOCAL search_path = pg_catalog, pg_temp", "SET");
+const BEGIN: Command = Command::new("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", "BEGIN");
+const ROLLBACK: Command = Command::new("ROLLBACK", "ROLLBACK");
 const RELATIONS: &str = include_str!("sql/relations.sql");
 const KEYS: &str = include_str!("sql/keys.sql");
 const VIEWS: &str = include_str!("sql/views.sql");
@@ -76,8 +78,8 @@ pub async fn load(
     let (exposed, along) =
         (Parameter { bytes: Some(&exposed), binary: true }, Parameter { bytes: Some(&along), binary: true });
     // One write for all.
-    connection.command("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")?;
-    connection.command(SEARCH_PATH)?;
+    connection.command(&BEGIN, Names::None)?;
+    connection.command(&SEARCH_PATH, Names::None)?;
     let mut ask = |sql, parameters: &[Parameter<'_>]| {
         let types = [Type::TEXT_ARRAY, Type::TEXT_ARRAY];
         connection.query(&Query { sql, types: &types[..parameters.len()], key: None, parameters })
@@ -89,7 +91,7 @@ pub async fn load(
         ask(VIEWS, &[exposed, along])?,
         ask(DATABASE, &[exposed])?,
     ];
-    connection.command("ROLLBACK")?;
+    connection.command(&ROLLBACK, Names::None)?;
     connection.sync();
     let [relations, routines, keys, views, database] = answers(connection, asked).await?;
     let (relations, routines) = (parse(&relations)?, parse(&routines)?);

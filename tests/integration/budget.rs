@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
-use manybox::pool::{Breaker, Budget, COMMIT, Error, Pools, ROLLBACK, ServerStatus, Timeouts, Wait};
+use manybox::pool::{Breaker, Budget, End, Error, Pools, ServerStatus, Timeouts, Wait, end_batch};
 use manybox::tenant::Tenant;
 
 use crate::support::{TestFleet, eventually, private_server};
@@ -48,12 +48,12 @@ async fn storm(pools: Pools, tenants: Vec<Arc<Tenant>>, mut seed: u64, served: A
                 1 => drop(checkout),
                 2 => {
                     let _ = wire.run("BEGIN; SELECT 1/0").await;
-                    wire.run(ROLLBACK).await.unwrap();
+                    wire.run(&end_batch(End::Rollback)).await.unwrap();
                     checkout.clean();
                 }
                 _ => {
                     wire.run("BEGIN").await.unwrap();
-                    wire.run(COMMIT).await.unwrap();
+                    wire.run(&end_batch(End::Commit)).await.unwrap();
                     checkout.clean();
                 }
             }
@@ -303,7 +303,7 @@ async fn routers_share_the_budget_and_leave_it_to_each_other() {
     for mut checkout in held.into_iter().flatten() {
         let both = status(&first.pools).open + status(&second.pools).budget;
         assert!(both <= TOTAL, "{both}");
-        checkout.wire().run(ROLLBACK).await.unwrap();
+        checkout.wire().run(&end_batch(End::Rollback)).await.unwrap();
         checkout.clean();
     }
     eventually("each has half", || async { status(&second.pools).budget == TOTAL / 2 }).await;

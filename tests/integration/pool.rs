@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use manybox::pg::Connection;
 use manybox::pg::wire::{Query, StatementKey};
-use manybox::pool::{Budget, COMMIT, Checkout, Error, Pools, RESET, ROLLBACK, Wait};
+use manybox::pool::{Budget, Checkout, End, Error, Pools, Wait, end_batch};
 use manybox::tenant::Tenant;
 
 use crate::support::{TestFleet, eventually, one};
@@ -70,7 +70,7 @@ async fn a_request_dropped_at_any_point_leaves_nothing() {
         let mut next = pools.checkout(&tenant).await.unwrap();
         assert_ne!(backend(&mut next).await, pid, "{dropped}");
         assert_eq!(traces(&mut next).await, clean, "{dropped}");
-        next.wire().run(ROLLBACK).await.unwrap();
+        next.wire().run(&end_batch(End::Rollback)).await.unwrap();
         next.clean();
         eventually(dropped, || is_gone(&admin, pid)).await;
     }
@@ -95,15 +95,15 @@ async fn what_a_function_leaves_in_the_session_is_gone() {
         .unwrap();
     let mut checkout = pools.checkout(&tenant).await.unwrap();
     let (pid, clean) = (backend(&mut checkout).await, traces(&mut checkout).await);
-    for end in [COMMIT, ROLLBACK] {
+    for end in [End::Commit, End::Rollback] {
         checkout.wire().run("BEGIN; SET LOCAL ROLE anon; SELECT public.leave_traces()").await.unwrap();
-        checkout.wire().run(end).await.unwrap();
-        assert_eq!(traces(&mut checkout).await, clean, "{end}");
+        checkout.wire().run(&end_batch(end)).await.unwrap();
+        assert_eq!(traces(&mut checkout).await, clean, "{end:?}");
     }
     // Without the reset it would have been seen.
     checkout.wire().run("BEGIN; SET LOCAL ROLE anon; SELECT public.leave_traces(); COMMIT").await.unwrap();
     assert_ne!(traces(&mut checkout).await, clean);
-    checkout.wire().run(RESET).await.unwrap();
+    checkout.wire().run(&end_batch(End::None)).await.unwrap();
     assert_eq!(traces(&mut checkout).await, clean);
     checkout.clean();
     let mut next = pools.checkout(&tenant).await.unwrap();
@@ -128,7 +128,7 @@ async fn a_login_that_gave_itself_a_default_role_gains_nothing() {
     pools.drain(&tenant.id);
     let mut next = pools.checkout(&tenant).await.unwrap();
     assert_eq!(traces(&mut next).await, clean);
-    next.wire().run(ROLLBACK).await.unwrap();
+    next.wire().run(&end_batch(End::Rollback)).await.unwrap();
     assert_eq!(traces(&mut next).await, clean);
     next.clean();
 }

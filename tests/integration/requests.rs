@@ -114,7 +114,7 @@ async fn a_checkout_that_is_not_cleaned_is_discarded() {
     assert_ne!(second, third);
     // After the end of its transaction it is kept.
     checkout.wire().run("BEGIN").await.unwrap();
-    checkout.wire().run(pool::COMMIT).await.unwrap();
+    checkout.wire().run(&pool::end_batch(pool::End::Commit)).await.unwrap();
     checkout.clean();
     let mut checkout = pools.checkout(&tenant).await.unwrap();
     assert_eq!(pid(&mut checkout).await, third);

@@ -12,7 +12,7 @@ use super::error::WireError;
 use super::row::{self, Column, Row};
 use super::statements::{Described, Prepared};
 use super::transport::FRAME;
-use super::{Answer, CommandTag, Connection, Preparing, Refusal};
+use super::{Answer, Connection, Preparing, Refusal};
 
 impl Connection {
     /// The next answer. The pipeline is sent first, as far as it was not.
@@ -46,7 +46,7 @@ impl Connection {
                         (left.ok_or_else(|| WireError::Protocol("a row without values".into()))?, values);
                     return Ok(Answer::Row(step));
                 }
-                Meaning::Done(step) => return Ok(Answer::Done(step, self.transport.body(tag).await?)),
+                Meaning::Done(step) => return self.done(step).await,
                 Meaning::Failed(step, phase) => return self.refusal(step, phase).await.map(Answer::Failed),
                 Meaning::Ready => {
                     self.status = match self.transport.body(|body| body.first().copied()).await? {
@@ -91,12 +91,31 @@ impl Connection {
         Ok(())
     }
 
+    async fn done(&mut self, step: Step) -> Result<Answer, WireError> {
+        let is_next = self.expected.front().is_some_and(|(of, ..)| *of == step);
+        let expected = if is_next { self.expected.pop_front() } else { None };
+        let (rows, is_it) = self
+            .transport
+            .body(|body| {
+                let tag = body.strip_suffix(&[0]).unwrap_or_default();
+                (rows(tag), expected.as_ref().is_none_or(|(_, command, _)| command.tag.as_bytes() == tag))
+            })
+            .await?;
+        match expected {
+            Some((_, command, _)) if !is_it => return Err(WireError::Replaced(command.sql)),
+            Some((_, command, Some(name))) => self.commands.push((command, name)),
+            _ => {}
+        }
+        Ok(Answer::Done(step, rows))
+    }
+
     async fn refusal(&mut self, step: Option<Step>, phase: Phase) -> Result<Refusal, WireError> {
         let error = Box::new(self.transport.error().await?);
         let remembered = step.is_some_and(|step| self.remembered.contains(&step));
         // Those behind it were never prepared; this one may have been, and nobody will look for it.
-        for preparing in self.preparing.drain(..) {
-            self.statements.abandon(preparing.name);
+        let commands = self.expected.drain(..).filter_map(|(.., name)| name);
+        for name in self.preparing.drain(..).map(|preparing| preparing.name).chain(commands) {
+            self.statements.abandon(name);
         }
         Ok(Refusal { step, phase, remembered, error })
     }
@@ -182,10 +201,8 @@ impl Connection {
     }
 }
 
-/// `INSERT 0 3`, `SELECT 2`, `COMMIT`; empty for an empty statement.
-fn tag(body: &[u8]) -> CommandTag {
-    let text = body.strip_suffix(&[0]).unwrap_or_default();
-    let last = text.rsplit(|byte| *byte == b' ').next().unwrap_or_default();
-    let rows = std::str::from_utf8(last).ok().and_then(|number| number.parse().ok());
-    CommandTag { rolled_back: text == b"ROLLBACK", rows: rows.unwrap_or(0) }
+/// Of `INSERT 0 3` or `SELECT 2` the last number; of `COMMIT` none.
+fn rows(tag: &[u8]) -> u64 {
+    let last = tag.rsplit(|byte| *byte == b' ').next().unwrap_or_default();
+    std::str::from_utf8(last).ok().and_then(|number| number.parse().ok()).unwrap_or(0)
 }

@@ -25,6 +25,10 @@ pub enum WireError {
         /// How many are allowed.
         most: usize,
     },
+    /// Another statement stands behind the name of this one: a function of the tenant has put it there. What the pipeline
+    /// did is not known, and the connection is of no more use.
+    #[error("another statement ran in the place of `{0}`")]
+    Replaced(&'static str),
     /// The login failed on this side: no password, an unknown method, a server that could not prove itself.
     #[error("the login failed: {0}")]
     Login(String),

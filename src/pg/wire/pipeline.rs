@@ -10,13 +10,14 @@ use tokio_postgres::types::Type;
 
 use super::due::{Owed, Step};
 use super::error::WireError;
-use super::{Connection, Parameter, Preparing, Query};
+use super::{Command, Connection, Names, Parameter, Preparing, Query};
 
 impl Connection {
     pub(super) fn step(&mut self) -> Step {
         if self.due.is_settled() {
             self.described.clear();
             self.remembered.clear();
+            self.expected.clear();
             // In front of a pipeline no error can skip them, and closing what is not there is none.
             for name in self.statements.take_closing() {
                 if frontend::close(b'S', &name, &mut self.transport.outbox).is_ok() {
@@ -28,20 +29,40 @@ impl Connection {
         Step(self.steps)
     }
 
-    /// Adds a statement without values, parsed anew: a name could be given another text by a function.
+    /// Adds a statement of ours. With names, it is prepared once for the life of the connection.
+    ///
+    /// A function can put another text behind a name by PREPARE, but only a query: so the tag of what ran tells, and
+    /// [`next`](Self::next) fails with [`WireError::Replaced`].
     ///
     /// # Errors
     /// [`WireError::Unsendable`]; the connection is of no more use.
-    pub fn command(&mut self, sql: &str) -> Result<Step, WireError> {
+    pub fn command(&mut self, command: &Command, names: Names) -> Result<Step, WireError> {
         let step = self.step();
+        let known = match names {
+            Names::Kept => {
+                self.commands.iter().find(|(kept, _)| kept == command).map(|(_, name)| name.clone())
+            }
+            Names::None => None,
+        };
+        let is_new = known.is_none() && names == Names::Kept;
+        let name =
+            known.clone().unwrap_or_else(|| if is_new { self.statements.next_name() } else { String::new() });
         let out = &mut self.transport.outbox;
-        let written = frontend::parse("", sql, [], out)
-            .and_then(|()| bind(out, "", &[]))
-            .and_then(|()| frontend::execute("", 0, out));
+        let written = match known {
+            Some(_) => Ok(()),
+            None => frontend::parse(&name, command.sql, [], out),
+        };
+        let written =
+            written.and_then(|()| bind(out, &name, &[])).and_then(|()| frontend::execute("", 0, out));
         self.wrote(written)?;
-        for owed in [Owed::Parse(step), Owed::Bind(step), Owed::Execute(step)] {
-            self.due.push(owed);
+        if known.is_some() {
+            self.remembered.push(step);
+        } else {
+            self.due.push(Owed::Parse(step));
         }
+        self.due.push(Owed::Bind(step));
+        self.due.push(Owed::Execute(step));
+        self.expected.push_back((step, *command, Some(name).filter(|_| is_new)));
         Ok(step)
     }
 

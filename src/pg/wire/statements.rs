@@ -71,6 +71,11 @@ impl Statements {
         if !key.is_kept() {
             return String::new();
         }
+        self.next_name()
+    }
+
+    /// A name that this connection has not used yet.
+    pub(super) fn next_name(&mut self) -> String {
         self.next += 1;
         format!("s{}", self.next)
     }

@@ -18,6 +18,8 @@ pub(super) struct Reading {
     pub(super) refusal: Option<Refusal>,
     /// Of a long body, the bytes that are still in the socket.
     pub(super) left: Option<usize>,
+    /// Whether the end of the transaction and all behind it have run.
+    pub(super) is_clean: bool,
 }
 
 /// Reads to the pipeline's Sync, or to a long body of a read.
@@ -28,8 +30,8 @@ pub(super) async fn read(
     budget: &Share,
 ) -> Result<Reading, Failure> {
     let mut reading = Reading::default();
-    let (mut lines, mut has_row) = (BytesMut::new(), false);
-    loop {
+    let (mut lines, mut has_row, mut ended) = (BytesMut::new(), false, Ended::default());
+    while !wire.is_answered() {
         match wire.next().await? {
             Answer::Row(step) if step == steps.main && job.output == Output::Lines => {
                 line(wire, &mut lines, job.max_answer).await?;
@@ -42,25 +44,17 @@ pub(super) async fn read(
                 }
             }
             Answer::Row(step) if Some(step) == steps.estimate => {
-                reading.outcome.planned = estimate(wire).await?
+                reading.outcome.planned = estimate(wire).await?;
             }
             // No more comes: the server closes the session.
             Answer::Failed(refusal) if refusal.error.is_fatal() => {
-                return Err(Failure::Refused(reading.refusal.unwrap_or(refusal)));
+                ended.failed(refusal);
+                break;
             }
-            Answer::Failed(refusal) => {
-                let is_fatal = refusal.error.is_fatal();
-                reading.refusal = reading.refusal.or(Some(refusal));
-                if is_fatal {
-                    // Nothing follows but the end of the stream.
-                    return Ok(reading);
-                }
-            }
-            // Rows of the settings and of the pre-request function are nobody's.
-            Answer::Row(_) | Answer::Done(..) => {}
-            Answer::Ready(_) => break,
+            answer => ended.follow(answer, steps.end),
         }
     }
+    (reading.refusal, reading.is_clean) = (ended.refusal, ended.is_clean);
     if job.output == Output::Lines {
         reading.outcome.body = Answered::Whole(lines.freeze());
         reading.outcome.rows = 1;
@@ -70,40 +64,45 @@ pub(super) async fn read(
     Ok(reading)
 }
 
-/// What became of the message that ends a transaction.
+/// What became of the end of a transaction.
 #[derive(Default)]
-pub(in crate::rest) struct Ended {
-    /// Why the transaction did not end as it was to.
-    pub(in crate::rest) refusal: Option<Refusal>,
-    /// Whether the session was reset behind it.
-    pub(in crate::rest) is_reset: bool,
+pub(super) struct Ended {
+    /// Why it did not come to that, or did not end as it was to.
+    pub(super) refusal: Option<Refusal>,
+    /// Whether it ended, and everything behind that has run.
+    pub(super) is_clean: bool,
+    has_ended: bool,
 }
 
-/// Reads to the end of that message. `wanted`: nothing has failed before, and so the server must do what it is told.
-///
-/// The first of its statements decides. An error behind it, as when the session's own time ran out, takes nothing back.
-pub(super) async fn end(wire: &mut Connection, ending: Ending, wanted: bool) -> Result<Ended, WireError> {
-    let mut ended = Ended { refusal: None, is_reset: true };
-    let mut has_ended = false;
+impl Ended {
+    /// The COMMIT or ROLLBACK decides. An error behind it, as when the session's own time ran out, takes nothing back.
+    fn follow(&mut self, answer: Answer, end: Option<Step>) {
+        match answer {
+            Answer::Done(step, _) if Some(step) == end => (self.has_ended, self.is_clean) = (true, true),
+            Answer::Failed(refusal) => self.failed(refusal),
+            // Rows of the settings, of the pre-request function and of the reset are nobody's.
+            Answer::Row(_) | Answer::Done(..) | Answer::Ready(_) => {}
+        }
+    }
+
+    fn failed(&mut self, refusal: Refusal) {
+        self.is_clean = false;
+        if !self.has_ended && self.refusal.is_none() {
+            self.refusal = Some(refusal);
+        }
+    }
+}
+
+/// Reads to the end of a transaction that was sent alone.
+pub(super) async fn end(wire: &mut Connection, end: Option<Step>) -> Result<Ended, WireError> {
+    let mut ended = Ended::default();
     while !wire.is_answered() {
         match wire.next().await? {
-            Answer::Done(_, tag) if !has_ended => {
-                has_ended = true;
-                if tag.rolled_back && wanted && ending == Ending::Commit {
-                    return Err(WireError::Protocol("COMMIT rolled back".into()));
-                }
+            Answer::Failed(refusal) if refusal.error.is_fatal() => {
+                ended.failed(refusal);
+                break;
             }
-            Answer::Failed(refusal) => {
-                ended.is_reset = false;
-                let is_fatal = refusal.error.is_fatal();
-                if !has_ended {
-                    ended.refusal = ended.refusal.or(Some(refusal));
-                }
-                if is_fatal {
-                    break;
-                }
-            }
-            Answer::Row(_) | Answer::Done(..) | Answer::Ready(_) => {}
+            answer => ended.follow(answer, end),
         }
     }
     Ok(ended)
