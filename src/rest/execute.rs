@@ -21,7 +21,8 @@ use crate::pg::wire::{
 };
 use crate::pool::{Checkout, End, ROLLBACK, end_batch, write_end};
 
-/// Deferred constraints are checked although nothing lasts: the caller wants to know whether it would.
+/// Deferred constraints are checked by a statement of their own. At COMMIT no time limit of PostgreSQL's would hold for
+/// their triggers, and where nothing lasts, the caller wants to know whether it would.
 const CHECK_DEFERRED: Command = Command::new("SET CONSTRAINTS ALL IMMEDIATE", "SET CONSTRAINTS");
 
 /// What runs in a transaction.
@@ -228,7 +229,7 @@ fn write(
     // Before the main query, whose body may stay in the socket for as long as the client takes.
     let estimate = job.estimate.as_ref().map(|statement| query(statement, None)).transpose()?;
     let main = query(&job.main, kept(&keys.main))?;
-    if job.ending == Ending::Rollback && job.access == Access::Write {
+    if job.access == Access::Write {
         wire.command(&CHECK_DEFERRED, names)?;
     }
     let end = match job.ending {

@@ -17,7 +17,6 @@ const FAMILY: &str = "
         $$ INSERT INTO children VALUES (id, 404) RETURNING id $$;
     CREATE FUNCTION many(id int) RETURNS SETOF marks LANGUAGE sql AS
         $$ INSERT INTO marks SELECT n, 'many' FROM generate_series(id, id + 2) n RETURNING * $$;
-    CREATE FUNCTION litters_rows() RETURNS SETOF boolean LANGUAGE sql AS 'SELECT public.litters()';
     CREATE FUNCTION litters() RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN
         PERFORM set_config('left.behind', 'yes', false), set_config('search_path', 'pg_temp', false),
             set_config('statement_timeout', '0', false), set_config('default_transaction_read_only', 'on', false),
@@ -26,6 +25,7 @@ const FAMILY: &str = "
         EXECUTE 'DECLARE held CURSOR WITH HOLD FOR SELECT 1';
         PERFORM set_config('role', 'service', false);
         RETURN true; END $$;
+    CREATE FUNCTION litters_rows() RETURNS SETOF boolean LANGUAGE sql AS 'SELECT public.litters()';
     CREATE VIEW littering AS SELECT id, litters() AS done FROM marks;
     CREATE VIEW dividing AS SELECT id, litters() AND 1 / id > 0 AS done FROM marks;
     CREATE FUNCTION litters_and_fails() RETURNS void LANGUAGE plpgsql AS $$ BEGIN
@@ -155,7 +155,8 @@ async fn an_answer_is_not_taken_back_by_what_comes_after_commit() {
         let made = tested.made(id).await;
         // COMMIT itself may have run out of time.
         let expected = match (made, prefer) {
-            (1, "") | (0, "tx=rollback") => Reply::Whole(200, id.to_string()),
+            (1, "") => Reply::Whole(200, id.to_string()),
+            (0, "tx=rollback") if reply.status() == 200 => Reply::Whole(200, id.to_string()),
             (1, _) => Reply::Whole(200, format!("[{id}]")),
             _ => {
                 assert_eq!(reply.refused(), (504, "57014".into()), "{prefer}");
