@@ -251,7 +251,7 @@ impl<S: Session> Ledger<S> {
             starved && self.taken >= self.budget && self.opening + self.evicting < self.max_connecting;
         let (above, full) = (self.is_above_share(key), self.is_overdrawn());
         let Some(account) = self.accounts.get_mut(key) else { return orders.close.push(session) };
-        let surplus = full || account.is_above_limit(self.busy);
+        let surplus = full || account.is_above_limit(self.max_per_tenant);
         if self.closed || surplus || !session.is_usable() || session.epoch() != account.epoch {
             account.usable -= 1;
             orders.close.push(session);
@@ -295,7 +295,7 @@ impl<S: Session> Ledger<S> {
         match self.accounts.get_mut(open.key) {
             Some(account) => {
                 // It is counted here as the opening one that it was.
-                let unwanted = unwanted || account.is_above_limit(self.busy);
+                let unwanted = unwanted || account.is_above_limit(self.max_per_tenant);
                 account.opening -= 1;
                 account.unban();
                 if unwanted || open.epoch != account.epoch || !session.is_usable() {
@@ -454,7 +454,7 @@ impl<S: Session> Ledger<S> {
         if let Some(&key) = self.keys.get(&tenant.id) {
             if let Some(account) = self.accounts.get_mut(key) {
                 account.update(tenant, orders);
-                while account.is_above_limit(self.busy) && !account.idle.is_empty() {
+                while account.is_above_limit(self.max_per_tenant) && !account.idle.is_empty() {
                     account.close_oldest(&mut orders.close);
                 }
             }

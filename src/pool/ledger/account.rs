@@ -223,8 +223,8 @@ impl<S: Session> Account<S> {
     }
 
     /// Whether it has more connections than it may have: its limit was lowered. Those on their way out don't count.
-    pub(super) fn is_above_limit(&self, busy: u32) -> bool {
-        self.usable + self.opening > self.most(busy)
+    pub(super) fn is_above_limit(&self, max_per_tenant: u32) -> bool {
+        self.usable + self.opening > self.max_connections(max_per_tenant)
     }
 
     /// Whether more connections should be opened: no more than there are requests waiting, so that a hundred requests

@@ -117,7 +117,8 @@ impl World {
         let held: HashMap<Key, u32> = self.ledger.accounts.iter().map(|(key, a)| (key, a.taken)).collect();
         let result = act(&mut self.ledger, self.now, &mut orders);
         for (key, account) in &self.ledger.accounts {
-            let most = account.max_connections(self.ledger.max_per_tenant).max(held.get(&key).copied().unwrap_or(0));
+            let most =
+                account.max_connections(self.ledger.max_per_tenant).max(held.get(&key).copied().unwrap_or(0));
             assert!(account.taken <= most, "a tenant grows above its own limit");
         }
         assert!(
