@@ -1,4 +1,4 @@
-//! Stage 2: `Request` and `Schema` become a `Plan`: which relations and functions, joined by what. Pure.
+//! Stage 2: `Request` and `Schema` become a `Plan`: relations, functions and their joins, all found in the schema. Pure.
 
 mod call;
 mod change;
@@ -17,60 +17,60 @@ use super::request::{Action, Change as Method, Request};
 use crate::policy::{Api, Limits};
 use crate::schema::{Relation, Routine, Schema, Volatility};
 use read::Context;
-use tree::{Call, Change, From, Gives, Handler, Name, Read};
+use tree::{Call, Change, FromItem, Handler, Name, Read, ResultShape};
 
-/// The name of the rows that a change or a call gave.
+/// The common table expression with the rows that a change or a call returned.
 pub(super) const SOURCE: &str = "_mb_source";
 
-/// What will be done, with everything found in the schema.
+/// What to do, with every name found in the schema.
 #[derive(Debug, PartialEq)]
 pub(super) enum Plan<'a> {
     /// The OpenAPI document.
     Document,
-    /// OPTIONS: the methods that make sense.
+    /// OPTIONS: the methods that the resource allows.
     Info(String),
-    /// A question to the database.
+    /// A query of the database.
     Query(Box<Query<'a>>),
 }
 
-/// A question to the database.
+/// A query of the database.
 #[derive(Debug, PartialEq)]
 pub(super) struct Query<'a> {
     /// Where the rows come from.
     pub(super) source: Source<'a>,
-    /// What is read of them.
+    /// The read of those rows.
     pub(super) read: Read<'a>,
-    /// Who writes the body.
+    /// What makes the body.
     pub(super) handler: Handler<'a>,
-    /// What it is.
+    /// The body's media type.
     pub(super) media: Media,
     /// Whether the transaction may write.
     pub(super) writes: bool,
     /// `return=`
     pub(super) returns: Option<Return>,
-    /// Rows that are there already are replaced, and it must be told how many.
+    /// Existing rows are replaced, and the answer depends on how many were.
     pub(super) merges: bool,
-    /// `timezone=`, where there is such a zone.
+    /// `timezone=`, if PostgreSQL has that zone.
     pub(super) timezone: Option<&'a str>,
 }
 
 /// Where rows come from.
 #[derive(Debug, PartialEq)]
 pub(super) enum Source<'a> {
-    /// Out of relations.
+    /// Relations.
     Read,
-    /// Out of a change.
+    /// A change returns them.
     Change(Change<'a>),
-    /// Out of a function.
+    /// A function returns them.
     Call(Call<'a>, &'a Routine),
 }
 
 impl Query<'_> {
-    /// What the rows are.
-    pub(super) fn gives(&self) -> Gives {
+    /// What it returns.
+    pub(super) fn result_shape(&self) -> ResultShape {
         match &self.source {
-            Source::Call(call, _) => call.gives,
-            _ => Gives::Rows,
+            Source::Call(call, _) => call.result,
+            _ => ResultShape::Rows,
         }
     }
 }
@@ -108,29 +108,29 @@ impl<'a> Plan<'a> {
                 let reads = routine.volatility != Volatility::Volatile;
                 return Ok(Self::Info(if reads { "OPTIONS,GET,HEAD,POST" } else { "OPTIONS,POST" }.into()));
             }
-            Action::Read(name) => reading(request, api, &context, relation(name)?)?,
-            Action::Change(name, method) => changing(request, api, &context, relation(name)?, *method)?,
-            Action::Call(name, by_query) => calling(request, api, &context, name, !by_query)?,
+            Action::Read(name) => plan_read(request, api, &context, relation(name)?)?,
+            Action::Change(name, method) => plan_change(request, api, &context, relation(name)?, *method)?,
+            Action::Call(name, by_query) => plan_call(request, api, &context, name, !by_query)?,
         };
         Ok(Self::Query(Box::new(query)))
     }
 }
 
-fn reading<'a>(
+fn plan_read<'a>(
     request: &'a Request,
     api: &Api,
     context: &Context<'a>,
     relation: &'a Relation,
 ) -> Result<Query<'a>, Error> {
     let name = Name { schema: &relation.schema, name: &relation.name };
-    let read = read::plan(context, &request.query, request.rows, From::Relation(name), name)?;
+    let read = read::plan(context, &request.query, request.rows, FromItem::Relation(name), name)?;
     let (handler, media) = media::negotiate(request, api, context.schema, Some(name), &read)?;
-    strict(request, context.schema)?;
+    refuse_unknown_preferences(request, context.schema)?;
     let handler = if request.head { Handler::None } else { handler };
     Ok(query(request, context.schema, Source::Read, read, handler, media))
 }
 
-fn changing<'a>(
+fn plan_change<'a>(
     request: &'a Request,
     api: &Api,
     context: &Context<'a>,
@@ -138,9 +138,9 @@ fn changing<'a>(
     method: Method,
 ) -> Result<Query<'a>, Error> {
     let name = Name { schema: &relation.schema, name: &relation.name };
-    let read = read::plan(context, &request.query, request.rows, From::Source, name)?;
+    let read = read::plan(context, &request.query, request.rows, FromItem::Cte, name)?;
     let change = change::plan(request, context.schema, relation, method, &read)?;
-    strict(request, context.schema)?;
+    refuse_unknown_preferences(request, context.schema)?;
     let (handler, media) = media::negotiate(request, api, context.schema, Some(name), &read)?;
     let handler = if request.prefer.wants_rows() { handler } else { Handler::None };
     let mut query = query(request, context.schema, Source::Change(change), read, handler, media);
@@ -150,7 +150,7 @@ fn changing<'a>(
     Ok(query)
 }
 
-fn calling<'a>(
+fn plan_call<'a>(
     request: &'a Request,
     api: &Api,
     context: &Context<'a>,
@@ -158,10 +158,10 @@ fn calling<'a>(
     post: bool,
 ) -> Result<Query<'a>, Error> {
     let routine = call::find(request, context.schema, name, post)?;
-    let of = routine.returns.row_of.as_ref().map(Name::from);
-    // A function's rows are spoken of by their relation's name, where they have one.
-    let origin = of.unwrap_or(Name { schema: &routine.schema, name: &routine.name });
-    let read = read::plan(context, &request.query, request.rows, From::Source, origin)?;
+    let row_type = routine.returns.row_of.as_ref().map(Name::from);
+    // Rows of a relation's type have that relation's columns and relationships.
+    let origin = row_type.unwrap_or(Name { schema: &routine.schema, name: &routine.name });
+    let read = read::plan(context, &request.query, request.rows, FromItem::Cte, origin)?;
     let mut needed = read::needed(&read, &[]);
     if !needed.is_empty() && needed != ["*"] {
         needed.extend(read::named(&read));
@@ -170,7 +170,7 @@ fn calling<'a>(
     }
     let call = call::plan(request, routine, needed)?;
     let (handler, media) = media::negotiate(request, api, context.schema, Some(origin), &read)?;
-    strict(request, context.schema)?;
+    refuse_unknown_preferences(request, context.schema)?;
     if request.prefer.at_most().is_some() && !routine.returns.set {
         let message =
             "Function must return SETOF or TABLE when max-affected preference is used with handling=strict";
@@ -203,8 +203,8 @@ fn query<'a>(
     }
 }
 
-/// With `handling=strict` there may be no preference that we do not know.
-fn strict(request: &Request, schema: &Schema) -> Result<(), Error> {
+/// Refuses unknown preferences under `handling=strict`.
+fn refuse_unknown_preferences(request: &Request, schema: &Schema) -> Result<(), Error> {
     let prefer = &request.prefer;
     let zone = prefer.timezone.as_deref().filter(|zone| schema.time_zones.contains(*zone));
     let known = zone.map(|zone| format!("timezone={zone}"));
@@ -219,13 +219,13 @@ fn strict(request: &Request, schema: &Schema) -> Result<(), Error> {
 }
 
 fn unknown_relation(schema: &Schema, namespace: &str, name: &str) -> Error {
-    let hint = suggest::nearest(name, names(schema.relations.get(namespace)), suggest::NEAR)
+    let hint = suggest::nearest(name, names(schema.relations.get(namespace)), suggest::STRICT_SIMILARITY)
         .map(|near| format!("Perhaps you meant the table '{namespace}.{near}'"));
     let message = format!("Could not find the table '{namespace}.{name}' in the schema cache");
     Error::new(Code::TableNotFound, message).with_hint(hint)
 }
 
-/// The names in a map, or none.
+/// The keys of a map that may be missing.
 fn names<T>(map: Option<&BTreeMap<String, T>>) -> impl Iterator<Item = &str> {
     map.into_iter().flat_map(|map| map.keys().map(String::as_str))
 }

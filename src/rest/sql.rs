@@ -12,7 +12,7 @@ mod tests;
 
 pub(super) use snippet::{Snippet, Value};
 
-use super::plan::tree::{Gives, Handler};
+use super::plan::tree::{Handler, ResultShape};
 use super::plan::{Query, SOURCE, Source};
 use super::request::media::Media;
 use super::request::prefer::{Count, Return};
@@ -109,9 +109,9 @@ pub(super) fn main(
         sql.push(") ");
     }
     sql.push("SELECT ");
-    match query.gives() {
-        Gives::Row | Gives::Value => sql.push("1::pg_catalog.int8"),
-        Gives::Rows | Gives::Values => sql.push("pg_catalog.count(*)"),
+    match query.result_shape() {
+        ResultShape::Row | ResultShape::Scalar => sql.push("1::pg_catalog.int8"),
+        ResultShape::Rows | ResultShape::Scalars => sql.push("pg_catalog.count(*)"),
     };
     sql.push(" AS rows, ");
     let exact = matches!(count, Some(Count::Exact | Count::Estimated));
@@ -193,8 +193,8 @@ fn rows(sql: &mut Snippet, query: &Query<'_>) {
 
 /// The body, as one value.
 fn body(sql: &mut Snippet, query: &Query<'_>) {
-    let gives = query.gives();
-    let whole = matches!(gives, Gives::Rows | Gives::Row);
+    let shape = query.result_shape();
+    let whole = matches!(shape, ResultShape::Rows | ResultShape::Row);
     let value = |sql: &mut Snippet| {
         sql.push(ROW);
         if !whole {
@@ -212,7 +212,9 @@ fn body(sql: &mut Snippet, query: &Query<'_>) {
         Handler::None => {
             sql.push("NULL::pg_catalog.text");
         }
-        Handler::Json { stripped } => json(sql, matches!(gives, Gives::Row | Gives::Value), *stripped),
+        Handler::Json { stripped } => {
+            json(sql, matches!(shape, ResultShape::Row | ResultShape::Scalar), *stripped)
+        }
         Handler::Object { stripped } => json(sql, true, *stripped),
         Handler::Csv => {
             sql.push("(SELECT COALESCE(pg_catalog.string_agg(_mb_key.name, ','), '') FROM (SELECT ");
@@ -233,10 +235,10 @@ fn body(sql: &mut Snippet, query: &Query<'_>) {
             condition::name(sql, *function);
             sql.push("(");
             sql.push(ROW);
-            if gives == Gives::Value {
+            if shape == ResultShape::Scalar {
                 sql.push(".").push(call::VALUE);
             }
-            if let Some(of) = of.filter(|_| gives != Gives::Value) {
+            if let Some(of) = of.filter(|_| shape != ResultShape::Scalar) {
                 sql.push("::");
                 condition::name(sql, of);
             }

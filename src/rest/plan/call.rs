@@ -1,4 +1,4 @@
-//! Function calls: which overload the arguments mean.
+//! Function calls: the overload that fits the arguments.
 
 use std::collections::BTreeSet;
 
@@ -6,26 +6,26 @@ use super::super::error::{Code, Error};
 use super::super::request::Request;
 use super::super::request::media::Media;
 use super::super::request::payload::Payload;
-use super::suggest::{self, LOOSE, NEAR};
-use super::tree::{Arguments, Call, Given, Gives, Name, Target};
+use super::suggest::{self, LOOSE_SIMILARITY, STRICT_SIMILARITY};
+use super::tree::{ArgumentValue, Arguments, Call, Name, ResultShape, Target};
 use crate::schema::{Argument, Mode, Routine, Schema, Shape};
 
-/// What a function is asked with.
-struct Asked<'a> {
-    /// Names of arguments.
+/// What a request has for choosing an overload.
+struct Invocation<'a> {
+    /// The names of its arguments.
     names: BTreeSet<&'a str>,
     media: &'a Media,
     post: bool,
 }
 
-impl Asked<'_> {
-    /// The body can only be taken whole.
-    fn whole(&self) -> bool {
+impl Invocation<'_> {
+    /// Whether the body has a type that only a function with one unnamed argument takes.
+    fn has_raw_body(&self) -> bool {
         self.post && matches!(self.media, Media::Plain | Media::Xml | Media::Octets)
     }
 }
 
-/// The function that is meant.
+/// Finds the function, by its name and its arguments.
 pub(super) fn find<'a>(
     request: &'a Request,
     schema: &'a Schema,
@@ -37,49 +37,50 @@ pub(super) fn find<'a>(
     } else {
         request.query.arguments.iter().map(|(name, _)| name.as_str()).collect()
     };
-    let asked = Asked { names, media: &request.content, post };
+    let invocation = Invocation { names, media: &request.content, post };
     let routines = schema.routines(&request.schema, name);
-    let named: Vec<_> = routines.iter().filter(|routine| fits(routine, &asked)).collect();
-    let whole: Vec<_> = routines.iter().filter(|r| !fits(r, &asked) && takes_whole(r, &asked)).collect();
+    let named: Vec<_> = routines.iter().filter(|routine| fits(routine, &invocation)).collect();
+    let whole: Vec<_> =
+        routines.iter().filter(|r| !fits(r, &invocation) && takes_whole(r, &invocation)).collect();
     match (&named[..], &whole[..]) {
         ([routine], _) | ([], [routine]) => Ok(routine),
-        ([], []) => Err(unknown(schema, &request.schema, name, &asked)),
+        ([], []) => Err(not_found(schema, &request.schema, name, &invocation)),
         ([], several) | (several, _) => Err(ambiguous(several)),
     }
 }
 
-fn fits(routine: &Routine, asked: &Asked<'_>) -> bool {
+fn fits(routine: &Routine, invocation: &Invocation<'_>) -> bool {
     let inputs: Vec<&Argument> = routine.inputs().collect();
     if inputs.is_empty() {
-        return asked.names.is_empty() && !asked.whole();
+        return invocation.names.is_empty() && !invocation.has_raw_body();
     }
     let known = |name: &&str| inputs.iter().any(|a| a.name == *name);
-    asked.names.iter().all(known)
-        && inputs.iter().all(|a| !a.is_required() || asked.names.contains(a.name.as_str()))
+    invocation.names.iter().all(known)
+        && inputs.iter().all(|a| !a.is_required() || invocation.names.contains(a.name.as_str()))
 }
 
-/// A function of one argument without a name may take the whole body.
-fn takes_whole(routine: &Routine, asked: &Asked<'_>) -> bool {
+/// Whether the function has one unnamed argument, which takes the whole body.
+fn takes_whole(routine: &Routine, invocation: &Invocation<'_>) -> bool {
     let inputs: Vec<&Argument> = routine.inputs().collect();
     let [only] = inputs[..] else { return false };
-    let fits = match asked.media {
+    let fits = match invocation.media {
         Media::Json => matches!(only.type_name.as_str(), "json" | "jsonb"),
         Media::Plain => only.type_name == "text",
         Media::Xml => only.type_name == "xml",
         Media::Octets => only.type_name == "bytea",
         _ => false,
     };
-    asked.post && only.name.is_empty() && fits
+    invocation.post && only.name.is_empty() && fits
 }
 
-/// The call of this function with what the request gives it. `returning`: what is read of its rows.
+/// The call of this function with the request's arguments. `returning`: the columns of its rows that are read.
 pub(super) fn plan<'a>(
     request: &'a Request,
     routine: &'a Routine,
     returning: Vec<&'a str>,
 ) -> Result<Call<'a>, Error> {
     let inputs: Vec<&Argument> = routine.inputs().collect();
-    let given: Vec<&Argument> =
+    let supplied: Vec<&Argument> =
         inputs.iter().copied().filter(|argument| request_names(request, &argument.name)).collect();
     let arguments = match &request.payload {
         Some(payload) if inputs.len() == 1 && inputs[0].name.is_empty() => {
@@ -95,46 +96,49 @@ pub(super) fn plan<'a>(
                 let (name, kind) = (argument.name.as_str(), argument.cast_type());
                 (Target { name, kind, convert: None, default: None }, argument.mode == Mode::Variadic)
             };
-            Arguments::Json(json, given.iter().map(target).collect())
+            Arguments::Json(json, supplied.iter().map(target).collect())
         }
-        Some(Payload::Form(fields)) => Arguments::Texts(texts(&given, fields)),
-        Some(Payload::Whole(_)) | None => Arguments::Texts(texts(&given, &request.query.arguments)),
+        Some(Payload::Form(fields)) => Arguments::Texts(texts(&supplied, fields)),
+        Some(Payload::Whole(_)) | None => Arguments::Texts(texts(&supplied, &request.query.arguments)),
     };
     let function = Name { schema: &routine.schema, name: &routine.name };
-    Ok(Call { function, arguments, gives: gives(routine), returning })
+    Ok(Call { function, arguments, result: result_shape(routine), returning })
 }
 
 fn request_names(request: &Request, name: &str) -> bool {
-    request.columns.contains(name) || request.query.arguments.iter().any(|(given, _)| given == name)
+    request.columns.contains(name) || request.query.arguments.iter().any(|(supplied, _)| supplied == name)
 }
 
-fn texts<'a>(given: &[&'a Argument], pairs: &'a [(String, String)]) -> Vec<(&'a str, &'a str, Given<'a>)> {
+fn texts<'a>(
+    supplied: &[&'a Argument],
+    pairs: &'a [(String, String)],
+) -> Vec<(&'a str, &'a str, ArgumentValue<'a>)> {
     let text = |argument: &&'a Argument| {
         let values = pairs.iter().filter(|(name, _)| *name == argument.name);
         let mut values: Vec<&'a str> = values.map(|(_, value)| value.as_str()).collect();
-        let given = if argument.mode == Mode::Variadic {
-            Given::Many(values)
+        let supplied = if argument.mode == Mode::Variadic {
+            ArgumentValue::Variadic(values)
         } else {
-            // Of two for one argument the last counts.
-            Given::One(values.pop().unwrap_or_default())
+            // Of several values for one argument the last is taken.
+            ArgumentValue::Single(values.pop().unwrap_or_default())
         };
-        (argument.name.as_str(), argument.cast_type(), given)
+        (argument.name.as_str(), argument.cast_type(), supplied)
     };
-    given.iter().map(text).collect()
+    supplied.iter().map(text).collect()
 }
 
-fn gives(routine: &Routine) -> Gives {
+fn result_shape(routine: &Routine) -> ResultShape {
     match (routine.returns.set, routine.returns.shape) {
-        (false, Shape::Composite) => Gives::Row,
-        (true, Shape::Composite) => Gives::Rows,
-        (false, Shape::Scalar | Shape::Void) => Gives::Value,
-        (true, Shape::Scalar | Shape::Void) => Gives::Values,
+        (false, Shape::Composite) => ResultShape::Row,
+        (true, Shape::Composite) => ResultShape::Rows,
+        (false, Shape::Scalar | Shape::Void) => ResultShape::Scalar,
+        (true, Shape::Scalar | Shape::Void) => ResultShape::Scalars,
     }
 }
 
-/// 404 PGRST202.
-fn unknown(schema: &Schema, namespace: &str, name: &str, asked: &Asked<'_>) -> Error {
-    let names: Vec<&str> = asked.names.iter().copied().collect();
+/// 404 PGRST202, with a hint when a similar name exists.
+fn not_found(schema: &Schema, namespace: &str, name: &str, invocation: &Invocation<'_>) -> Error {
+    let names: Vec<&str> = invocation.names.iter().copied().collect();
     let list = names.join(", ");
     let without = " without parameters".to_owned();
     let (with, mut searched) = match names.len() {
@@ -142,27 +146,28 @@ fn unknown(schema: &Schema, namespace: &str, name: &str, asked: &Asked<'_>) -> E
         1 => (format!("({list})"), format!(" with parameter {list}")),
         _ => (format!("({list})"), format!(" with parameters {list}")),
     };
-    let with = if asked.whole() { String::new() } else { with };
-    match asked.media {
-        Media::Plain if asked.post => searched = " with a single unnamed text parameter".into(),
-        Media::Xml if asked.post => searched = " with a single unnamed xml parameter".into(),
-        Media::Octets if asked.post => searched = " with a single unnamed bytea parameter".into(),
-        Media::Json if asked.post => searched.push_str(" or with a single unnamed json/jsonb parameter"),
+    let with = if invocation.has_raw_body() { String::new() } else { with };
+    match invocation.media {
+        Media::Plain if invocation.post => searched = " with a single unnamed text parameter".into(),
+        Media::Xml if invocation.post => searched = " with a single unnamed xml parameter".into(),
+        Media::Octets if invocation.post => searched = " with a single unnamed bytea parameter".into(),
+        Media::Json if invocation.post => searched.push_str(" or with a single unnamed json/jsonb parameter"),
         _ => {}
     }
     let message = format!("Could not find the function {namespace}.{name}{with} in the schema cache");
     let details = format!(
         "Searched for the function {namespace}.{name}{searched}, but no matches were found in the schema cache."
     );
-    let hint = hint(schema, namespace, name, &list).filter(|_| !asked.whole());
+    let hint = hint(schema, namespace, name, &list).filter(|_| !invocation.has_raw_body());
     let hint = hint.map(|near| format!("Perhaps you meant to call the function {namespace}.{near}"));
     Error::new(Code::NoRpc, message).with_details(details).with_hint(hint)
 }
 
-fn hint(schema: &Schema, namespace: &str, name: &str, given: &str) -> Option<String> {
+fn hint(schema: &Schema, namespace: &str, name: &str, supplied: &str) -> Option<String> {
     let overloads = schema.routines(namespace, name);
     if overloads.is_empty() {
-        return suggest::nearest(name, super::names(schema.routines.get(namespace)), NEAR).map(str::to_owned);
+        return suggest::nearest(name, super::names(schema.routines.get(namespace)), STRICT_SIMILARITY)
+            .map(str::to_owned);
     }
     let signatures: Vec<String> = overloads
         .iter()
@@ -172,7 +177,8 @@ fn hint(schema: &Schema, namespace: &str, name: &str, given: &str) -> Option<Str
             format!("({})", names.join(", "))
         })
         .collect();
-    let near = suggest::nearest(&format!("({given})"), signatures.iter().map(String::as_str), LOOSE)?;
+    let near =
+        suggest::nearest(&format!("({supplied})"), signatures.iter().map(String::as_str), LOOSE_SIMILARITY)?;
     Some(format!("{name}{near}"))
 }
 

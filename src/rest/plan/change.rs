@@ -1,4 +1,4 @@
-//! Changes: which columns the body fills, on what key rows are merged, which rows are meant.
+//! Changes: the columns that the body fills, the key that duplicates are found by, the rows that are changed.
 
 use std::collections::BTreeSet;
 
@@ -8,10 +8,10 @@ use super::super::request::payload::{Json, Payload};
 use super::super::request::prefer::{Resolution, Return};
 use super::super::request::{Change as Method, Request};
 use super::read;
-use super::tree::{Change, Kind, Name, Read, Target, Values};
+use super::tree::{Change, ChangeKind, Name, Read, Target, Values};
 use crate::schema::{Relation, Schema};
 
-/// Finds what the change needs; `read` is what is read of its rows.
+/// Plans a change; `read` is the read of its rows.
 pub(super) fn plan<'a>(
     request: &'a Request,
     schema: &'a Schema,
@@ -35,17 +35,17 @@ pub(super) fn plan<'a>(
                 let key = named.map_or_else(|| key.clone(), |n| n.iter().map(String::as_str).collect());
                 (key, resolution)
             });
-            Kind::Insert { values: values()?, conflict }
+            ChangeKind::Insert { values: values()?, conflict }
         }
-        Method::Update => Kind::Update(values()?),
+        Method::Update => ChangeKind::Update(values()?),
         Method::Put => {
             if !names_one_row(request, &key) {
                 let message = "Filters must include all and only primary key columns with 'eq' operators";
                 return Err(Error::new(Code::InvalidFilters, message));
             }
-            Kind::Insert { values: values()?, conflict: Some((key.clone(), Resolution::Merge)) }
+            ChangeKind::Insert { values: values()?, conflict: Some((key.clone(), Resolution::Merge)) }
         }
-        Method::Delete => Kind::Delete,
+        Method::Delete => ChangeKind::Delete,
     };
     let returning = match request.prefer.returns {
         Some(Return::Representation | Return::HeadersOnly) => read::needed(read, &key),
@@ -62,7 +62,7 @@ fn body(request: &Request) -> Result<&Json, Error> {
     }
 }
 
-/// PUT makes one row at the address it is sent to.
+/// Whether the filters are the whole primary key by `eq`: PUT makes the row that its URL names.
 fn names_one_row(request: &Request, key: &[&str]) -> bool {
     let query = &request.query;
     let equal = |test: &Test| matches!(test, Test::Operator(Operator::Equal, None, _));

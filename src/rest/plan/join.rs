@@ -4,11 +4,11 @@ use serde_json::{Value, json};
 
 use super::super::error::{Code, Error};
 use super::super::request::select::Embed;
-use super::suggest::{self, LOOSE};
-use super::tree::{Join as On, Name, Place};
+use super::suggest::{self, LOOSE_SIMILARITY};
+use super::tree::{JoinCondition, Name, Qualifier};
 use crate::schema::{ColumnPair, Join, Relationship, Schema};
 
-/// The relationship that an embed in rows of `origin` means.
+/// Finds the relationship that an embed in `origin` names.
 ///
 /// # Errors
 /// 400 PGRST200 when there is none, 300 PGRST201 when there are several.
@@ -18,19 +18,19 @@ pub(super) fn find<'a>(
     asked: &Embed,
 ) -> Result<&'a Relationship, Error> {
     let all = schema.relationships(origin.schema, origin.name);
-    let fitting: Vec<_> = all.iter().filter(|r| is_meant(r, &asked.name, asked.hint.as_deref())).collect();
-    // A function takes the place of what the keys say.
-    let function = fitting.iter().find(|r| matches!(r.join, Join::Computed { .. }));
-    match (function, &fitting[..]) {
+    let named: Vec<_> = all.iter().filter(|r| is_named(r, &asked.name, asked.hint.as_deref())).collect();
+    // A computed relationship overrides those of foreign keys.
+    let function = named.iter().find(|r| matches!(r.join, Join::Computed { .. }));
+    match (function, &named[..]) {
         (Some(relationship), _) | (None, [relationship]) => Ok(relationship),
-        (None, []) => Err(none(schema, origin, asked)),
+        (None, []) => Err(not_found(schema, origin, asked)),
         (None, several) => Err(ambiguous(origin, &asked.name, several)),
     }
 }
 
-/// PostgREST, "Resource Embedding": a target is named by its relation, or by the key that leads there, and the hint
-/// is a key, a column of it on either side, or the relation between.
-fn is_meant(relationship: &Relationship, target: &str, hint: Option<&str>) -> bool {
+/// PostgREST, "Resource Embedding": a target is named by its relation, or by the foreign key that leads there. The hint is
+/// a foreign key, a column of one on either side, or the junction.
+fn is_named(relationship: &Relationship, target: &str, hint: Option<&str>) -> bool {
     let to = relationship.to.name == target;
     let one = |columns: &[ColumnPair]| match columns {
         [pair] => Some(pair.clone()),
@@ -58,28 +58,32 @@ fn is_meant(relationship: &Relationship, target: &str, hint: Option<&str>) -> bo
     }
 }
 
-/// The columns that are equal, of the level around and of the level inside.
-pub(super) fn on<'a>(relationship: &'a Relationship, around: &Place<'a>, inside: &Place<'a>) -> Vec<On<'a>> {
-    let equal = |one: &Place<'a>, other: &Place<'a>, columns: &'a [ColumnPair]| {
-        let pair = |(a, b): &'a ColumnPair| On {
-            one: (other.clone(), b.as_str()),
-            other: (one.clone(), a.as_str()),
+/// The columns that join a child to its parent.
+pub(super) fn conditions<'a>(
+    relationship: &'a Relationship,
+    parent: &Qualifier<'a>,
+    child: &Qualifier<'a>,
+) -> Vec<JoinCondition<'a>> {
+    let equal = |first: &Qualifier<'a>, second: &Qualifier<'a>, columns: &'a [ColumnPair]| {
+        let pair = |(a, b): &'a ColumnPair| JoinCondition {
+            left: (second.clone(), b.as_str()),
+            right: (first.clone(), a.as_str()),
         };
         columns.iter().map(pair).collect::<Vec<_>>()
     };
     match &relationship.join {
         Join::ManyToMany(junction) => {
-            let between = Place::Relation(Name::from(&junction.relation));
-            let mut joins = equal(inside, &between, &junction.to_columns);
-            joins.extend(equal(around, &between, &junction.from_columns));
+            let between = Qualifier::Relation(Name::from(&junction.relation));
+            let mut joins = equal(child, &between, &junction.to_columns);
+            joins.extend(equal(parent, &between, &junction.from_columns));
             joins
         }
-        _ => equal(around, inside, relationship.columns()),
+        _ => equal(parent, child, relationship.columns()),
     }
 }
 
-/// 400 PGRST200, with a hint when a name is nearly right.
-fn none(schema: &Schema, origin: Name<'_>, asked: &Embed) -> Error {
+/// 400 PGRST200, with a hint when a similar name exists.
+fn not_found(schema: &Schema, origin: Name<'_>, asked: &Embed) -> Error {
     let (namespace, parent, child) = (origin.schema, origin.name, asked.name.as_str());
     let message =
         format!("Could not find a relationship between '{parent}' and '{child}' in the schema cache");
@@ -91,21 +95,21 @@ fn none(schema: &Schema, origin: Name<'_>, asked: &Embed) -> Error {
     let from_here = schema.relationships(namespace, parent);
     let hint = if from_here.is_empty() {
         let parents = schema.related(namespace);
-        suggest::nearest(parent, parents, LOOSE)
+        suggest::nearest(parent, parents, LOOSE_SIMILARITY)
             .filter(|near| *near != parent)
             .map(|near| format!("Perhaps you meant '{near}' instead of '{parent}'."))
     } else {
-        // A child that is there is not misspelled: then the hint is wrong.
+        // A child that exists is not misspelled; then the hint is wrong.
         let children = from_here.iter().map(|r| r.to.name.as_str()).filter(|name| *name != child);
         let known = from_here.iter().any(|r| r.to.name == child);
-        suggest::nearest(child, children, LOOSE)
+        suggest::nearest(child, children, LOOSE_SIMILARITY)
             .filter(|_| !known)
             .map(|near| format!("Perhaps you meant '{near}' instead of '{child}'."))
     };
     Error::new(Code::NoRelBetween, message).with_details(details).with_hint(hint)
 }
 
-/// 300 PGRST201, with all that it may be.
+/// 300 PGRST201, with all candidates.
 fn ambiguous(origin: Name<'_>, target: &str, several: &[&Relationship]) -> Error {
     let message = format!(
         "Could not embed because more than one relationship was found for '{}' and '{target}'",

@@ -1,4 +1,4 @@
-//! Readings: every level of the select list with its conditions, order and limits, and what it is embedded by.
+//! Reads: every level of the select list with its conditions, order, limits, and its join to the level above.
 
 use std::collections::BTreeSet;
 
@@ -10,22 +10,24 @@ use super::super::request::range::Rows;
 use super::super::request::select::{self, Aggregate, Item};
 use super::super::request::{Field, Key, Step};
 use super::join;
-use super::tree::{Column, Condition, Embed, From, Name, Operand, Order, OrderBy, Output, Read, Shape};
+use super::tree::{
+    Column, Condition, Embed, FromItem, Name, Operand, Order, OrderBy, Read, Shape, SpreadColumn,
+};
 use crate::schema::{Join, Relation, Schema};
 
-/// Names in PostgreSQL are cut off behind this many bytes; what is cut may no longer be told apart.
-const NAME: usize = 63;
+/// Longest identifier, in bytes: PostgreSQL cuts longer ones off, and two that begin alike become the same.
+const MAX_IDENTIFIER: usize = 63;
 
-/// What a reading is planned with.
+/// What a read is planned with.
 pub(super) struct Context<'a> {
     pub(super) schema: &'a Schema,
     pub(super) aggregates: bool,
     pub(super) max_rows: Option<u64>,
-    /// The rows come out of a change, whose conditions and limits are not the reading's.
+    /// The rows are those of a change, which has their conditions and limits already.
     pub(super) change: bool,
 }
 
-/// One level of the select list, with what the other parameters say of it.
+/// One level of the select list, with what the other parameters have for it.
 struct Node<'a> {
     embed: Option<&'a select::Embed>,
     columns: Vec<&'a select::Column>,
@@ -49,7 +51,7 @@ impl<'a> Node<'a> {
         Self { embed, columns, children, compares, groups, order, rows: Rows::default() }
     }
 
-    /// What it is called in the answer, and in conditions on it.
+    /// Its name in the answer and in the other parameters.
     fn name(&self) -> &'a str {
         self.embed.map_or("", |embed| embed.alias.as_deref().unwrap_or(&embed.name))
     }
@@ -74,12 +76,12 @@ fn aggregates_disabled() -> Error {
     Error::new(Code::AggregatesNotAllowed, "Use of aggregate functions is not allowed")
 }
 
-/// The reading of `from`, whose columns are those of `origin`.
+/// The read of `from`, whose columns are those of `origin`.
 pub(super) fn plan<'a>(
     context: &Context<'a>,
     query: &'a Query,
     rows: Rows,
-    from: From<'a>,
+    from: FromItem<'a>,
     origin: Name<'a>,
 ) -> Result<Read<'a>, Error> {
     let mut root = Node::new(None, &query.select);
@@ -99,27 +101,27 @@ pub(super) fn plan<'a>(
         root.at(path)?.groups.push(group);
     }
     let alias = match from {
-        From::Source => Some(origin.name.to_owned()),
+        FromItem::Cte => Some(origin.name.to_owned()),
         _ => None,
     };
-    let read = Read::of(from, alias);
-    let mut level = Level { context, depth: 0, relation: origin, aggregated: false, spread: None };
+    let read = Read::new(from, alias);
+    let mut level = Level { context, depth: 0, origin, aggregated: false, spread: None };
     level.fill(read, &root)
 }
 
-/// How a level is spread into the one around it.
+/// How a level is spread into its parent.
 #[derive(Clone, Copy, PartialEq)]
 enum Spread {
-    One,
-    Many,
+    ToOne,
+    ToMany,
 }
 
 struct Level<'c, 'a> {
     context: &'c Context<'a>,
     depth: usize,
-    /// What the rows are of.
-    relation: Name<'a>,
-    /// Something around it is aggregated.
+    /// The relation whose columns its rows have.
+    origin: Name<'a>,
+    /// A level above is aggregated.
     aggregated: bool,
     spread: Option<Spread>,
 }
@@ -127,28 +129,30 @@ struct Level<'c, 'a> {
 impl<'a> Level<'_, 'a> {
     fn fill(&mut self, mut read: Read<'a>, node: &Node<'a>) -> Result<Read<'a>, Error> {
         let context = self.context;
-        let known = context.schema.relation(self.relation.schema, self.relation.name);
+        let relation = context.schema.relation(self.origin.schema, self.origin.name);
         if !context.aggregates && node.columns.iter().any(|c| c.aggregate.is_some()) {
             return Err(aggregates_disabled());
         }
         self.aggregated |= node.columns.iter().any(|c| c.aggregate.is_some());
-        self.aggregated |= self.spread == Some(Spread::Many);
+        self.aggregated |= self.spread == Some(Spread::ToMany);
         for child in &node.children {
             read.embeds.push(self.embed(&read, child)?);
         }
         let expands = self.aggregated
-            || known.is_some_and(|r| r.columns.iter().any(|c| shown(context.schema, &c.type_name).is_some()));
+            || relation.is_some_and(|r| {
+                r.columns.iter().any(|c| json_representation(context.schema, &c.type_name).is_some())
+            });
         for column in &node.columns {
-            self.column(&mut read.columns, known, column, expands);
+            self.column(&mut read.columns, relation, column, expands);
         }
         for compare in &node.compares {
-            read.filters.push(compared(context.schema, known, compare, &read.embeds));
+            read.filters.push(comparison(context.schema, relation, compare, &read.embeds));
         }
         for group in &node.groups {
-            read.filters.push(condition(context.schema, known, group, &read.embeds));
+            read.filters.push(condition(context.schema, relation, group, &read.embeds));
         }
         for term in node.order {
-            read.order.push(self.term(known, term, &read)?);
+            read.order.push(self.term(relation, term, &read)?);
         }
         read.rows = if context.change { node.rows } else { node.rows.at_most(context.max_rows) };
         Ok(read)
@@ -157,54 +161,60 @@ impl<'a> Level<'_, 'a> {
     fn column(
         &self,
         columns: &mut Vec<Column<'a>>,
-        known: Option<&'a Relation>,
-        asked: &'a select::Column,
+        relation: Option<&'a Relation>,
+        item: &'a select::Column,
         expands: bool,
     ) {
         let schema = self.context.schema;
-        if asked.field.name == "*"
-            && asked.field.path.is_empty()
-            && asked.aggregate.is_none()
+        if item.field.name == "*"
+            && item.field.path.is_empty()
+            && item.aggregate.is_none()
             && expands
-            && let Some(relation) = known
+            && let Some(relation) = relation
         {
             columns.extend(relation.columns.iter().map(|column| {
-                let convert = shown(schema, &column.type_name);
+                let convert = json_representation(schema, &column.type_name);
                 let alias = convert.map(|_| column.name.clone());
                 let operand = Operand { convert, ..Operand::column(&column.name) };
-                Column { alias, ..Column::plain(operand) }
+                Column { alias, ..Column::new(operand) }
             }));
             return;
         }
-        let mut operand = operand(known, &asked.field);
-        operand.convert = column_type(known, &asked.field.name).and_then(|kind| shown(schema, kind));
-        // Counting rows of the level around would count others as well.
-        operand.whole =
-            self.spread.is_some() && asked.aggregate == Some(Aggregate::Count) && asked.field.name == "*";
-        let alias = asked.alias.clone().or_else(|| match asked.aggregate {
+        let mut operand = operand(relation, &item.field);
+        operand.convert =
+            column_type(relation, &item.field.name).and_then(|kind| json_representation(schema, kind));
+        // `count(*)` in the parent would count the parent's rows.
+        operand.whole_row =
+            self.spread.is_some() && item.aggregate == Some(Aggregate::Count) && item.field.name == "*";
+        let alias = item.alias.clone().or_else(|| match item.aggregate {
             Some(aggregate) => self.spread.map(|_| aggregate.name().to_owned()),
-            None => last_key(&asked.field).or_else(|| operand.convert.map(|_| asked.field.name.clone())),
+            None => last_key(&item.field).or_else(|| operand.convert.map(|_| item.field.name.clone())),
         });
         columns.push(Column {
             operand,
-            cast: asked.cast.as_deref(),
-            aggregate: asked.aggregate,
-            aggregate_cast: asked.aggregate_cast.as_deref(),
+            cast: item.cast.as_deref(),
+            aggregate: item.aggregate,
+            aggregate_cast: item.aggregate_cast.as_deref(),
             alias,
         });
     }
 
-    fn term(&self, known: Option<&'a Relation>, term: &'a Term, read: &Read<'a>) -> Result<Order<'a>, Error> {
+    fn term(
+        &self,
+        relation: Option<&'a Relation>,
+        term: &'a Term,
+        read: &Read<'a>,
+    ) -> Result<Order<'a>, Error> {
         let Term { embed, field, descending, nulls_first } = term;
         let (descending, nulls_first) = (*descending, *nulls_first);
         let Some(name) = embed else {
-            let operand = operand(known, field);
+            let operand = operand(relation, field);
             return Ok(Order { embed: None, operand, descending, nulls_first });
         };
         let at = read.embeds.iter().position(|embed| embed.name == name).ok_or_else(|| not_embedded(name))?;
         if !read.embeds[at].to_one {
             let message = format!("A related order on '{name}' is not possible");
-            let origin = self.relation.name;
+            let origin = self.origin.name;
             let details =
                 format!("'{origin}' and '{name}' do not form a many-to-one or one-to-one relationship");
             return Err(Error::new(Code::RelatedOrderNotToOne, message).with_details(details));
@@ -213,47 +223,47 @@ impl<'a> Level<'_, 'a> {
         Ok(Order { embed: Some(at), operand, descending, nulls_first })
     }
 
-    /// An embed of a level that is called `read.place()`.
+    /// Plans a child of `read`.
     fn embed(&self, read: &Read<'a>, node: &Node<'a>) -> Result<Embed<'a>, Error> {
         let Some(asked) = node.embed else { return Err(Error::internal("an embed without a name")) };
         let context = self.context;
         let depth = self.depth + 1;
-        let origin = self.relation;
+        let origin = self.origin;
         let relationship = join::find(context.schema, origin, asked)?;
         let target = Name::from(&relationship.to);
         let label = label(&[origin.name, node.name()], depth);
         let alias = label_of(target.name, depth);
         let to_one = relationship.is_to_one();
-        let spread = asked.spread.then_some(if to_one { Spread::One } else { Spread::Many });
-        let mut inside = Read::of(From::Relation(target), Some(alias));
+        let spread = asked.spread.then_some(if to_one { Spread::ToOne } else { Spread::ToMany });
+        let mut child = Read::new(FromItem::Relation(target), Some(alias));
         match &relationship.join {
             Join::Computed { function, .. } => {
-                let (function, of) = (Name::from(function), Name::from(&relationship.from));
-                inside.from = From::Function { function, argument: read.place(), of };
+                let (function, row_type) = (Name::from(function), Name::from(&relationship.from));
+                child.from = FromItem::Function { function, argument: read.qualifier(), row_type };
             }
             join => {
-                inside.joins = join::on(relationship, &read.place(), &inside.place());
-                inside.junction = match join {
+                child.joins = join::conditions(relationship, &read.qualifier(), &child.qualifier());
+                child.junction = match join {
                     Join::ManyToMany(junction) => Some(Name::from(&junction.relation)),
                     _ => None,
                 };
             }
         }
-        let mut level = Level { context, depth, relation: target, aggregated: self.aggregated, spread };
-        let mut inside = level.fill(inside, node)?;
+        let mut level = Level { context, depth, origin: target, aggregated: self.aggregated, spread };
+        let mut child = level.fill(child, node)?;
         let shape = match spread {
             None if to_one => Shape::Object,
             None => Shape::Array,
-            Some(Spread::One) => Shape::Spread(hoist(&mut inside)),
-            Some(Spread::Many) => arrays(&label, &mut inside)?,
+            Some(Spread::ToOne) => Shape::Spread(hoist(&mut child)),
+            Some(Spread::ToMany) => arrays(&label, &mut child)?,
         };
-        let hidden = spread.is_none() && is_hidden(&inside);
+        let hidden = spread.is_none() && is_hidden(&child);
         let (name, target) = (node.name(), asked.name.as_str());
-        Ok(Embed { label, name, target, inner: asked.inner, shape, to_one, hidden, read: inside })
+        Ok(Embed { label, name, target, inner: asked.inner, shape, to_one, hidden, read: child })
     }
 }
 
-/// Nothing is selected of it, nor of what is inside it.
+/// Whether nothing is selected of it, nor of its children.
 fn is_hidden(read: &Read<'_>) -> bool {
     read.columns.is_empty() && read.embeds.iter().all(|embed| is_hidden(&embed.read))
 }
@@ -264,10 +274,10 @@ fn label(parts: &[&str], depth: usize) -> String {
 
 fn label_of(name: &str, depth: usize) -> String {
     let mut label = format!("{name}_{depth}");
-    if label.len() > NAME {
-        // Two long names may begin alike, so what is left out still counts.
+    if label.len() > MAX_IDENTIFIER {
+        // Two long names may begin alike: a checksum keeps them apart.
         let sum = name.bytes().fold(0_u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
-        let mut end = NAME - 24;
+        let mut end = MAX_IDENTIFIER - 24;
         while !name.is_char_boundary(end) {
             end -= 1;
         }
@@ -276,23 +286,24 @@ fn label_of(name: &str, depth: usize) -> String {
     label
 }
 
-/// The columns of a level that is spread into the one around it.
-fn outputs<'a>(read: &Read<'a>) -> Vec<Output<'a>> {
-    let plain = |name: &str| Output { name: name.to_owned(), aggregate: None, cast: None, alias: None };
-    let mut outputs: Vec<_> = read.columns.iter().map(|column| plain(column.label())).collect();
+/// The columns that a spread level has in its parent.
+fn outputs<'a>(read: &Read<'a>) -> Vec<SpreadColumn<'a>> {
+    let column =
+        |name: &str| SpreadColumn { name: name.to_owned(), aggregate: None, cast: None, alias: None };
+    let mut outputs: Vec<_> = read.columns.iter().map(|selected| column(selected.label())).collect();
     for embed in read.embeds.iter().filter(|embed| !embed.hidden) {
         match &embed.shape {
-            Shape::Object | Shape::Array => outputs.push(plain(embed.name)),
+            Shape::Object | Shape::Array => outputs.push(column(embed.name)),
             Shape::Spread(inner) | Shape::SpreadArrays { outputs: inner, .. } => {
-                outputs.extend(inner.iter().map(|o| plain(o.alias.as_deref().unwrap_or(&o.name))));
+                outputs.extend(inner.iter().map(|o| column(o.alias.as_deref().unwrap_or(&o.name))));
             }
         }
     }
     outputs
 }
 
-/// An aggregate of the one row of a spread would be no aggregate: it is made around it, of all rows there.
-fn hoist<'a>(read: &mut Read<'a>) -> Vec<Output<'a>> {
+/// Moves aggregates of a to-one spread into the parent: an aggregate of one row would be none.
+fn hoist<'a>(read: &mut Read<'a>) -> Vec<SpreadColumn<'a>> {
     let mut outputs = outputs(read);
     let mut slots = outputs.iter_mut();
     for (column, output) in read.columns.iter_mut().zip(&mut slots) {
@@ -306,12 +317,12 @@ fn hoist<'a>(read: &mut Read<'a>) -> Vec<Output<'a>> {
         match &mut embed.shape {
             Shape::Object | Shape::Array => drop(slots.next()),
             Shape::Spread(inner) | Shape::SpreadArrays { outputs: inner, .. } => {
-                for (inside, output) in inner.iter_mut().zip(&mut slots) {
-                    if let Some(aggregate) = inside.aggregate.take() {
-                        output.name.clone_from(&inside.name);
+                for (nested, output) in inner.iter_mut().zip(&mut slots) {
+                    if let Some(aggregate) = nested.aggregate.take() {
+                        output.name.clone_from(&nested.name);
                         output.aggregate = Some(aggregate);
-                        output.cast = inside.cast.take();
-                        output.alias = inside.alias.take();
+                        output.cast = nested.cast.take();
+                        output.alias = nested.alias.take();
                     }
                 }
             }
@@ -330,31 +341,31 @@ fn arrays<'a>(label: &str, read: &mut Read<'a>) -> Result<Shape<'a>, Error> {
         return Err(Error::new(Code::NotImplemented, "Feature not implemented").with_details(details));
     }
     let outputs = outputs(read);
-    let (mut extra, mut order) = (Vec::new(), Vec::new());
-    // Arrays are ordered as they are made, by columns that need not be among them.
+    let (mut order_columns, mut order) = (Vec::new(), Vec::new());
+    // The order is that inside the arrays, by columns that need not be among the selected ones.
     for (index, term) in std::mem::take(&mut read.order).into_iter().enumerate() {
         let alias = label_of(&format!("{label}_{}", term.operand.column), index + 1);
         order.push((alias.clone(), term.descending, term.nulls_first));
-        extra.push((term.embed, Column { alias: Some(alias), ..Column::plain(term.operand) }));
+        order_columns.push((term.embed, Column { alias: Some(alias), ..Column::new(term.operand) }));
     }
     let order = order
         .into_iter()
         .map(|(alias, descending, nulls_first)| OrderBy { alias, descending, nulls_first })
         .collect();
-    Ok(Shape::SpreadArrays { outputs, extra, order })
+    Ok(Shape::SpreadArrays { outputs, order_columns, order })
 }
 
-/// Whether all names of an embed's columns are needed to read it out of the rows of a change or call.
+/// The columns that a change or call must return for this read of its rows; `*` alone for all.
 pub(super) fn needed<'a>(read: &Read<'a>, keys: &[&'a str]) -> Vec<&'a str> {
     let mut names: BTreeSet<&'a str> = read.columns.iter().map(|column| column.operand.column).collect();
-    let function = |embed: &Embed<'_>| matches!(embed.read.from, From::Function { .. });
+    let function = |embed: &Embed<'_>| matches!(embed.read.from, FromItem::Function { .. });
     if names.contains("*") || read.embeds.iter().any(function) {
         return vec!["*"];
     }
-    let place = read.place();
+    let qualifier = read.qualifier();
     for join in read.embeds.iter().flat_map(|embed| &embed.read.joins) {
-        for (at, column) in [&join.one, &join.other] {
-            if *at == place {
+        for (table, column) in [&join.left, &join.right] {
+            if *table == qualifier {
                 names.insert(column);
             }
         }
@@ -363,36 +374,36 @@ pub(super) fn needed<'a>(read: &Read<'a>, keys: &[&'a str]) -> Vec<&'a str> {
     names.into_iter().collect()
 }
 
-/// The names that conditions and orders of a level speak of.
+/// The columns that conditions and order of a level name.
 pub(super) fn named<'a>(read: &Read<'a>) -> Vec<&'a str> {
-    fn of<'a>(condition: &Condition<'a>, names: &mut Vec<&'a str>) {
+    fn collect<'a>(condition: &Condition<'a>, names: &mut Vec<&'a str>) {
         match condition {
-            Condition::Group { items, .. } => items.iter().for_each(|item| of(item, names)),
+            Condition::Group { items, .. } => items.iter().for_each(|item| collect(item, names)),
             Condition::Compare { operand, .. } => names.push(operand.column),
             Condition::Embed { .. } => {}
         }
     }
     let mut names = Vec::new();
-    read.filters.iter().for_each(|filter| of(filter, &mut names));
+    read.filters.iter().for_each(|filter| collect(filter, &mut names));
     names.extend(read.order.iter().filter(|term| term.embed.is_none()).map(|term| term.operand.column));
     names
 }
 
-fn column_type<'a>(known: Option<&'a Relation>, name: &str) -> Option<&'a str> {
-    known?.column(name).map(|column| column.type_name.as_str())
+fn column_type<'a>(relation: Option<&'a Relation>, name: &str) -> Option<&'a str> {
+    relation?.column(name).map(|column| column.type_name.as_str())
 }
 
-/// The function that makes of a value of this type what is answered.
-fn shown<'a>(schema: &'a Schema, kind: &str) -> Option<Name<'a>> {
+/// The domain representation of a type in JSON, if it has one.
+fn json_representation<'a>(schema: &'a Schema, kind: &str) -> Option<Name<'a>> {
     schema.representation(kind, "json").map(Name::from)
 }
 
-fn operand<'a>(known: Option<&'a Relation>, field: &'a Field) -> Operand<'a> {
-    let json = matches!(column_type(known, &field.name), Some("json" | "jsonb"));
+fn operand<'a>(relation: Option<&'a Relation>, field: &'a Field) -> Operand<'a> {
+    let json = matches!(column_type(relation, &field.name), Some("json" | "jsonb"));
     Operand { path: &field.path, json, ..Operand::column(&field.name) }
 }
 
-/// The name of a JSON path in an answer: its last key, or the last but for indexes.
+/// The name of a JSON path in an answer: its last key that is no index, or else the column.
 fn last_key(field: &Field) -> Option<String> {
     field.path.last()?;
     let named = |step: &Step| match &step.key {
@@ -402,9 +413,9 @@ fn last_key(field: &Field) -> Option<String> {
     Some(field.path.iter().rev().find_map(named).unwrap_or_else(|| field.name.clone()))
 }
 
-fn compared<'a>(
+fn comparison<'a>(
     schema: &'a Schema,
-    known: Option<&'a Relation>,
+    relation: Option<&'a Relation>,
     compare: &'a Compare,
     embeds: &[Embed<'a>],
 ) -> Condition<'a> {
@@ -415,27 +426,27 @@ fn compared<'a>(
     {
         return Condition::Embed { embed, empty: !negated };
     }
-    let mut operand = operand(known, field);
-    let column = known.and_then(|relation| relation.column(&field.name));
+    let mut operand = operand(relation, field);
+    let column = relation.and_then(|relation| relation.column(&field.name));
     operand.convert =
         column.and_then(|column| schema.representation("text", &column.type_name)).map(Name::from);
-    let vector = column.is_some_and(|column| column.base_type != "tsvector");
-    Condition::Compare { operand, vector, negated: *negated, test }
+    let to_tsvector = column.is_some_and(|column| column.base_type != "tsvector");
+    Condition::Compare { operand, to_tsvector, negated: *negated, test }
 }
 
-/// A condition on this relation, or on what is embedded in it.
+/// A condition on a level's columns, or on its embeds.
 pub(super) fn condition<'a>(
     schema: &'a Schema,
-    known: Option<&'a Relation>,
+    relation: Option<&'a Relation>,
     filter: &'a Filter,
     embeds: &[Embed<'a>],
 ) -> Condition<'a> {
     match filter {
-        Filter::Compare(compare) => compared(schema, known, compare, embeds),
+        Filter::Compare(compare) => comparison(schema, relation, compare, embeds),
         Filter::Group(group) => Condition::Group {
             negated: group.negated,
             any: group.any,
-            items: group.items.iter().map(|item| condition(schema, known, item, embeds)).collect(),
+            items: group.items.iter().map(|item| condition(schema, relation, item, embeds)).collect(),
         },
     }
 }
@@ -447,7 +458,7 @@ pub(super) fn conditions<'a>(
     query: &'a Query,
 ) -> Vec<Condition<'a>> {
     let own = query.filters.iter().filter(|(path, _)| path.is_empty());
-    let compares = own.map(|(_, compare)| compared(schema, Some(relation), compare, &[]));
+    let compares = own.map(|(_, compare)| comparison(schema, Some(relation), compare, &[]));
     let groups = query.logic.iter().filter(|(path, _)| path.is_empty());
     let groups = groups.map(|(_, group)| condition(schema, Some(relation), group, &[]));
     compares.chain(groups).collect()

@@ -1,4 +1,4 @@
-//! What a plan is made of: readings with their columns, conditions, orders and embeds, all names resolved.
+//! What a plan is made of: reads with their columns, conditions, orders and embeds, all names resolved.
 
 use bytes::Bytes;
 
@@ -10,74 +10,74 @@ use super::super::request::range::Rows;
 use super::super::request::select::Aggregate;
 use crate::schema;
 
-/// The name of something in the schema.
+/// A name with its schema.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Name<'a> {
-    /// The schema that holds it.
+    /// The schema.
     pub(crate) schema: &'a str,
-    /// Its own name.
+    /// The name in it.
     pub(crate) name: &'a str,
 }
 
-impl<'a> std::convert::From<&'a schema::Name> for Name<'a> {
+impl<'a> From<&'a schema::Name> for Name<'a> {
     fn from(name: &'a schema::Name) -> Self {
         Self { schema: &name.schema, name: &name.name }
     }
 }
 
-/// By what name columns of a level are spoken of.
+/// What stands before the dot in a column reference.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Place<'a> {
-    /// By the relation's own.
+pub(crate) enum Qualifier<'a> {
+    /// The relation's name.
     Relation(Name<'a>),
-    /// By an alias.
+    /// An alias of the relation.
     Alias(String),
 }
 
-/// A reading: one SELECT.
+/// One level of a read: one SELECT.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Read<'a> {
-    /// Where its rows come from.
-    pub(crate) from: From<'a>,
-    /// What they are called; needed for all but relations.
+    /// What it reads from.
+    pub(crate) from: FromItem<'a>,
+    /// The alias of that; only relations can do without.
     pub(crate) alias: Option<String>,
-    /// A table between it and the level around it.
+    /// The junction table between this level and its parent.
     pub(crate) junction: Option<Name<'a>>,
-    /// How it hangs together with the level around it.
-    pub(crate) joins: Vec<Join<'a>>,
-    /// What is read. Empty without embeds means everything.
+    /// The conditions that join this level to its parent.
+    pub(crate) joins: Vec<JoinCondition<'a>>,
+    /// The columns that are selected. None, without embeds, means `*`.
     pub(crate) columns: Vec<Column<'a>>,
-    /// Which rows.
+    /// WHERE; all must hold.
     pub(crate) filters: Vec<Condition<'a>>,
-    /// In which order.
+    /// ORDER BY
     pub(crate) order: Vec<Order<'a>>,
-    /// How many.
+    /// LIMIT and OFFSET.
     pub(crate) rows: Rows,
-    /// What is read with each row.
+    /// The child levels.
     pub(crate) embeds: Vec<Embed<'a>>,
 }
 
-/// Where rows come from.
+/// What stands in FROM.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) enum From<'a> {
+pub(crate) enum FromItem<'a> {
     /// A relation.
     Relation(Name<'a>),
-    /// What a change or a function gave.
-    Source,
-    /// A function of the row around it.
+    /// The common table expression [`SOURCE`](super::SOURCE): rows that a change or a call returned.
+    Cte,
+    /// A computed relationship: a function of the parent's row.
     Function {
-        /// Its name.
+        /// The function.
         function: Name<'a>,
-        /// What the row around it is called.
-        argument: Place<'a>,
-        /// Its type, which tells overloads apart.
-        of: Name<'a>,
+        /// The parent.
+        argument: Qualifier<'a>,
+        /// The parent's row type, which tells overloads apart.
+        row_type: Name<'a>,
     },
 }
 
 impl<'a> Read<'a> {
-    /// One that reads nothing yet.
-    pub(crate) fn of(from: From<'a>, alias: Option<String>) -> Self {
+    /// A level that selects nothing yet.
+    pub(crate) fn new(from: FromItem<'a>, alias: Option<String>) -> Self {
         Self {
             from,
             alias,
@@ -91,66 +91,67 @@ impl<'a> Read<'a> {
         }
     }
 
-    /// By what name its columns are spoken of.
-    pub(crate) fn place(&self) -> Place<'a> {
+    /// What qualifies its columns.
+    pub(crate) fn qualifier(&self) -> Qualifier<'a> {
         match (&self.alias, &self.from) {
-            (Some(alias), _) => Place::Alias(alias.clone()),
-            (None, From::Relation(name)) => Place::Relation(*name),
-            (None, From::Function { function, .. }) => Place::Alias(function.name.to_owned()),
-            (None, From::Source) => Place::Alias(super::SOURCE.to_owned()),
+            (Some(alias), _) => Qualifier::Alias(alias.clone()),
+            (None, FromItem::Relation(name)) => Qualifier::Relation(*name),
+            (None, FromItem::Function { function, .. }) => Qualifier::Alias(function.name.to_owned()),
+            (None, FromItem::Cte) => Qualifier::Alias(super::SOURCE.to_owned()),
         }
     }
 }
 
-/// Two columns that must be equal.
+/// `left = right`, two columns.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Join<'a> {
-    /// One.
-    pub(crate) one: (Place<'a>, &'a str),
+pub(crate) struct JoinCondition<'a> {
+    /// One column.
+    pub(crate) left: (Qualifier<'a>, &'a str),
     /// The other.
-    pub(crate) other: (Place<'a>, &'a str),
+    pub(crate) right: (Qualifier<'a>, &'a str),
 }
 
-/// A value of a row: a column, or a place in it.
+/// A value of a row: a column, or a JSON path into it.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Operand<'a> {
     /// The column; `*` for all.
     pub(crate) column: &'a str,
-    /// Steps into it.
+    /// The JSON path.
     pub(crate) path: &'a [Step],
-    /// It is JSON already, so that steps can be made, and indexes on them used.
+    /// The column is json or jsonb. Others are converted before the path is followed; these are not, so that indexes on
+    /// their paths are used.
     pub(crate) json: bool,
-    /// Not a column but the whole row.
-    pub(crate) whole: bool,
-    /// A function that makes of it what is answered, or of a caller's text what it is compared with.
+    /// The whole row instead of a column.
+    pub(crate) whole_row: bool,
+    /// A domain representation: a function that makes the answer's value of the column's, or the column's of a text.
     pub(crate) convert: Option<Name<'a>>,
 }
 
 impl<'a> Operand<'a> {
     /// A column as it is.
     pub(crate) fn column(column: &'a str) -> Self {
-        Self { column, path: &[], json: false, whole: false, convert: None }
+        Self { column, path: &[], json: false, whole_row: false, convert: None }
     }
 }
 
 /// A column of the answer.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Column<'a> {
-    /// What is read.
+    /// What is selected.
     pub(crate) operand: Operand<'a>,
-    /// The type to cast to, as spelled.
+    /// The type to cast to, as the caller spelled it.
     pub(crate) cast: Option<&'a str>,
-    /// What is made of all values.
+    /// The aggregate of it.
     pub(crate) aggregate: Option<Aggregate>,
-    /// The type to cast that to, as spelled.
+    /// The type to cast the aggregate to, as the caller spelled it.
     pub(crate) aggregate_cast: Option<&'a str>,
-    /// Its name, where that is not the column's.
+    /// Its name in the answer, where that is not the column's.
     pub(crate) alias: Option<String>,
 }
 
 impl<'a> Column<'a> {
-    /// As it is.
-    pub(crate) fn plain(operand: Operand<'a>) -> Self {
+    /// Without cast, aggregate and alias.
+    pub(crate) fn new(operand: Operand<'a>) -> Self {
         Self { operand, cast: None, aggregate: None, aggregate_cast: None, alias: None }
     }
 
@@ -163,7 +164,7 @@ impl<'a> Column<'a> {
 /// A condition.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Condition<'a> {
-    /// Several.
+    /// Several conditions in parentheses.
     Group {
         /// NOT
         negated: bool,
@@ -172,32 +173,32 @@ pub(crate) enum Condition<'a> {
         /// At least one.
         items: Vec<Self>,
     },
-    /// One comparison.
+    /// A comparison.
     Compare {
-        /// What is compared.
+        /// Its left side.
         operand: Operand<'a>,
-        /// It becomes a text search vector first.
-        vector: bool,
+        /// For text search: the operand is no tsvector yet.
+        to_tsvector: bool,
         /// NOT
         negated: bool,
-        /// With what, and how.
+        /// Its operator and right side.
         test: &'a Test,
     },
     /// Whether an embed of this level has rows.
     Embed {
-        /// Its place among the embeds.
+        /// Its index in the embeds.
         embed: usize,
         /// It must have none.
         empty: bool,
     },
 }
 
-/// A term of an order.
+/// A term of ORDER BY.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Order<'a> {
-    /// The embed of this level whose column it is.
+    /// The embed whose column it is, by its index; `None` for this level's own.
     pub(crate) embed: Option<usize>,
-    /// What is ordered by.
+    /// What to order by.
     pub(crate) operand: Operand<'a>,
     /// DESC, or ASC.
     pub(crate) descending: Option<bool>,
@@ -205,10 +206,10 @@ pub(crate) struct Order<'a> {
     pub(crate) nulls_first: Option<bool>,
 }
 
-/// A term of an order by something that was selected under this name.
+/// A term of ORDER BY that names a selected column by its alias.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct OrderBy {
-    /// The name.
+    /// The alias.
     pub(crate) alias: String,
     /// DESC, or ASC.
     pub(crate) descending: Option<bool>,
@@ -216,24 +217,24 @@ pub(crate) struct OrderBy {
     pub(crate) nulls_first: Option<bool>,
 }
 
-/// Something that is read with each row.
+/// A relation that is read with each row of its parent.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Embed<'a> {
-    /// What it is called in SQL.
+    /// Its alias in SQL.
     pub(crate) label: String,
-    /// What it is called in the request: by its alias, or by its name.
+    /// Its name in the answer and in the request's other parameters: the caller's alias, or the target.
     pub(crate) name: &'a str,
-    /// Its name without the alias.
+    /// What the caller named it by, without the alias.
     pub(crate) target: &'a str,
-    /// Rows without it are left out.
+    /// `!inner`: parents without it are left out.
     pub(crate) inner: bool,
-    /// What becomes of it.
+    /// What becomes of its rows.
     pub(crate) shape: Shape<'a>,
-    /// At most one row belongs to each row around it.
+    /// Each parent has one row of it at most.
     pub(crate) to_one: bool,
-    /// Nothing was selected of it: it only filters.
+    /// Nothing of it is selected: it only filters.
     pub(crate) hidden: bool,
-    /// What is read.
+    /// The child level.
     pub(crate) read: Read<'a>,
 }
 
@@ -244,50 +245,50 @@ pub(crate) enum Shape<'a> {
     Object,
     /// A JSON array of objects.
     Array,
-    /// The columns of the one row become columns of the row around it.
-    Spread(Vec<Output<'a>>),
-    /// Each column becomes an array, a column of the row around it.
+    /// To-one spread: its columns become columns of the parent.
+    Spread(Vec<SpreadColumn<'a>>),
+    /// To-many spread: its columns become arrays in the parent.
     SpreadArrays {
         /// Those columns.
-        outputs: Vec<Output<'a>>,
-        /// Read besides, to order by; and the embed inside whose column it is.
-        extra: Vec<(Option<usize>, Column<'a>)>,
-        /// By those, in the order of the arrays.
+        outputs: Vec<SpreadColumn<'a>>,
+        /// Columns that are selected only to order by, and the child's embed they are of, if they are of one.
+        order_columns: Vec<(Option<usize>, Column<'a>)>,
+        /// The order inside the arrays, by aliases of `order_columns`.
         order: Vec<OrderBy>,
     },
 }
 
-/// A column that a spread embed gives to the row around it.
+/// A column that a spread embed has in its parent.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Output<'a> {
-    /// Its name inside; `*` for all.
+pub(crate) struct SpreadColumn<'a> {
+    /// Its name in the child; `*` for all.
     pub(crate) name: String,
-    /// What is made of all values, which the row around it does.
+    /// The aggregate of it, made in the parent.
     pub(crate) aggregate: Option<Aggregate>,
     /// The type to cast that to.
     pub(crate) cast: Option<&'a str>,
-    /// Its name outside.
+    /// Its name in the parent, where that is another.
     pub(crate) alias: Option<String>,
 }
 
-/// A change of a relation.
+/// A change of a relation's rows.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Change<'a> {
-    /// What is changed.
+    /// The relation.
     pub(crate) relation: Name<'a>,
-    /// How.
-    pub(crate) kind: Kind<'a>,
-    /// Which rows; for PUT what the row in the body must be like.
+    /// The statement.
+    pub(crate) kind: ChangeKind<'a>,
+    /// WHERE; for PUT, what must hold for the row in the body.
     pub(crate) filters: Vec<Condition<'a>>,
-    /// The columns that a reading of the rows needs; `*` alone for all, none when nothing is read.
+    /// RETURNING: the columns that the read of the changed rows needs; `*` alone for all.
     pub(crate) returning: Vec<&'a str>,
-    /// The columns of its primary key.
+    /// The columns of the primary key.
     pub(crate) key: Vec<&'a str>,
 }
 
-/// Kinds of changes.
+/// The statement of a change.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Kind<'a> {
+pub(crate) enum ChangeKind<'a> {
     /// INSERT
     Insert {
         /// The rows.
@@ -306,22 +307,22 @@ pub(crate) enum Kind<'a> {
 pub(crate) struct Values<'a> {
     /// The body.
     pub(crate) json: &'a Json,
-    /// The keys that are used.
+    /// The keys that are used, and where their values go.
     pub(crate) columns: Vec<Target<'a>>,
-    /// Keys that are missing get the columns' defaults, instead of null.
+    /// A missing key means the column's default instead of null.
     pub(crate) defaults: bool,
 }
 
-/// A key of a body, and what becomes of it.
+/// Where the value of a body's key goes.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Target<'a> {
-    /// The column, or the argument.
+    /// The column or argument; also the key.
     pub(crate) name: &'a str,
-    /// What PostgreSQL reads it as; SQL text out of its own catalog.
+    /// The type that PostgreSQL reads the value as; SQL text from its own catalog.
     pub(crate) kind: &'a str,
-    /// A function that makes the column's value of it.
+    /// A domain representation: a function that makes the column's value of it.
     pub(crate) convert: Option<Name<'a>>,
-    /// The column's default; SQL text out of PostgreSQL's catalog.
+    /// The column's default; SQL text from PostgreSQL's catalog.
     pub(crate) default: Option<&'a str>,
 }
 
@@ -330,53 +331,53 @@ pub(crate) struct Target<'a> {
 pub(crate) struct Call<'a> {
     /// The function.
     pub(crate) function: Name<'a>,
-    /// What it is given.
+    /// Its arguments.
     pub(crate) arguments: Arguments<'a>,
-    /// What it gives.
-    pub(crate) gives: Gives,
-    /// The columns that a reading of its rows needs; `*` alone, or none, for all.
+    /// What it returns.
+    pub(crate) result: ResultShape,
+    /// The columns of its rows that are read; `*` alone, or none, for all.
     pub(crate) returning: Vec<&'a str>,
 }
 
-/// What a function is given.
+/// Where the arguments of a call come from.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Arguments<'a> {
-    /// The whole body, as this type.
+    /// The whole body is the only argument, of this type.
     Whole(Bytes, &'a str),
-    /// Keys of a JSON body. True: VARIADIC.
+    /// Keys of a JSON body; `true` for a VARIADIC argument.
     Json(&'a Json, Vec<(Target<'a>, bool)>),
-    /// Texts, and their types. Several for a variadic argument.
-    Texts(Vec<(&'a str, &'a str, Given<'a>)>),
+    /// Texts of a form or a query string: name, type and value of each argument.
+    Texts(Vec<(&'a str, &'a str, ArgumentValue<'a>)>),
 }
 
-/// The text of one argument.
+/// The value of an argument, as text.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Given<'a> {
-    /// One.
-    One(&'a str),
-    /// Those of a variadic argument.
-    Many(Vec<&'a str>),
+pub(crate) enum ArgumentValue<'a> {
+    /// Of an ordinary argument.
+    Single(&'a str),
+    /// Of a VARIADIC argument.
+    Variadic(Vec<&'a str>),
 }
 
-/// What a function gives, or a relation has.
+/// What a function returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Gives {
-    /// Rows.
+pub(crate) enum ResultShape {
+    /// A set of rows; also what is read of relations.
     Rows,
     /// One row.
     Row,
-    /// One value.
-    Value,
-    /// Values.
-    Values,
+    /// One value that is no row.
+    Scalar,
+    /// A set of such values.
+    Scalars,
 }
 
-/// Who writes the body.
+/// What makes the body of the answer.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Handler<'a> {
-    /// Nobody: there is none.
+    /// Nothing: there is no body.
     None,
-    /// A JSON array, or what a function gives.
+    /// A JSON array; of a function that returns no set, its one row or value.
     Json { stripped: bool },
     /// One JSON object.
     Object { stripped: bool },
@@ -384,8 +385,8 @@ pub(crate) enum Handler<'a> {
     Csv,
     /// A GeoJSON collection, by this `ST_AsGeoJSON`.
     GeoJson(Name<'a>),
-    /// An aggregate of the database; of rows of this relation, or of any.
+    /// An aggregate of the database; its argument's row type, if it takes but one.
     Aggregate(Name<'a>, Option<Name<'a>>),
-    /// The value of the function that is called is a body.
+    /// The function that is called returns the body itself.
     Value,
 }

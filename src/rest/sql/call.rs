@@ -1,6 +1,6 @@
 //! Calls of functions.
 
-use super::super::plan::tree::{Arguments, Call, Given, Gives, Place, Values};
+use super::super::plan::tree::{ArgumentValue, Arguments, Call, Qualifier, ResultShape, Values};
 use super::change;
 use super::condition;
 use super::snippet::Snippet;
@@ -13,15 +13,15 @@ pub(super) const VALUE: &str = "pgrst_scalar";
 
 /// The statement inside the WITH.
 pub(super) fn call(sql: &mut Snippet, call: &Call<'_>) {
-    let scalar = matches!(call.gives, Gives::Value | Gives::Values);
+    let scalar = matches!(call.result, ResultShape::Scalar | ResultShape::Scalars);
     sql.push("SELECT ");
     if scalar {
         sql.push(CALL).push(".").push(VALUE);
     } else if call.returning.is_empty() {
         sql.push("*");
     } else {
-        let at = Place::Alias(CALL.into());
-        sql.join(&call.returning, ", ", |sql, column| condition::column(sql, &at, column));
+        let table = Qualifier::Alias(CALL.into());
+        sql.join(&call.returning, ", ", |sql, column| condition::column(sql, &table, column));
     }
     sql.push(" ");
     match &call.arguments {
@@ -57,10 +57,10 @@ pub(super) fn call(sql: &mut Snippet, call: &Call<'_>) {
             sql.push("FROM ");
             function(sql, call, scalar, |sql| {
                 sql.join(texts, ", ", |sql, (name, kind, given)| match given {
-                    Given::One(text) => {
+                    ArgumentValue::Single(text) => {
                         sql.push(Ident::new(*name)).push(" := ").bind(*text).push("::").push_sql(kind);
                     }
-                    Given::Many(many) => {
+                    ArgumentValue::Variadic(many) => {
                         sql.push("VARIADIC ").push(Ident::new(*name)).push(" := ");
                         sql.bind(condition::array(many.iter().copied())).push("::").push_sql(kind);
                     }

@@ -1,6 +1,6 @@
 //! Changes, and the rows of a body: PostgreSQL reads the JSON itself, so no value is read twice.
 
-use super::super::plan::tree::{Change, Kind, Name, Place, Target, Values};
+use super::super::plan::tree::{Change, ChangeKind, Name, Qualifier, Target, Values};
 use super::super::request::prefer::Resolution;
 use super::condition::{self, Embeds};
 use super::snippet::Snippet;
@@ -14,23 +14,23 @@ pub(super) const INSERTED: &str =
 
 /// The statement inside the WITH.
 pub(super) fn change(sql: &mut Snippet, change: &Change<'_>) {
-    let at = Place::Relation(change.relation);
+    let table = Qualifier::Relation(change.relation);
     match &change.kind {
-        Kind::Insert { values, conflict } => insert(sql, change, values, conflict.as_ref()),
-        Kind::Update(values) if values.columns.is_empty() => {
+        ChangeKind::Insert { values, conflict } => insert(sql, change, values, conflict.as_ref()),
+        ChangeKind::Update(values) if values.columns.is_empty() => {
             // Nothing to set: nothing is changed, and the answer says so.
             sql.push("SELECT ");
-            let at = Place::Alias(change.relation.name.to_owned());
+            let table = Qualifier::Alias(change.relation.name.to_owned());
             if change.returning.is_empty() {
                 sql.push("NULL");
             }
-            sql.join(&change.returning, ", ", |sql, column| condition::column(sql, &at, column));
+            sql.join(&change.returning, ", ", |sql, column| condition::column(sql, &table, column));
             sql.push(" FROM ");
             condition::name(sql, change.relation);
             sql.push(" WHERE false");
             return;
         }
-        Kind::Update(values) => {
+        ChangeKind::Update(values) => {
             sql.push("UPDATE ");
             condition::name(sql, change.relation);
             sql.push(" SET ").join(&values.columns, ", ", |sql, column| {
@@ -42,25 +42,25 @@ pub(super) fn change(sql: &mut Snippet, change: &Change<'_>) {
             });
             sql.push(" ");
             rows(sql, values, false);
-            filters(sql, &at, change);
+            filters(sql, &table, change);
         }
-        Kind::Delete => {
+        ChangeKind::Delete => {
             sql.push("DELETE FROM ");
             condition::name(sql, change.relation);
-            filters(sql, &at, change);
+            filters(sql, &table, change);
         }
     }
     sql.push(" RETURNING ");
     if change.returning.is_empty() {
         sql.push("1");
     }
-    sql.join(&change.returning, ", ", |sql, column| condition::column(sql, &at, column));
+    sql.join(&change.returning, ", ", |sql, column| condition::column(sql, &table, column));
 }
 
-fn filters(sql: &mut Snippet, at: &Place<'_>, change: &Change<'_>) {
+fn filters(sql: &mut Snippet, table: &Qualifier<'_>, change: &Change<'_>) {
     if !change.filters.is_empty() {
         sql.push(" WHERE ");
-        condition::all(sql, at, &change.filters, Embeds::Joined(&[]));
+        condition::all(sql, table, &change.filters, Embeds::Joined(&[]));
     }
 }
 
@@ -92,7 +92,7 @@ fn insert(
         sql.push(" WHERE ").push_sql(&counted("+ 1")).push(" <> '0'");
         if !change.filters.is_empty() {
             sql.push(" AND ");
-            condition::all(sql, &Place::Alias(BODY.into()), &change.filters, Embeds::Joined(&[]));
+            condition::all(sql, &Qualifier::Alias(BODY.into()), &change.filters, Embeds::Joined(&[]));
         }
     }
     if let Some((key, resolution)) = conflict.filter(|(key, _)| !key.is_empty()) {

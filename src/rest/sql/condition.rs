@@ -1,6 +1,6 @@
 //! What rows are read from, which of them, and the values in conditions.
 
-use super::super::plan::tree::{Condition, Embed, From, Name, Operand, Place, Read};
+use super::super::plan::tree::{Condition, Embed, FromItem, Name, Operand, Qualifier, Read};
 use super::super::request::Key;
 use super::super::request::filter::{Is, Operator, Quantifier, Search, Test};
 use super::snippet::Snippet;
@@ -11,19 +11,19 @@ pub(super) fn name(sql: &mut Snippet, name: Name<'_>) {
     sql.push(Ident::new(name.schema)).push(".").push(Ident::new(name.name));
 }
 
-/// `"schema"."table"`, or an alias.
-pub(super) fn place(sql: &mut Snippet, place: &Place<'_>) {
-    match place {
-        Place::Relation(relation) => name(sql, *relation),
-        Place::Alias(alias) => {
+/// `"schema"."relation"`, or an alias.
+pub(super) fn qualifier(sql: &mut Snippet, qualifier: &Qualifier<'_>) {
+    match qualifier {
+        Qualifier::Relation(relation) => name(sql, *relation),
+        Qualifier::Alias(alias) => {
             sql.push(Ident::new(alias.as_str()));
         }
     }
 }
 
-/// A column of a place; `*` for all.
-pub(super) fn column(sql: &mut Snippet, at: &Place<'_>, column: &str) {
-    place(sql, at);
+/// A qualified column; `*` for all.
+pub(super) fn column(sql: &mut Snippet, table: &Qualifier<'_>, column: &str) {
+    qualifier(sql, table);
     if column == "*" {
         sql.push(".*");
     } else {
@@ -32,19 +32,19 @@ pub(super) fn column(sql: &mut Snippet, at: &Place<'_>, column: &str) {
 }
 
 /// A value, without what converts it.
-pub(super) fn operand(sql: &mut Snippet, at: &Place<'_>, operand: &Operand<'_>) {
-    if operand.whole {
-        return place(sql, at);
+pub(super) fn operand(sql: &mut Snippet, table: &Qualifier<'_>, operand: &Operand<'_>) {
+    if operand.whole_row {
+        return qualifier(sql, table);
     }
     if operand.path.is_empty() {
-        return column(sql, at, operand.column);
+        return column(sql, table, operand.column);
     }
     if operand.json {
         sql.push("(");
-        column(sql, at, operand.column);
+        column(sql, table, operand.column);
     } else {
         sql.push("(pg_catalog.to_jsonb(");
-        column(sql, at, operand.column);
+        column(sql, table, operand.column);
         sql.push(")");
     }
     for step in operand.path {
@@ -58,40 +58,40 @@ pub(super) fn operand(sql: &mut Snippet, at: &Place<'_>, operand: &Operand<'_>) 
 }
 
 /// A value as it is answered.
-pub(super) fn converted(sql: &mut Snippet, at: &Place<'_>, value: &Operand<'_>) {
+pub(super) fn converted(sql: &mut Snippet, table: &Qualifier<'_>, value: &Operand<'_>) {
     match value.convert {
         Some(function) => {
             name(sql, function);
             sql.push("(");
-            operand(sql, at, value);
+            operand(sql, table, value);
             sql.push(")");
         }
-        None => operand(sql, at, value),
+        None => operand(sql, table, value),
     }
 }
 
 /// ` WHERE …` and more, ` AND ` between.
-pub(super) fn all(sql: &mut Snippet, at: &Place<'_>, filters: &[Condition<'_>], embeds: Embeds<'_>) {
-    sql.join(filters, " AND ", |sql, filter| condition(sql, at, filter, embeds));
+pub(super) fn all(sql: &mut Snippet, table: &Qualifier<'_>, filters: &[Condition<'_>], embeds: Embeds<'_>) {
+    sql.join(filters, " AND ", |sql, filter| condition(sql, table, filter, embeds));
 }
 
 /// What is behind FROM, but for embeds.
 pub(super) fn from(sql: &mut Snippet, read: &Read<'_>) {
     match &read.from {
-        From::Relation(relation) => name(sql, *relation),
-        From::Source => {
+        FromItem::Relation(relation) => name(sql, *relation),
+        FromItem::Cte => {
             sql.push(super::SOURCE);
         }
-        From::Function { function, argument, of } => {
+        FromItem::Function { function, argument, row_type } => {
             name(sql, *function);
             sql.push("(");
             // A relation's own name would be a column's here.
             match argument {
-                Place::Relation(relation) => sql.push(Ident::new(relation.name)),
-                Place::Alias(alias) => sql.push(Ident::new(alias.as_str())),
+                Qualifier::Relation(relation) => sql.push(Ident::new(relation.name)),
+                Qualifier::Alias(alias) => sql.push(Ident::new(alias.as_str())),
             };
             sql.push("::");
-            name(sql, *of);
+            name(sql, *row_type);
             sql.push(")");
         }
     }
@@ -114,14 +114,14 @@ pub(super) fn restrict(sql: &mut Snippet, read: &Read<'_>, embeds: Embeds<'_>) {
         return;
     }
     sql.push(" WHERE ");
-    all(sql, &read.place(), &read.filters, embeds);
+    all(sql, &read.qualifier(), &read.filters, embeds);
     let mut first = read.filters.is_empty();
     for join in &read.joins {
         sql.push(if first { "" } else { " AND " });
         first = false;
-        column(sql, &join.one.0, join.one.1);
+        column(sql, &join.left.0, join.left.1);
         sql.push(" = ");
-        column(sql, &join.other.0, join.other.1);
+        column(sql, &join.right.0, join.right.1);
     }
     for embed in lookups {
         sql.push(if first { "" } else { " AND " }).push("EXISTS (");
@@ -147,12 +147,12 @@ pub(super) enum Embeds<'a> {
     Looked(&'a [Embed<'a>]),
 }
 
-fn condition(sql: &mut Snippet, at: &Place<'_>, filter: &Condition<'_>, embeds: Embeds<'_>) {
+fn condition(sql: &mut Snippet, table: &Qualifier<'_>, filter: &Condition<'_>, embeds: Embeds<'_>) {
     match filter {
         Condition::Group { negated, any, items } => {
             sql.push(if *negated { "NOT (" } else { "(" });
             let between = if *any { " OR " } else { " AND " };
-            sql.join(items, between, |sql, item| condition(sql, at, item, embeds)).push(")");
+            sql.join(items, between, |sql, item| condition(sql, table, item, embeds)).push(")");
         }
         Condition::Embed { embed, empty } => match embeds {
             Embeds::Joined(list) => {
@@ -169,18 +169,18 @@ fn condition(sql: &mut Snippet, at: &Place<'_>, filter: &Condition<'_>, embeds: 
                 }
             }
         },
-        Condition::Compare { operand: value, vector, negated, test } => {
+        Condition::Compare { operand: value, to_tsvector, negated, test } => {
             if *negated {
                 sql.push("NOT ");
             }
             match test {
-                Test::Search(_, language, _) if *vector => {
+                Test::Search(_, language, _) if *to_tsvector => {
                     sql.push("pg_catalog.to_tsvector(");
                     configuration(sql, language.as_deref());
-                    operand(sql, at, value);
+                    operand(sql, table, value);
                     sql.push(")");
                 }
-                _ => operand(sql, at, value),
+                _ => operand(sql, table, value),
             }
             compare(sql, test, value.convert);
         }

@@ -1,6 +1,6 @@
-//! A reading as one SELECT: embeds are lateral joins, so that each level is planned and limited on its own.
+//! A read as one SELECT: embeds are lateral joins, so that each level is planned and limited on its own.
 
-use super::super::plan::tree::{Column, Embed, Order, Output, Place, Read, Shape};
+use super::super::plan::tree::{Column, Embed, Order, Qualifier, Read, Shape, SpreadColumn};
 use super::super::request::range::Rows;
 use super::condition::{self, Embeds};
 use super::kind::type_name;
@@ -12,23 +12,27 @@ pub(super) fn read(sql: &mut Snippet, read: &Read<'_>) {
     level(sql, read, &[]);
 }
 
-/// With `extra` columns, which an array around it is ordered by.
-fn level(sql: &mut Snippet, read: &Read<'_>, extra: &[(Option<usize>, Column<'_>)]) {
-    let at = read.place();
+/// With columns that an array in the parent is ordered by.
+fn level(sql: &mut Snippet, read: &Read<'_>, order_columns: &[(Option<usize>, Column<'_>)]) {
+    let table = read.qualifier();
     sql.push("SELECT ");
     let mut items = Items::default();
     if read.columns.is_empty() && read.embeds.is_empty() {
         items.next(sql, true);
-        condition::column(sql, &at, "*");
+        condition::column(sql, &table, "*");
     }
     for column in &read.columns {
         items.next(sql, column.aggregate.is_none());
-        selected(sql, &at, column);
+        selected(sql, &table, column);
     }
-    for (embed, column) in extra {
+    for (embed, column) in order_columns {
         items.next(sql, true);
         let of = embed.and_then(|embed| read.embeds.get(embed));
-        selected(sql, &of.map_or_else(|| at.clone(), |embed| Place::Alias(embed.label.clone())), column);
+        selected(
+            sql,
+            &of.map_or_else(|| table.clone(), |embed| Qualifier::Alias(embed.label.clone())),
+            column,
+        );
     }
     for embed in &read.embeds {
         embedded(sql, &mut items, embed);
@@ -44,7 +48,7 @@ fn level(sql: &mut Snippet, read: &Read<'_>, extra: &[(Option<usize>, Column<'_>
             sql.push(*number);
         });
     }
-    order(sql, &at, &read.order, &read.embeds);
+    order(sql, &table, &read.order, &read.embeds);
     limit(sql, read.rows);
 }
 
@@ -70,40 +74,40 @@ impl Items {
     }
 }
 
-fn selected(sql: &mut Snippet, at: &Place<'_>, column: &Column<'_>) {
+fn selected(sql: &mut Snippet, table: &Qualifier<'_>, column: &Column<'_>) {
     if let (Some(_), Some(cast)) = (column.aggregate, column.aggregate_cast) {
         sql.push("CAST(");
-        aggregated(sql, at, column);
+        aggregated(sql, table, column);
         type_name(sql.push(" AS "), cast).push(")");
     } else {
-        aggregated(sql, at, column);
+        aggregated(sql, table, column);
     }
     if let Some(alias) = &column.alias {
         sql.push(" AS ").push(Ident::new(alias.as_str()));
     }
 }
 
-fn aggregated(sql: &mut Snippet, at: &Place<'_>, column: &Column<'_>) {
+fn aggregated(sql: &mut Snippet, table: &Qualifier<'_>, column: &Column<'_>) {
     if let Some(aggregate) = column.aggregate {
         sql.push("pg_catalog.").push(aggregate.name()).push("(");
     }
     match (column.aggregate, column.cast) {
-        (Some(_), _) if column.operand.column == "*" && !column.operand.whole => {
+        (Some(_), _) if column.operand.column == "*" && !column.operand.whole_row => {
             sql.push("*");
         }
         (_, Some(cast)) => {
             sql.push("CAST(");
-            condition::converted(sql, at, &column.operand);
+            condition::converted(sql, table, &column.operand);
             type_name(sql.push(" AS "), cast).push(")");
         }
-        (_, None) => condition::converted(sql, at, &column.operand),
+        (_, None) => condition::converted(sql, table, &column.operand),
     }
     if column.aggregate.is_some() {
         sql.push(")");
     }
 }
 
-/// What an embed gives to the row around it.
+/// The columns that an embed has in its parent.
 fn embedded(sql: &mut Snippet, items: &mut Items, embed: &Embed<'_>) {
     let label = || Ident::new(embed.label.as_str());
     match &embed.shape {
@@ -127,8 +131,9 @@ fn embedded(sql: &mut Snippet, items: &mut Items, embed: &Embed<'_>) {
     }
 }
 
-fn spread(sql: &mut Snippet, label: &str, output: &Output<'_>) {
-    let column = |sql: &mut Snippet| condition::column(sql, &Place::Alias(label.to_owned()), &output.name);
+fn spread(sql: &mut Snippet, label: &str, output: &SpreadColumn<'_>) {
+    let column =
+        |sql: &mut Snippet| condition::column(sql, &Qualifier::Alias(label.to_owned()), &output.name);
     match output.aggregate {
         Some(aggregate) => {
             sql.push(if output.cast.is_some() { "CAST(" } else { "" });
@@ -162,19 +167,19 @@ fn lateral(sql: &mut Snippet, embed: &Embed<'_>) {
             read(sql, &embed.read);
             sql.push(") AS ").push(label());
         }
-        Shape::SpreadArrays { outputs, extra, order: terms } => {
+        Shape::SpreadArrays { outputs, order_columns, order: terms } => {
             on_rows = true;
-            let at = Place::Alias(embed.label.clone());
+            let table = Qualifier::Alias(embed.label.clone());
             sql.push("SELECT pg_catalog.json_agg(")
                 .push(label())
                 .push(")::pg_catalog.jsonb AS ")
                 .push(label());
             for output in outputs {
                 sql.push(", COALESCE(pg_catalog.json_agg(");
-                condition::column(sql, &at, &output.name);
+                condition::column(sql, &table, &output.name);
                 if !terms.is_empty() {
                     sql.push(" ORDER BY ").join(terms, ", ", |sql, term| {
-                        condition::column(sql, &at, &term.alias);
+                        condition::column(sql, &table, &term.alias);
                         direction(sql, term.descending, term.nulls_first);
                     });
                 }
@@ -182,7 +187,7 @@ fn lateral(sql: &mut Snippet, embed: &Embed<'_>) {
                 sql.push("), '[]')::pg_catalog.jsonb AS ").push(Ident::new(name));
             }
             sql.push(" FROM (");
-            level(sql, &embed.read, extra);
+            level(sql, &embed.read, order_columns);
             sql.push(") AS ").push(label());
         }
     }
@@ -194,15 +199,15 @@ fn lateral(sql: &mut Snippet, embed: &Embed<'_>) {
     }
 }
 
-fn order(sql: &mut Snippet, at: &Place<'_>, terms: &[Order<'_>], embeds: &[Embed<'_>]) {
+fn order(sql: &mut Snippet, table: &Qualifier<'_>, terms: &[Order<'_>], embeds: &[Embed<'_>]) {
     if terms.is_empty() {
         return;
     }
     sql.push(" ORDER BY ").join(terms, ", ", |sql, term| {
         let embed = term.embed.and_then(|embed| embeds.get(embed));
         match embed {
-            Some(embed) => condition::operand(sql, &Place::Alias(embed.label.clone()), &term.operand),
-            None => condition::operand(sql, at, &term.operand),
+            Some(embed) => condition::operand(sql, &Qualifier::Alias(embed.label.clone()), &term.operand),
+            None => condition::operand(sql, table, &term.operand),
         }
         direction(sql, term.descending, term.nulls_first);
     });
