@@ -1,4 +1,4 @@
-//! Errors of routing as HTTP, in the shape of the REST API's.
+//! Refusals of the router itself, in the shape of the REST API's errors.
 
 use std::time::Duration;
 
@@ -9,45 +9,45 @@ use http::{HeaderValue, Response};
 use crate::directory::Refusal;
 use crate::rest::{self, Code};
 
-/// Why a request was answered before it reached a tenant's database.
+/// Why the router answered a request itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Error {
-    Ambiguous(&'static str),
-    Unknown,
-    Suspended,
+pub(super) enum RouterError {
+    AmbiguousUrl(&'static str),
+    UnknownBaseUrl,
+    TenantSuspended,
     NotReady,
-    TooLarge(usize),
-    BodyLost,
-    Timeout,
+    BodyTooLarge(usize),
+    BodyIncomplete,
+    RequestTimeout,
     Panic,
     /// The tenant's requests a second are used up for so long.
-    TooMany(Duration),
+    RateLimited(Duration),
 }
 
-impl From<Refusal> for Error {
+impl From<Refusal> for RouterError {
     fn from(refusal: Refusal) -> Self {
         match refusal {
-            Refusal::Ambiguous(why) => Self::Ambiguous(why),
-            Refusal::Unknown => Self::Unknown,
+            Refusal::Ambiguous(why) => Self::AmbiguousUrl(why),
+            Refusal::Unknown => Self::UnknownBaseUrl,
         }
     }
 }
 
-impl Error {
+impl RouterError {
     pub(super) fn into_response(self) -> Response<Body> {
         let (code, message, hint) = match self {
-            Self::Ambiguous(why) => (
+            Self::AmbiguousUrl(why) => (
                 Code::AmbiguousUrl,
                 format!("The request's URL is ambiguous: {why}"),
                 "Send one Host header and a path without encoded separators",
             ),
             // The same words whether there never was such a tenant, or it is retired, purged or being made.
-            Self::Unknown => (
+            Self::UnknownBaseUrl => (
                 Code::UnknownBaseUrl,
                 "There is nothing at this base URL".into(),
                 "Check host and path prefix",
             ),
-            Self::Suspended => (
+            Self::TenantSuspended => (
                 Code::TenantSuspended,
                 "This tenant is suspended".into(),
                 "Ask whoever runs the service; nothing has been lost",
@@ -57,17 +57,17 @@ impl Error {
                 "The router has not read its catalog yet".into(),
                 "Try again in a second",
             ),
-            Self::TooLarge(most) => (
+            Self::BodyTooLarge(most) => (
                 Code::BodyTooLarge,
                 format!("The request's body is larger than {most} bytes"),
                 "Send it in smaller parts",
             ),
-            Self::BodyLost => (
+            Self::BodyIncomplete => (
                 Code::BodyIncomplete,
                 "The request's body ended before its announced end".into(),
                 "Send the request again",
             ),
-            Self::Timeout => (
+            Self::RequestTimeout => (
                 Code::RequestTimeout,
                 "The request took longer than this tenant's request timeout".into(),
                 "Ask for less at once",
@@ -77,14 +77,14 @@ impl Error {
                 "The router failed on this request".into(),
                 "Report it with the x-request-id of this answer",
             ),
-            Self::TooMany(_) => (
+            Self::RateLimited(_) => (
                 Code::RateLimited,
                 "Too many requests of this tenant in this second".into(),
                 "Send fewer, or ask for a higher tier",
             ),
         };
         let mut error = rest::Error::new(code, message).with_hint(hint);
-        if let Self::TooMany(wait) = self {
+        if let Self::RateLimited(wait) = self {
             error = error.with_header(RETRY_AFTER, HeaderValue::from(wait.as_secs() + 1));
         }
         error.into_response().map(Body::from)

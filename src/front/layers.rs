@@ -25,7 +25,7 @@ use tower_http::request_id::{
     MakeRequestId, PropagateRequestId, PropagateRequestIdLayer, RequestId, SetRequestId, SetRequestIdLayer,
 };
 
-use super::error::Error;
+use super::error::RouterError;
 use super::supervisor::panic_message;
 use super::{App, cors, tenant};
 use crate::rest::Code;
@@ -139,7 +139,7 @@ impl tower::Service<Request> for Dispatch {
                     cors::preflight(&parts.headers, Some(&tenant.api))
                 }
                 Ok(tenant) if let Some(wait) = app.limits.refuses(&tenant) => {
-                    Error::TooMany(wait).into_response()
+                    RouterError::RateLimited(wait).into_response()
                 }
                 Ok(tenant) => {
                     let request = Request::from_parts(parts, body);
@@ -156,7 +156,7 @@ impl tower::Service<Request> for Dispatch {
                     match tokio::time::timeout(tenant.limits.request_timeout, answer).await {
                         Ok(Ok(response)) => response,
                         Ok(Err(panic)) => panicked(&*panic),
-                        Err(_) => Error::Timeout.into_response(),
+                        Err(_) => RouterError::RequestTimeout.into_response(),
                     }
                 }
             };
@@ -232,18 +232,18 @@ async fn rest(app: &App, tenant: &Arc<crate::tenant::Tenant>, request: Request) 
     }
 }
 
-async fn read(body: Body, most: usize) -> Result<Bytes, Error> {
+async fn read(body: Body, most: usize) -> Result<Bytes, RouterError> {
     if body.is_end_stream() {
         return Ok(Bytes::new());
     }
     match Limited::new(body, most).collect().await {
         Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(Error::TooLarge(most)),
-        Err(_) => Err(Error::BodyLost),
+        Err(error) if error.is::<LengthLimitError>() => Err(RouterError::BodyTooLarge(most)),
+        Err(_) => Err(RouterError::BodyIncomplete),
     }
 }
 
 fn panicked(payload: &(dyn Any + Send)) -> Response {
     tracing::error!(panic = panic_message(payload), "a request panicked");
-    Error::Panic.into_response()
+    RouterError::Panic.into_response()
 }

@@ -11,22 +11,22 @@ use http::request::Parts;
 use http::{Uri, header};
 
 use super::App;
-use super::error::Error;
+use super::error::RouterError;
 use crate::directory::{Asked, Resolved};
 use crate::rest;
 use crate::tenant;
 
 /// Finds the request's tenant, and takes its prefix from the path.
-pub(super) fn resolve(app: &App, parts: &mut Parts) -> Result<Arc<tenant::Tenant>, Error> {
+pub(super) fn resolve(app: &App, parts: &mut Parts) -> Result<Arc<tenant::Tenant>, RouterError> {
     if !app.directory.is_ready() {
-        return Err(Error::NotReady);
+        return Err(RouterError::NotReady);
     }
     let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip());
     let mut forwarded = parts.headers.get_all("x-forwarded-host").iter();
     let forwarded_host =
         match (peer.is_some_and(|ip| is_trusted(app, ip)), forwarded.next(), forwarded.next()) {
             (true, Some(_), Some(_)) => {
-                return Err(Error::Ambiguous("there is more than one X-Forwarded-Host header"));
+                return Err(RouterError::AmbiguousUrl("there is more than one X-Forwarded-Host header"));
             }
             (true, Some(host), None) => Some(host.as_bytes()),
             _ => None,
@@ -39,7 +39,7 @@ pub(super) fn resolve(app: &App, parts: &mut Parts) -> Result<Arc<tenant::Tenant
     };
     let (tenant, resolved) = app.directory.resolve(&asked)?;
     if !tenant.is_served() {
-        return Err(Error::Suspended);
+        return Err(RouterError::TenantSuspended);
     }
     let root = root(&tenant, &resolved, asked.path);
     let path = resolved.path;
@@ -47,7 +47,7 @@ pub(super) fn resolve(app: &App, parts: &mut Parts) -> Result<Arc<tenant::Tenant
         Some(query) => format!("{path}?{query}"),
         None => path,
     };
-    parts.uri = target.parse::<Uri>().map_err(|_| Error::Ambiguous("the path is not one"))?;
+    parts.uri = target.parse::<Uri>().map_err(|_| RouterError::AmbiguousUrl("the path is not one"))?;
     parts.extensions.insert(Arc::clone(&tenant));
     if let Some(root) = root {
         parts.extensions.insert(root);
@@ -88,7 +88,7 @@ impl FromRequestParts<App> for Tenant {
 
     async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Self, Self::Rejection> {
         let tenant = parts.extensions.get::<Arc<tenant::Tenant>>().cloned();
-        tenant.map(Self).ok_or_else(|| Error::Unknown.into_response())
+        tenant.map(Self).ok_or_else(|| RouterError::UnknownBaseUrl.into_response())
     }
 }
 

@@ -21,27 +21,27 @@ use serde_json::{Map, Value};
 use super::error::{Code, Error};
 use crate::policy::Api;
 
-/// Who asks.
+/// Who sends the request.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Caller {
     /// The role that the transaction runs as.
     pub(super) role: String,
     /// `request.jwt.claims`: the token's claims as JSON, with `role`.
     pub(super) claims: String,
-    /// No role was claimed: a better token might have more rights.
+    /// No role was claimed: a token might have more rights.
     pub(super) anonymous: bool,
 }
 
 /// Which roles a token may claim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Roles {
-    /// Those of the API: of tenants that manybox made, whose roles all tenants share.
+    /// Those that the API lists: for tenants that manybox made, which share the server's roles.
     Listed,
-    /// Those of the API when it names any, and else whatever the server lets the login become: of adopted databases.
+    /// Those that the API lists, or any that the server lets the login become if it lists none: for adopted databases.
     Servers,
 }
 
-/// Finds out who asks.
+/// Finds the caller by the request's token.
 ///
 /// # Errors
 /// 401 without a valid token, or without any where anonymous requests are off; 403 for a role that the tenant's
@@ -53,7 +53,7 @@ pub(super) fn authenticate(
     roles: Roles,
 ) -> Result<Caller, Error> {
     let token = bearer(headers)?;
-    // Keys are looked up only for a token.
+    // Keys are needed only for a token.
     let claims = token.map(|token| token::verify(token, &keys())).transpose()?;
     let signed = claims.is_some();
     let mut claims = claims.unwrap_or_default();
@@ -68,9 +68,9 @@ pub(super) fn authenticate(
         Roles::Servers => claimed && !api.roles.is_empty(),
     };
     if listed && !api.roles.contains(&role) {
-        return Err(foreign_role(&role));
+        return Err(role_not_allowed(&role));
     }
-    if !is_role(&role) {
+    if !is_role_name(&role) {
         let message = format!("role \"{role}\" does not exist");
         // As PostgreSQL would answer.
         let code = Code::Sqlstate { state: "22023".into(), status: StatusCode::UNAUTHORIZED };
@@ -85,18 +85,18 @@ pub(super) fn authenticate(
     Ok(Caller { role, claims, anonymous: !claimed })
 }
 
-/// Whether a role can have this name. For PostgreSQL `none` is the login itself, and of a name that is too long the
-/// first 63 bytes are, which may be another's ("Lexical Structure", 4.1.1).
-fn is_role(name: &str) -> bool {
+/// Whether a role can have this name. `SET ROLE none` means the login itself. A longer name would be cut off at 63
+/// bytes, which may be another role's name (PostgreSQL, "Lexical Structure", 4.1.1).
+fn is_role_name(name: &str) -> bool {
     name != "none" && (1..=63).contains(&name.len()) && !name.contains('\0')
 }
 
-/// The role at the API's place among the claims, or the anonymous one; and whether it was claimed.
+/// The role that the claims have at `jwt_role_claim_key`, or else the anonymous one; and whether it was claimed.
 fn role(claims: &mut Map<String, Value>, api: &Api) -> Result<(String, bool), Error> {
     let whole = Value::Object(std::mem::take(claims));
     let claimed = api.jwt_role_claim_key.find(&whole).map(|role| match role {
         Value::String(role) => role.clone(),
-        // As PostgREST: what is not a text is a role of that name, which hardly exists.
+        // As PostgREST: other JSON is a role name too, which hardly exists.
         other => other.to_string(),
     });
     if let Value::Object(taken) = whole {
@@ -104,21 +104,21 @@ fn role(claims: &mut Map<String, Value>, api: &Api) -> Result<(String, bool), Er
     }
     match claimed {
         Some(role) => Ok((role, true)),
-        None => Ok((api.db_anon_role.clone().ok_or_else(required)?, false)),
+        None => Ok((api.db_anon_role.clone().ok_or_else(token_required)?, false)),
     }
 }
 
-fn foreign_role(role: &str) -> Error {
+fn role_not_allowed(role: &str) -> Error {
     let message = format!("The role {role} is not one of this API's roles");
     let hint = "sign tokens with a role that is one of the tenant's API roles";
     Error::new(Code::RoleNotAllowed, message).with_hint(hint)
 }
 
-fn required() -> Error {
+fn token_required() -> Error {
     Error::new(Code::JwtTokenRequired, "Anonymous access is disabled")
 }
 
-/// RFC 6750, 2.1. Another scheme is not for us and counts as no token, as with PostgREST.
+/// The token in `Authorization` (RFC 6750, 2.1). Other schemes count as no token, as in PostgREST.
 fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Error> {
     let mut values = headers.get_all(AUTHORIZATION).iter();
     let Some(value) = values.next() else { return Ok(None) };

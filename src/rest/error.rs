@@ -112,8 +112,8 @@ impl Error {
         &self.0.code
     }
 
-    /// Whether it is about a name that the schema does not have.
-    pub(crate) fn is_of_an_unknown_name(&self) -> bool {
+    /// Whether the schema lacks what the request names.
+    pub(crate) fn is_missing_from_schema(&self) -> bool {
         matches!(self.code(), Code::NoRelBetween | Code::NoRpc | Code::ColumnNotFound | Code::TableNotFound)
     }
 
@@ -122,8 +122,8 @@ impl Error {
         &self.0.message
     }
 
-    /// The response: JSON that always has all four keys, as PostgREST's clients expect. A 401 has a challenge and a 503 a
-    /// `Retry-After`, also where the error brings none. The [`Code`] is among the response's extensions, for whoever
+    /// The response: JSON that always has all four keys, as PostgREST's clients expect. A 401 has a challenge and a 503
+    /// a `Retry-After`, also where the error brings none. The [`Code`] is among the response's extensions, for whoever
     /// counts refusals.
     pub fn into_response(self) -> Response<Bytes> {
         let Inner { code, message, details, hint, headers: own } = *self.0;

@@ -1,4 +1,4 @@
-//! Stage 2: `Request` and `Schema` become a `Plan`: relations, functions and their joins, all found in the schema. Pure.
+//! Stage 2: `Request` and `Schema` become a `Plan`, in which every name is found in the schema. Pure.
 
 mod call;
 mod change;

@@ -26,30 +26,30 @@ use super::error::{Code, Error};
 use super::root::Root;
 use crate::policy::{Api, OpenApiMode};
 
-/// What is asked, in our words.
+/// A request of the REST API, read without a schema.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Request {
     /// What to do.
     pub(super) action: Action,
     /// One of the tenant's exposed schemas.
     pub(super) schema: String,
-    /// The schema was named by a header, or is one of several: the answer names it too.
+    /// The answer names the schema: a header chose it, or there are several.
     pub(super) profile: bool,
     /// The query string.
     pub(super) query: Query,
-    /// Which rows, with the `Range` header.
+    /// `limit`, `offset` and the `Range` header together.
     pub(super) rows: Rows,
-    /// The keys of the payload that count.
+    /// The keys of the payload that are used.
     pub(super) columns: BTreeSet<String>,
-    /// The body, where one belongs.
+    /// The body, of actions that have one.
     pub(super) payload: Option<Payload>,
     /// `Content-Type`
-    pub(super) content: Media,
+    pub(super) content_type: Media,
     /// `Prefer`
     pub(super) prefer: Prefer,
-    /// `Accept`, the dearest first.
+    /// `Accept`, the most preferred first.
     pub(super) accept: Vec<Media>,
-    /// HEAD: as GET, without the body.
+    /// HEAD: the answer has no body.
     pub(super) head: bool,
     /// The URL of the API's root, where the root was asked for.
     pub(super) root: Option<Root>,
@@ -58,13 +58,13 @@ pub(super) struct Request {
 /// What to do.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Action {
-    /// The document at the root.
+    /// GET or HEAD of the root: the OpenAPI document.
     Document,
     /// GET or HEAD of a relation.
     Read(String),
     /// A change of a relation.
     Change(String, Change),
-    /// A function; by GET or HEAD (`true`), which only read, or by POST.
+    /// A function; `true` by GET or HEAD, which only read, `false` by POST.
     Call(String, bool),
     /// OPTIONS of the root.
     DocumentInfo,
@@ -74,14 +74,14 @@ pub(super) enum Action {
     CallInfo(String),
 }
 
-/// How a relation is changed.
+/// How to change a relation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Change {
     /// POST
     Insert,
     /// PATCH
     Update,
-    /// PUT: one row is made, or replaced.
+    /// PUT: one row is inserted or replaced.
     Put,
     /// DELETE
     Delete,
@@ -98,7 +98,7 @@ impl Request {
         let action = action(resource, &parts.method)?;
         let by_query = matches!(action, Action::Call(_, true));
         let mut query = Query::parse(parts.uri.query().unwrap_or_default(), by_query)?;
-        let rows = query.rows.within(&parts.method, &parts.headers)?;
+        let rows = query.rows.with_range_header(&parts.method, &parts.headers)?;
         let put = matches!(action, Action::Change(_, Change::Put));
         if put && rows != Rows::default() {
             let message = "limit/offset querystring parameters are not allowed for PUT";
@@ -110,15 +110,15 @@ impl Request {
         if !takes_columns {
             query.columns = None;
         }
-        let content = media::content(&parts.headers);
+        let content_type = media::content_type(&parts.headers);
         let payload = match action {
             Action::Change(_, Change::Insert | Change::Update | Change::Put) | Action::Call(_, false) => {
-                Some(Payload::parse(body, &content, query.columns.is_some(), call)?)
+                Some(Payload::parse(body, &content_type, query.columns.is_some(), call)?)
             }
             _ => None,
         };
         let columns = match (&payload, &query.columns) {
-            (Some(Payload::Json(_)), Some(columns)) if content == Media::Json => columns.clone(),
+            (Some(Payload::Json(_)), Some(columns)) if content_type == Media::Json => columns.clone(),
             (Some(Payload::Json(json)), _) => json.keys.clone(),
             (Some(Payload::Form(fields)), _) => fields.iter().map(|(key, _)| key.clone()).collect(),
             _ => BTreeSet::new(),
@@ -127,7 +127,7 @@ impl Request {
         if !api.db_tx_end.allows_override() {
             prefer.rollback = None;
         }
-        let accept = media::accepted(&parts.headers);
+        let accept = media::accept(&parts.headers);
         let head = parts.method == Method::HEAD;
         let root = parts.extensions.get::<Root>().cloned();
         Ok(Self {
@@ -138,7 +138,7 @@ impl Request {
             rows,
             columns,
             payload,
-            content,
+            content_type,
             prefer,
             accept,
             head,

@@ -10,7 +10,7 @@ use http::header::{
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-pub(super) use self::chosen::{FRAMING, MOST};
+pub(super) use self::chosen::{FRAMING_HEADERS, MAX_CHOSEN_HEADERS};
 use super::error::Error;
 use super::execute::{Answered, Outcome};
 use super::plan::{Query, Source};
@@ -21,11 +21,11 @@ use super::root::Root;
 use crate::policy::Api;
 use crate::schema::Schema;
 
-/// Longest `Content-Location`. A list in a URL takes three times its length when it is encoded, and proxies and clients
-/// refuse an answer with such a header.
-const LONGEST: usize = 8 * 1024;
+/// Longest `Content-Location`, in bytes. A list in a URL takes three times its length when it is encoded, and proxies
+/// and clients refuse answers with such a header.
+const MAX_CONTENT_LOCATION: usize = 8 * 1024;
 
-/// What RFC 3986 calls unreserved stays.
+/// All but the unreserved characters of RFC 3986.
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
 /// The answer to OPTIONS.
@@ -51,7 +51,7 @@ pub(super) fn document(
     outcome: &Outcome,
 ) -> Result<Response<Answered>, Error> {
     let mut headers = HeaderMap::new();
-    typed(request, &Media::OpenApi, &mut headers)?;
+    set_content_type(request, &Media::OpenApi, &mut headers)?;
     if request.head {
         return Ok(answer(StatusCode::OK, headers, Answered::Nothing));
     }
@@ -72,7 +72,7 @@ pub(super) fn document(
     Ok(answer(StatusCode::OK, headers, Answered::Whole(body.into())))
 }
 
-/// The answer to what the database did.
+/// The answer to a query.
 ///
 /// # Errors
 /// 416 when the range starts after the last row, 500 when a function left nonsense in `response.headers` or
@@ -86,24 +86,25 @@ pub(super) fn build(
     let mut headers = HeaderMap::new();
     let body = std::mem::take(&mut outcome.body);
     if matches!(query.media, Media::Plan(_)) {
-        typed(request, &query.media, &mut headers)?;
+        set_content_type(request, &query.media, &mut headers)?;
         return Ok(answer(StatusCode::OK, headers, body));
     }
     let counted = request.prefer.count.is_some_and(|c| c != Count::Planned).then_some(outcome.rows);
     let whole = request.prefer.wants_rows();
     let (status, shown) = match &query.source {
         Source::Read => {
-            let status = ranged(request, &outcome, total(request, &outcome, max_rows), &mut headers)?;
+            let status =
+                set_content_range(request, &outcome, total(request, &outcome, max_rows), &mut headers)?;
             if let Action::Read(name) = &request.action {
-                let here = here(name, &request.query.canonical);
-                if here.len() <= LONGEST {
+                let here = relative_url(name, &request.query.canonical);
+                if here.len() <= MAX_CONTENT_LOCATION {
                     headers.insert(CONTENT_LOCATION, value(&here)?);
                 }
             }
             (status, true)
         }
         Source::Call(_, routine) => {
-            let status = ranged(request, &outcome, outcome.total, &mut headers)?;
+            let status = set_content_range(request, &outcome, outcome.total, &mut headers)?;
             if routine.returns_void() { (StatusCode::NO_CONTENT, false) } else { (status, true) }
         }
         Source::Change(change) => match &request.action {
@@ -133,7 +134,7 @@ pub(super) fn build(
         headers.insert("preference-applied", value(&applied)?);
     }
     if shown {
-        typed(request, &query.media, &mut headers)?;
+        set_content_type(request, &query.media, &mut headers)?;
     }
     chosen::headers(&mut headers, outcome.headers.as_deref())?;
     let status = chosen::status(outcome.status.as_deref())?.unwrap_or(status);
@@ -151,7 +152,7 @@ fn value(text: &str) -> Result<HeaderValue, Error> {
     HeaderValue::from_str(text).map_err(|_| Error::internal("a header of the answer has a line break in it"))
 }
 
-fn typed(request: &Request, media: &Media, headers: &mut HeaderMap) -> Result<(), Error> {
+fn set_content_type(request: &Request, media: &Media, headers: &mut HeaderMap) -> Result<(), Error> {
     headers.insert(CONTENT_TYPE, value(&media.content_type())?);
     if request.profile {
         headers.insert("content-profile", value(&request.schema)?);
@@ -159,7 +160,7 @@ fn typed(request: &Request, media: &Media, headers: &mut HeaderMap) -> Result<()
     Ok(())
 }
 
-/// All rows there are, as far as the caller wants to know.
+/// The number of all rows, counted as the caller prefers.
 fn total(request: &Request, outcome: &Outcome, max_rows: Option<u64>) -> Option<i64> {
     match request.prefer.count? {
         Count::Exact => outcome.total,
@@ -175,7 +176,7 @@ fn total(request: &Request, outcome: &Outcome, max_rows: Option<u64>) -> Option<
     }
 }
 
-fn ranged(
+fn set_content_range(
     request: &Request,
     outcome: &Outcome,
     total: Option<i64>,
@@ -210,19 +211,19 @@ fn encode(text: &str) -> String {
     utf8_percent_encode(text, RESERVED).to_string()
 }
 
-/// Below the API's base URL.
-fn here(relation: &str, canonical: &str) -> String {
+/// The relation's URL, relative to the API's root.
+fn relative_url(relation: &str, canonical: &str) -> String {
     let separator = if canonical.is_empty() { "" } else { "?" };
     format!("/{}{separator}{canonical}", encode(relation))
 }
 
-/// `/table?id=eq.1`, below the API's base URL.
+/// `/table?id=eq.1`, relative to the API's root.
 fn location(relation: &str, pairs: &[String]) -> String {
     let pair = |pair: &String| {
         let (column, test) = pair.split_once('=').unwrap_or((pair, ""));
         format!("{}={}", encode(column), encode(test))
     };
-    here(relation, &pairs.iter().map(pair).collect::<Vec<_>>().join("&"))
+    relative_url(relation, &pairs.iter().map(pair).collect::<Vec<_>>().join("&"))
 }
 
 #[cfg(test)]
@@ -238,6 +239,6 @@ mod tests {
             location("a b", &["id=eq.x=y".into(), "k=is.null".into()]),
             "/a%20b?id=eq.x%3Dy&k=is.null"
         );
-        assert_eq!(here("a", ""), "/a");
+        assert_eq!(relative_url("a", ""), "/a");
     }
 }

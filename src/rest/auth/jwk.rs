@@ -6,7 +6,7 @@ use ring::signature::RsaPublicKeyComponents;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::keys::{SHORTEST, TokenKey};
+use super::keys::{MIN_SYMMETRIC_KEY, TokenKey};
 use super::signature::{Algorithm, VerifyingKey};
 
 #[derive(Deserialize)]
@@ -51,7 +51,9 @@ pub(super) fn read(key: Value) -> Option<TokenKey> {
 impl Material {
     fn key(&self) -> Option<VerifyingKey> {
         match self {
-            Self::Secret { k } => bytes(k).filter(|key| key.len() >= SHORTEST).map(VerifyingKey::secret),
+            Self::Secret { k } => {
+                bytes(k).filter(|key| key.len() >= MIN_SYMMETRIC_KEY).map(VerifyingKey::secret)
+            }
             Self::Rsa { n, e } => {
                 let (n, e) = (number(n)?, number(e)?);
                 // RFC 7518, 3.3 asks for 2048 bits; ring takes 8192 at most.

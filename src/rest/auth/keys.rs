@@ -1,4 +1,4 @@
-//! Keys that a tenant's tokens are checked with: its derived ones, and its own `jwt_secret` in any of its forms.
+//! The keys that verify a tenant's tokens: its derived ones, and its own `jwt_secret` in any of its forms.
 
 use std::sync::Arc;
 
@@ -12,14 +12,14 @@ use crate::policy::{Api, Invalid, JWT_SECRET, Secret};
 use crate::tenant::{Tenant, TenantId};
 use crate::vault::KeyRing;
 
-/// Shortest symmetric key (RFC 7518, 3.2, for HS256), bytes.
-pub(super) const SHORTEST: usize = 32;
-/// Most keys of a set: every one may be tried on every token.
-const MOST_KEYS: usize = 32;
-/// Tenants whose keys are kept ready.
-const KEPT: u64 = 10_000;
+/// Shortest symmetric key, in bytes (RFC 7518, 3.2, for HS256).
+pub(super) const MIN_SYMMETRIC_KEY: usize = 32;
+/// Most keys of a set: all may be tried on each token.
+const MAX_KEYS: usize = 32;
+/// Tenants whose keys are cached.
+const CACHED_TENANTS: u64 = 10_000;
 
-/// One key, and what it may be used for: a token does not choose the algorithm, the key does.
+/// One key and the algorithms it may verify: the key chooses the algorithm, not the token.
 pub(super) struct TokenKey {
     pub(super) kid: Option<String>,
     /// The one algorithm that it is for, of those of its kind.
@@ -28,8 +28,8 @@ pub(super) struct TokenKey {
 }
 
 impl TokenKey {
-    /// Whether a token of this head may have been signed by it. A token that names a key is checked with that key
-    /// only, and one without a name with all, as PostgREST does.
+    /// Whether it may verify a token with this header. A token with a `kid` is verified by that key only, one without
+    /// by all, as in PostgREST.
     pub(super) fn fits(&self, algorithm: Algorithm, kid: Option<&str>) -> bool {
         self.key.is_for(algorithm)
             && self.only.is_none_or(|only| only == algorithm)
@@ -57,7 +57,7 @@ impl TokenKeys {
             secret.expose().as_bytes().to_vec()
         };
         let Ok(json) = serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(&bytes) else {
-            return if bytes.len() < SHORTEST {
+            return if bytes.len() < MIN_SYMMETRIC_KEY {
                 Err(wrong("is shorter than 32 bytes: it could be guessed from one token"))
             } else {
                 Ok(Self(vec![TokenKey::symmetric(bytes)]))
@@ -68,10 +68,10 @@ impl TokenKeys {
             Some(_) => return Err(wrong("its `keys` is not a list")),
             None => vec![serde_json::Value::Object(json)],
         };
-        if all.len() > MOST_KEYS {
+        if all.len() > MAX_KEYS {
             return Err(wrong("has more than 32 keys"));
         }
-        // A set may hold keys for other purposes, or of kinds that we don't know: those check no token.
+        // A set may have keys for other purposes or of unknown kinds: those verify no token.
         let known: Vec<_> = all.into_iter().filter_map(jwk::read).collect();
         if known.is_empty() {
             return Err(wrong(
@@ -82,9 +82,9 @@ impl TokenKeys {
         Ok(Self(known))
     }
 
-    /// All that the tenant's tokens may be signed with. Another tenant's derived key is never among them, whatever the
-    /// settings say; an adopted database has none derived, for nobody was ever handed it.
-    fn of(tenant: &Tenant, secret: Option<&Secret>, is_base64: bool, ring: &KeyRing) -> Self {
+    /// All keys that verify the tenant's tokens. Another tenant's derived key is never among them. An adopted database
+    /// has no derived key: nobody was ever given one.
+    fn for_tenant(tenant: &Tenant, secret: Option<&Secret>, is_base64: bool, ring: &KeyRing) -> Self {
         let mut keys = match secret.map(|secret| Self::read(secret, is_base64)).transpose() {
             Ok(own) => own.unwrap_or_default(),
             Err(error) => {
@@ -107,57 +107,57 @@ pub fn check_jwt_secret(secret: &Secret, is_base64: bool) -> Result<(), Invalid>
     TokenKeys::read(secret, is_base64).map(drop)
 }
 
-/// What keys were made from: when it is another, they are made anew.
+/// What keys are made from. When it changes, they are made anew.
 #[derive(PartialEq)]
-struct Source {
+struct KeySource {
     generation: i32,
     master: Vec<i32>,
     sealed: Option<String>,
-    given: Option<Secret>,
+    plaintext: Option<Secret>,
     is_base64: bool,
 }
 
-/// The keys of all tenants, made once each: opening a sealed secret and reading a JWKS take longer than a request.
+/// The keys of all tenants, cached: opening a sealed secret and parsing a JWKS take longer than a request.
 #[derive(Clone)]
 pub(in crate::rest) struct Keyring {
     ring: Arc<KeyRing>,
-    made: Cache<TenantId, Arc<Made>>,
+    cache: Cache<TenantId, Arc<CachedKeys>>,
 }
 
 /// One tenant's keys, and what they were made from.
-struct Made {
-    source: Source,
+struct CachedKeys {
+    source: KeySource,
     keys: Arc<TokenKeys>,
 }
 
 impl Keyring {
     pub(in crate::rest) fn new(ring: Arc<KeyRing>) -> Self {
-        Self { ring, made: Cache::new(KEPT) }
+        Self { ring, cache: Cache::new(CACHED_TENANTS) }
     }
 
     /// The tenant's keys. `api` may have a secret from in-database configuration, which wins.
     pub(in crate::rest) fn get(&self, tenant: &Tenant, api: &Api) -> Arc<TokenKeys> {
-        let source = Source {
+        let source = KeySource {
             generation: tenant.generation,
             master: self.ring.ids(),
             sealed: tenant.sealed.get(JWT_SECRET).cloned(),
-            given: api.jwt_secret.clone(),
+            plaintext: api.jwt_secret.clone(),
             is_base64: api.jwt_secret_is_base64,
         };
-        if let Some(made) = self.made.get(&tenant.id)
-            && made.source == source
+        if let Some(cached) = self.cache.get(&tenant.id)
+            && cached.source == source
         {
-            return Arc::clone(&made.keys);
+            return Arc::clone(&cached.keys);
         }
-        let secret = source.given.clone().or_else(|| {
+        let secret = source.plaintext.clone().or_else(|| {
             self.ring.open(tenant, JWT_SECRET).unwrap_or_else(|error| {
                 tracing::warn!(tenant.id = %tenant.id, "{error}");
                 None
             })
         });
-        let keys = TokenKeys::of(tenant, secret.as_ref(), api.jwt_secret_is_base64, &self.ring);
+        let keys = TokenKeys::for_tenant(tenant, secret.as_ref(), api.jwt_secret_is_base64, &self.ring);
         let keys = Arc::new(keys);
-        self.made.insert(tenant.id.clone(), Arc::new(Made { source, keys: Arc::clone(&keys) }));
+        self.cache.insert(tenant.id.clone(), Arc::new(CachedKeys { source, keys: Arc::clone(&keys) }));
         keys
     }
 }

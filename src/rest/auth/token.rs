@@ -1,4 +1,4 @@
-//! Token: its shape, its signature and its times, in the order and with the words of PostgREST.
+//! Tokens: format, signature and claims, checked in PostgREST's order, with its messages.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -11,27 +11,27 @@ use super::super::error::{Code, Error};
 use super::keys::TokenKeys;
 use super::signature::Algorithm;
 
-/// Clocks may differ by this much, seconds; PostgREST allows the same.
+/// Tolerated difference of clocks, in seconds; the same as PostgREST's.
 const LEEWAY: f64 = 30.0;
-/// Longest token, bytes: what it says goes to the server with every request.
-const LONGEST: usize = 16 * 1024;
+/// Longest token, in bytes: its claims go to the server with every request.
+const MAX_TOKEN: usize = 16 * 1024;
 
-/// A token's header, as far as it counts. `x5u`, `jku` and `jwk`, by which a token could bring its own key, are not
-/// looked at.
+/// The parameters of a token's header that are used. `x5u`, `jku` and `jwk`, by which a token could bring its own key,
+/// are ignored.
 #[derive(serde::Deserialize)]
-struct Head {
+struct JoseHeader {
     alg: String,
     kid: Option<String>,
-    /// RFC 7515, 4.1.11: whoever doesn't know what is named here must refuse, and we know nothing of it.
+    /// RFC 7515, 4.1.11: extensions that must be understood. None is.
     crit: Option<Value>,
 }
 
-/// PGRST301: the token can't be read, or nothing that we trust signed it.
+/// PGRST301: the token can't be decoded, or none of the tenant's keys signed it.
 pub(super) fn undecodable(message: &str, details: Option<&str>) -> Error {
     refused(Code::JwtDecodeError, message).with_details(details)
 }
 
-/// PGRST303: the token is genuine, and doesn't hold here or now.
+/// PGRST303: a claim of a genuine token does not hold.
 fn claims_error(message: &str) -> Error {
     refused(Code::JwtClaimsError, message)
 }
@@ -50,7 +50,7 @@ pub(super) fn verify(token: &str, keys: &TokenKeys) -> Result<Map<String, Value>
     if keys.0.is_empty() {
         return Err(Error::new(Code::JwtSecretMissing, "Server lacks JWT secret"));
     }
-    if token.len() > LONGEST {
+    if token.len() > MAX_TOKEN {
         return Err(undecodable("JWT couldn't be decoded", Some("The token is longer than 16384 bytes")));
     }
     let parts: Vec<&str> = token.split('.').collect();
@@ -58,7 +58,7 @@ pub(super) fn verify(token: &str, keys: &TokenKeys) -> Result<Map<String, Value>
         return Err(undecodable(&format!("Expected 3 parts in JWT; got {}", parts.len()), None));
     };
     let unusable = || undecodable("JWT cryptographic operation failed", None);
-    let head: Head = part(head).ok_or_else(unusable)?;
+    let head: JoseHeader = decode(head).ok_or_else(unusable)?;
     let wrong = |details| undecodable("Wrong or unsupported encoding algorithm", Some(details));
     if head.alg.eq_ignore_ascii_case("none") {
         return Err(wrong("JWT is unsecured but expected 'alg' was not 'none'"));
@@ -77,7 +77,7 @@ pub(super) fn verify(token: &str, keys: &TokenKeys) -> Result<Map<String, Value>
     if !signature.is_some_and(|signature| fitting.any(|key| key.key.verify(algorithm, message, &signature))) {
         return Err(unsuited("None of the keys was able to decode the JWT"));
     }
-    part(claims).ok_or_else(|| claims_error("Parsing claims failed"))
+    decode(claims).ok_or_else(|| claims_error("Parsing claims failed"))
 }
 
 /// A token of these claims, signed with HS256.
@@ -88,11 +88,11 @@ pub fn sign_token(claims: &Value, key: &[u8]) -> String {
     format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature))
 }
 
-fn part<T: serde::de::DeserializeOwned>(text: &str) -> Option<T> {
+fn decode<T: serde::de::DeserializeOwned>(text: &str) -> Option<T> {
     serde_json::from_slice(&URL_SAFE_NO_PAD.decode(text).ok()?).ok()
 }
 
-/// Whether genuine claims hold at `now` (seconds since 1970) and for the audience `aud`, if the API has one.
+/// Checks genuine claims at `now`, in seconds since 1970, and for the audience `aud`, if the API has one.
 pub(super) fn validate(claims: &Map<String, Value>, now: f64, aud: Option<&str>) -> Result<(), Error> {
     let time = |name: &str| match claims.get(name) {
         None | Some(Value::Null) => Ok(None),

@@ -1,4 +1,4 @@
-//! What an error of PostgreSQL means to a caller: PostgREST's table of SQLSTATEs, and errors that functions shape.
+//! Errors of PostgreSQL as answers: PostgREST's table of SQLSTATEs, and errors whose JSON a function wrote.
 
 use std::collections::BTreeMap;
 
@@ -127,9 +127,9 @@ fn shaped(message: &str, detail: Option<&str>) -> Result<Error, Error> {
     let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let code = Code::Function { code: parsed.code.into(), status };
     let mut error = Error::new(code, parsed.message).with_details(parsed.details).with_hint(parsed.hint);
-    for (name, value) in shape.headers.into_iter().take(crate::rest::response::MOST) {
+    for (name, value) in shape.headers.into_iter().take(crate::rest::response::MAX_CHOSEN_HEADERS) {
         if let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), HeaderValue::from_str(&value))
-            && !crate::rest::response::FRAMING.contains(&name)
+            && !crate::rest::response::FRAMING_HEADERS.contains(&name)
         {
             error = error.with_header(name, value);
         }

@@ -37,7 +37,7 @@ pub(in crate::rest) fn remedy(failure: &Failure) -> Remedy {
     let refusal = match failure {
         Failure::Refused(refusal) => refusal,
         // Names that the schema does not have may have been made a moment ago.
-        Failure::Unexpected(error) if error.is_of_an_unknown_name() => return Remedy::Schema,
+        Failure::Unexpected(error) if error.is_missing_from_schema() => return Remedy::Schema,
         Failure::Unexpected(_) | Failure::Broken(_) | Failure::TooLong => return Remedy::Nothing,
     };
     let stale = is_stale(&refusal.error.code) && !within_function(&refusal.error);

@@ -37,12 +37,12 @@ pub(super) fn find<'a>(
     } else {
         request.query.arguments.iter().map(|(name, _)| name.as_str()).collect()
     };
-    let invocation = Invocation { names, media: &request.content, post };
+    let invocation = Invocation { names, media: &request.content_type, post };
     let routines = schema.routines(&request.schema, name);
     let named: Vec<_> = routines.iter().filter(|routine| fits(routine, &invocation)).collect();
-    let whole: Vec<_> =
-        routines.iter().filter(|r| !fits(r, &invocation) && takes_whole(r, &invocation)).collect();
-    match (&named[..], &whole[..]) {
+    let raw: Vec<_> =
+        routines.iter().filter(|r| !fits(r, &invocation) && takes_raw_body(r, &invocation)).collect();
+    match (&named[..], &raw[..]) {
         ([routine], _) | ([], [routine]) => Ok(routine),
         ([], []) => Err(not_found(schema, &request.schema, name, &invocation)),
         ([], several) | (several, _) => Err(ambiguous(several)),
@@ -60,7 +60,7 @@ fn fits(routine: &Routine, invocation: &Invocation<'_>) -> bool {
 }
 
 /// Whether the function has one unnamed argument, which takes the whole body.
-fn takes_whole(routine: &Routine, invocation: &Invocation<'_>) -> bool {
+fn takes_raw_body(routine: &Routine, invocation: &Invocation<'_>) -> bool {
     let inputs: Vec<&Argument> = routine.inputs().collect();
     let [only] = inputs[..] else { return false };
     let fits = match invocation.media {
@@ -86,7 +86,7 @@ pub(super) fn plan<'a>(
         Some(payload) if inputs.len() == 1 && inputs[0].name.is_empty() => {
             let body = match payload {
                 Payload::Json(json) => json.text.clone(),
-                Payload::Whole(body) => body.clone(),
+                Payload::Raw(body) => body.clone(),
                 Payload::Form(_) => return Err(Error::internal("a form has no argument without a name")),
             };
             Arguments::Whole(body, &inputs[0].type_name)
@@ -99,7 +99,7 @@ pub(super) fn plan<'a>(
             Arguments::Json(json, supplied.iter().map(target).collect())
         }
         Some(Payload::Form(fields)) => Arguments::Texts(texts(&supplied, fields)),
-        Some(Payload::Whole(_)) | None => Arguments::Texts(texts(&supplied, &request.query.arguments)),
+        Some(Payload::Raw(_)) | None => Arguments::Texts(texts(&supplied, &request.query.arguments)),
     };
     let function = Name { schema: &routine.schema, name: &routine.name };
     Ok(Call { function, arguments, result: result_shape(routine), returning })

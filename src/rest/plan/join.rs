@@ -28,8 +28,8 @@ pub(super) fn find<'a>(
     }
 }
 
-/// PostgREST, "Resource Embedding": a target is named by its relation, or by the foreign key that leads there. The hint is
-/// a foreign key, a column of one on either side, or the junction.
+/// PostgREST, "Resource Embedding": a target is named by its relation, or by the foreign key that leads there. The hint
+/// is a foreign key, a column of one on either side, or the junction.
 fn is_named(relationship: &Relationship, target: &str, hint: Option<&str>) -> bool {
     let to = relationship.to.name == target;
     let one = |columns: &[ColumnPair]| match columns {

@@ -19,12 +19,12 @@ pub(crate) enum Filter {
     Compare(Compare),
 }
 
-/// Conditions that belong together.
+/// Conditions joined by AND or OR.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Group {
     /// `not.`
     pub(crate) negated: bool,
-    /// One of them must hold, or else all.
+    /// OR, or else AND.
     pub(crate) any: bool,
     /// At least one.
     pub(crate) items: Vec<Filter>,
@@ -33,18 +33,18 @@ pub(crate) struct Group {
 /// One comparison.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Compare {
-    /// What is compared.
+    /// The left side.
     pub(crate) field: Field,
     /// `not.`
     pub(crate) negated: bool,
-    /// With what, and how.
+    /// The operator and the right side.
     pub(crate) test: Test,
 }
 
-/// How, and with what.
+/// An operator and its right side.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Test {
-    /// An operator and its right side.
+    /// A binary operator, with `any` or `all`, and a value.
     Operator(Operator, Option<Quantifier>, String),
     /// `isdistinct.…`
     Distinct(String),
@@ -52,20 +52,20 @@ pub(crate) enum Test {
     In(Vec<String>),
     /// `is.…`
     Is(Is),
-    /// Full text search: the function that makes the query, a configuration, the query.
+    /// Full text search: the function that parses the query, a configuration, the query.
     Search(Search, Option<String>, String),
 }
 
 /// `op(any).{…}`, `op(all).{…}`
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Quantifier {
-    /// One element must do.
+    /// One element must match.
     Any,
-    /// All elements must.
+    /// All elements must match.
     All,
 }
 
-/// What a value can be without being equal to it.
+/// The right side of IS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Is {
     Null,
@@ -75,7 +75,7 @@ pub(crate) enum Is {
     Unknown,
 }
 
-/// How a text becomes a text search query.
+/// The function that parses a text search query.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Search {
     Query,
@@ -101,21 +101,21 @@ operators! {
     Like "like" true, Ilike "ilike" true, Match "match" true, Imatch "imatch" true,
 }
 
-/// The embeds on the way, and what is meant there.
-pub(super) type At<T> = (Vec<String>, T);
+/// The path of embeds to a level, and what a parameter has for that level.
+pub(super) type AtPath<T> = (Vec<String>, T);
 
-/// What a parameter without a reserved name is.
+/// What a parameter is whose name is not reserved.
 pub(super) enum Parameter {
     /// A filter.
-    Filter(At<Compare>),
+    Filter(AtPath<Compare>),
     /// The argument of this name.
     Argument(String),
 }
 
-/// Reads `key=value`; where arguments are possible, what is no filter is one.
+/// Reads `key=value`. With `may_be_argument` a value that is no filter is an argument.
 pub(super) fn parameter(key: &str, value: &str, may_be_argument: bool) -> Result<Parameter, Error> {
     let (mut names, json) = read("tree path", key, (path, json_path))?;
-    let test = |input: &mut Input<'_>| test(input, rest);
+    let test = |input: &mut Input<'_>| test(input, remainder);
     let parsed =
         if may_be_argument { read("filter", value, opt(test))? } else { Some(read("filter", value, test)?) };
     let name = names.pop().unwrap_or_default();
@@ -124,12 +124,12 @@ pub(super) fn parameter(key: &str, value: &str, may_be_argument: bool) -> Result
 }
 
 /// Reads `or=(…)`, `clients.not.and=(…)`.
-pub(super) fn logic(key: &str, value: &str) -> Result<At<Filter>, Error> {
+pub(super) fn logic(key: &str, value: &str) -> Result<AtPath<Filter>, Error> {
     let mut names = read("logic path", key, path)?;
     let negated = names.iter().any(|name| name == "not");
     let any = names.pop().is_some_and(|word| word == "or");
     names.retain(|name| name != "not");
-    // The word is part of what is read, and of what an error counts.
+    // Columns in errors count from the operator, as in PostgREST.
     let text = format!("{}{}{value}", if negated { "not." } else { "" }, if any { "or" } else { "and" });
     let filter = read_as(value, &text)?;
     Ok((names, filter))
@@ -143,7 +143,7 @@ fn read_as(shown: &str, text: &str) -> Result<Filter, Error> {
 }
 
 fn tree(input: &mut Input<'_>) -> Parsed<Filter> {
-    let compare = (terminated(field, delimiter), |input: &mut Input<'_>| test(input, inside))
+    let compare = (terminated(field, delimiter), |input: &mut Input<'_>| test(input, value_in_tree))
         .map(|(field, (negated, test))| Filter::Compare(Compare { field, negated, test }));
     alt((compare, group.map(Filter::Group))).parse_next(input)
 }
@@ -163,7 +163,7 @@ fn not(input: &mut Input<'_>) -> Parsed<bool> {
 
 type Value = fn(&mut Input<'_>) -> Parsed<String>;
 
-/// `[not.]op.value`. Behind `not.` and behind some operators there is no other way to read the text.
+/// `[not.]op.value`. After `not.` and after some operators the parser does not go back.
 fn test(input: &mut Input<'_>, value: Value) -> Parsed<(bool, Test)> {
     let negated = not(input)?;
     let result = label(
@@ -240,12 +240,12 @@ fn elements(input: &mut Input<'_>) -> Parsed<Vec<String>> {
     delimited(lexeme(char('(')), separated(1.., element, char(',')), lexeme(char(')'))).parse_next(input)
 }
 
-/// An element of `in.(…)`: in quotes, or up to the next comma.
+/// An element of `in.(…)`: quoted, or up to the next comma.
 fn element(input: &mut Input<'_>) -> Parsed<String> {
-    alt((terminated(quoted, winnow::combinator::peek(end_of_value)), plain)).parse_next(input)
+    alt((terminated(quoted, winnow::combinator::peek(end_of_value)), unquoted)).parse_next(input)
 }
 
-fn plain(input: &mut Input<'_>) -> Parsed<String> {
+fn unquoted(input: &mut Input<'_>) -> Parsed<String> {
     repeat(0.., one("", |c| c != ',' && c != ')')).parse_next(input)
 }
 
@@ -253,17 +253,17 @@ fn end_of_value(input: &mut Input<'_>) -> Parsed<()> {
     if input.input.is_empty() { Ok(()) } else { one("", |c| c == ',' || c == ')').void().parse_next(input) }
 }
 
-/// All of it: outside a tree a value ends with the parameter.
-fn rest(input: &mut Input<'_>) -> Parsed<String> {
+/// A value outside a tree: the rest of the parameter.
+fn remainder(input: &mut Input<'_>) -> Parsed<String> {
     let text = std::mem::take(&mut input.input);
     Ok(text.to_owned())
 }
 
-/// A value inside a tree: in quotes, an array in braces, or up to the next comma.
-fn inside(input: &mut Input<'_>) -> Parsed<String> {
+/// A value in a tree: quoted, an array in braces, or up to the next comma.
+fn value_in_tree(input: &mut Input<'_>) -> Parsed<String> {
     let array = delimited(char('{'), repeat(0.., one("", |c| c != '{' && c != '}')), char('}'))
-        .map(|inside: String| format!("{{{inside}}}"));
-    alt((terminated(quoted, winnow::combinator::peek(end_of_value)), array, plain)).parse_next(input)
+        .map(|elements: String| format!("{{{elements}}}"));
+    alt((terminated(quoted, winnow::combinator::peek(end_of_value)), array, unquoted)).parse_next(input)
 }
 
 #[cfg(test)]
@@ -271,7 +271,7 @@ mod tests {
     use super::*;
     use crate::rest::Code;
 
-    fn filter(key: &str, value: &str) -> Result<At<Compare>, Error> {
+    fn filter(key: &str, value: &str) -> Result<AtPath<Compare>, Error> {
         match parameter(key, value, false)? {
             Parameter::Filter(filter) => Ok(filter),
             Parameter::Argument(_) => panic!("{key}={value} is no filter"),
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn values_keep_what_is_theirs() {
+    fn values_are_read_whole() {
         let test = |value: &str| filter("a", value).unwrap().1.test;
         let list = ["1", "x,y", "q\"r", "(z"].map(str::to_owned).to_vec();
         assert_eq!(test(r#"in.(1,"x,y","q\"r",(z)"#), Test::In(list));

@@ -1,4 +1,4 @@
-//! What the grammars of the query parameters share: names, quotes, JSON paths, and errors as PostgREST words them.
+//! What the grammars of the query parameters share: names, quotes, JSON paths, and errors in PostgREST's words.
 
 use std::borrow::Cow;
 
@@ -9,41 +9,42 @@ use winnow::{ModalParser, Parser};
 
 use super::super::error::Error;
 
-/// Select lists and logic trees nest at most this deep, so that reading one can't exhaust the stack.
-const DEPTH: usize = 48;
+/// Deepest nesting of select lists and logic trees: the parsers are recursive and must not exhaust the stack.
+const MAX_DEPTH: usize = 48;
 
-/// Steps of a JSON path: PostgreSQL reads each inside the one before it.
-const STEPS: usize = 100;
+/// Most steps of a JSON path: PostgreSQL's parser is recursive too.
+const MAX_STEPS: usize = 100;
 
-/// A parameter's text, and how far it could be read.
+/// A parameter's text, and the furthest failure in it.
 pub(super) type Input<'a> = Stateful<&'a str, Trace>;
-/// What a parser gives.
+/// The result of a parser.
 pub(super) type Parsed<T> = Result<T, ErrMode<EmptyError>>;
 
-/// The furthest place at which something was missed: what an error names. Parsers go back and try another way, so
-/// the place of the last failure would tell little.
+/// The furthest failure: what an error reports. Parsers backtrack, so the last failure may be far before it.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Trace {
-    whole: usize,
+    /// The length of the whole text, in bytes.
+    length: usize,
     depth: usize,
-    /// Nothing is noted: most texts are right, and what an error would say costs more than to read them.
+    /// Failures are not recorded. Most texts are right, and recording costs more than reading them.
     quiet: bool,
+    /// The position of the furthest failure, in bytes.
     at: usize,
-    found: Option<Found>,
+    found: Option<Unexpected>,
     expected: Vec<Cow<'static, str>>,
 }
 
-/// What stood where something else was expected.
+/// What was found instead of what was expected.
 #[derive(Debug, Clone, PartialEq)]
-enum Found {
-    /// Instead of the end.
-    TooMuch(char),
+enum Unexpected {
+    /// A character after the end of what could be read.
+    Trailing(char),
     Char(char),
     End,
 }
 
 impl Trace {
-    fn miss(&mut self, at: usize, found: Option<Found>, expected: Option<Cow<'static, str>>) {
+    fn record(&mut self, at: usize, found: Option<Unexpected>, expected: Option<Cow<'static, str>>) {
         if self.quiet {
             return;
         }
@@ -52,7 +53,7 @@ impl Trace {
             self.expected.clear();
         }
         if at == self.at {
-            if self.found.is_none() || matches!(found, Some(Found::TooMuch(_))) {
+            if self.found.is_none() || matches!(found, Some(Unexpected::Trailing(_))) {
                 self.found = found.or(self.found.take());
             }
             if let Some(expected) = expected.filter(|e| !self.expected.contains(e)) {
@@ -61,23 +62,23 @@ impl Trace {
         }
     }
 
-    fn join(&mut self, other: Self) {
+    fn merge(&mut self, other: Self) {
         let Self { at, found, expected, .. } = other;
         if expected.is_empty() && found.is_some() {
-            self.miss(at, found, None);
+            self.record(at, found, None);
         } else {
             for item in expected {
-                self.miss(at, found.clone(), Some(item));
+                self.record(at, found.clone(), Some(item));
             }
         }
     }
 
     /// `unexpected "x" expecting "a", b or c`
-    fn sentence(&self) -> String {
+    fn message(&self) -> String {
         let mut text = match &self.found {
-            Some(Found::TooMuch(c)) => format!("unexpected {c:?}"),
-            Some(Found::Char(c)) => format!("unexpected {:?}", c.to_string()),
-            Some(Found::End) => "unexpected end of input".to_owned(),
+            Some(Unexpected::Trailing(c)) => format!("unexpected {c:?}"),
+            Some(Unexpected::Char(c)) => format!("unexpected {:?}", c.to_string()),
+            Some(Unexpected::End) => "unexpected end of input".to_owned(),
             None => String::new(),
         };
         if let [first @ .., last] = &self.expected[..] {
@@ -92,46 +93,46 @@ impl Trace {
     }
 }
 
-/// Reads `text`; `what` says in an error which parameter it was.
+/// Reads `text`; `what` names the parameter in errors.
 pub(super) fn read<'a, T>(
     what: &str,
     text: &'a str,
     mut parser: impl ModalParser<Input<'a>, T, EmptyError>,
 ) -> Result<T, Error> {
-    let state = Trace { whole: text.len(), quiet: true, ..Trace::default() };
+    let state = Trace { length: text.len(), quiet: true, ..Trace::default() };
     let mut input = Input { input: text, state };
     if let Ok(parsed) = parser.parse_next(&mut input) {
         return Ok(parsed);
     }
-    // Once more, to say why not.
-    let state = Trace { whole: text.len(), ..Trace::default() };
+    // Once more, recording failures for the error.
+    let state = Trace { length: text.len(), ..Trace::default() };
     let mut input = Input { input: text, state };
     parser.parse_next(&mut input).map_err(|_| {
         let before = text.get(..input.state.at).unwrap_or(text);
         let line = before.matches('\n').count() + 1;
         let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
         let message = format!("\"failed to parse {what} ({text})\" (line {line}, column {column})");
-        Error::query(message, input.state.sentence())
+        Error::query(message, input.state.message())
     })
 }
 
 fn position(input: &Input<'_>) -> usize {
-    input.state.whole - input.input.len()
+    input.state.length - input.input.len()
 }
 
-fn found(input: &Input<'_>) -> Found {
-    input.input.chars().next().map_or(Found::End, Found::Char)
+fn found(input: &Input<'_>) -> Unexpected {
+    input.input.chars().next().map_or(Unexpected::End, Unexpected::Char)
 }
 
-fn missed<T>(input: &mut Input<'_>, expected: impl FnOnce() -> Option<Cow<'static, str>>) -> Parsed<T> {
+fn fail<T>(input: &mut Input<'_>, expected: impl FnOnce() -> Option<Cow<'static, str>>) -> Parsed<T> {
     if !input.state.quiet {
         let (at, found) = (position(input), found(input));
-        input.state.miss(at, Some(found), expected());
+        input.state.record(at, Some(found), expected());
     }
     Err(ErrMode::Backtrack(EmptyError))
 }
 
-/// A character for which `test` holds; `expected` as it stands in an error, or empty.
+/// A character for which `test` holds. `expected` names it in errors; empty for no name.
 pub(super) fn one<'a>(
     expected: &'static str,
     test: impl Fn(char) -> bool,
@@ -141,11 +142,11 @@ pub(super) fn one<'a>(
             input.input = &input.input[c.len_utf8()..];
             Ok(c)
         }
-        _ => missed(input, || Some(Cow::Borrowed(expected)).filter(|e| !e.is_empty())),
+        _ => fail(input, || Some(Cow::Borrowed(expected)).filter(|e| !e.is_empty())),
     }
 }
 
-/// As many as there are of these characters, at least one.
+/// One or more such characters.
 pub(super) fn many<'a>(
     expected: &'static str,
     test: impl Fn(char) -> bool,
@@ -154,8 +155,8 @@ pub(super) fn many<'a>(
         let end = input.input.find(|c| !test(c)).unwrap_or(input.input.len());
         let (text, rest) = input.input.split_at(end);
         input.input = rest;
-        // Also behind some: one more would have done.
-        let none = missed(input, || Some(Cow::Borrowed(expected)).filter(|e| !e.is_empty()));
+        // Also after some of them: one more would have fitted.
+        let none = fail(input, || Some(Cow::Borrowed(expected)).filter(|e| !e.is_empty()));
         if text.is_empty() { none } else { Ok(text) }
     }
 }
@@ -167,22 +168,22 @@ pub(super) fn char<'a>(c: char) -> impl ModalParser<Input<'a>, char, EmptyError>
             input.input = rest;
             Ok(c)
         }
-        None => missed(input, || Some(Cow::Owned(format!("{:?}", c.to_string())))),
+        None => fail(input, || Some(Cow::Owned(format!("{:?}", c.to_string())))),
     }
 }
 
-/// This word, whatever follows.
+/// This word; anything may follow.
 pub(super) fn word<'a>(word: &'static str) -> impl ModalParser<Input<'a>, &'static str, EmptyError> {
     move |input: &mut Input<'a>| match input.input.strip_prefix(word) {
         Some(rest) => {
             input.input = rest;
             Ok(word)
         }
-        None => missed(input, || Some(Cow::Owned(format!("{word:?}")))),
+        None => fail(input, || Some(Cow::Owned(format!("{word:?}")))),
     }
 }
 
-/// Nothing more, or one of these, which stay.
+/// The end of the text, or one of these characters, which is not consumed.
 pub(super) fn end<'a>(others: &'static str) -> impl ModalParser<Input<'a>, (), EmptyError> {
     move |input: &mut Input<'a>| {
         let Some(next) = input.input.chars().next() else { return Ok(()) };
@@ -191,14 +192,14 @@ pub(super) fn end<'a>(others: &'static str) -> impl ModalParser<Input<'a>, (), E
         }
         let at = position(input);
         for other in others.chars() {
-            input.state.miss(at, None, Some(Cow::Owned(format!("{:?}", other.to_string()))));
+            input.state.record(at, None, Some(Cow::Owned(format!("{:?}", other.to_string()))));
         }
-        input.state.miss(at, Some(Found::TooMuch(next)), Some(Cow::Borrowed("end of input")));
+        input.state.record(at, Some(Unexpected::Trailing(next)), Some(Cow::Borrowed("end of input")));
         Err(ErrMode::Backtrack(EmptyError))
     }
 }
 
-/// Names what `parser` reads: an error says that instead of the parts, unless some of them had been there.
+/// Names what `parser` reads. An error at its start reports the name; one further on reports the part.
 pub(super) fn label<'a, T>(
     name: &'static str,
     mut parser: impl ModalParser<Input<'a>, T, EmptyError>,
@@ -208,23 +209,23 @@ pub(super) fn label<'a, T>(
             return parser.parse_next(input);
         }
         let start = position(input);
-        let fresh = Trace { whole: input.state.whole, depth: input.state.depth, ..Trace::default() };
+        let fresh = Trace { length: input.state.length, depth: input.state.depth, ..Trace::default() };
         let before = std::mem::replace(&mut input.state, fresh);
         let result = parser.parse_next(input);
-        let inside = std::mem::replace(&mut input.state, before);
-        if inside.at == start {
-            if inside.found.is_some() || !inside.expected.is_empty() {
-                input.state.miss(start, inside.found, Some(Cow::Borrowed(name)));
+        let inner = std::mem::replace(&mut input.state, before);
+        if inner.at == start {
+            if inner.found.is_some() || !inner.expected.is_empty() {
+                input.state.record(start, inner.found, Some(Cow::Borrowed(name)));
             }
         } else {
-            input.state.join(inside);
+            input.state.merge(inner);
         }
         result
     }
 }
 
-/// Items with commas between them, at least `least`. Behind a comma an item must follow, and what begins like an item
-/// must be one: to go back and take less would answer something that was not asked.
+/// Items with commas between them, `least` or more. After a comma an item must follow, and a text that begins like an
+/// item must be one: with backtracking a misspelled list would be read as a shorter one.
 pub(super) fn list<'a, T>(
     least: usize,
     mut item: impl ModalParser<Input<'a>, T, EmptyError>,
@@ -247,13 +248,13 @@ pub(super) fn list<'a, T>(
     }
 }
 
-/// Counts how deep trees nest.
+/// Refuses trees that nest too deep.
 pub(super) fn nested<'a, T>(
     mut parser: impl ModalParser<Input<'a>, T, EmptyError>,
 ) -> impl ModalParser<Input<'a>, T, EmptyError> {
     move |input: &mut Input<'a>| {
-        if input.state.depth >= DEPTH {
-            let _: Parsed<()> = missed(input, || Some(Cow::Borrowed("a tree that is not nested so deep")));
+        if input.state.depth >= MAX_DEPTH {
+            let _: Parsed<()> = fail(input, || Some(Cow::Borrowed("a tree that is not nested so deep")));
             return Err(ErrMode::Cut(EmptyError));
         }
         input.state.depth += 1;
@@ -280,15 +281,15 @@ pub(super) fn delimiter(input: &mut Input<'_>) -> Parsed<char> {
     label("delimiter (.)", char('.')).parse_next(input)
 }
 
-/// `"…"`, in which a backslash protects what follows.
+/// `"…"`, with backslash escapes.
 pub(super) fn quoted(input: &mut Input<'_>) -> Parsed<String> {
-    let inside =
+    let content =
         repeat(0.., alt((one("", |c| c != '\\' && c != '"'), preceded(char('\\'), one("", |_| true)))));
-    winnow::combinator::delimited(char('"'), inside, char('"')).parse_next(input)
+    winnow::combinator::delimited(char('"'), content, char('"')).parse_next(input)
 }
 
-/// Letters, digits, `_`, `$` and spaces: of a type's or a configuration's name. Never anything that SQL would read
-/// as more than a name.
+/// The name of a type or a text search configuration: letters, digits, `_`, `$` and spaces, so nothing that ends a name
+/// in SQL.
 pub(super) fn identifier(input: &mut Input<'_>) -> Parsed<String> {
     word_of_letters(input).map(str::to_owned)
 }
@@ -303,7 +304,7 @@ fn is_letter(c: char) -> bool {
 
 fn dash(input: &mut Input<'_>) -> Parsed<char> {
     if input.input.starts_with("->") {
-        return missed(input, || None);
+        return fail(input, || None);
     }
     char('-').parse_next(input)
 }
@@ -314,12 +315,12 @@ pub(super) fn name(input: &mut Input<'_>) -> Parsed<String> {
     label("field name (* or [a..z0..9_$])", alt((quoted, dashed))).parse_next(input)
 }
 
-/// A column, or a place inside a JSON column.
+/// A column, or a JSON path into it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Field {
     /// The column's name.
     pub(crate) name: String,
-    /// Steps into it.
+    /// The JSON path.
     pub(crate) path: Vec<Step>,
 }
 
@@ -335,24 +336,24 @@ impl Field {
 pub(crate) struct Step {
     /// `->>` instead of `->`.
     pub(crate) as_text: bool,
-    /// What it goes to.
+    /// The key or index.
     pub(crate) key: Key,
 }
 
-/// What a step goes to.
+/// A key or an index.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Key {
     /// An object's key.
     Name(String),
-    /// An array's element, negative from its end; a number as spelled.
+    /// An array's index, negative from its end, as the caller spelled it.
     Index(String),
 }
 
 /// `->a->>0`, or nothing.
 pub(super) fn json_path(input: &mut Input<'_>) -> Parsed<Vec<Step>> {
-    let steps: Vec<Step> = repeat(0..=STEPS, step).parse_next(input)?;
-    if steps.len() == STEPS && input.input.starts_with("->") {
-        let _: Parsed<()> = missed(input, || Some(Cow::Borrowed("a shorter JSON path")));
+    let steps: Vec<Step> = repeat(0..=MAX_STEPS, step).parse_next(input)?;
+    if steps.len() == MAX_STEPS && input.input.starts_with("->") {
+        let _: Parsed<()> = fail(input, || Some(Cow::Borrowed("a shorter JSON path")));
         return Err(ErrMode::Cut(EmptyError));
     }
     Ok(steps)
@@ -361,7 +362,7 @@ pub(super) fn json_path(input: &mut Input<'_>) -> Parsed<Vec<Step>> {
 fn step(input: &mut Input<'_>) -> Parsed<Step> {
     let mut arrow = alt((word("->>").value(true), word("->").value(false)));
     let as_text = arrow.parse_next(input)?;
-    // Behind an arrow there is no other way to read the text.
+    // After an arrow the parser does not go back.
     let key = alt((index.map(Key::Index), key.map(Key::Name))).parse_next(input).map_err(ErrMode::cut)?;
     Ok(Step { as_text, key })
 }
@@ -371,7 +372,7 @@ fn index(input: &mut Input<'_>) -> Parsed<String> {
     let digits = many("digit", |c| c.is_ascii_digit()).parse_next(input)?;
     let ended = ["->", "::", ".", ","].iter().any(|e| input.input.starts_with(e));
     if !ended && !input.input.is_empty() {
-        return missed(input, || None);
+        return fail(input, || None);
     }
     Ok(sign.into_iter().chain(digits.chars()).collect())
 }
@@ -387,7 +388,7 @@ pub(super) fn field(input: &mut Input<'_>) -> Parsed<Field> {
     lexeme((name, json_path)).map(|(name, path)| Field { name, path }).parse_next(input)
 }
 
-/// Names with dots between them: the embeds on the way, and what is meant there.
+/// Names with dots between them: a path of embeds, then a column or keyword.
 pub(super) fn path(input: &mut Input<'_>) -> Parsed<Vec<String>> {
     separated(1.., name, delimiter).parse_next(input)
 }

@@ -1,4 +1,4 @@
-//! Media types: what may be asked for, and what comes in.
+//! Media types: of `Accept` and of `Content-Type`.
 
 use http::HeaderMap;
 use http::header::{ACCEPT, CONTENT_TYPE};
@@ -28,13 +28,13 @@ pub(crate) enum Media {
     Octets,
     /// `*/*`
     Any,
-    /// `application/vnd.pgrst.plan`: how the query would run, not what it gives.
+    /// `application/vnd.pgrst.plan`: the query's execution plan instead of its rows.
     Plan(Box<PlanMedia>),
     /// Any other, as spelled.
     Other(String),
 }
 
-/// What a plan is asked of, and how it is written.
+/// Which query is explained, and how.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct PlanMedia {
     /// The media type whose query is explained.
@@ -63,7 +63,7 @@ impl Media {
         let plan = |json| {
             let asked: Vec<_> = param("options").unwrap_or_default().split('|').collect();
             let of = param("for").map_or(Self::Json, |text| match Self::parse(text) {
-                // A plan of a plan is no better.
+                // There is no plan of a plan.
                 Self::Plan(inner) => inner.of,
                 of => of,
             });
@@ -129,20 +129,20 @@ impl Media {
     }
 }
 
-/// `Accept`, the dearest first; never empty.
-pub(super) fn accepted(headers: &HeaderMap) -> Vec<Media> {
+/// `Accept`, the most preferred first; never empty.
+pub(super) fn accept(headers: &HeaderMap) -> Vec<Media> {
     let texts = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
-    let mut ranges: Vec<_> = texts.flat_map(|text| split_at(text, ',')).filter_map(weigh).collect();
-    // Stable: of equal weights the first named wins.
-    ranges.sort_by_key(|(weight, _)| std::cmp::Reverse(*weight));
+    let mut ranges: Vec<_> = texts.flat_map(|text| split_at(text, ',')).filter_map(precedence).collect();
+    // A stable sort: of equal ranges the first one wins.
+    ranges.sort_by_key(|(precedence, _)| std::cmp::Reverse(*precedence));
     if ranges.is_empty() {
         return vec![Media::Any];
     }
     ranges.into_iter().map(|(_, media)| media).collect()
 }
 
-/// The weight in thousandths (RFC 9110, 12.4.2), then how many parameters a range names, less for wildcards.
-fn weigh(range: &str) -> Option<((i32, i32), Media)> {
+/// A media range with its precedence: the weight in thousandths (RFC 9110, 12.4.2), then how specific it is.
+fn precedence(range: &str) -> Option<((i32, i32), Media)> {
     let range = range.trim();
     let mut parts = split(range);
     let weight = parts.iter().position(|part| part.trim().starts_with("q="));
@@ -161,7 +161,7 @@ fn weigh(range: &str) -> Option<((i32, i32), Media)> {
 }
 
 /// `Content-Type`; JSON where there is none.
-pub(super) fn content(headers: &HeaderMap) -> Media {
+pub(super) fn content_type(headers: &HeaderMap) -> Media {
     headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).map_or(Media::Json, Media::parse)
 }
 
@@ -183,18 +183,18 @@ fn split_at(text: &str, separator: char) -> Vec<&str> {
 mod tests {
     use super::*;
 
-    fn accept(text: &str) -> Vec<String> {
+    fn accepted(text: &str) -> Vec<String> {
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT, text.parse().unwrap());
-        accepted(&headers).iter().map(Media::name).collect()
+        accept(&headers).iter().map(Media::name).collect()
     }
 
     #[test]
     fn weights_decide() {
-        assert_eq!(accept("text/csv; q=0.5, application/json"), ["application/json", "text/csv"]);
-        assert_eq!(accept("*/*, text/csv"), ["text/csv", "*/*"]);
-        assert_eq!(accept("a/b;x=1;q=0.8, c/d;q=0.9"), ["c/d", "a/b;x=1"]);
-        assert_eq!(accepted(&HeaderMap::new()), [Media::Any]);
+        assert_eq!(accepted("text/csv; q=0.5, application/json"), ["application/json", "text/csv"]);
+        assert_eq!(accepted("*/*, text/csv"), ["text/csv", "*/*"]);
+        assert_eq!(accepted("a/b;x=1;q=0.8, c/d;q=0.9"), ["c/d", "a/b;x=1"]);
+        assert_eq!(accept(&HeaderMap::new()), [Media::Any]);
     }
 
     #[test]

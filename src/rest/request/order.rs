@@ -4,7 +4,7 @@ use winnow::Parser;
 use winnow::combinator::{alt, delimited, opt, preceded, terminated};
 
 use super::super::error::Error;
-use super::filter::At;
+use super::filter::AtPath;
 use super::grammar::{
     Field, Input, Parsed, char, delimiter, end, field, lexeme, list, name, path, read, word,
 };
@@ -12,7 +12,7 @@ use super::grammar::{
 /// One term.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Term {
-    /// The embed whose column it is.
+    /// The embed whose column it is; `None` for the level's own.
     pub(crate) embed: Option<String>,
     /// The column.
     pub(crate) field: Field,
@@ -23,7 +23,7 @@ pub(crate) struct Term {
 }
 
 /// Reads `order=…`, `clients.order=…`.
-pub(super) fn order(key: &str, value: &str) -> Result<At<Vec<Term>>, Error> {
+pub(super) fn order(key: &str, value: &str) -> Result<AtPath<Vec<Term>>, Error> {
     let mut names = read("tree path", key, path)?;
     names.pop();
     let terms = read("order", value, list(1, lexeme(term), char(',')))?;

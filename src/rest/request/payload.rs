@@ -1,4 +1,4 @@
-//! The body: JSON is passed to PostgreSQL as it came, after its keys were read; CSV and forms become JSON.
+//! The body: JSON goes to PostgreSQL unchanged, after its keys were read; CSV and forms become JSON.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -18,8 +18,8 @@ pub(crate) enum Payload {
     Json(Json),
     /// The fields of a form, for a function.
     Form(Vec<(String, String)>),
-    /// Anything else, for a function that takes it whole.
-    Whole(Bytes),
+    /// Any other body, for a function that takes it whole.
+    Raw(Bytes),
 }
 
 /// A JSON body.
@@ -27,7 +27,7 @@ pub(crate) enum Payload {
 pub(crate) struct Json {
     /// The text.
     pub(crate) text: Bytes,
-    /// Keys of its objects, all the same; none where `columns` names what counts.
+    /// The keys of its objects, which all have the same; none if the request has `columns`.
     pub(crate) keys: BTreeSet<String>,
 }
 
@@ -40,9 +40,9 @@ impl Json {
     /// Reads the keys; values are only checked to be JSON.
     fn parse(text: Bytes) -> Result<Self, Error> {
         let invalid = || Error::body("Empty or invalid json");
-        // serde_json checks strings it keeps only; PostgreSQL would refuse the rest with 22021.
+        // serde_json checks only the strings that it keeps; PostgreSQL would refuse the others with 22021.
         std::str::from_utf8(&text).map_err(|_| invalid())?;
-        let Node { shape, keys, uniform } = serde_json::from_slice(&text).map_err(|_| invalid())?;
+        let Outline { shape, keys, uniform } = serde_json::from_slice(&text).map_err(|_| invalid())?;
         match shape {
             Shape::Value => Ok(Self { text: Bytes::from_static(b"[]"), keys: BTreeSet::new() }),
             Shape::Object | Shape::Objects if uniform => Ok(Self { text, keys }),
@@ -56,7 +56,7 @@ impl Json {
 }
 
 impl Payload {
-    /// Reads a body. `columns`: the request says itself which keys count.
+    /// Reads a body. `columns`: the request names the keys itself.
     pub(super) fn parse(body: Bytes, media: &Media, columns: bool, call: bool) -> Result<Self, Error> {
         match media {
             Media::Json if columns => Ok(Self::Json(Json { text: body, keys: BTreeSet::new() })),
@@ -73,18 +73,19 @@ impl Payload {
                 let keys = object.keys().cloned().collect();
                 Ok(Self::Json(Json::encode(&Value::Object(object), keys)))
             }
-            Media::Plain | Media::Xml | Media::Octets if call => Ok(Self::Whole(body)),
+            Media::Plain | Media::Xml | Media::Octets if call => Ok(Self::Raw(body)),
             other => Err(Error::body(format!("Content-Type not acceptable: {}", other.name()))),
         }
     }
 }
 
-/// How many times as long as its CSV a JSON may be, and how long one always may be. Every row repeats the names: without
-/// a bound a line of 1 MB over a million short ones would become 1 TB.
-const MOST_TIMES: usize = 16;
-const ALWAYS: usize = 1024 * 1024;
+/// How much longer than its CSV the JSON may be. Every row repeats the names: without a bound a header of 1 MB over a
+/// million short rows would become 1 TB.
+const MAX_CSV_GROWTH: usize = 16;
+/// The length of JSON that any CSV may become, in bytes.
+const MIN_CSV_LIMIT: usize = 1024 * 1024;
 
-/// Rows under a line of names; `NULL` without quotes is null, as PostgREST has it.
+/// Rows under a header; `NULL` is null, as in PostgREST.
 fn csv(body: &[u8]) -> Result<Json, Error> {
     let bad = |error: csv::Error| Error::body(format!("The CSV can't be read: {error}"));
     let unwritten = |_| Error::body("The CSV can't be read: it is not text");
@@ -93,10 +94,10 @@ fn csv(body: &[u8]) -> Result<Json, Error> {
     if header.is_empty() {
         return Err(Error::body("The CSV can't be read: it has no line of names"));
     }
-    // Of a name that is there twice the last column counts.
+    // Of several columns with one name the last is taken.
     let names: BTreeMap<&str, usize> =
         header.iter().enumerate().map(|(column, name)| (name, column)).collect();
-    let most = body.len().saturating_mul(MOST_TIMES).max(ALWAYS);
+    let most = body.len().saturating_mul(MAX_CSV_GROWTH).max(MIN_CSV_LIMIT);
     let mut json = vec![b'['];
     let mut record = csv::StringRecord::new();
     while reader.read_record(&mut record).map_err(bad)? {
@@ -111,7 +112,7 @@ fn csv(body: &[u8]) -> Result<Json, Error> {
         serde_json::Serializer::new(&mut json).collect_map(row).map_err(unwritten)?;
         if json.len() > most {
             return Err(Error::body(format!(
-                "The CSV's names, which stand in every row, make it more than {MOST_TIMES} times as long"
+                "The CSV's names, which stand in every row, make it more than {MAX_CSV_GROWTH} times as long"
             )));
         }
     }
@@ -120,44 +121,44 @@ fn csv(body: &[u8]) -> Result<Json, Error> {
     Ok(Json { text: json.into(), keys })
 }
 
-/// What a body is at its top.
+/// The outermost value of a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Shape {
     /// `{…}`
     Object,
     /// `[{…}, …]`
     Objects,
-    /// An array with something else in it.
+    /// An array that has other values.
     Mixed,
-    /// Anything else that is JSON.
+    /// Any other value.
     Value,
 }
 
-/// One JSON value, of which only the keys of its top objects are kept.
-struct Node {
+/// A body, of which only the keys of the outermost objects are kept.
+struct Outline {
     shape: Shape,
     keys: BTreeSet<String>,
     uniform: bool,
 }
 
-impl<'de> Deserialize<'de> for Node {
+impl<'de> Deserialize<'de> for Outline {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(Top)
+        deserializer.deserialize_any(OutlineVisitor)
     }
 }
 
-struct Top;
+struct OutlineVisitor;
 
-/// An element of a top array: its keys when it is an object.
+/// An element of an outermost array: its keys, if it is an object.
 struct Element(Option<BTreeSet<String>>);
 
 impl<'de> Deserialize<'de> for Element {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(Inside)
+        deserializer.deserialize_any(ElementVisitor)
     }
 }
 
-struct Inside;
+struct ElementVisitor;
 
 macro_rules! scalars {
     ($value:expr) => {
@@ -185,7 +186,7 @@ macro_rules! scalars {
     };
 }
 
-impl<'de> Visitor<'de> for Inside {
+impl<'de> Visitor<'de> for ElementVisitor {
     type Value = Element;
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Element, A::Error> {
@@ -200,14 +201,14 @@ impl<'de> Visitor<'de> for Inside {
     scalars!(Element(None));
 }
 
-impl<'de> Visitor<'de> for Top {
-    type Value = Node;
+impl<'de> Visitor<'de> for OutlineVisitor {
+    type Value = Outline;
 
-    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Node, A::Error> {
-        Ok(Node { shape: Shape::Object, keys: keys(map)?, uniform: true })
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Outline, A::Error> {
+        Ok(Outline { shape: Shape::Object, keys: keys(map)?, uniform: true })
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Node, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Outline, A::Error> {
         let (mut first, mut objects, mut uniform) = (true, true, true);
         let mut all = BTreeSet::new();
         while let Some(Element(element)) = seq.next_element()? {
@@ -220,10 +221,10 @@ impl<'de> Visitor<'de> for Top {
             first = false;
         }
         let shape = if objects { Shape::Objects } else { Shape::Mixed };
-        Ok(Node { shape, keys: all, uniform })
+        Ok(Outline { shape, keys: all, uniform })
     }
 
-    scalars!(Node { shape: Shape::Value, keys: BTreeSet::new(), uniform: true });
+    scalars!(Outline { shape: Shape::Value, keys: BTreeSet::new(), uniform: true });
 }
 
 fn keys<'de, A: MapAccess<'de>>(mut map: A) -> Result<BTreeSet<String>, A::Error> {

@@ -1,8 +1,8 @@
-//! `Prefer` (RFC 7240): what the caller would like.
+//! The `Prefer` header (RFC 7240).
 
 use http::HeaderMap;
 
-/// How much of a changed row comes back.
+/// What the answer to a change has of its rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Return {
     /// `return=representation`
@@ -13,7 +13,7 @@ pub(crate) enum Return {
     HeadersOnly,
 }
 
-/// What an INSERT does with a row that is there already.
+/// What an INSERT does with a row whose key exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Resolution {
     /// `resolution=merge-duplicates`
@@ -27,13 +27,13 @@ pub(crate) enum Resolution {
 pub(crate) enum Count {
     /// `count=exact`: all of them.
     Exact,
-    /// `count=planned`: the planner's guess.
+    /// `count=planned`: the planner's estimate.
     Planned,
-    /// `count=estimated`: all of them up to the most rows of an answer, then the guess.
+    /// `count=estimated`: exact up to `max_rows`, above it the estimate.
     Estimated,
 }
 
-/// The preferences we know.
+/// The known preferences.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Prefer {
     /// `return=…`
@@ -48,11 +48,11 @@ pub(crate) struct Prefer {
     pub(crate) rollback: Option<bool>,
     /// `handling=strict` (true), or `handling=lenient`
     pub(crate) strict: Option<bool>,
-    /// `timezone=…`, whether there is such a zone or not.
+    /// `timezone=…`, whether PostgreSQL has that zone or not.
     pub(crate) timezone: Option<String>,
     /// `max-affected=n`; counts with `handling=strict` only.
     pub(crate) max_affected: Option<i64>,
-    /// What we do not know, in its order, and the place of the time zone among it.
+    /// The unknown ones in their order. The time zone is among them: only the schema knows whether it exists.
     pub(crate) unknown: Vec<String>,
 }
 
@@ -98,7 +98,7 @@ impl Prefer {
         prefer
     }
 
-    /// Whether the caller wants the rows that were changed.
+    /// `return=representation`: the answer has the changed rows.
     pub(crate) fn wants_rows(&self) -> bool {
         self.returns == Some(Return::Representation)
     }

@@ -1,4 +1,4 @@
-//! The query string: which parameter is what, as far as that can be told without a schema.
+//! The query string: select, filters, order, ranges and arguments.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -6,13 +6,13 @@ use std::collections::BTreeSet;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
 use super::super::error::Error;
-use super::filter::{self, At, Compare, Filter, Parameter};
+use super::filter::{self, AtPath, Compare, Filter, Parameter};
 use super::grammar::{char, lexeme, list, name, path, read};
 use super::order::{self, Term};
 use super::range::Rows;
 use super::select::{self, Item};
 
-/// What RFC 3986 calls unreserved stays.
+/// All but the unreserved characters of RFC 3986.
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
 /// The query string.
@@ -20,38 +20,38 @@ const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b
 pub(crate) struct Query {
     /// `select=`; `*` where there is none.
     pub(crate) select: Vec<Item>,
-    /// Conditions, and the embeds they are for.
-    pub(crate) filters: Vec<At<Compare>>,
+    /// Filters.
+    pub(crate) filters: Vec<AtPath<Compare>>,
     /// `and=`, `or=`
-    pub(crate) logic: Vec<At<Filter>>,
+    pub(crate) logic: Vec<AtPath<Filter>>,
     /// `order=`
-    pub(crate) order: Vec<At<Vec<Term>>>,
-    /// `limit=` and `offset=` at the top.
+    pub(crate) order: Vec<AtPath<Vec<Term>>>,
+    /// `limit=` and `offset=` of the top level.
     pub(crate) rows: Rows,
-    /// Those of embeds.
-    pub(crate) ranges: Vec<At<Rows>>,
-    /// `columns=`: the keys of the payload that count.
+    /// `limit=` and `offset=` of embeds.
+    pub(crate) ranges: Vec<AtPath<Rows>>,
+    /// `columns=`: the keys of the payload that are used.
     pub(crate) columns: Option<BTreeSet<String>>,
     /// `on_conflict=`
     pub(crate) on_conflict: Option<Vec<String>>,
-    /// Arguments of a function.
+    /// Arguments of a function that is called by GET.
     pub(crate) arguments: Vec<(String, String)>,
-    /// Keys of filters as they were written.
+    /// The keys of filters, as the caller wrote them.
     pub(crate) filtered: BTreeSet<String>,
-    /// All of it, sorted.
+    /// The whole query string, sorted by key.
     pub(crate) canonical: String,
 }
 
 impl Query {
-    /// `call`: a function is called by GET, so what is no filter is an argument.
+    /// Reads a query string. `call`: a function is called by GET, so a value that is no filter is an argument.
     pub(super) fn parse(text: &str, call: bool) -> Result<Self, Error> {
         let pairs = pairs(text)?;
         let mut query = Self { canonical: canonical(&pairs), ..Self::default() };
-        let given = || pairs.iter().filter_map(|(key, value)| Some((&**key, value.as_deref()?)));
-        let first = |name: &str| given().find(|(key, _)| *key == name).map(|(_, value)| value);
+        let with_value = || pairs.iter().filter_map(|(key, value)| Some((&**key, value.as_deref()?)));
+        let first = |name: &str| with_value().find(|(key, _)| *key == name).map(|(_, value)| value);
         query.select = match first("select") {
             Some(text) => select::select(text)?,
-            None => select::everything(),
+            None => select::star(),
         };
         let names = |what: &str, text: &str| -> Result<Vec<String>, Error> {
             read(what, text, list(1, name, lexeme(char(','))))
@@ -61,7 +61,7 @@ impl Query {
         query.on_conflict =
             first("on_conflict").map(|text| names("on_conflict parameter", text)).transpose()?;
         let mut ranges: Vec<(&str, Option<&str>, Option<&str>)> = Vec::new();
-        for (key, value) in given() {
+        for (key, value) in with_value() {
             let (before, last) = key.rsplit_once('.').unwrap_or(("", key));
             match last {
                 "limit" | "offset" => {
@@ -74,7 +74,7 @@ impl Query {
                 }
                 "order" => {
                     let order = order::order(key, value)?;
-                    // Of two for the same place the first counts.
+                    // Of several for one level the first is taken.
                     if !query.order.iter().any(|(path, _)| *path == order.0) {
                         query.order.push(order);
                     }
@@ -90,12 +90,12 @@ impl Query {
                 }
             }
         }
-        for (place, limit, offset) in ranges {
+        for (level, limit, offset) in ranges {
             let rows = Rows::parse(limit, offset);
-            if place.is_empty() {
+            if level.is_empty() {
                 query.rows = rows;
             } else {
-                query.ranges.push((read("tree path", place, path)?, rows));
+                query.ranges.push((read("tree path", level, path)?, rows));
             }
         }
         Ok(query)
@@ -105,8 +105,8 @@ impl Query {
 /// A key, and its value if it has one.
 type Pair<'a> = (Cow<'a, str>, Option<Cow<'a, str>>);
 
-/// Keys and values; a key without `=` has none. Bytes that are no text are refused: what stands in for them in a
-/// lossy reading could be found in a column.
+/// Keys and values; a key without `=` has no value. Bytes that are not UTF-8 are refused: the replacement character of
+/// a lossy conversion would match values that hold it.
 fn pairs(text: &str) -> Result<Vec<Pair<'_>>, Error> {
     fn decode(text: &str) -> Result<Cow<'_, str>, Error> {
         let refused = |_| {
@@ -196,7 +196,7 @@ mod tests {
     #[test]
     fn what_is_too_much_is_refused() {
         let code = |query: String| Query::parse(&query, false).map_err(|error| error.code().clone());
-        for (most, text) in [(select::ITEMS, "a"), (select::EMBEDS, "a(b)")] {
+        for (most, text) in [(select::MAX_ITEMS, "a"), (select::MAX_EMBEDS, "a(b)")] {
             assert!(
                 code(format!("select={}", vec![text; most / (1 + text.len() / 4)].join(","))).is_ok(),
                 "{text}"

@@ -1,22 +1,22 @@
-//! Which rows: `limit`, `offset`, and the `Range` header.
+//! Limit and offset: by `limit`, `offset` and the `Range` header.
 
 use http::header::RANGE;
 use http::{HeaderMap, Method};
 
 use super::super::error::Error;
 
-/// A part of the rows, counted from zero.
+/// LIMIT and OFFSET.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Rows {
-    /// Rows left out at the start.
+    /// Rows that are skipped.
     pub(crate) offset: i64,
     /// Most rows.
     pub(crate) limit: Option<i64>,
 }
 
 impl Rows {
-    /// The texts of `limit` and `offset`. What is no number counts as not there, and so does an offset
-    /// below zero. A number that is too large is as large as one can be.
+    /// Reads `limit` and `offset`. A value that is no number is ignored, and so is an offset below zero. A number that
+    /// is too large becomes the largest.
     pub(super) fn parse(limit: Option<&str>, offset: Option<&str>) -> Self {
         let large = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
         let number = |text: Option<&str>| {
@@ -26,8 +26,8 @@ impl Rows {
         Self { offset: number(offset).unwrap_or(0).max(0), limit: number(limit) }
     }
 
-    /// With the `Range` header, which counts for GET only (RFC 9110, 14.2).
-    pub(super) fn within(self, method: &Method, headers: &HeaderMap) -> Result<Self, Error> {
+    /// With the `Range` header, which only GET has (RFC 9110, 14.2). The smaller part wins.
+    pub(super) fn with_range_header(self, method: &Method, headers: &HeaderMap) -> Result<Self, Error> {
         if self.limit.is_some_and(|limit| limit < 0) {
             return Err(Error::range("Limit should be greater than or equal to zero."));
         }
@@ -51,14 +51,14 @@ impl Rows {
         Ok(Self { offset, limit })
     }
 
-    /// No more than the tenant may read at once.
+    /// With a limit of `most` at most.
     pub(crate) fn at_most(self, most: Option<u64>) -> Self {
         let most = most.map(|most| i64::try_from(most).unwrap_or(i64::MAX));
         Self { limit: self.limit.into_iter().chain(most).min(), ..self }
     }
 }
 
-/// `0-9`, `10-`; anything else is not for us.
+/// Reads `0-9` and `10-`; other forms are ignored.
 fn boundaries(text: &str) -> Option<(i64, Option<i64>)> {
     let (first, last) = text.split_once('-')?;
     let number = |text: &str| text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok())?;
@@ -76,7 +76,7 @@ mod tests {
         headers.insert(RANGE, range.parse().unwrap());
         let some = |text: &'static str| Some(text).filter(|t| !t.is_empty());
         let (limit, offset) = (limit.to_owned().leak(), offset.to_owned().leak());
-        let rows = Rows::parse(some(limit), some(offset)).within(&Method::GET, &headers);
+        let rows = Rows::parse(some(limit), some(offset)).with_range_header(&Method::GET, &headers);
         rows.map(|r| (r.offset, r.limit)).map_err(|e| e.code().clone())
     }
 

@@ -20,15 +20,15 @@ pub(crate) enum Item {
 /// A column of a select list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Column {
-    /// What is read.
+    /// The column.
     pub(crate) field: Field,
-    /// Its name in the answer, where that is not the column's.
+    /// Its name in the answer, if that is not the column's.
     pub(crate) alias: Option<String>,
     /// The type to cast to: letters, digits, `_`, `$` and spaces.
     pub(crate) cast: Option<String>,
-    /// What is made of all its values.
+    /// The aggregate of it.
     pub(crate) aggregate: Option<Aggregate>,
-    /// The type to cast that to.
+    /// The type to cast the aggregate to.
     pub(crate) aggregate_cast: Option<String>,
 }
 
@@ -69,27 +69,27 @@ impl Column {
 /// An embedded relation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Embed {
-    /// A relation, a foreign key, a column of one, or a function.
+    /// A relation, a foreign key, a column of one, or a computed relationship.
     pub(crate) name: String,
-    /// Its name in the answer.
+    /// Its name in the answer, if that is not `name`.
     pub(crate) alias: Option<String>,
-    /// What tells relationships apart where there are several.
+    /// `!hint`: chooses among several relationships.
     pub(crate) hint: Option<String>,
-    /// `!inner`: rows without it are left out.
+    /// `!inner`: parents without it are left out.
     pub(crate) inner: bool,
-    /// `...`: its columns become columns of the row around it.
+    /// `...`: its columns become columns of the parent.
     pub(crate) spread: bool,
-    /// What is read of it.
+    /// Its own select list.
     pub(crate) items: Vec<Item>,
 }
 
-/// Items of a select list in all, on every level: PostgreSQL takes 1,664 a level.
-pub(super) const ITEMS: usize = 1000;
-/// Embeds among them. Planning so many joins takes PostgreSQL seconds already.
-pub(super) const EMBEDS: usize = 100;
+/// Most items of a select list, on all levels together. PostgreSQL takes 1,664 a level.
+pub(super) const MAX_ITEMS: usize = 1000;
+/// Most embeds among them. PostgreSQL takes seconds to plan more joins.
+pub(super) const MAX_EMBEDS: usize = 100;
 
-/// What is read where nothing is said: `*`.
-pub(super) fn everything() -> Vec<Item> {
+/// The select list of a request without one: `*`.
+pub(super) fn star() -> Vec<Item> {
     vec![Item::Column(Column::star())]
 }
 
@@ -97,21 +97,22 @@ pub(super) fn everything() -> Vec<Item> {
 pub(super) fn select(text: &str) -> Result<Vec<Item>, Error> {
     let list = read("select parameter", text, items)?;
     let (all, embeds) = count_items(&list);
-    if all > ITEMS || embeds > EMBEDS {
-        let details =
-            format!("it has {all} items, {embeds} of them embedded; at most {ITEMS} and {EMBEDS} may be");
+    if all > MAX_ITEMS || embeds > MAX_EMBEDS {
+        let details = format!(
+            "it has {all} items, {embeds} of them embedded; at most {MAX_ITEMS} and {MAX_EMBEDS} may be"
+        );
         return Err(Error::query("\"failed to parse select parameter\"", details));
     }
     Ok(list)
 }
 
-/// All, and embeds among them.
+/// The number of items, and of embeds among them.
 fn count_items(items: &[Item]) -> (usize, usize) {
     items.iter().fold((0, 0), |(all, embeds), item| match item {
         Item::Column(_) => (all + 1, embeds),
         Item::Embed(embed) => {
-            let (more, inside) = count_items(&embed.items);
-            (all + more + 1, embeds + inside + 1)
+            let (nested, nested_embeds) = count_items(&embed.items);
+            (all + nested + 1, embeds + nested_embeds + 1)
         }
     })
 }
@@ -126,7 +127,7 @@ fn item(input: &mut Input<'_>) -> Parsed<Item> {
 
 fn embed(input: &mut Input<'_>) -> Parsed<Embed> {
     let mut embed = alt((lexeme(spread), lexeme(relation))).parse_next(input)?;
-    // Only an embed has a list in parentheses, so what is wrong inside is wrong.
+    // Only an embed has a list in parentheses: an error in it is final.
     embed.items = delimited(char('('), nested(items), char(')'))
         .parse_next(input)
         .map_err(winnow::error::ErrMode::cut)?;
@@ -177,11 +178,15 @@ fn alias_separator(input: &mut Input<'_>) -> Parsed<()> {
 }
 
 fn column(input: &mut Input<'_>) -> Parsed<Column> {
-    lexeme(alt((terminated(star, end("),")), terminated(count, end("),")), terminated(plain, end("),")))))
-        .parse_next(input)
+    lexeme(alt((
+        terminated(star_item, end("),")),
+        terminated(count_star, end("),")),
+        terminated(named_column, end("),")),
+    )))
+    .parse_next(input)
 }
 
-fn star(input: &mut Input<'_>) -> Parsed<Column> {
+fn star_item(input: &mut Input<'_>) -> Parsed<Column> {
     word("*").map(|_| Column::star()).parse_next(input)
 }
 
@@ -189,14 +194,14 @@ fn cast(input: &mut Input<'_>) -> Parsed<Option<String>> {
     opt(preceded(word("::"), identifier)).parse_next(input)
 }
 
-fn count(input: &mut Input<'_>) -> Parsed<Column> {
+fn count_star(input: &mut Input<'_>) -> Parsed<Column> {
     let alias = opt(terminated(name, alias_separator)).parse_next(input)?;
     let aggregate_cast = preceded(word("count()"), cast).parse_next(input)?;
     let field = Field::column("*");
     Ok(Column { field, alias, cast: None, aggregate: Some(Aggregate::Count), aggregate_cast })
 }
 
-fn plain(input: &mut Input<'_>) -> Parsed<Column> {
+fn named_column(input: &mut Input<'_>) -> Parsed<Column> {
     let alias = opt(terminated(name, alias_separator)).parse_next(input)?;
     let (field, cast_to) = (field, cast).parse_next(input)?;
     let function = alt((

@@ -1,4 +1,4 @@
-//! `Preference-Applied`: which preferences had a part in the answer.
+//! `Preference-Applied`: the preferences that the answer honours.
 
 use super::super::plan::{Query, Source};
 use super::super::request::prefer::{Count, Resolution, Return};

@@ -1,4 +1,5 @@
-//! What a function chose for the answer, with `set_config('response.status', …)` and `…headers`.
+//! Status and headers that a function chose, with `set_config('response.status', …)` and
+//! `set_config('response.headers', …)`.
 
 use http::header::{CONNECTION, CONTENT_LENGTH, HeaderName, TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderValue, StatusCode};
@@ -6,17 +7,17 @@ use serde_json::{Map, Value};
 
 use super::super::error::{Code, Error};
 
-/// Headers that frame the message: with them a function could make the client read two answers where there is one.
-pub(in crate::rest) const FRAMING: [HeaderName; 6] =
+/// Headers that frame the message. With them a function could make a client read two answers where there is one.
+pub(in crate::rest) const FRAMING_HEADERS: [HeaderName; 6] =
     [CONNECTION, CONTENT_LENGTH, TE, TRAILER, TRANSFER_ENCODING, UPGRADE];
 
 /// Most headers that a function may choose: clients and proxies refuse more, and a [`HeaderMap`] panics at 32768.
-pub(in crate::rest) const MOST: usize = 100;
+pub(in crate::rest) const MAX_CHOSEN_HEADERS: usize = 100;
 
-/// The chosen status, if there is one.
+/// The chosen status, if any.
 pub(super) fn status(text: Option<&str>) -> Result<Option<StatusCode>, Error> {
     let Some(text) = text else { return Ok(None) };
-    // As much of a number as there is, as PostgREST reads it.
+    // The leading digits, as PostgREST reads it.
     let digits: String = text.chars().take_while(char::is_ascii_digit).collect();
     let status = digits.parse().ok().and_then(|number| StatusCode::from_u16(number).ok());
     match status.filter(|s| !s.is_informational()) {
@@ -28,7 +29,7 @@ pub(super) fn status(text: Option<&str>) -> Result<Option<StatusCode>, Error> {
     }
 }
 
-/// The chosen headers replace ours.
+/// Adds the chosen headers; they replace those of the same name.
 pub(super) fn headers(headers: &mut HeaderMap, text: Option<&str>) -> Result<(), Error> {
     let Some(text) = text else { return Ok(()) };
     let bad = || {
@@ -36,8 +37,8 @@ pub(super) fn headers(headers: &mut HeaderMap, text: Option<&str>) -> Result<(),
         Error::new(Code::GucHeadersError, message)
     };
     let list: Vec<Map<String, Value>> = serde_json::from_str(text).map_err(|_| bad())?;
-    if list.len() > MOST {
-        return Err(bad().with_details(format!("There are more than {MOST} of them.")));
+    if list.len() > MAX_CHOSEN_HEADERS {
+        return Err(bad().with_details(format!("There are more than {MAX_CHOSEN_HEADERS} of them.")));
     }
     let mut chosen = HeaderMap::new();
     for object in list {
@@ -46,11 +47,11 @@ pub(super) fn headers(headers: &mut HeaderMap, text: Option<&str>) -> Result<(),
             return Err(bad());
         };
         let name: HeaderName = name.parse().map_err(|_| bad())?;
-        if !FRAMING.contains(&name) {
+        if !FRAMING_HEADERS.contains(&name) {
             chosen.append(name, HeaderValue::from_str(&text).map_err(|_| bad())?);
         }
     }
-    // extend() replaces what was there and keeps several of one name.
+    // extend() replaces headers of one name and keeps several chosen ones.
     headers.extend(chosen);
     Ok(())
 }
@@ -60,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_function_has_its_say_but_not_on_the_frame() {
+    fn a_function_chooses_headers_but_not_the_framing() {
         let mut all = HeaderMap::new();
         all.insert("x-a", HeaderValue::from_static("ours"));
         headers(&mut all, Some(r#"[{"X-A": "1"}, {"X-A": "2"}, {"Content-Length": "9"}]"#)).unwrap();

@@ -1,7 +1,6 @@
 //! The document at the root: OpenAPI 2.0, as PostgREST's tools expect it, with its order of keys.
 //!
-//! `definitions` says what rows look like, `parameters` what filters and preferences there are, and `paths` who takes
-//! and gives them.
+//! `definitions` describes rows, `parameters` filters and preferences, and `paths` the operations that use them.
 
 mod definitions;
 mod parameters;
@@ -24,13 +23,13 @@ const OBJECT_STRIPPED: &str = "application/vnd.pgrst.object+json;nulls=stripped"
 /// What a document is made of.
 pub(super) struct Facts<'a> {
     pub(super) schema: &'a Schema,
-    /// Which schema of the database is shown.
+    /// The database's schema that is described.
     pub(super) namespace: &'a str,
-    /// What may be seen of it; `None` for everything.
+    /// What the caller may use of it; `None` for everything.
     pub(super) usable: Option<&'a Usable>,
-    /// Left out where nobody knows.
+    /// The API's URL; `None` if it is not known.
     pub(super) root: Option<&'a Root>,
-    /// Whether to say that a token is needed.
+    /// Whether the document asks for a token.
     pub(super) secured: bool,
 }
 
@@ -124,24 +123,24 @@ fn functions<'a>(facts: &Facts<'a>) -> Vec<Function<'a>> {
     named.values().filter_map(|overloads| overloads.iter().rev().find_map(function)).collect()
 }
 
-/// An object of those fields that have something to say.
+/// An object without the fields that are null or an empty list.
 fn object<'a>(fields: impl IntoIterator<Item = (&'a str, Value)>) -> Value {
-    let said = |value: &Value| match value {
+    let has_content = |value: &Value| match value {
         Value::Null => false,
         Value::Array(list) => !list.is_empty(),
         _ => true,
     };
-    let fields = fields.into_iter().filter(|(_, value)| said(value));
+    let fields = fields.into_iter().filter(|(_, value)| has_content(value));
     Value::Object(fields.map(|(name, value)| (name.to_owned(), value)).collect())
 }
 
-/// A comment's first line, and what comes behind it and a blank line; that is empty where there is no more.
+/// A comment's first line, and the rest of it without blank lines before.
 fn summary(comment: &str) -> (&str, &str) {
     let (first, more) = comment.split_once('\n').unwrap_or((comment, ""));
     (first, more.trim_start_matches('\n'))
 }
 
-/// JSON's word for a type; `None` for `json` and `jsonb`, which may be anything.
+/// The type in JSON; `None` for `json` and `jsonb`, which may be any.
 fn kind(sql: &str) -> Option<&'static str> {
     Some(match sql {
         "json" | "jsonb" => return None,
@@ -153,7 +152,7 @@ fn kind(sql: &str) -> Option<&'static str> {
     })
 }
 
-/// OpenAPI's word for a type where it has one, else PostgreSQL's.
+/// OpenAPI's format for a type if it has one, else PostgreSQL's name.
 fn format(sql: &str) -> Value {
     match sql {
         "smallint" | "integer" => "int32",
@@ -163,7 +162,7 @@ fn format(sql: &str) -> Value {
     .into()
 }
 
-/// What an array holds. An object without a type allows anything.
+/// The elements of an array. An object without a type allows anything.
 fn items(sql: &str) -> Value {
     sql.strip_suffix("[]").map_or(Value::Null, |element| object([("type", kind(element).into())]))
 }
