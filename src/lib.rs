@@ -17,7 +17,7 @@
 //!
 //! # Layers
 //!
-//! Arrows go down only; `tests/tidy.rs` holds the table.
+//! Arrows go down only, and the files of one module form no circle; `tests/tidy.rs` holds the rules.
 //!
 //! | layer | modules |
 //! |---|---|

@@ -3,6 +3,7 @@
 mod connect;
 mod ident;
 mod lock;
+mod open;
 mod socket;
 mod sqlstate;
 pub mod wire;

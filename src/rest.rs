@@ -11,6 +11,7 @@ mod cache;
 mod context;
 mod error;
 mod execute;
+mod header;
 mod plan;
 mod request;
 mod response;
@@ -70,7 +71,7 @@ impl Rest {
         }
     }
 
-    /// Forgets the tenant's schema, and that of its kin: the next request reads it again.
+    /// Forgets the tenant's schema, also for the tenants that share it: the next request reads it again.
     pub async fn forget(&self, tenant: &Tenant) {
         self.cache.forget(tenant).await;
     }

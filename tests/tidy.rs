@@ -1,234 +1,290 @@
-//! The house rules as a plain text scan: layers, owners of crates, order of stages, size, first sentences.
+//! The house rules: layers, owners of crates, the order of stages, no circles, size, first sentences.
+//!
+//! Files are parsed, so every line counts, but for what stands under `#[cfg(test)]`.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::panic)]
 
+#[path = "tidy/house.rs"]
+mod house;
+#[path = "tidy/planted.rs"]
+mod planted;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+use house::{House, Reference, Target};
 
 /// What each top-level module may import. Arrows go down only, and the two planes meet in the catalog alone.
-const MAY_IMPORT: &[(&str, &[&str])] = &[
-    ("backoff", &[]),
-    ("policy", &[]),
-    ("tenant", &["policy"]),
-    ("settings", &["policy", "tenant"]),
-    ("telemetry", &["policy", "tenant", "settings"]),
-    ("pg", &["policy", "tenant", "settings", "telemetry"]),
-    ("vault", &["policy", "tenant", "settings", "telemetry", "pg"]),
-    ("embedded", &["policy", "telemetry", "pg", "vault"]),
-    ("catalog", &["policy", "tenant", "settings", "telemetry", "pg", "vault"]),
-    ("schema", &["policy", "tenant", "telemetry", "pg"]),
-    ("directory", &["backoff", "policy", "tenant", "settings", "telemetry", "pg", "vault", "catalog"]),
-    ("pool", &["backoff", "policy", "tenant", "settings", "telemetry", "pg", "vault"]),
-    ("rest", &["policy", "tenant", "settings", "telemetry", "pg", "vault", "schema", "pool"]),
-    ("migrate", &["backoff", "policy", "tenant", "telemetry", "pg", "schema"]),
-    ("fleet", &["policy", "tenant", "settings", "telemetry", "pg", "vault", "catalog", "migrate"]),
-    (
-        "rollout",
-        &[
-            "policy",
-            "tenant",
-            "settings",
-            "telemetry",
-            "pg",
-            "vault",
-            "catalog",
-            "schema",
-            "migrate",
-            "fleet",
-        ],
-    ),
-    (
-        "front",
-        &[
-            "backoff",
-            "policy",
-            "tenant",
-            "settings",
-            "telemetry",
-            "pg",
-            "vault",
-            "catalog",
-            "directory",
-            "pool",
-            "rest",
-        ],
-    ),
-    ("admin", &["policy", "tenant", "settings", "telemetry", "directory", "pool"]),
+const MAY_IMPORT: &[(&str, &str)] = &[
+    ("backoff", ""),
+    ("policy", ""),
+    ("tenant", "policy"),
+    ("settings", "policy tenant"),
+    ("telemetry", "policy tenant settings"),
+    ("pg", "policy tenant settings telemetry"),
+    ("vault", "policy tenant settings telemetry pg"),
+    ("embedded", "policy telemetry pg vault"),
+    ("catalog", "policy tenant settings telemetry pg vault"),
+    ("schema", "policy tenant telemetry pg"),
+    ("directory", "backoff policy tenant settings telemetry pg vault catalog"),
+    ("pool", "backoff policy tenant settings telemetry pg vault"),
+    ("rest", "policy tenant settings telemetry pg vault schema pool"),
+    ("migrate", "backoff policy tenant telemetry pg schema"),
+    ("fleet", "policy tenant settings telemetry pg vault catalog migrate"),
+    ("rollout", "policy tenant settings telemetry pg vault catalog schema migrate fleet"),
+    ("front", "backoff policy tenant settings telemetry pg vault catalog directory pool rest"),
+    ("admin", "policy tenant settings telemetry directory pool"),
     (
         "cli",
-        &[
-            "policy",
-            "tenant",
-            "settings",
-            "telemetry",
-            "pg",
-            "vault",
-            "embedded",
-            "catalog",
-            "directory",
-            "pool",
-            "rest",
-            "migrate",
-            "fleet",
-            "rollout",
-            "front",
-            "admin",
-        ],
+        "policy tenant settings telemetry pg vault embedded catalog directory pool rest migrate fleet rollout front admin",
     ),
 ];
 
-/// Crates that only the named modules may name.
-const OWNERS: &[(&str, &[&str])] = &[
-    ("axum", &["front", "admin"]),
-    ("tower", &["front", "admin"]),
-    ("tower_http", &["front", "admin"]),
-    ("hyper", &["front", "cli"]),
-    ("hyper_util", &["front", "cli"]),
-    ("tokio_io_timeout", &["front"]),
-    ("http", &["front", "admin", "rest", "directory"]),
-    ("deadpool_postgres", &["pool"]),
-    ("refinery", &["migrate"]),
-    ("clap", &["cli"]),
-    ("config", &["settings"]),
-    ("dashmap", &["directory", "telemetry", "front"]),
-    ("governor", &["front"]),
-    ("prometheus_client", &["telemetry", "admin"]),
-    ("console", &["cli"]),
-    ("indicatif", &["cli"]),
-    ("comfy_table", &["cli"]),
-    ("rustls", &["pg"]),
+/// Modules, and the crates that only they may name. One that a single module names belongs to it.
+const OWNERS: &[(&str, &str)] = &[
+    ("tenant", "idna"),
+    ("settings", "config"),
+    ("telemetry", "tracing_subscriber"),
+    (
+        "pg",
+        "fallible_iterator lru postgres_protocol rustls rustls_native_certs socket2 tokio_postgres_rustls tokio_rustls x509_cert",
+    ),
+    ("vault", "chacha20poly1305"),
+    ("embedded", "uzers"),
+    ("rest", "equivalent form_urlencoded moka winnow"),
+    ("migrate", "refinery sqlparser"),
+    ("front", "governor tokio_io_timeout tower tower_http"),
+    ("cli", "clap comfy_table console indicatif"),
+    ("telemetry admin", "prometheus_client"),
+    ("front admin", "axum"),
+    ("front cli", "http_body_util hyper hyper_util"),
+    ("front rest", "http_body"),
+    ("pool rest", "slab"),
+    ("front admin rest", "http"),
+    ("telemetry directory front", "dashmap"),
 ];
 
-/// The stages of a REST request, in their order: a stage uses earlier ones only.
-const STAGES: &[&str] = &["request", "plan", "sql", "execute", "response"];
+/// What a REST request goes through, and what stands beside that: each uses only what comes before it.
+const STAGES: &str =
+    "header error root auth cache request context plan sql body execute response transaction";
 
-const MOST_LINES: usize = 500;
+/// Modules whose files still form a circle.
+const CIRCLES_TO_MEND: &[&str] = &["migrate", "vault"];
 
-struct Source {
-    path: PathBuf,
-    module: String,
-    text: String,
+const MAX_LINES: usize = 500;
+
+#[test]
+fn arrows_go_down_only() {
+    assert_eq!(arrows(&source()), [""; 0]);
+    for (row, (module, allowed)) in MAY_IMPORT.iter().enumerate() {
+        let below: Vec<_> = MAY_IMPORT[..row].iter().map(|(module, _)| *module).collect();
+        let up = allowed.split_whitespace().find(|import| !below.contains(import));
+        assert_eq!(up, None, "what `{module}` may import stands above it in the table");
+    }
 }
 
-fn sources() -> Vec<Source> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let mut found = Vec::new();
-    let mut folders = vec![root.clone()];
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                folders.push(path);
-            } else if path.extension().is_some_and(|e| e == "rs") {
-                let first = path.strip_prefix(&root).unwrap().components().next().unwrap();
-                let module = Path::new(first.as_os_str()).file_stem().unwrap().to_string_lossy().into_owned();
-                found.push(Source { text: fs::read_to_string(&path).unwrap(), path, module });
+#[test]
+fn crates_have_one_owner() {
+    assert_eq!(foreign_crates(&source()), [""; 0]);
+    assert_eq!(unowned(&source()), [""; 0]);
+}
+
+#[test]
+fn stages_use_earlier_stages_only() {
+    assert_eq!(steps_back(&source()), [""; 0]);
+}
+
+#[test]
+fn files_form_no_circle() {
+    let circles = circles(&source());
+    let is_known = |module: &str| CIRCLES_TO_MEND.contains(&module);
+    let new: Vec<_> = circles.iter().filter(|(module, _)| !is_known(module)).collect();
+    assert!(new.is_empty(), "{new:#?}");
+    let mended: Vec<_> = CIRCLES_TO_MEND.iter().filter(|known| !circles.contains_key(**known)).collect();
+    assert!(mended.is_empty(), "no circle is left in {mended:?}: take it off the list");
+}
+
+#[test]
+fn files_are_one_idea_each() {
+    assert_eq!(untidy(&source()), [""; 0]);
+}
+
+/// The source, with the dependencies by the names that code has for them.
+fn source() -> House {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let manifest: toml::Table = fs::read_to_string(root.join("Cargo.toml")).unwrap().parse().unwrap();
+    let dependencies = manifest["dependencies"].as_table().unwrap();
+    House::read(&root.join("src"), dependencies.keys().map(|name| name.replace('-', "_")).collect())
+}
+
+/// Arrows between top-level modules that the table doesn't have.
+fn arrows(house: &House) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for reference in references(house) {
+        let Target::Item(named, _) = &reference.named else { continue };
+        let (module, Some(import)) = (&reference.file.module[0], named.first()) else { continue };
+        let row = MAY_IMPORT.iter().find(|(known, _)| known == module);
+        match row {
+            None => wrong.push(format!("{}: `{module}` has no row in the table", reference.place())),
+            Some((_, allowed)) if import != module && !allowed.split_whitespace().any(|a| a == import) => {
+                wrong.push(format!("{} imports `{import}`", reference.place()));
+            }
+            Some(_) => {}
+        }
+    }
+    wrong
+}
+
+/// Crates that are named outside the modules that own them.
+fn foreign_crates(house: &House) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for reference in references(house) {
+        let (Target::Crate(name), module) = (&reference.named, &reference.file.module[0]) else { continue };
+        if owners(name).is_some_and(|owners| !owners.contains(&module.as_str())) {
+            wrong.push(format!("{} names `{name}`", reference.place()));
+        }
+    }
+    wrong
+}
+
+/// Crates that a single module names and doesn't own, and rows with what is no longer named.
+fn unowned(house: &House) -> Vec<String> {
+    let references = references(house);
+    let mut users: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for reference in &references {
+        if let Target::Crate(name) = &reference.named {
+            users.entry(name).or_default().insert(&reference.file.module[0]);
+        }
+    }
+    let single = users.iter().filter(|(name, modules)| modules.len() == 1 && owners(name).is_none());
+    let mut wrong: Vec<_> =
+        single.map(|(name, modules)| format!("only {modules:?} names `{name}`: make it the owner")).collect();
+    for (modules, crates) in OWNERS {
+        for (module, name) in modules.split(' ').flat_map(|m| crates.split(' ').map(move |name| (m, name))) {
+            if !users.get(name).is_some_and(|users| users.contains(module)) {
+                wrong.push(format!("`{module}` no longer names `{name}`: take it off the table"));
+            }
+        }
+    }
+    wrong
+}
+
+/// The modules that may name a crate; `None` if all may.
+fn owners(name: &str) -> Option<Vec<&'static str>> {
+    let row = OWNERS.iter().find(|(_, crates)| crates.split(' ').any(|owned| owned == name));
+    row.map(|(modules, _)| modules.split(' ').collect())
+}
+
+/// Uses of a later stage by an earlier one.
+fn steps_back(house: &House) -> Vec<String> {
+    let place = |stage: &str| STAGES.split(' ').position(|known| known == stage);
+    let mut wrong = Vec::new();
+    for reference in references(house) {
+        let Target::Item(meant, _) = &reference.meant else { continue };
+        let ([rest, from, ..], [other, to, ..]) = (&reference.file.module[..], &meant[..]) else { continue };
+        if rest != "rest" || other != "rest" || from == to {
+            continue;
+        }
+        match (place(from), place(to)) {
+            (Some(from), Some(to)) if from > to => {}
+            (Some(_), Some(_)) => wrong.push(format!("{} uses the later stage `{to}`", reference.place())),
+            _ => {
+                wrong.push(format!("{}: `{from}` or `{to}` has no place among the stages", reference.place()))
+            }
+        }
+    }
+    wrong
+}
+
+/// Circles between the files of one module, by that module.
+///
+/// The rule: follow what a file's code names, and no way leads back to it. A file stands there with its folder. Of a
+/// parent's file each item stands for itself, so that children may use a type of their parent's, but not a function
+/// that needs them.
+fn circles(house: &House) -> BTreeMap<String, Vec<String>> {
+    let mut arrows: BTreeMap<&[String], Arrows> = BTreeMap::new();
+    let references = references(house);
+    for reference in &references {
+        let (from, Target::Item(to, item)) = (&reference.file.module, &reference.meant) else { continue };
+        let shared = from.iter().zip(to).take_while(|(from, to)| from == to).count();
+        if shared == 0 {
+            continue;
+        }
+        let arrow = (Node::at(shared, from, reference.item), Node::at(shared, to, item));
+        arrows.entry(&from[..shared]).or_default().entry(arrow).or_insert_with(|| reference.place());
+    }
+    let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (module, arrows) in arrows {
+        for ((from, to), place) in &arrows {
+            // Items of one file may need each other.
+            let between_files = matches!((from, to), (Node::File(_), _) | (_, Node::File(_)));
+            if between_files && from != to && leads(&arrows, *to, *from) {
+                found.entry(module.join("::")).or_default().push(format!("{place} uses {to:?}"));
             }
         }
     }
     found
 }
 
-/// The code of a file without comments and without its test module.
-fn code(text: &str) -> String {
-    let text = text.split("#[cfg(test)]\nmod tests").next().unwrap();
-    text.lines().map(|line| line.split("//").next().unwrap_or_default()).collect::<Vec<_>>().join("\n")
+/// What stands in a module's graph: a child with all below it, or an item of the module's own file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Node<'a> {
+    File(&'a str),
+    Item(&'a str),
 }
 
-/// The identifiers that directly follow `marker`, also those in a brace list: `crate::{a, b::c}`.
-fn after<'a>(code: &'a str, marker: &str) -> Vec<&'a str> {
-    let word =
-        |text: &'a str| text.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or_default();
-    code.match_indices(marker)
-        .flat_map(|(at, _)| {
-            let rest = &code[at + marker.len()..];
-            match rest.strip_prefix('{') {
-                Some(list) => {
-                    let list = list.split(';').next().unwrap_or_default();
-                    list.split(',').map(|item| word(item.trim())).collect()
-                }
-                None => vec![word(rest)],
-            }
-        })
-        .collect()
+impl<'a> Node<'a> {
+    /// Where an item of a module stands in the graph of its ancestor at this depth.
+    fn at(depth: usize, module: &'a [String], item: &'a str) -> Self {
+        module.get(depth).map_or(Self::Item(item), |child| Self::File(child))
+    }
 }
 
-#[test]
-fn arrows_go_down_only() {
+/// Which node uses which, and the first place where it does.
+type Arrows<'a> = BTreeMap<(Node<'a>, Node<'a>), String>;
+
+/// Whether a way leads from one to the other.
+fn leads(arrows: &Arrows, from: Node, to: Node) -> bool {
+    let (mut seen, mut next) = (BTreeSet::from([from]), vec![from]);
+    while let Some(at) = next.pop() {
+        let ends = arrows.keys().filter(|(from, _)| *from == at).map(|(_, to)| *to);
+        next.extend(ends.filter(|end| seen.insert(*end)));
+    }
+    seen.contains(&to)
+}
+
+/// Files that are too long, don't say what they are, or hide something from the other rules.
+fn untidy(house: &House) -> Vec<String> {
     let mut wrong = Vec::new();
-    for source in sources().iter().filter(|s| !matches!(s.module.as_str(), "lib" | "main")) {
-        let Some((_, allowed)) = MAY_IMPORT.iter().find(|(module, _)| *module == source.module) else {
-            wrong.push(format!(
-                "{}: module `{}` has no row in the table",
-                source.path.display(),
-                source.module
-            ));
-            continue;
-        };
-        for import in after(&code(&source.text), "crate::") {
-            let known = MAY_IMPORT.iter().any(|(module, _)| *module == import);
-            if known && import != source.module && !allowed.contains(&import) {
-                wrong.push(format!("{} imports `{import}`", source.path.display()));
-            }
+    for file in house.files() {
+        let (path, lines) = (&file.path, file.text.lines().count());
+        if lines > MAX_LINES {
+            wrong.push(format!("src/{path} has {lines} lines, {MAX_LINES} at most"));
+        }
+        if !file.text.starts_with("//! ") {
+            wrong.push(format!("src/{path} does not open with a `//!` sentence"));
+        }
+        let name = path.rsplit('/').next().unwrap_or_default();
+        if ["mod.rs", "util.rs", "utils.rs", "common.rs", "types.rs"].contains(&name) {
+            wrong.push(format!("src/{path} is no name for an idea"));
+        }
+        if house.is_code(file) {
+            wrong.extend(file.opaque.iter().map(|what| format!("src/{path} {what}")));
         }
     }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    wrong
 }
 
-#[test]
-fn crates_have_one_owner() {
-    let mut wrong = Vec::new();
-    for source in sources().iter().filter(|s| !matches!(s.module.as_str(), "lib" | "main")) {
-        let code = code(&source.text);
-        for (name, owners) in OWNERS {
-            let named = code.match_indices(&format!("{name}::")).any(|(at, _)| {
-                let before = code[..at].chars().next_back();
-                // `crate::config::` and `tokio_postgres::config::` are other things of the same name.
-                !before.is_some_and(|c| c.is_alphanumeric() || c == '_' || c == ':')
-            });
-            if named && !owners.contains(&source.module.as_str()) {
-                wrong.push(format!("{} names `{name}`", source.path.display()));
-            }
-        }
-    }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+/// What the modules' code names. The roots of the library and of the program put modules together, and may name all.
+fn references(house: &House) -> Vec<Reference<'_>> {
+    let mut references = house.references();
+    references.retain(|reference| !matches!(reference.file.path.as_str(), "lib.rs" | "main.rs"));
+    references
 }
 
-#[test]
-fn stages_use_earlier_stages_only() {
-    let mut wrong = Vec::new();
-    for source in sources().iter().filter(|s| s.module == "rest") {
-        let stage = source
-            .path
-            .components()
-            .map(|c| c.as_os_str().to_string_lossy().into_owned())
-            .find_map(|part| STAGES.iter().position(|stage| *stage == part.trim_end_matches(".rs")));
-        let Some(stage) = stage else { continue };
-        let code = code(&source.text);
-        for (later, name) in STAGES.iter().enumerate().skip(stage + 1) {
-            if code.contains(&format!("rest::{name}::")) || code.contains(&format!("super::{name}::")) {
-                wrong.push(format!("{} uses the later stage `{}`", source.path.display(), STAGES[later]));
-            }
-        }
+impl Reference<'_> {
+    fn place(&self) -> String {
+        format!("src/{}:{}", self.file.path, self.line)
     }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-}
-
-#[test]
-fn files_are_one_idea_each() {
-    let mut wrong = Vec::new();
-    for source in sources() {
-        let lines = source.text.lines().count();
-        if lines > MOST_LINES {
-            wrong.push(format!("{} has {lines} lines, {MOST_LINES} at most", source.path.display()));
-        }
-        if !source.text.starts_with("//! ") {
-            wrong.push(format!("{} does not open with a `//!` sentence", source.path.display()));
-        }
-        let name = source.path.file_name().unwrap().to_string_lossy().into_owned();
-        if ["mod.rs", "util.rs", "utils.rs", "common.rs", "types.rs"].contains(&name.as_str()) {
-            wrong.push(format!("{} is no name for an idea", source.path.display()));
-        }
-    }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }

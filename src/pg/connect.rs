@@ -16,11 +16,10 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::{AsyncMessage, Client, Config, Notification};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+use super::socket::CONNECT_TIMEOUT;
 use super::wire::WireError;
 use crate::policy::Secret;
 
-/// Longest wait for a TCP or socket connect, each host of a multi-host URL apart.
-pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Notices kept for a listener that is busy. One that falls further behind loses its connection and reloads.
 const NOTICES: usize = 1024;
 

@@ -18,10 +18,10 @@ use tokio::net::{TcpStream, UnixStream, lookup_host};
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 use tokio_postgres::Config;
-use tokio_postgres::config::{Host, LoadBalanceHosts, TargetSessionAttrs};
+use tokio_postgres::config::{Host, LoadBalanceHosts};
 
-use super::connect::{CONNECT_TIMEOUT, Endpoint, Error, Login};
-use super::wire::{self, CancelKey, Startup, TlsRequest, WireError};
+/// Longest wait for a TCP or socket connect, each host of a multi-host URL apart.
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What is dropped when the server has closed its side of a socket.
 pub type Guard = Arc<dyn Any + Send + Sync>;
@@ -132,93 +132,9 @@ async fn linger(mut stream: Stream, guard: Guard) {
     drop(guard);
 }
 
-impl Endpoint {
-    /// Opens one session of the data plane, whose socket holds `guard` until the server has closed its side.
-    ///
-    /// `options` are the session's defaults, as in `PGOPTIONS`.
-    ///
-    /// # Errors
-    /// [`Error::Login`] with the server's words, [`Error::Unreachable`] when none of its hosts answers.
-    pub async fn open(
-        &self,
-        login: &Login,
-        database: &str,
-        options: &str,
-        guard: &Guard,
-    ) -> Result<wire::Connection, Error> {
-        let config = self.config(login, database);
-        let startup = Startup {
-            user: &login.user,
-            password: login.password.as_ref().map(|password| password.expose().as_bytes()),
-            database,
-            application_name: config.get_application_name().unwrap_or_default(),
-            options,
-            channel_binding: config.get_channel_binding(),
-        };
-        let mut last = Error::Unreachable {
-            server: self.name().to_owned(),
-            source: io::Error::new(io::ErrorKind::NotFound, "its url names no host"),
-        };
-        for address in self.addresses(&config) {
-            let stream = match address.dial(&config).await {
-                Ok(stream) => stream,
-                Err(source) => {
-                    last = Error::Unreachable { server: self.name().to_owned(), source };
-                    continue;
-                }
-            };
-            let socket = Socket { stream: Some(stream), guard: Some(Arc::clone(guard)) };
-            match wire::Connection::open(socket, address.clone(), &self.tls_to(&address, &config), &startup)
-                .await
-            {
-                Ok(connection) if suits(&connection, config.get_target_session_attrs()) => {
-                    return Ok(connection);
-                }
-                Ok(_) => {
-                    let reason = "none of its hosts has the state that target_session_attrs asks for";
-                    last = Error::Settings { server: self.name().to_owned(), reason: reason.into() };
-                }
-                // Whoever was answered by PostgreSQL was refused by it; the other hosts are asked only when not.
-                Err(source) if source.as_server().is_some() => {
-                    return Err(self.refused(login, database, source));
-                }
-                Err(source) => last = self.refused(login, database, source),
-            }
-        }
-        Err(last)
-    }
-
-    /// The error of a session that could not be opened, or was of no use when it was.
-    pub(crate) fn refused(&self, login: &Login, database: &str, source: WireError) -> Error {
-        Error::Login {
-            server: self.name().to_owned(),
-            database: database.to_owned(),
-            user: login.user.clone(),
-            source: Box::new(source),
-        }
-    }
-
-    /// Asks the server to cancel what the session with this key is doing. Best effort: the server doesn't say whether
-    /// it found anything to cancel.
-    ///
-    /// # Errors
-    /// When the server can't be reached.
-    pub async fn cancel(&self, key: &CancelKey) -> Result<(), WireError> {
-        let config = self.config(&Login { user: String::new(), password: None }, "");
-        let stream = key.address.dial(&config).await?;
-        let socket = Socket { stream: Some(stream), guard: None };
-        wire::cancel(socket, &self.tls_to(&key.address, &config), key).await
-    }
-
-    fn tls_to<'a>(&'a self, address: &'a Address, config: &Config) -> TlsRequest<'a> {
-        TlsRequest {
-            mode: config.get_ssl_mode(),
-            hostname: address.hostname.as_deref(),
-            config: self.tls_config(),
-        }
-    }
-
-    fn addresses(&self, config: &Config) -> Vec<Address> {
+impl Address {
+    /// Where a URL leads, in the order in which its hosts are tried.
+    pub(super) fn all(config: &Config) -> Vec<Self> {
         let ports = config.get_ports();
         let hosts = config.get_hosts().iter().enumerate();
         let mut addresses: Vec<_> = hosts
@@ -242,11 +158,19 @@ impl Endpoint {
         }
         addresses
     }
-}
 
-impl Address {
-    /// Longest wait: the URL's `connect_timeout`, for each address of a name apart.
-    async fn dial(&self, config: &Config) -> io::Result<Stream> {
+    /// The name that the server's certificate must bear.
+    pub(super) fn hostname(&self) -> Option<&str> {
+        self.hostname.as_deref()
+    }
+
+    /// Opens a socket, which holds `guard` until the server has closed its side. Longest wait: the URL's
+    /// `connect_timeout`, for each address of a name apart.
+    pub(super) async fn dial(&self, config: &Config, guard: Option<Guard>) -> io::Result<Socket> {
+        Ok(Socket { stream: Some(self.connect(config).await?), guard })
+    }
+
+    async fn connect(&self, config: &Config) -> io::Result<Stream> {
         let limit = config.get_connect_timeout().copied().unwrap_or(CONNECT_TIMEOUT);
         match &self.place {
             Place::Unix(path) => Ok(Stream::Unix(within(limit, UnixStream::connect(path)).await?)),
@@ -272,13 +196,4 @@ impl Address {
 async fn within<T>(limit: Duration, attempt: impl Future<Output = io::Result<T>>) -> io::Result<T> {
     let silent = || io::Error::new(io::ErrorKind::TimedOut, format!("no answer in {limit:?}"));
     timeout(limit, attempt).await.unwrap_or_else(|_| Err(silent()))
-}
-
-/// Whether the server is in the state that the URL asks for. It says so itself when a session begins.
-fn suits(connection: &wire::Connection, wanted: TargetSessionAttrs) -> bool {
-    match wanted {
-        TargetSessionAttrs::ReadWrite => !connection.is_standby(),
-        TargetSessionAttrs::ReadOnly => connection.is_standby(),
-        _ => true,
-    }
 }

@@ -6,6 +6,7 @@ mod signature;
 #[cfg(test)]
 mod tests;
 mod token;
+mod token_key;
 
 pub use keys::check_jwt_secret;
 pub(super) use keys::{Keyring, TokenKeys};

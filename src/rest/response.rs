@@ -10,7 +10,6 @@ use http::header::{
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-pub(super) use self::chosen::{FRAMING_HEADERS, MAX_CHOSEN_HEADERS};
 use super::error::Error;
 use super::execute::{Answered, Outcome};
 use super::plan::{Query, Source};

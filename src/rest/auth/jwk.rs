@@ -6,8 +6,8 @@ use ring::signature::RsaPublicKeyComponents;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::keys::{MIN_SYMMETRIC_KEY, TokenKey};
 use super::signature::{Algorithm, VerifyingKey};
+use super::token_key::{MIN_SYMMETRIC_KEY, TokenKey};
 
 #[derive(Deserialize)]
 struct Jwk {

@@ -7,39 +7,15 @@ use base64::engine::general_purpose::STANDARD;
 use moka::sync::Cache;
 
 use super::jwk;
-use super::signature::{Algorithm, VerifyingKey};
+use super::token_key::{MIN_SYMMETRIC_KEY, TokenKey};
 use crate::policy::{Api, Invalid, JWT_SECRET, Secret};
 use crate::tenant::{Tenant, TenantId};
 use crate::vault::KeyRing;
 
-/// Shortest symmetric key, in bytes (RFC 7518, 3.2, for HS256).
-pub(super) const MIN_SYMMETRIC_KEY: usize = 32;
 /// Most keys of a set: all may be tried on each token.
 const MAX_KEYS: usize = 32;
 /// Tenants whose keys are cached.
 const CACHED_TENANTS: u64 = 10_000;
-
-/// One key and the algorithms it may verify: the key chooses the algorithm, not the token.
-pub(super) struct TokenKey {
-    pub(super) kid: Option<String>,
-    /// The one algorithm that it is for, of those of its kind.
-    pub(super) only: Option<Algorithm>,
-    pub(super) key: VerifyingKey,
-}
-
-impl TokenKey {
-    /// Whether it may verify a token with this header. A token with a `kid` is verified by that key only, one without
-    /// by all, as in PostgREST.
-    pub(super) fn fits(&self, algorithm: Algorithm, kid: Option<&str>) -> bool {
-        self.key.is_for(algorithm)
-            && self.only.is_none_or(|only| only == algorithm)
-            && (kid.is_none() || kid == self.kid.as_deref())
-    }
-
-    fn symmetric(bytes: Vec<u8>) -> Self {
-        Self { kid: None, only: Some(Algorithm::Hs256), key: VerifyingKey::secret(bytes) }
-    }
-}
 
 /// All keys of one tenant.
 #[derive(Default)]

@@ -7,6 +7,7 @@ use http::{HeaderValue, StatusCode};
 use serde::Deserialize;
 use tokio_postgres::error::SqlState;
 
+use super::super::header::{FRAMING_HEADERS, MAX_CHOSEN_HEADERS};
 use super::{Code, Error};
 use crate::pg::wire::{ServerError, WireError};
 
@@ -127,9 +128,9 @@ fn shaped(message: &str, detail: Option<&str>) -> Result<Error, Error> {
     let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let code = Code::Function { code: parsed.code.into(), status };
     let mut error = Error::new(code, parsed.message).with_details(parsed.details).with_hint(parsed.hint);
-    for (name, value) in shape.headers.into_iter().take(crate::rest::response::MAX_CHOSEN_HEADERS) {
+    for (name, value) in shape.headers.into_iter().take(MAX_CHOSEN_HEADERS) {
         if let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), HeaderValue::from_str(&value))
-            && !crate::rest::response::FRAMING_HEADERS.contains(&name)
+            && !FRAMING_HEADERS.contains(&name)
         {
             error = error.with_header(name, value);
         }

@@ -1,18 +1,12 @@
 //! Status and headers that a function chose, with `set_config('response.status', …)` and
 //! `set_config('response.headers', …)`.
 
-use http::header::{CONNECTION, CONTENT_LENGTH, HeaderName, TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
+use http::header::HeaderName;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use serde_json::{Map, Value};
 
 use super::super::error::{Code, Error};
-
-/// Headers that frame the message. With them a function could make a client read two answers where there is one.
-pub(in crate::rest) const FRAMING_HEADERS: [HeaderName; 6] =
-    [CONNECTION, CONTENT_LENGTH, TE, TRAILER, TRANSFER_ENCODING, UPGRADE];
-
-/// Most headers that a function may choose: clients and proxies refuse more, and a [`HeaderMap`] panics at 32768.
-pub(in crate::rest) const MAX_CHOSEN_HEADERS: usize = 100;
+use super::super::header::{FRAMING_HEADERS, MAX_CHOSEN_HEADERS};
 
 /// The chosen status, if any.
 pub(super) fn status(text: Option<&str>) -> Result<Option<StatusCode>, Error> {
@@ -58,6 +52,8 @@ pub(super) fn headers(headers: &mut HeaderMap, text: Option<&str>) -> Result<(),
 
 #[cfg(test)]
 mod tests {
+    use http::header::CONTENT_LENGTH;
+
     use super::*;
 
     #[test]
