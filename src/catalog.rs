@@ -26,7 +26,7 @@ pub const MIGRATIONS: &[(&str, &str)] = &[
 
 /// Why the catalog could not be read or changed.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum CatalogError {
     /// The server's answer, or that there was none.
     #[error("catalog: {0}")]
     Server(#[from] pg::Error),
@@ -35,13 +35,13 @@ pub enum Error {
     Row(String),
 }
 
-impl From<tokio_postgres::Error> for Error {
+impl From<tokio_postgres::Error> for CatalogError {
     fn from(error: tokio_postgres::Error) -> Self {
         Self::Server(error.into())
     }
 }
 
-impl From<crate::policy::Invalid> for Error {
+impl From<crate::policy::Invalid> for CatalogError {
     fn from(error: crate::policy::Invalid) -> Self {
         Self::Row(error.0)
     }
@@ -53,8 +53,7 @@ impl From<crate::policy::Invalid> for Error {
 /// and its line in the journal are part of that statement.
 pub struct Catalog {
     connection: Connection,
-    /// The question for one tenant: it is asked four times for each that is created, and planning it takes longer than
-    /// answering.
+    /// The prepared query for one tenant. Each creation asks it four times, and planning takes longer than answering.
     tenant: OnceCell<Statement>,
 }
 
@@ -63,7 +62,7 @@ impl Catalog {
     ///
     /// # Errors
     /// When the server can't be reached or the catalog isn't there; `manybox init` makes it.
-    pub async fn open(endpoint: &Endpoint, admin: &Login, database: &str) -> Result<Self, Error> {
+    pub async fn open(endpoint: &Endpoint, admin: &Login, database: &str) -> Result<Self, CatalogError> {
         Ok(Self { connection: pg::connect(endpoint, admin, database).await?, tenant: OnceCell::new() })
     }
 }

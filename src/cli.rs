@@ -57,12 +57,12 @@ enum Command {
     Apply(apply::Apply),
     /// Create and look after tenants
     #[command(subcommand)]
-    Tenant(tenant::Tenant),
+    Tenant(tenant::TenantCommand),
     /// Look after PostgreSQL servers
     #[command(subcommand)]
-    Server(server::Server),
+    Server(server::ServerCommand),
     /// Bring every tenant to its edition's newest version
-    Migrate(migrate::Migrate),
+    Migrate(migrate::MigrateCommand),
     /// Serve tenants: the router
     Serve,
     /// Show what a running router does: servers, busiest tenants
@@ -100,7 +100,7 @@ async fn command(cli: Cli, output: Output) -> Done {
     };
     let context = Context::start(settings).await?;
     // These two have their own use for Ctrl-C: a drained stop, and the cancelling of a query.
-    let own = matches!(command, Command::Demo | Command::Tenant(tenant::Tenant::Psql { .. }));
+    let own = matches!(command, Command::Demo | Command::Tenant(tenant::TenantCommand::Psql { .. }));
     let outcome = tokio::select! {
         outcome = dispatch(command, &context, output) => outcome,
         _ = tokio::signal::ctrl_c(), if !own => Err(Failure("interrupted; what was begun goes on when the command is run again".into())),

@@ -147,7 +147,8 @@ impl Directory {
         });
     }
 
-    /// A base URL may have moved to another tenant whose row came first: only what still points here goes.
+    /// Removes the base URLs that still point to this tenant. One may have moved to another tenant, whose row came
+    /// first.
     fn forget_urls(&self, tenant: &Tenant, keep: &HashSet<(Host, Prefix)>) {
         for url in &tenant.base_urls {
             let key = (url.host.clone(), url.prefix.clone());

@@ -11,12 +11,12 @@ mod binaries;
 mod cluster;
 mod conf;
 mod error;
+mod files;
 mod lock;
-mod place;
 mod postmaster;
 mod user;
 
-pub use error::Error;
+pub use error::EmbeddedError;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -28,7 +28,7 @@ use tokio::task::{AbortHandle, JoinHandle};
 
 use self::binaries::Binaries;
 use self::cluster::Cluster;
-use self::place::Place;
+use self::files::ClusterFiles;
 use self::postmaster::Postmaster;
 
 /// How long a dead server stays unnoticed at most. One look reads two small files.
@@ -63,21 +63,21 @@ impl Embedded {
     ///
     /// # Errors
     /// No PostgreSQL on this machine, data of another major version, a folder that can't be used, or a server that
-    /// won't start: see [`Error`].
-    pub async fn start(options: &Options) -> Result<Self, Error> {
+    /// won't start: see [`EmbeddedError`].
+    pub async fn start(options: &Options) -> Result<Self, EmbeddedError> {
         conf::check(&options.settings)?;
-        let folder = place::folder(&options.folder)?;
+        let folder = files::folder(&options.folder)?;
         let starting = lock::exclusive(&folder.join("start.lock")).await?;
-        let place = Place::of(&folder)?;
-        let binaries = Binaries::find(place.version()?, &place.data()).await?;
+        let files = ClusterFiles::of(&folder)?;
+        let binaries = Binaries::find(files.version()?, &files.data()).await?;
         let cluster =
-            Arc::new(Cluster { place, binaries, tcp: options.tcp, settings: options.settings.clone() });
+            Arc::new(Cluster { files, binaries, tcp: options.tcp, settings: options.settings.clone() });
 
         // Taken before the server starts, so that a failure further down finds itself among the users to count.
         let users = lock::shared(&folder.join("users.lock"))?;
         let ready = async {
             let (server, superuser) = cluster.bring_up(None).await?;
-            let password = admin::ensure(&superuser, &cluster.place.password_file()).await?;
+            let password = admin::ensure(&superuser, &cluster.files.password_file()).await?;
             Ok((server, password))
         };
         match ready.await {
@@ -132,7 +132,7 @@ impl Embedded {
 
     /// The process id of the server as its pid file tells, whether that process lives or not. For tests.
     pub fn postmaster_pid(&self) -> Option<u32> {
-        Postmaster::read(&self.cluster.place.data())
+        Postmaster::read(&self.cluster.files.data())
             .map(|server| server.pid.as_raw_nonzero().get().unsigned_abs())
     }
 
@@ -143,10 +143,10 @@ impl Embedded {
         let task = tokio::spawn(async move {
             while !leaving.load(Ordering::Acquire) {
                 tokio::time::sleep(WATCH_INTERVAL).await;
-                if Postmaster::lives(&cluster.place.data()) {
+                if Postmaster::lives(&cluster.files.data()) {
                     continue;
                 }
-                tracing::warn!(data = %cluster.place.data().display(), "the embedded PostgreSQL died; starting it again");
+                tracing::warn!(data = %cluster.files.data().display(), "the embedded PostgreSQL died; starting it again");
                 // A task of its own: aborting the watch must not leave a start half done and unlocked.
                 let restart = tokio::spawn(restart(Arc::clone(&cluster), Arc::clone(&leaving), port));
                 match restart.await {
@@ -170,15 +170,15 @@ impl Embedded {
     ///
     /// # Errors
     /// When the server doesn't stop within a minute, or the locks can't be used.
-    pub async fn stop(self) -> Result<(), Error> {
+    pub async fn stop(self) -> Result<(), EmbeddedError> {
         self.leaving.store(true, Ordering::Release);
         if let Ok(mut watch) = self.watch.lock()
             && let Some(watch) = watch.take()
         {
             watch.abort();
         }
-        let _starting = lock::exclusive(&self.cluster.place.start_lock()).await?;
-        let users = self.users.try_clone().map_err(Error::at(&self.cluster.place.users_lock()))?;
+        let _starting = lock::exclusive(&self.cluster.files.start_lock()).await?;
+        let users = self.users.try_clone().map_err(EmbeddedError::at(&self.cluster.files.users_lock()))?;
         leave(&self.cluster, users).await
     }
 }
@@ -194,8 +194,8 @@ impl Drop for Embedded {
     }
 }
 
-async fn restart(cluster: Arc<Cluster>, leaving: Arc<AtomicBool>, port: u16) -> Result<(), Error> {
-    let _starting = lock::exclusive(&cluster.place.start_lock()).await?;
+async fn restart(cluster: Arc<Cluster>, leaving: Arc<AtomicBool>, port: u16) -> Result<(), EmbeddedError> {
+    let _starting = lock::exclusive(&cluster.files.start_lock()).await?;
     // Whoever held the lock may have been our own `stop`, which ended the server on purpose.
     if leaving.load(Ordering::Acquire) {
         return Ok(());
@@ -205,10 +205,10 @@ async fn restart(cluster: Arc<Cluster>, leaving: Arc<AtomicBool>, port: u16) -> 
 
 /// Gives up a use of the cluster and stops the server if that was the last one. The caller holds `start.lock`, so
 /// nobody can come in between the question and the act.
-async fn leave(cluster: &Cluster, users: File) -> Result<(), Error> {
-    let path = cluster.place.users_lock();
-    // Unlocked in so many words: a closed file stays locked while a child between fork and exec still has a copy.
-    users.unlock().map_err(Error::at(&path))?;
+async fn leave(cluster: &Cluster, users: File) -> Result<(), EmbeddedError> {
+    let path = cluster.files.users_lock();
+    // Unlocked explicitly: a closed file stays locked while a child between fork and exec has a copy of it.
+    users.unlock().map_err(EmbeddedError::at(&path))?;
     drop(users);
     match lock::only_user(&path)? {
         Some(_alone) => cluster.stop().await,

@@ -12,12 +12,12 @@ mod secrets;
 mod server;
 mod template;
 
-pub use adopt::{Adoption, Wanted};
+pub use adopt::{Adoption, AdoptionSpec};
 pub use apply::{Change, Plan};
 pub use check::{Finding, check};
 pub use init::init;
-pub use provision::Wish;
-pub use server::{MIGRATOR, OWNER, Server, Servers};
+pub use provision::TenantSpec;
+pub use server::{FleetServer, MIGRATOR, OWNER, Servers};
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
@@ -35,10 +35,10 @@ use crate::vault::KeyRing;
 
 /// Why a verb could not be carried out; says what stands and what to do next.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum FleetError {
     /// The catalog could not be read or changed.
     #[error(transparent)]
-    Catalog(#[from] catalog::Error),
+    Catalog(#[from] catalog::CatalogError),
     /// A server refused, or did not answer.
     #[error("{doing}: {source}")]
     Server {
@@ -77,7 +77,7 @@ pub enum Error {
     Adopted(String, &'static str),
     /// A secret could not be sealed or opened.
     #[error(transparent)]
-    Secret(#[from] crate::vault::Weak),
+    Secret(#[from] crate::vault::VaultError),
     /// Something named in the catalog or by the operator is not in the settings.
     #[error("{0}")]
     Settings(String),
@@ -87,11 +87,11 @@ pub enum Error {
         /// What was being done.
         doing: String,
         /// Why it failed.
-        source: Box<migrate::Failure>,
+        source: Box<migrate::MigrationFailure>,
     },
     /// An edition's files are not usable.
     #[error(transparent)]
-    Edition(#[from] migrate::Error),
+    Edition(#[from] migrate::EditionError),
     /// A file could not be read or written.
     #[error("{0}")]
     File(String),
@@ -100,7 +100,7 @@ pub enum Error {
     Busy(String),
 }
 
-impl From<Invalid> for Error {
+impl From<Invalid> for FleetError {
     fn from(error: Invalid) -> Self {
         Self::Settings(error.0)
     }
@@ -108,21 +108,21 @@ impl From<Invalid> for Error {
 
 /// Adds what was being done to a server's error.
 pub(crate) trait Doing<T> {
-    fn doing(self, what: impl FnOnce() -> String) -> Result<T, Error>;
+    fn doing(self, what: impl FnOnce() -> String) -> Result<T, FleetError>;
 }
 
 impl<T, E: Into<pg::Error>> Doing<T> for Result<T, E> {
-    fn doing(self, what: impl FnOnce() -> String) -> Result<T, Error> {
-        self.map_err(|e| Error::Server { doing: what(), source: e.into() })
+    fn doing(self, what: impl FnOnce() -> String) -> Result<T, FleetError> {
+        self.map_err(|e| FleetError::Server { doing: what(), source: e.into() })
     }
 }
 
 /// Sessions that are kept for the next who needs one.
-const KEPT: usize = 8;
+const KEPT_SESSIONS: usize = 8;
 
-/// Databases that are copied at a time. Copying is bound by the disk and the kernel; what else there is to do for a tenant
-/// mostly waits for the disk behind it, so that more tenants than these should be under way.
-const COPIES: usize = 4;
+/// Databases that are copied at the same time. Copying is bound by the disk and the kernel. The other steps of a creation
+/// mostly wait for the disk, so more tenants than these may be in creation at once.
+const CONCURRENT_COPIES: usize = 4;
 
 /// The control plane's handle: settings, catalog, servers with their admins, master keys.
 pub struct Fleet {
@@ -136,7 +136,7 @@ pub struct Fleet {
     pub keys: Arc<KeyRing>,
     /// Sessions as the admin that wait for their next use, with their server's name.
     kept: Mutex<Vec<(String, Connection)>>,
-    /// Leave to copy a database.
+    /// Permits to copy a database.
     copies: Semaphore,
 }
 
@@ -145,36 +145,43 @@ impl Fleet {
     ///
     /// # Errors
     /// When it is not there ([`init`] makes it) or its server can't be reached.
-    pub async fn open(settings: Settings, servers: Servers, keys: Arc<KeyRing>) -> Result<Self, Error> {
+    pub async fn open(settings: Settings, servers: Servers, keys: Arc<KeyRing>) -> Result<Self, FleetError> {
         let server = servers.get(&settings.catalog.server)?;
         let catalog = Catalog::open(&server.endpoint, server.admin()?, &settings.catalog.database).await;
         let catalog = catalog.map_err(|error| match error {
-            catalog::Error::Server(e)
+            catalog::CatalogError::Server(e)
                 if e.code() == Some(&tokio_postgres::error::SqlState::INVALID_CATALOG_NAME) =>
             {
-                Error::Settings(format!(
+                FleetError::Settings(format!(
                     "there is no catalog `{}` on server `{}`; make it with `manybox init`",
                     settings.catalog.database, settings.catalog.server
                 ))
             }
             other => other.into(),
         })?;
-        Ok(Self { settings, catalog, servers, keys, kept: Mutex::default(), copies: Semaphore::new(COPIES) })
+        Ok(Self {
+            settings,
+            catalog,
+            servers,
+            keys,
+            kept: Mutex::default(),
+            copies: Semaphore::new(CONCURRENT_COPIES),
+        })
     }
 
     /// The tenant that has this slug.
     ///
     /// # Errors
-    /// [`Error::Unknown`] when none has.
-    pub async fn tenant(&self, slug: &str) -> Result<TenantRow, Error> {
-        self.catalog.tenant_by_slug(slug).await?.ok_or_else(|| Error::Unknown(slug.to_owned()))
+    /// [`FleetError::Unknown`] when none has.
+    pub async fn tenant(&self, slug: &str) -> Result<TenantRow, FleetError> {
+        self.catalog.tenant_by_slug(slug).await?.ok_or_else(|| FleetError::Unknown(slug.to_owned()))
     }
 
     /// Every edition of the settings, read and checked.
     ///
     /// # Errors
     /// When a file is malformed or may not be run; names it.
-    pub fn editions(&self) -> Result<BTreeMap<String, migrate::Edition>, Error> {
+    pub fn editions(&self) -> Result<BTreeMap<String, migrate::Edition>, FleetError> {
         self.settings.editions.keys().map(|name| Ok((name.clone(), self.edition(name)?))).collect()
     }
 
@@ -182,15 +189,17 @@ impl Fleet {
     ///
     /// # Errors
     /// When the settings don't have it, or one of its files is malformed or may not be run.
-    pub fn edition(&self, name: &str) -> Result<migrate::Edition, Error> {
+    pub fn edition(&self, name: &str) -> Result<migrate::Edition, FleetError> {
         Ok(migrate::Edition::read(name, self.edition_files(name)?)?)
     }
 
     /// Where an edition's files are.
-    fn edition_files(&self, name: &str) -> Result<&Path, Error> {
+    fn edition_files(&self, name: &str) -> Result<&Path, FleetError> {
         let edition = self.settings.editions.get(name);
         edition.and_then(|e| e.migrations.as_deref()).ok_or_else(|| {
-            Error::Settings(format!("there is no edition `{name}` in the settings; add [editions.{name}]"))
+            FleetError::Settings(format!(
+                "there is no edition `{name}` in the settings; add [editions.{name}]"
+            ))
         })
     }
 
@@ -208,15 +217,17 @@ impl Fleet {
     ///
     /// # Errors
     /// When the server can't be reached.
-    pub async fn strangers(&self, server: &str) -> Result<HashSet<String>, Error> {
+    pub async fn databases_with_foreign_objects(&self, server: &str) -> Result<HashSet<String>, FleetError> {
         let (_, client) = self.admin(server).await?;
-        let found = migrate::strangers(&client, OWNER).await.doing(|| "looking at who owns what".into())?;
+        let found = migrate::databases_with_foreign_objects(&client, OWNER)
+            .await
+            .doing(|| "looking at who owns what".into())?;
         self.keep(server, client);
         Ok(found)
     }
 
     /// A session as the admin on the server's maintenance database.
-    async fn admin(&self, server: &str) -> Result<(&Server, Connection), Error> {
+    async fn admin(&self, server: &str) -> Result<(&FleetServer, Connection), FleetError> {
         let server = self.servers.get(server)?;
         let kept = {
             let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
@@ -233,7 +244,7 @@ impl Fleet {
     /// Keeps a session for the next who needs one. It must hold nothing: no transaction, no lock.
     fn keep(&self, server: &str, connection: Connection) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.len() < KEPT {
+        if kept.len() < KEPT_SESSIONS {
             kept.push((server.to_owned(), connection));
         }
     }

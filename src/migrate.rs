@@ -1,25 +1,30 @@
-//! Migrations of one database: what an edition holds, what may stand in its files, and how a database is brought along.
+//! Migrations of one database: reading an edition's files, checking them, and applying them.
 //!
-//! [`Edition`] reads and checks the files, [`bring`] applies them to one database and says how far it came,
+//! [`Edition`] reads and checks the files, [`migrate`] applies them to one database and says how far it came,
 //! [`standing`] compares a database's lineage with an edition without touching the database.
-//! Which databases are brought along, and when, is decided by the rollout.
+//! Which databases are migrated, and when, is the rollout's decision.
 
 mod edition;
 mod engine;
+mod file;
 mod history;
 mod inert;
 mod lint;
+mod outcome;
 mod outside;
+mod resumable;
 mod runner;
 mod session;
 mod statements;
 mod status;
 mod template;
 
-pub use edition::{Edition, Error, File};
+pub use edition::{Edition, EditionError};
+pub use file::File;
 pub use history::lineage;
 pub use lint::Finding;
-pub use runner::{Failure, Kind, Options, Outcome, bring};
-pub use session::strangers;
+pub use outcome::{FailureKind, MigrationFailure, MigrationOutcome};
+pub use runner::{Options, migrate};
+pub use session::databases_with_foreign_objects;
 pub use status::{Standing, standing};
 pub use template::prepare_template;

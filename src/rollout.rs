@@ -4,4 +4,4 @@ mod executor;
 mod planner;
 
 pub use executor::{Report, StepResult};
-pub use planner::{Rollout, Scope, Step, Why, plan};
+pub use planner::{Rollout, RolloutScope, RolloutStep, StepReason, plan};

@@ -3,9 +3,10 @@
 mod load;
 mod sections;
 
-pub use load::{Error, Paths};
+pub use load::{Paths, SettingsError};
 pub use sections::{
-    Budget, CatalogPlace, Declared, Defaults, EditionFiles, EmbeddedServer, Keys, Listen, Migrate, Server,
+    BudgetSettings, CatalogSettings, Declared, Defaults, EditionFiles, EmbeddedSettings, KeySettings,
+    ListenSettings, MigrateSettings, ServerSettings,
 };
 
 use std::collections::BTreeMap;
@@ -20,15 +21,15 @@ use crate::tenant::{Record, Tenant};
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
     /// Where the router listens and which base URLs tenants get by default.
-    pub listen: Listen,
+    pub listen: ListenSettings,
     /// Where the catalog is.
-    pub catalog: CatalogPlace,
+    pub catalog: CatalogSettings,
     /// Where the master key is.
-    pub keys: Keys,
+    pub keys: KeySettings,
     /// The private PostgreSQL that is used when `servers` is empty.
-    pub embedded: EmbeddedServer,
+    pub embedded: EmbeddedSettings,
     /// PostgreSQL servers by name. Empty: manybox starts a private one, named `main`.
-    pub servers: BTreeMap<String, Server>,
+    pub servers: BTreeMap<String, ServerSettings>,
     /// Lines of schema versions by name.
     pub editions: BTreeMap<String, EditionFiles>,
     /// Commercial limits by name. `standard` is always there.
@@ -36,15 +37,16 @@ pub struct Settings {
     /// What a tenant gets when nothing else is said.
     pub defaults: Defaults,
     /// How migrations run.
-    pub migrate: Migrate,
+    pub migrate: MigrateSettings,
     /// Tenants under version control, by slug.
     pub tenants: BTreeMap<String, Declared>,
 }
 
 impl Settings {
-    /// Joins a catalog record with the limits and the API settings that apply to it: defaults, its edition's, its own.
-    /// An adopted database has PostgREST's defaults instead of the first two, for those describe what manybox makes.
-    /// A tier that the settings don't have falls back to the default tier: a router with older settings keeps serving.
+    /// Joins a catalog record with the limits and the API settings that apply to it: the defaults, then its edition's,
+    /// then its own. An adopted database has PostgREST's defaults instead of the first two, which describe databases
+    /// that manybox made. A tier that the settings don't have becomes the default tier, so that a router with older
+    /// settings keeps serving.
     pub fn tenant(&self, record: Record) -> Tenant {
         let limits = self.tiers.get(&record.tier).or_else(|| self.tiers.get(&self.defaults.tier));
         let limits = limits.cloned().unwrap_or_default();
@@ -57,7 +59,7 @@ impl Settings {
     }
 
     /// What a server gives to tenants' requests.
-    pub fn budget(&self, server: &str) -> &Budget {
+    pub fn budget(&self, server: &str) -> &BudgetSettings {
         self.servers.get(server).map_or(&self.embedded.budget, |server| &server.budget)
     }
 

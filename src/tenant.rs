@@ -10,7 +10,7 @@ mod state;
 pub use base_url::{BaseUrl, Host, Prefix, UrlTemplate};
 pub use difference::{Difference, Part};
 pub use id::TenantId;
-pub use origin::{Adopted, Kin, Lineage, Origin, Sealed};
+pub use origin::{Adopted, Lineage, Origin, SchemaLineage, Sealed};
 pub use slug::Slug;
 pub use state::{State, Verb};
 
@@ -86,11 +86,11 @@ impl Record {
         matches!(self.origin, Origin::Adopted(_))
     }
 
-    /// Which tenants have the same schema.
-    pub fn kin(&self) -> Kin<'_> {
+    /// Whose schema it has.
+    pub fn schema_lineage(&self) -> SchemaLineage<'_> {
         match &self.origin {
-            Origin::Lineage(lineage) => Kin::Lineage(Cow::Borrowed(lineage)),
-            Origin::Adopted(_) => Kin::Alone(Cow::Borrowed(&self.id)),
+            Origin::Lineage(lineage) => SchemaLineage::Shared(Cow::Borrowed(lineage)),
+            Origin::Adopted(_) => SchemaLineage::Own(Cow::Borrowed(&self.id)),
         }
     }
 }

@@ -2,7 +2,9 @@
 
 mod credentials;
 mod key_file;
+mod keyring;
 mod seal;
 
-pub use credentials::{KeyRing, MasterKey, Weak, migrator_login, scram_verifier};
+pub use credentials::{migrator_login, scram_verifier};
+pub use keyring::{KeyRing, MasterKey, VaultError};
 pub use seal::PASSWORD;

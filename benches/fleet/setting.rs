@@ -101,7 +101,10 @@ impl Setting {
     pub(crate) async fn fleet(&self) -> Done<Fleet> {
         let settings = Settings::load(&Paths { file: self.toml() })?;
         let settings = Settings {
-            keys: manybox::settings::Keys { file: self.folder.path().join("master.key"), ..settings.keys },
+            keys: manybox::settings::KeySettings {
+                file: self.folder.path().join("master.key"),
+                ..settings.keys
+            },
             ..settings
         };
         let keys = Arc::new(KeyRing::load(&settings.keys)?);

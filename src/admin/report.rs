@@ -104,7 +104,7 @@ impl Admin {
             pools.insert(pool.tenant.clone(), pool);
         }
         let line = |(id, flow): (TenantId, Flow)| {
-            // One that has left the directory is nobody's business any more.
+            // A tenant that has left the directory is not reported.
             let tenant = self.directory.get(&id)?;
             let pool = pools.get(&id);
             Some(TenantLine {

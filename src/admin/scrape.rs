@@ -14,30 +14,30 @@ use super::report::TenantLine;
 use crate::pool::{Breaker, ServerStatus};
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Of {
+struct ServerLabels {
     server: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct In {
+struct StateLabels {
     server: String,
     state: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Came {
+struct OutcomeLabels {
     server: String,
     outcome: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Because {
+struct ReasonLabels {
     server: String,
     reason: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Tenant {
+struct TenantLabels {
     tenant: String,
 }
 
@@ -66,8 +66,8 @@ pub(super) fn scrape(admin: &Admin) -> Result<String, std::fmt::Error> {
 }
 
 fn servers(registry: &mut Registry, all: &[ServerStatus]) {
-    let (connections, ended) = (Gauges::<In>::default(), Counters::<Because>::default());
-    let connects = Counters::<Came>::default();
+    let (connections, ended) = (Gauges::<StateLabels>::default(), Counters::<ReasonLabels>::default());
+    let connects = Counters::<OutcomeLabels>::default();
     for status in all {
         let states = [
             ("idle", status.idle),
@@ -76,10 +76,14 @@ fn servers(registry: &mut Registry, all: &[ServerStatus]) {
             ("closing", status.closing),
         ];
         for (state, count) in states {
-            connections.get_or_create(&In { server: status.server.clone(), state }).set(f64::from(count));
+            connections
+                .get_or_create(&StateLabels { server: status.server.clone(), state })
+                .set(f64::from(count));
         }
         for (outcome, count) in [("ok", status.connects), ("failed", status.connect_failures)] {
-            connects.get_or_create(&Came { server: status.server.clone(), outcome }).inc_by(count as f64);
+            connects
+                .get_or_create(&OutcomeLabels { server: status.server.clone(), outcome })
+                .inc_by(count as f64);
         }
         for (reason, count) in [
             ("budget", status.timeouts.budget),
@@ -87,13 +91,13 @@ fn servers(registry: &mut Registry, all: &[ServerStatus]) {
             ("connect", status.timeouts.connect),
             ("queue", status.timeouts.queue),
         ] {
-            ended.get_or_create(&Because { server: status.server.clone(), reason }).inc_by(count as f64);
+            ended.get_or_create(&ReasonLabels { server: status.server.clone(), reason }).inc_by(count as f64);
         }
     }
     registry.register("connections", "Connections by state; together never above the budget", connections);
     registry.register("connects", "Connections opened, and those that could not be", connects);
     registry.register("waits_ended", "Requests that got no connection, by what they waited for", ended);
-    let of = |status: &ServerStatus| Of { server: status.server.clone() };
+    let of = |status: &ServerStatus| ServerLabels { server: status.server.clone() };
     gauge(registry, "budget", "Most connections this router may hold", all, of, |s| f64::from(s.budget));
     gauge(registry, "waiting", "Requests that wait for a connection", all, of, |s| f64::from(s.waiting));
     gauge(registry, "breaker_open", "1 while the server is not asked for connections", all, of, |s| {
@@ -113,7 +117,7 @@ fn tenants(registry: &mut Registry, admin: &Admin) {
     let mut lines = admin.tenants();
     lines.sort_by_key(|line| std::cmp::Reverse((line.flow.recent, line.flow.requests)));
     lines.truncate(admin.top);
-    let of = |line: &TenantLine| Tenant { tenant: line.slug.clone() };
+    let of = |line: &TenantLine| TenantLabels { tenant: line.slug.clone() };
     let help = "Connections of the busiest tenants";
     gauge(registry, "tenant_connections", help, &lines, of, |l| f64::from(l.open));
     let mut count =

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::mpsc::Receiver;
 use tokio_postgres::{Notification, Row};
 
-use super::Error;
+use super::CatalogError;
 use super::tenants::{SELECT, record};
 use crate::pg::{self, Connection, Endpoint, Ident};
 use crate::tenant::{Record, TenantId};
@@ -18,12 +18,12 @@ pub struct Reader {
     endpoint: Endpoint,
     keys: Arc<KeyRing>,
     database: String,
-    /// Keys that were warned of.
+    /// Keys that a warning was logged for.
     told: Arc<Mutex<HashSet<String>>>,
 }
 
-/// The most keys that are warned of: who stores more than all keys of some version wants something else.
-const TOLD: usize = 100;
+/// Most keys that are warned of, so that a catalog full of unknown keys can't fill the log.
+const MAX_WARNINGS: usize = 100;
 
 impl Reader {
     /// A reader of the catalog in this database.
@@ -35,12 +35,15 @@ impl Reader {
     ///
     /// # Errors
     /// When the server can't be reached, or refuses the router's login under every master key.
-    pub async fn open(&self) -> Result<Feed, Error> {
+    pub async fn open(&self) -> Result<Feed, CatalogError> {
         let (connection, notices) = self.listen("directory").await?;
         Ok(Feed { connection, notices, told: Arc::clone(&self.told) })
     }
 
-    pub(super) async fn listen(&self, channel: &str) -> Result<(Connection, Receiver<Notification>), Error> {
+    pub(super) async fn listen(
+        &self,
+        channel: &str,
+    ) -> Result<(Connection, Receiver<Notification>), CatalogError> {
         let mut refused = None;
         for login in self.keys.router_logins(&self.database) {
             match pg::connect_listening(&self.endpoint, &login, &self.database).await {
@@ -52,7 +55,7 @@ impl Reader {
                 Err(error) => return Err(error.into()),
             }
         }
-        Err(refused.map_or_else(|| Error::Row("there is no master key".into()), Error::from))
+        Err(refused.map_or_else(|| CatalogError::Row("there is no master key".into()), CatalogError::from))
     }
 }
 
@@ -68,7 +71,7 @@ impl Feed {
     ///
     /// # Errors
     /// When the connection is lost, or a row can't be understood.
-    pub async fn load_all(&self) -> Result<Vec<Record>, Error> {
+    pub async fn load_all(&self) -> Result<Vec<Record>, CatalogError> {
         let sql = format!("{SELECT} WHERE t.state IN ('active', 'suspended') ORDER BY t.id");
         self.connection.query(&sql, &[]).await?.iter().map(|row| self.record(row)).collect()
     }
@@ -77,18 +80,18 @@ impl Feed {
     ///
     /// # Errors
     /// When the connection is lost, or the row can't be understood.
-    pub async fn load(&self, id: &TenantId) -> Result<Option<Record>, Error> {
+    pub async fn load(&self, id: &TenantId) -> Result<Option<Record>, CatalogError> {
         let sql = format!("{SELECT} WHERE t.id = $1");
         let row = self.connection.query_opt(&sql, &[&id.as_str()]).await?;
         row.as_ref().map(|row| self.record(row)).transpose()
     }
 
     /// Warns of a setting that is left out once, however many tenants have it and however often they are read.
-    fn record(&self, row: &Row) -> Result<Record, Error> {
+    fn record(&self, row: &Row) -> Result<Record, CatalogError> {
         let record = record(row)?;
         for (key, why) in record.overrides.left_out() {
             let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-            if told.len() < TOLD && told.insert(key.to_owned()) {
+            if told.len() < MAX_WARNINGS && told.insert(key.to_owned()) {
                 tracing::warn!(
                     setting = key,
                     tenant.slug = %record.slug,
@@ -104,14 +107,14 @@ impl Feed {
     ///
     /// # Errors
     /// When the connection is lost.
-    pub async fn version(&self) -> Result<i64, Error> {
+    pub async fn version(&self) -> Result<i64, CatalogError> {
         Ok(self.connection.query_one("SELECT version FROM catalog.clock", &[]).await?.try_get(0)?)
     }
 
     /// Waits for the next change; `None` when the connection is lost. May be dropped while it waits.
     pub async fn next(&mut self) -> Option<TenantId> {
         loop {
-            // A payload that is no id was sent by somebody who may connect to the catalog, but is not us.
+            // Anybody who may connect to the catalog can send a notice whose payload is no id.
             if let Ok(id) = self.notices.recv().await?.payload().parse() {
                 return Some(id);
             }

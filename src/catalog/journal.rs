@@ -2,7 +2,7 @@
 
 use time::OffsetDateTime;
 
-use super::{Catalog, Error};
+use super::{Catalog, CatalogError};
 use crate::tenant::TenantId;
 
 /// One line of the journal.
@@ -24,7 +24,7 @@ impl Catalog {
     ///
     /// # Errors
     /// When the catalog can't be read.
-    pub async fn journal(&self, id: &TenantId, most: i64) -> Result<Vec<Entry>, Error> {
+    pub async fn journal(&self, id: &TenantId, most: i64) -> Result<Vec<Entry>, CatalogError> {
         let sql = "SELECT at, actor, action, detail FROM catalog.journal WHERE tenant = $1 ORDER BY id DESC LIMIT $2";
         let rows = self.connection.query(sql, &[&id.as_str(), &most]).await?;
         rows.iter()

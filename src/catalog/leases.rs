@@ -6,7 +6,7 @@ use tokio::sync::mpsc::Receiver;
 use tokio_postgres::Notification;
 use tokio_postgres::types::Type;
 
-use super::{Error, Reader};
+use super::{CatalogError, Reader};
 use crate::pg::Connection;
 
 /// How long a share is kept for a router that says nothing.
@@ -26,19 +26,19 @@ impl Reader {
     ///
     /// # Errors
     /// As [`Reader::open`].
-    pub async fn open_leases(&self, router: &str) -> Result<Leases, Error> {
+    pub async fn open_leases(&self, router: &str) -> Result<Leases, CatalogError> {
         let (connection, notices) = self.listen("lease").await?;
         Ok(Leases { connection, notices, router: router.to_owned() })
     }
 }
 
 impl Leases {
-    /// The router's share of `total` connections of a server, of which it holds `held` now. What it holds above its
-    /// share it must close; until it has, and renewed again, others have to wait for theirs.
+    /// The router's share of `total` connections of a server; it holds `held` now. It must close what it holds above its
+    /// share. Other routers get those connections after this one has closed them and renewed its lease.
     ///
     /// # Errors
     /// When the connection is lost.
-    pub async fn renew(&self, server: &str, total: u32, held: u32) -> Result<u32, Error> {
+    pub async fn renew(&self, server: &str, total: u32, held: u32) -> Result<u32, CatalogError> {
         let number = |n: u32| i32::try_from(n).unwrap_or(i32::MAX);
         let (total, held) = (number(total), number(held));
         let row = self
@@ -55,7 +55,7 @@ impl Leases {
             )
             .await?;
         let share: i32 =
-            row.first().ok_or_else(|| Error::Row("renew_lease gave no row".into()))?.try_get(0)?;
+            row.first().ok_or_else(|| CatalogError::Row("renew_lease gave no row".into()))?.try_get(0)?;
         Ok(u32::try_from(share).unwrap_or(0))
     }
 
@@ -63,7 +63,7 @@ impl Leases {
     ///
     /// # Errors
     /// When the connection is lost; the leases then end by themselves.
-    pub async fn end(&self) -> Result<(), Error> {
+    pub async fn end(&self) -> Result<(), CatalogError> {
         self.connection.query_typed("SELECT catalog.end_leases($1)", &[(&self.router, Type::TEXT)]).await?;
         Ok(())
     }

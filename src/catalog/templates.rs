@@ -1,6 +1,6 @@
 //! Templates in the catalog: one ready per server and edition, others being built or waiting to be dropped.
 
-use super::{Catalog, Error};
+use super::{Catalog, CatalogError};
 use crate::tenant::Lineage;
 
 /// A template database.
@@ -21,7 +21,7 @@ impl Catalog {
     ///
     /// # Errors
     /// When the catalog can't be read.
-    pub async fn templates(&self) -> Result<Vec<Template>, Error> {
+    pub async fn templates(&self) -> Result<Vec<Template>, CatalogError> {
         let sql = "SELECT database, server, edition, version, history, state FROM catalog.template ORDER BY server, edition, created_at";
         let rows = self.connection.query(sql, &[]).await?;
         rows.iter()
@@ -44,7 +44,12 @@ impl Catalog {
     ///
     /// # Errors
     /// When the catalog can't be changed.
-    pub async fn template_insert(&self, database: &str, server: &str, edition: &str) -> Result<(), Error> {
+    pub async fn template_insert(
+        &self,
+        database: &str,
+        server: &str,
+        edition: &str,
+    ) -> Result<(), CatalogError> {
         let sql =
             "INSERT INTO catalog.template (database, server, edition, state) VALUES ($1, $2, $3, 'building')";
         self.connection.execute(sql, &[&database, &server, &edition]).await?;
@@ -55,7 +60,7 @@ impl Catalog {
     ///
     /// # Errors
     /// When the catalog can't be changed.
-    pub async fn template_reuse(&self, database: &str) -> Result<(), Error> {
+    pub async fn template_reuse(&self, database: &str) -> Result<(), CatalogError> {
         let sql = "UPDATE catalog.template SET state = 'building' WHERE database = $1";
         self.connection.execute(sql, &[&database]).await?;
         Ok(())
@@ -65,9 +70,14 @@ impl Catalog {
     ///
     /// # Errors
     /// When the catalog can't be changed.
-    pub async fn template_ready(&self, database: &str, version: i32, history: &str) -> Result<(), Error> {
-        // Two statements in one transaction would do as well; one UPDATE can't, because the unique index is checked
-        // row by row. The first is harmless alone: a create without a ready template builds one.
+    pub async fn template_ready(
+        &self,
+        database: &str,
+        version: i32,
+        history: &str,
+    ) -> Result<(), CatalogError> {
+        // Two statements, because a unique index is checked row by row within one UPDATE. The first is harmless alone: a
+        // creation that finds no ready template builds one.
         self.connection
             .execute(
                 "UPDATE catalog.template o SET state = 'stale' FROM catalog.template n
@@ -85,7 +95,7 @@ impl Catalog {
     ///
     /// # Errors
     /// When the catalog can't be changed.
-    pub async fn template_delete(&self, database: &str) -> Result<(), Error> {
+    pub async fn template_delete(&self, database: &str) -> Result<(), CatalogError> {
         self.connection.execute("DELETE FROM catalog.template WHERE database = $1", &[&database]).await?;
         Ok(())
     }

@@ -7,7 +7,7 @@ use time::OffsetDateTime;
 use tokio_postgres::Row;
 use tokio_postgres::types::{Json, ToSql};
 
-use super::{Catalog, Error, Template};
+use super::{Catalog, CatalogError, Template};
 use crate::policy::{Overrides, Stored};
 use crate::tenant::{Adopted, BaseUrl, Lineage, Origin, Record, Sealed, State, TenantId, Verb};
 
@@ -17,7 +17,7 @@ pub(super) const SELECT: &str = "
            ARRAY(SELECT b.url FROM catalog.base_url b WHERE b.tenant = t.id ORDER BY b.templated, b.url) AS base_urls
     FROM catalog.tenant t";
 
-pub(super) fn record(row: &Row) -> Result<Record, Error> {
+pub(super) fn record(row: &Row) -> Result<Record, CatalogError> {
     let text = |column: &str| row.try_get::<_, String>(column);
     let urls: Vec<String> = row.try_get("base_urls")?;
     Ok(Record {
@@ -64,7 +64,7 @@ pub struct TenantRow {
     pub changed_at: OffsetDateTime,
 }
 
-fn tenant_row(row: &Row) -> Result<TenantRow, Error> {
+fn tenant_row(row: &Row) -> Result<TenantRow, CatalogError> {
     Ok(TenantRow {
         record: record(row)?,
         unsettled: row.try_get("unsettled")?,
@@ -144,7 +144,7 @@ impl Catalog {
     ///
     /// # Errors
     /// `unique_violation` when the slug or a base URL is taken.
-    pub async fn tenant_insert(&self, new: &NewTenant) -> Result<(), Error> {
+    pub async fn tenant_insert(&self, new: &NewTenant) -> Result<(), CatalogError> {
         let (templated, given) = (Urls::of(&new.templated), Urls::of(&new.given));
         let (edition, adopted) = match &new.origin {
             Origin::Lineage(lineage) => (Some(&lineage.edition), None),
@@ -198,7 +198,7 @@ impl Catalog {
     ///
     /// # Errors
     /// When the catalog can't be read.
-    pub async fn tenants(&self, filter: &Filter) -> Result<Vec<TenantRow>, Error> {
+    pub async fn tenants(&self, filter: &Filter) -> Result<Vec<TenantRow>, CatalogError> {
         let sql = format!(
             "{SELECT}
              WHERE CASE WHEN $1::text IS NULL THEN t.state <> 'purged' ELSE t.state = $1 END
@@ -216,7 +216,7 @@ impl Catalog {
     ///
     /// # Errors
     /// When the catalog can't be read.
-    pub async fn tenant_by_slug(&self, slug: &str) -> Result<Option<TenantRow>, Error> {
+    pub async fn tenant_by_slug(&self, slug: &str) -> Result<Option<TenantRow>, CatalogError> {
         let sql = format!("{SELECT} WHERE t.slug = $1 AND t.state <> 'purged'");
         self.connection.query_opt(&sql, &[&slug]).await?.as_ref().map(tenant_row).transpose()
     }
@@ -225,7 +225,7 @@ impl Catalog {
     ///
     /// # Errors
     /// When the catalog can't be read.
-    pub async fn tenant(&self, id: &TenantId) -> Result<Option<TenantRow>, Error> {
+    pub async fn tenant(&self, id: &TenantId) -> Result<Option<TenantRow>, CatalogError> {
         let sql = format!("{SELECT} WHERE t.id = $1");
         let statement = self.tenant.get_or_try_init(|| self.connection.prepare(&sql)).await?;
         self.connection.query_opt(statement, &[&id.as_str()]).await?.as_ref().map(tenant_row).transpose()
@@ -237,7 +237,7 @@ impl Catalog {
     ///
     /// # Errors
     /// When the catalog can't be changed.
-    pub async fn tenant_transition(&self, id: &TenantId, verb: Verb) -> Result<bool, Error> {
+    pub async fn tenant_transition(&self, id: &TenantId, verb: Verb) -> Result<bool, CatalogError> {
         let from: Vec<&str> = verb.from().iter().map(|s| s.as_str()).collect();
         let changed = self
             .connection
@@ -257,16 +257,16 @@ impl Catalog {
     ///
     /// # Errors
     /// When the catalog can't be changed.
-    pub async fn tenant_settled(&self, id: &TenantId) -> Result<(), Error> {
+    pub async fn tenant_settled(&self, id: &TenantId) -> Result<(), CatalogError> {
         self.change("UPDATE catalog.tenant SET unsettled = false WHERE id = $1", &[&id.as_str()]).await
     }
 
-    /// The tenant's database is whole: it goes into service with its template's lineage. Returns false when the
-    /// template has been brought up since it was read: then nobody knows which version the copy has.
+    /// Puts a tenant whose database is complete into service, with its template's lineage. Returns false when the
+    /// template was migrated since it was read: then nobody knows which version the copy has.
     ///
     /// # Errors
     /// When the catalog can't be changed.
-    pub async fn tenant_created(&self, id: &TenantId, template: &Template) -> Result<bool, Error> {
+    pub async fn tenant_created(&self, id: &TenantId, template: &Template) -> Result<bool, CatalogError> {
         let Template { database, lineage, .. } = template;
         let row = self
             .connection
@@ -291,7 +291,7 @@ impl Catalog {
     ///
     /// # Errors
     /// When the catalog can't be changed.
-    pub async fn tenant_purged(&self, id: &TenantId) -> Result<(), Error> {
+    pub async fn tenant_purged(&self, id: &TenantId) -> Result<(), CatalogError> {
         self.change(
             "WITH u AS (DELETE FROM catalog.base_url WHERE tenant = $1), t AS (
                 UPDATE catalog.tenant SET state = 'purged', unsettled = false, sealed = '{}', changed_at = now()
@@ -313,7 +313,7 @@ impl Catalog {
         tier: &str,
         overrides: &Overrides,
         sealed: &Sealed,
-    ) -> Result<(), Error> {
+    ) -> Result<(), CatalogError> {
         self.change(
             "WITH t AS (
                 UPDATE catalog.tenant SET tier = $2, overrides = $3, sealed = $4, changed_at = now()
@@ -336,7 +336,7 @@ impl Catalog {
         id: &TenantId,
         login_role: &str,
         sealed: &Sealed,
-    ) -> Result<(), Error> {
+    ) -> Result<(), CatalogError> {
         self.change(
             "WITH t AS (
                 UPDATE catalog.tenant
@@ -354,7 +354,7 @@ impl Catalog {
     ///
     /// # Errors
     /// When the catalog can't be changed.
-    pub async fn tenant_reload(&self, id: &TenantId) -> Result<(), Error> {
+    pub async fn tenant_reload(&self, id: &TenantId) -> Result<(), CatalogError> {
         self.change(
             "WITH t AS (UPDATE catalog.tenant SET reloads = reloads + 1 WHERE id = $1 RETURNING id)
              INSERT INTO catalog.journal (tenant, action) SELECT id, 'reload' FROM t",
@@ -372,7 +372,7 @@ impl Catalog {
         id: &TenantId,
         urls: &[BaseUrl],
         templated: bool,
-    ) -> Result<(), Error> {
+    ) -> Result<(), CatalogError> {
         let urls = Urls::of(urls);
         self.change(
             "WITH gone AS (
@@ -395,7 +395,7 @@ impl Catalog {
     ///
     /// # Errors
     /// When the catalog can't be read.
-    pub async fn base_urls_given(&self, id: &TenantId) -> Result<Vec<BaseUrl>, Error> {
+    pub async fn base_urls_given(&self, id: &TenantId) -> Result<Vec<BaseUrl>, CatalogError> {
         let sql = "SELECT url FROM catalog.base_url WHERE tenant = $1 AND NOT templated ORDER BY url";
         let rows = self.connection.query(sql, &[&id.as_str()]).await?;
         rows.iter().map(|row| Ok(row.try_get::<_, String>(0)?.parse()?)).collect()
@@ -405,18 +405,18 @@ impl Catalog {
     ///
     /// # Errors
     /// When the catalog can't be read.
-    pub async fn every_base_url_given(&self) -> Result<HashMap<String, Vec<String>>, Error> {
+    pub async fn every_base_url_given(&self) -> Result<HashMap<String, Vec<String>>, CatalogError> {
         let sql = "SELECT tenant, array_agg(url) FROM catalog.base_url WHERE NOT templated GROUP BY tenant";
         let rows = self.connection.query(sql, &[]).await?;
         rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
     }
 
-    /// Writes what migrations left. Several in one statement: each commit waits for the disk, and all of them for each
-    /// other, because every change moves the catalog's one clock.
+    /// Writes the outcomes of migrations, several in one statement. Each commit waits for the disk, and for the other
+    /// commits too, because every change moves the catalog's one clock.
     ///
     /// # Errors
     /// When the catalog can't be changed.
-    pub async fn tenants_migrated(&self, migrated: &[Migrated]) -> Result<(), Error> {
+    pub async fn tenants_migrated(&self, migrated: &[Migrated]) -> Result<(), CatalogError> {
         let ids: Vec<_> = migrated.iter().map(|m| m.id.as_str()).collect();
         let (versions, histories): (Vec<_>, Vec<_>) = migrated
             .iter()
@@ -445,7 +445,7 @@ impl Catalog {
     ///
     /// # Errors
     /// When the catalog can't be changed.
-    pub async fn tenant_rekeyed(&self, id: &TenantId, key: i32, sealed: &Sealed) -> Result<(), Error> {
+    pub async fn tenant_rekeyed(&self, id: &TenantId, key: i32, sealed: &Sealed) -> Result<(), CatalogError> {
         self.change(
             "WITH t AS (UPDATE catalog.tenant SET key = $2, sealed = $3 WHERE id = $1 RETURNING id)
              INSERT INTO catalog.journal (tenant, action, detail)
@@ -455,7 +455,7 @@ impl Catalog {
         .await
     }
 
-    async fn change(&self, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<(), Error> {
+    async fn change(&self, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<(), CatalogError> {
         self.connection.execute(sql, parameters).await?;
         Ok(())
     }

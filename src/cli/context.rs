@@ -1,4 +1,4 @@
-//! Context: what every command stands on: settings, servers (a private one if none is set), keys, the fleet.
+//! Context: what every command needs: settings, servers (a private one if none is set), keys, the fleet.
 
 use std::sync::Arc;
 

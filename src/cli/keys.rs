@@ -6,12 +6,12 @@ use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, Termios, tc
 use tokio::sync::mpsc;
 
 /// The terminal's keys; dropped, it is as before. Ctrl-C stays a signal.
-pub(super) struct Keys {
+pub(super) struct TerminalKeys {
     before: Termios,
     typed: mpsc::Receiver<u8>,
 }
 
-impl Keys {
+impl TerminalKeys {
     /// Begins to read; `None` when nobody types on standard input.
     pub(super) fn read() -> Option<Self> {
         let stdin = std::io::stdin();
@@ -45,7 +45,7 @@ impl Keys {
     }
 }
 
-impl Drop for Keys {
+impl Drop for TerminalKeys {
     fn drop(&mut self) {
         let _ = tcsetattr(std::io::stdin(), OptionalActions::Now, &self.before);
     }

@@ -5,11 +5,11 @@ use super::{Context, Done, Failure, Output};
 use crate::catalog::Filter;
 use crate::fleet::Fleet;
 use crate::migrate::{Standing, standing};
-use crate::rollout::{self, Scope};
+use crate::rollout::{self, RolloutScope};
 
 #[derive(clap::Args)]
 #[command(args_conflicts_with_subcommands = true)]
-pub(super) struct Migrate {
+pub(super) struct MigrateCommand {
     #[command(subcommand)]
     command: Option<Sub>,
     /// Only tenants of this edition
@@ -45,20 +45,21 @@ struct Line {
     failure: Option<String>,
 }
 
-impl Migrate {
+impl MigrateCommand {
     pub(super) async fn run(self, context: &Context, output: Output) -> Done {
         let fleet = context.fleet().await?;
         match self.command {
             Some(Sub::Status { edition }) => status(&fleet, edition, output).await,
             None => {
                 let jobs = self.jobs.unwrap_or(context.settings.migrate.jobs);
-                migrate(&fleet, Scope { edition: self.edition, tenant: self.tenant }, jobs, output).await
+                migrate(&fleet, RolloutScope { edition: self.edition, tenant: self.tenant }, jobs, output)
+                    .await
             }
         }
     }
 }
 
-async fn migrate(fleet: &Fleet, scope: Scope, jobs: usize, output: Output) -> Done {
+async fn migrate(fleet: &Fleet, scope: RolloutScope, jobs: usize, output: Output) -> Done {
     if let Some(edition) = &scope.edition {
         fleet.edition(edition)?;
     }

@@ -52,8 +52,8 @@ pub(super) async fn with(settings: &Settings, embedded: Option<&Embedded>, ready
         top: settings.listen.metrics_tenants,
         stopping,
     };
-    // To the very end: a load balancer that asks `/ready` is to hear that this router stops, and an operator to see
-    // what it still waits for.
+    // Kept to the very end: a load balancer that asks `/ready` must learn that this router stops, and an operator must
+    // be able to see what it still waits for.
     let control = front::serve(admin, admin::router(told), std::future::pending(), std::time::Duration::ZERO);
     let control = tokio::spawn(control);
     let mut signals = Signals(signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);

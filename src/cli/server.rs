@@ -4,7 +4,7 @@ use super::{Context, Done, Failure, Output};
 use crate::fleet;
 
 #[derive(clap::Subcommand)]
-pub(super) enum Server {
+pub(super) enum ServerCommand {
     /// Try on a scratch database everything manybox needs there, and print the GRANT that is missing
     Check {
         /// Only this server
@@ -21,7 +21,7 @@ struct Line {
     finding: fleet::Finding,
 }
 
-impl Server {
+impl ServerCommand {
     pub(super) async fn run(self, context: &Context, output: Output) -> Done {
         let Self::Check { server } = self;
         if let Some(name) = &server {

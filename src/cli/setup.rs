@@ -1,4 +1,4 @@
-//! `manybox init`, `config` and `rekey`: what an installation stands on.
+//! `manybox init`, `config` and `rekey`: setting an installation up, and changing its master key.
 
 use std::sync::Arc;
 use std::time::Duration;

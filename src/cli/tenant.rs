@@ -13,14 +13,14 @@ use serde_json::{Map, Value};
 use super::output::{line, table};
 use super::{Context, Done, Failure, Output};
 use crate::catalog::{Filter, TenantRow};
-use crate::fleet::{Fleet, Wish};
+use crate::fleet::{Fleet, TenantSpec};
 use crate::policy::Overrides;
 use crate::policy::Secret;
 use crate::rest::sign_token;
 use crate::tenant::{BaseUrl, Slug, State, Verb};
 
 #[derive(clap::Subcommand)]
-pub(super) enum Tenant {
+pub(super) enum TenantCommand {
     /// Create a tenant, or finish a creation that was interrupted
     Create {
         /// Its name: a-z, 0-9 and dashes
@@ -130,14 +130,14 @@ pub(super) enum Tenant {
     },
 }
 
-impl Tenant {
+impl TenantCommand {
     pub(super) async fn run(self, context: &Context, output: Output) -> Done {
         let fleet = context.fleet().await?;
         match self {
             Self::Create { slug, edition, tier, server, base_urls } => {
-                let wish = Wish { edition, tier, server, base_urls, overrides: Overrides::default() };
+                let spec = TenantSpec { edition, tier, server, base_urls, overrides: Overrides::default() };
                 let spinner = output.spinner(format!("creating {slug}"));
-                let row = fleet.create(&slug, &wish).await;
+                let row = fleet.create(&slug, &spec).await;
                 spinner.finish_and_clear();
                 output.answer(&row?, |row| format!("{}\n{}", done(row), urls(row)))
             }

@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use super::keys::Keys;
+use super::keys::TerminalKeys;
 use super::output::{line, table};
 use super::{Done, Failure, Output};
 use crate::admin::{ServerLine, TenantLine};
@@ -28,7 +28,7 @@ const ANSWER: Duration = Duration::from_secs(5);
 const MOST: usize = 64 * 1024 * 1024;
 
 /// The shortest time between two looks.
-const SHORTEST: Duration = Duration::from_millis(100);
+const MIN_INTERVAL: Duration = Duration::from_millis(100);
 
 #[derive(clap::Args)]
 pub(super) struct Top {
@@ -71,12 +71,12 @@ struct Sample {
     at: OffsetDateTime,
     /// Time since the look before.
     seconds: f64,
-    servers: Vec<Server>,
-    tenants: Vec<Tenant>,
+    servers: Vec<ServerSample>,
+    tenants: Vec<TenantSample>,
 }
 
 #[derive(Serialize)]
-struct Server {
+struct ServerSample {
     #[serde(flatten)]
     now: ServerLine,
     evictions_per_second: f64,
@@ -84,7 +84,7 @@ struct Server {
 }
 
 #[derive(Serialize)]
-struct Tenant {
+struct TenantSample {
     slug: String,
     server: String,
     requests_per_second: f64,
@@ -107,15 +107,15 @@ impl Top {
         let address = self.admin.clone().unwrap_or_else(|| settings.listen.admin.to_string());
         let live = !self.once && !output.json && std::io::stdout().is_terminal();
         let mut before = Some(look(&address).await?);
-        let mut keys = if live { Keys::read() } else { None };
+        let mut keys = if live { TerminalKeys::read() } else { None };
         let mut terminate = signal(SignalKind::terminate())?;
-        let mut clock = interval(self.interval.max(SHORTEST));
+        let mut clock = interval(self.interval.max(MIN_INTERVAL));
         clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
         clock.tick().await;
         loop {
             tokio::select! {
                 _ = clock.tick() => {}
-                key = Keys::next(keys.as_mut()) => match key {
+                key = TerminalKeys::next(keys.as_mut()) => match key {
                     b'q' | b'Q' => return Ok(()),
                     _ => continue,
                 },
@@ -165,7 +165,7 @@ impl Top {
         let seconds = now.at.duration_since(before.at).as_secs_f64();
         let rate = |now: u64, before: u64| now.saturating_sub(before) as f64 / seconds;
         let old: HashMap<_, _> = before.servers.iter().map(|server| (&server.server, server)).collect();
-        let servers = now.servers.iter().map(|server| Server {
+        let servers = now.servers.iter().map(|server| ServerSample {
             evictions_per_second: rate(server.evictions, old.get(&server.server).map_or(0, |s| s.evictions)),
             connects_per_second: rate(server.connects, old.get(&server.server).map_or(0, |s| s.connects)),
             now: server.clone(),
@@ -176,7 +176,7 @@ impl Top {
             let earlier = old.map(|tenant| tenant.flow.clone()).unwrap_or_default();
             let flow = &tenant.flow;
             let requests = flow.requests.saturating_sub(earlier.requests);
-            Tenant {
+            TenantSample {
                 slug: tenant.slug.clone(),
                 server: tenant.server.clone(),
                 requests_per_second: rate(flow.requests, earlier.requests),
@@ -193,7 +193,7 @@ impl Top {
             }
         });
         let mut tenants: Vec<_> = tenants.collect();
-        let key = |tenant: &Tenant| match self.sort {
+        let key = |tenant: &TenantSample| match self.sort {
             Sort::Requests => tenant.requests_per_second,
             Sort::Time => tenant.requests_per_second * tenant.milliseconds,
             Sort::Waiting => f64::from(tenant.waiting),

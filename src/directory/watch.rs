@@ -8,7 +8,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, timeout};
 
 use super::{Directory, RowChange};
 use crate::backoff::Backoff;
-use crate::catalog::{Error, Feed, Reader};
+use crate::catalog::{CatalogError, Feed, Reader};
 use crate::settings::Settings;
 use crate::tenant::{Record, TenantId};
 
@@ -139,7 +139,7 @@ impl<F: Fn(RowChange)> Keeper<'_, F> {
     }
 }
 
-async fn answer<T>(asked: impl Future<Output = Result<T, Error>>) -> Result<T, String> {
+async fn answer<T>(asked: impl Future<Output = Result<T, CatalogError>>) -> Result<T, String> {
     match timeout(ANSWER, asked).await {
         Ok(outcome) => outcome.map_err(|e| e.to_string()),
         Err(_) => Err("no answer".into()),

@@ -6,8 +6,8 @@ use std::path::Path;
 
 use tokio_postgres::Client;
 
-use super::Error;
-use super::place::{random, write};
+use super::EmbeddedError;
+use super::files::{random, write};
 use super::user::User;
 use crate::pg::literal;
 use crate::policy::Secret;
@@ -20,11 +20,11 @@ pub(super) const NAME: &str = "mb_admin";
 ///
 /// The password's file is written last and so marks the work as done: after a crash in between, all is done again
 /// with a new password.
-pub(super) async fn ensure(superuser: &Client, file: &Path) -> Result<String, Error> {
+pub(super) async fn ensure(superuser: &Client, file: &Path) -> Result<String, EmbeddedError> {
     let known = match fs::read_to_string(file) {
         Ok(text) => Some(text.trim().to_owned()).filter(|password| is_password(password)),
         Err(error) if error.kind() == ErrorKind::NotFound => None,
-        Err(error) => return Err(Error::at(file)(error)),
+        Err(error) => return Err(EmbeddedError::at(file)(error)),
     };
     let exists = superuser
         .query_opt(
@@ -32,7 +32,7 @@ pub(super) async fn ensure(superuser: &Client, file: &Path) -> Result<String, Er
             &[],
         )
         .await
-        .map_err(Error::Admin)?
+        .map_err(EmbeddedError::Admin)?
         .is_some();
     if exists && let Some(password) = known {
         return Ok(password);
@@ -43,7 +43,7 @@ pub(super) async fn ensure(superuser: &Client, file: &Path) -> Result<String, Er
         None => random(32)?,
     };
     let verifier = scram_verifier(&Secret::new(&password))?;
-    superuser.batch_execute(&statements(&verifier)).await.map_err(Error::Admin)?;
+    superuser.batch_execute(&statements(&verifier)).await.map_err(EmbeddedError::Admin)?;
     write(file, &format!("{password}\n"), &User::current()?)?;
     Ok(password)
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use tokio::process::Command;
 
-use super::Error;
+use super::EmbeddedError;
 
 /// The oldest version that will do: views with `security_invoker` came with it.
 const MINIMUM: u32 = 15;
@@ -27,7 +27,7 @@ pub(super) struct Binaries {
 impl Binaries {
     /// Looks in `MANYBOX_PG_BIN`, at what `pg_config` says, on the PATH and in the usual folders, newest first. With
     /// data of version `wanted` only that version will do; the first one found otherwise.
-    pub(super) async fn find(wanted: Option<u32>, data: &Path) -> Result<Self, Error> {
+    pub(super) async fn find(wanted: Option<u32>, data: &Path) -> Result<Self, EmbeddedError> {
         let mut searched = Vec::new();
         let mut found = Vec::new();
         for (origin, folder) in candidates().await {
@@ -46,7 +46,7 @@ impl Binaries {
             }
         }
         match wanted {
-            Some(data_version) if !found.is_empty() => Err(Error::OtherMajor {
+            Some(data_version) if !found.is_empty() => Err(EmbeddedError::OtherMajor {
                 data: data.to_owned(),
                 data_version,
                 found: found.iter().map(u32::to_string).collect::<Vec<_>>().join(" and "),
@@ -56,7 +56,7 @@ impl Binaries {
                     searched
                         .extend(USUAL.iter().map(|(above, prefix, bin)| format!("{above}/{prefix}*/{bin}")));
                 }
-                Err(Error::NoBinaries { minimum: MINIMUM, searched: searched.join(", ") })
+                Err(EmbeddedError::NoBinaries { minimum: MINIMUM, searched: searched.join(", ") })
             }
         }
     }

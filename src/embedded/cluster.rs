@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, NoTls};
 
-use super::Error;
+use super::EmbeddedError;
 use super::binaries::Binaries;
 use super::conf::{self, SUPERUSER};
-use super::place::{Place, random};
+use super::files::{ClusterFiles, random};
 use super::postmaster::{self, Postmaster};
 
 /// The port in the socket's name when there is no TCP: the folder is private, so nobody else has it.
@@ -27,7 +27,7 @@ const LOG_LIMIT: u64 = 16 * 1024 * 1024;
 /// A cluster and the programs to run it with.
 #[derive(Debug)]
 pub(super) struct Cluster {
-    pub(super) place: Place,
+    pub(super) files: ClusterFiles,
     pub(super) binaries: Binaries,
     pub(super) tcp: bool,
     pub(super) settings: Vec<(String, String)>,
@@ -36,12 +36,12 @@ pub(super) struct Cluster {
 impl Cluster {
     /// Comes back with a server that takes logins and a session of the superuser, whatever was there before: no data,
     /// no server, a dead one, one that is still starting or just stopping. `port` keeps a former port.
-    pub(super) async fn bring_up(&self, port: Option<u16>) -> Result<(Postmaster, Client), Error> {
-        let data = self.place.data();
+    pub(super) async fn bring_up(&self, port: Option<u16>) -> Result<(Postmaster, Client), EmbeddedError> {
+        let data = self.files.data();
         if !data.exists() {
             self.init().await?;
         }
-        let access_changed = conf::write_access(&self.place)?;
+        let access_changed = conf::write_access(&self.files)?;
         let begun = Instant::now();
         let mut reload = access_changed;
         loop {
@@ -69,27 +69,31 @@ impl Cluster {
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
                 Err(source) => {
-                    return Err(Error::Setup { socket: server.socket, log: self.place.log(), source });
+                    return Err(EmbeddedError::Setup {
+                        socket: server.socket,
+                        log: self.files.log(),
+                        source,
+                    });
                 }
             }
         }
     }
 
     /// Stops the server, if one runs, ending its sessions.
-    pub(super) async fn stop(&self) -> Result<(), Error> {
+    pub(super) async fn stop(&self) -> Result<(), EmbeddedError> {
         if self.answering().await.is_none() {
             return Ok(());
         }
         self.pg_ctl(&["stop", "-m", "fast", "-w", "-t", "60"]).await?;
         // Only tidiness: the next start makes it again.
-        let _ = fs::remove_dir(&self.place.socket);
+        let _ = fs::remove_dir(&self.files.socket);
         Ok(())
     }
 
     /// The server that answers at its socket. One that lives but doesn't answer gets a moment: it may have just been
     /// started by a command that was killed before it could wait.
     async fn answering(&self) -> Option<Postmaster> {
-        let data = self.place.data();
+        let data = self.files.data();
         for _ in 0..20 {
             let server = Postmaster::read(&data);
             if let Some(server) = server.filter(Postmaster::answers) {
@@ -104,10 +108,10 @@ impl Cluster {
     }
 
     /// Makes the data folder. It appears under its name only when complete, so a crash leaves none rather than half.
-    async fn init(&self) -> Result<(), Error> {
-        let home = self.place.home();
+    async fn init(&self) -> Result<(), EmbeddedError> {
+        let home = self.files.home();
         // What a killed initdb left. One that still runs loses its files and fails, which is as well.
-        for entry in fs::read_dir(home).map_err(Error::at(home))?.flatten() {
+        for entry in fs::read_dir(home).map_err(EmbeddedError::at(home))?.flatten() {
             if entry.file_name().to_string_lossy().starts_with("data.draft-") {
                 let _ = fs::remove_dir_all(entry.path());
             }
@@ -117,58 +121,58 @@ impl Cluster {
         // Not every system knows C.UTF-8; C sorts the same and knows fewer letters.
         for locale in ["C.UTF-8", "C"] {
             let program = self.binaries.program("initdb");
-            let mut command = self.place.user.command(&program, home);
+            let mut command = self.files.user.command(&program, home);
             command.arg("-D").arg(&draft).args(["-U", SUPERUSER, "-E", "UTF8", "--auth=reject"]);
             // What initdb chooses under most locales; C.UTF-8 has no language, and full-text search then no stems.
             command.arg(format!("--locale={locale}")).arg("--text-search-config=english").kill_on_drop(true);
-            let output = command.output().await.map_err(Error::at(&program))?;
+            let output = command.output().await.map_err(EmbeddedError::at(&program))?;
             if output.status.success() {
-                let data = self.place.data();
-                return fs::rename(&draft, &data).map_err(Error::at(&data));
+                let data = self.files.data();
+                return fs::rename(&draft, &data).map_err(EmbeddedError::at(&data));
             }
             last = Some(output);
         }
         let output = last.map(|output| said(&output)).unwrap_or_default();
-        Err(Error::Program { program: "initdb", data: draft, output, log: String::new() })
+        Err(EmbeddedError::Program { program: "initdb", data: draft, output, log: String::new() })
     }
 
-    async fn start(&self, port: Option<u16>) -> Result<(), Error> {
-        let (data, log) = (self.place.data(), self.place.log());
+    async fn start(&self, port: Option<u16>) -> Result<(), EmbeddedError> {
+        let (data, log) = (self.files.data(), self.files.log());
         // Again: a cleaner of /tmp may have taken it while the server was down.
-        self.place.make_socket_folder()?;
-        postmaster::bury(&data, &self.place.socket)?;
+        self.files.make_socket_folder()?;
+        postmaster::bury(&data, &self.files.socket)?;
         let port = match port {
             Some(port) => port,
-            None if self.tcp => free_port().map_err(Error::at(Path::new("127.0.0.1")))?,
+            None if self.tcp => free_port().map_err(EmbeddedError::at(Path::new("127.0.0.1")))?,
             None => SOCKET_PORT,
         };
-        conf::write_settings(&self.place, port, self.tcp, &self.settings)?;
+        conf::write_settings(&self.files, port, self.tcp, &self.settings)?;
         let mut logged = fs::metadata(&log).map_or(0, |log| log.len());
         if logged > LOG_LIMIT {
-            fs::rename(&log, log.with_extension("log.1")).map_err(Error::at(&log))?;
+            fs::rename(&log, log.with_extension("log.1")).map_err(EmbeddedError::at(&log))?;
             logged = 0;
         }
         let seconds = PATIENCE.as_secs().to_string();
         let log_arg = log.to_string_lossy();
         self.pg_ctl(&["start", "-w", "-t", &seconds, "-l", &log_arg]).await.map_err(|error| match error {
-            Error::Program { program, data, output, .. } => {
-                Error::Program { program, data, output, log: conf::log_tail(&log, logged) }
+            EmbeddedError::Program { program, data, output, .. } => {
+                EmbeddedError::Program { program, data, output, log: conf::log_tail(&log, logged) }
             }
             other => other,
         })
     }
 
     /// pg_ctl rather than postgres itself: it puts the server into a session of its own, away from our terminal.
-    async fn pg_ctl(&self, arguments: &[&str]) -> Result<(), Error> {
+    async fn pg_ctl(&self, arguments: &[&str]) -> Result<(), EmbeddedError> {
         let program = self.binaries.program("pg_ctl");
-        let data = self.place.data();
-        let mut command = self.place.user.command(&program, self.place.home());
+        let data = self.files.data();
+        let mut command = self.files.user.command(&program, self.files.home());
         command.args(arguments).arg("-s").arg("-D").arg(&data);
-        let output = command.output().await.map_err(Error::at(&program))?;
+        let output = command.output().await.map_err(EmbeddedError::at(&program))?;
         if output.status.success() {
             return Ok(());
         }
-        Err(Error::Program { program: "pg_ctl", data, output: said(&output), log: String::new() })
+        Err(EmbeddedError::Program { program: "pg_ctl", data, output: said(&output), log: String::new() })
     }
 
     async fn log_in(&self, server: &Postmaster) -> Result<Client, tokio_postgres::Error> {
@@ -186,8 +190,8 @@ impl Cluster {
 }
 
 /// Whether a failed start may succeed in a moment without anybody's help.
-fn passes(error: &Error) -> bool {
-    let Error::Program { log, .. } = error else { return false };
+fn passes(error: &EmbeddedError) -> bool {
+    let EmbeddedError::Program { log, .. } = error else { return false };
     ["shared memory block", "Address already in use", "could not bind"].iter().any(|sign| log.contains(sign))
 }
 

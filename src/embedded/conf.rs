@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-use super::Error;
-use super::place::{Place, write};
+use super::EmbeddedError;
+use super::files::{ClusterFiles, write};
 use super::user::User;
 
 /// The bootstrap superuser. Comes in by its OS user only, and has no password.
@@ -22,20 +22,20 @@ fn hba() -> String {
 }
 
 /// Which OS users are the bootstrap superuser: who runs the server (it owns the data anyway) and who runs manybox.
-fn ident(place: &Place) -> Result<String, Error> {
-    let mut names = vec![place.user.name.clone(), User::current()?.name];
+fn ident(files: &ClusterFiles) -> Result<String, EmbeddedError> {
+    let mut names = vec![files.user.name.clone(), User::current()?.name];
     names.dedup();
     let lines: String = names.iter().map(|name| format!("manybox \"{name}\" {SUPERUSER}\n")).collect();
     Ok(format!("# Written by manybox at every start.\n{lines}"))
 }
 
 /// Writes the rules of access; whether they are other than before, so that a running server must read them again.
-pub(super) fn write_access(place: &Place) -> Result<bool, Error> {
+pub(super) fn write_access(files: &ClusterFiles) -> Result<bool, EmbeddedError> {
     let mut changed = false;
-    for (name, text) in [("pg_hba.conf", hba()), ("pg_ident.conf", ident(place)?)] {
-        let path = place.data().join(name);
+    for (name, text) in [("pg_hba.conf", hba()), ("pg_ident.conf", ident(files)?)] {
+        let path = files.data().join(name);
         if fs::read_to_string(&path).ok().as_deref() != Some(text.as_str()) {
-            write(&path, &text, &place.user)?;
+            write(&path, &text, &files.user)?;
             changed = true;
         }
     }
@@ -44,12 +44,12 @@ pub(super) fn write_access(place: &Place) -> Result<bool, Error> {
 
 /// Writes `postgresql.conf`. What an operator sets with ALTER SYSTEM still wins.
 pub(super) fn write_settings(
-    place: &Place,
+    files: &ClusterFiles,
     port: u16,
     tcp: bool,
     extra: &[(String, String)],
-) -> Result<(), Error> {
-    let socket = place.socket.to_string_lossy();
+) -> Result<(), EmbeddedError> {
+    let socket = files.socket.to_string_lossy();
     let port = port.to_string();
     let mut settings = vec![
         ("listen_addresses", if tcp { "127.0.0.1" } else { "" }),
@@ -71,17 +71,17 @@ pub(super) fn write_settings(
     let lines: String =
         settings.iter().map(|(name, value)| format!("{name} = {}\n", quoted(value))).collect();
     let text = format!("# Written by manybox at every start; ALTER SYSTEM keeps changes of yours.\n{lines}");
-    write(&place.data().join("postgresql.conf"), &text, &place.user)
+    write(&files.data().join("postgresql.conf"), &text, &files.user)
 }
 
 /// Refuses settings that would change the meaning of the lines after them.
-pub(super) fn check(settings: &[(String, String)]) -> Result<(), Error> {
+pub(super) fn check(settings: &[(String, String)]) -> Result<(), EmbeddedError> {
     let name_ok = |name: &str| {
         name.starts_with(|c: char| c.is_ascii_lowercase())
             && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'.')
     };
     match settings.iter().find(|(name, value)| !name_ok(name) || value.contains(['\n', '\r', '\0'])) {
-        Some((name, _)) => Err(Error::Setting(name.clone())),
+        Some((name, _)) => Err(EmbeddedError::Setting(name.clone())),
         None => Ok(()),
     }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// Why the embedded PostgreSQL can't be used.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum EmbeddedError {
     /// No server binaries anywhere.
     #[error(
         "no PostgreSQL server (version {minimum} or newer) found; searched: {searched}. Install one \
@@ -87,7 +87,7 @@ pub enum Error {
     Random(getrandom::Error),
     /// The admin's verifier could not be made.
     #[error(transparent)]
-    Verifier(#[from] crate::vault::Weak),
+    Verifier(#[from] crate::vault::VaultError),
     /// A file or a program can't be used.
     #[error("{path}: {source}")]
     Io {
@@ -98,7 +98,7 @@ pub enum Error {
     },
 }
 
-impl Error {
+impl EmbeddedError {
     /// For `map_err`: says which path an I/O error is about, which [`io::Error`] never does.
     pub(super) fn at(path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();

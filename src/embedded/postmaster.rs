@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::process::{Pid, test_kill_process};
 
-use super::Error;
+use super::EmbeddedError;
 
 /// What `postmaster.pid` says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,25 +60,25 @@ fn is_process(pid: Pid) -> bool {
     }
 }
 
-/// Clears what a dead server left, as far as PostgreSQL would trip over it: it takes any process with the old pid,
-/// even a zombie, for a running server.
+/// Clears what a dead server left and PostgreSQL would stumble over: it takes any process with the old pid, even a
+/// zombie, for a running server.
 ///
-/// In the data folder only the pid is replaced, by one that no system gives out, and the rest stays: by the
-/// shared memory named there PostgreSQL finds out whether old backends still work on the data.
-pub(super) fn bury(data: &Path, socket: &Path) -> Result<(), Error> {
+/// In the data folder only the pid is replaced, by one that no system gives out. The rest of the file stays: it names
+/// the shared memory by which PostgreSQL finds out whether old backends still use the data.
+pub(super) fn bury(data: &Path, socket: &Path) -> Result<(), EmbeddedError> {
     let path = data.join("postmaster.pid");
     match fs::read_to_string(&path) {
         Ok(text) => {
             let rest = text.split_once('\n').map_or("", |(_, rest)| rest);
-            fs::write(&path, format!("{}\n{rest}", i32::MAX)).map_err(Error::at(&path))?;
+            fs::write(&path, format!("{}\n{rest}", i32::MAX)).map_err(EmbeddedError::at(&path))?;
         }
         Err(error) if error.kind() == ErrorKind::NotFound => {}
-        Err(error) => return Err(Error::at(&path)(error)),
+        Err(error) => return Err(EmbeddedError::at(&path)(error)),
     }
     // The socket's own lock file knows nothing but the pid. The folder is private, so all in it is the dead server's.
-    for entry in fs::read_dir(socket).map_err(Error::at(socket))?.flatten() {
+    for entry in fs::read_dir(socket).map_err(EmbeddedError::at(socket))?.flatten() {
         if entry.file_name().to_string_lossy().starts_with(".s.PGSQL.") {
-            fs::remove_file(entry.path()).map_err(Error::at(&entry.path()))?;
+            fs::remove_file(entry.path()).map_err(EmbeddedError::at(&entry.path()))?;
         }
     }
     Ok(())

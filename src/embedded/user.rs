@@ -6,7 +6,7 @@ use std::path::Path;
 
 use tokio::process::Command;
 
-use super::Error;
+use super::EmbeddedError;
 
 /// An OS user. PostgreSQL refuses to run as root, so it is not always the one who asks.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,24 +18,24 @@ pub(super) struct User {
 
 impl User {
     /// Who runs this process.
-    pub(super) fn current() -> Result<Self, Error> {
+    pub(super) fn current() -> Result<Self, EmbeddedError> {
         let uid = uzers::get_effective_uid();
         Self::by_id(uid).ok_or_else(|| {
-            Error::NoUser(format!(
+            EmbeddedError::NoUser(format!(
                 "user id {uid} has no name in the system's user list, and PostgreSQL needs one; add it to /etc/passwd"
             ))
         })
     }
 
     /// Who is to run a server whose files don't exist yet.
-    pub(super) fn for_server() -> Result<Self, Error> {
+    pub(super) fn for_server() -> Result<Self, EmbeddedError> {
         let current = Self::current()?;
         if current.uid != 0 {
             return Ok(current);
         }
         ["postgres", "nobody"].into_iter().find_map(|name| uzers::get_user_by_name(name).map(Self::from)).ok_or_else(
             || {
-                Error::NoUser(
+                EmbeddedError::NoUser(
                     "manybox runs as root, PostgreSQL must not, and there is neither a user `postgres` nor `nobody`; \
                      add one, or run manybox as another user"
                         .into(),
@@ -71,11 +71,11 @@ impl User {
     }
 
     /// Gives this user a file or folder that we made.
-    pub(super) fn own(&self, path: &Path) -> Result<(), Error> {
+    pub(super) fn own(&self, path: &Path) -> Result<(), EmbeddedError> {
         if uzers::get_effective_uid() == self.uid {
             return Ok(());
         }
-        std::os::unix::fs::lchown(path, Some(self.uid), Some(self.gid)).map_err(Error::at(path))
+        std::os::unix::fs::lchown(path, Some(self.uid), Some(self.gid)).map_err(EmbeddedError::at(path))
     }
 
     /// A program to be run as this user: in a clean environment, since a stray PGDATA or PGHOST would lead it astray,

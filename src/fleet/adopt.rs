@@ -1,7 +1,7 @@
 //! Adopt: a tenant over a database that is there already, with its own schema and roles. Nothing in it is changed.
 
 use super::server::{MIGRATOR, OWNER};
-use super::{Doing, Error, Fleet};
+use super::{Doing, Fleet, FleetError};
 use crate::catalog::{Filter, NewTenant, TenantRow};
 use crate::pg::{self, Connection, Login};
 use crate::policy::Secret;
@@ -11,12 +11,12 @@ use crate::vault::PASSWORD;
 
 /// The role that PostgREST's documentation has its users log in as.
 const LOGIN_ROLE: &str = "authenticator";
-/// Names that manybox gives to databases and roles begin so.
+/// The prefix of the names that manybox gives to databases and roles.
 const OURS: &str = "mb_";
 
 /// What an operator asks for; what is `None` comes from `[defaults]`, or stays as it is.
 #[derive(Debug, Clone, Default)]
-pub struct Wanted {
+pub struct AdoptionSpec {
     /// The database.
     pub database: String,
     /// Its server.
@@ -48,25 +48,25 @@ impl Fleet {
     ///
     /// # Errors
     /// When the login can't connect, the database is another tenant's or manybox's own, or the slug is taken.
-    pub async fn adopt(&self, slug: &Slug, wanted: &Wanted) -> Result<Adoption, Error> {
+    pub async fn adopt(&self, slug: &Slug, spec: &AdoptionSpec) -> Result<Adoption, FleetError> {
         let before = self.catalog.tenant_by_slug(slug.as_str()).await?;
-        let before = before.map(|row| self.again(row, wanted)).transpose()?;
-        let server = wanted.server.as_ref().unwrap_or(&self.settings.defaults.server);
-        let role = match (&wanted.login_role, &before) {
+        let before = before.map(|row| self.again(row, spec)).transpose()?;
+        let server = spec.server.as_ref().unwrap_or(&self.settings.defaults.server);
+        let role = match (&spec.login_role, &before) {
             (Some(role), _) => role.clone(),
             (None, Some(row)) => row.record.login_role(),
             (None, None) => LOGIN_ROLE.to_owned(),
         };
-        let adopted = Adopted { database: wanted.database.clone(), login_role: role.clone() };
+        let adopted = Adopted { database: spec.database.clone(), login_role: role.clone() };
         self.refuse_ours(server, &adopted)?;
         let mut overrides = match &before {
             Some(row) => self.unsealed(&row.record)?,
             None => Overrides::default(),
         };
-        for (key, value) in &wanted.settings {
+        for (key, value) in &spec.settings {
             overrides.set(key, value)?;
         }
-        let password = match (&wanted.password, &before) {
+        let password = match (&spec.password, &before) {
             (Some(password), _) => Some(password.clone()),
             // Another role's password is not this one's.
             (None, Some(row)) if row.record.login_role() == role => self.keys.open(&row.record, PASSWORD)?,
@@ -88,22 +88,22 @@ impl Fleet {
         warnings.extend(self.shared(slug, server, &login.user).await?);
 
         let id = match before {
-            Some(row) => self.change(&row, &login, wanted, &overrides).await?,
-            None => self.register(slug, server, adopted, &login, wanted, overrides).await?,
+            Some(row) => self.change(&row, &login, spec, &overrides).await?,
+            None => self.register(slug, server, adopted, &login, spec, overrides).await?,
         };
-        let tenant = self.catalog.tenant(&id).await?.ok_or_else(|| Error::Unknown(slug.to_string()))?;
+        let tenant = self.catalog.tenant(&id).await?.ok_or_else(|| FleetError::Unknown(slug.to_string()))?;
         Ok(Adoption { tenant, warnings })
     }
 
     /// The tenant that has the slug already, when this is the same adoption once more.
-    fn again(&self, row: TenantRow, wanted: &Wanted) -> Result<TenantRow, Error> {
+    fn again(&self, row: TenantRow, spec: &AdoptionSpec) -> Result<TenantRow, FleetError> {
         let record = &row.record;
-        let server = wanted.server.as_ref().unwrap_or(&record.server);
-        let same = record.is_adopted() && record.database() == wanted.database && record.server == *server;
+        let server = spec.server.as_ref().unwrap_or(&record.server);
+        let same = record.is_adopted() && record.database() == spec.database && record.server == *server;
         if same && matches!(record.state, State::Active | State::Suspended) {
             return Ok(row);
         }
-        Err(Error::Settings(format!(
+        Err(FleetError::Settings(format!(
             "tenant `{0}` is there already ({1}, database `{2}` on server `{3}`); see `manybox tenant show {0}`",
             record.slug,
             record.state,
@@ -114,27 +114,27 @@ impl Fleet {
 
     /// A tenant over the catalog, a template or a tenant's own database, or with a login of the control plane, would
     /// open those to its clients.
-    fn refuse_ours(&self, server: &str, adopted: &Adopted) -> Result<(), Error> {
+    fn refuse_ours(&self, server: &str, adopted: &Adopted) -> Result<(), FleetError> {
         let catalog = &self.settings.catalog.database;
         let Adopted { database, login_role } = adopted;
         if database.starts_with(OURS) || database == catalog || database.starts_with("template") {
-            return Err(Error::Settings(format!(
+            return Err(FleetError::Settings(format!(
                 "database `{database}` is not one to adopt: it is manybox's own or a template"
             )));
         }
         let admin = self.servers.get(server)?.admin().map(|admin| admin.user.as_str()).unwrap_or_default();
         let ours = [admin, OWNER, MIGRATOR, &format!("{catalog}_router")].contains(&login_role.as_str());
         if ours || login_role.starts_with(OURS) {
-            return Err(Error::Settings(format!(
+            return Err(FleetError::Settings(format!(
                 "role `{login_role}` is manybox's own: its clients would have what it has; give --login-role another"
             )));
         }
         Ok(())
     }
 
-    /// What is amiss when other tenants log in as this role too: a role may end its own sessions and change its own
-    /// password, and its settings hold for every database.
-    async fn shared(&self, slug: &Slug, server: &str, role: &str) -> Result<Option<String>, Error> {
+    /// A warning when other tenants log in as this role too. A role may end its own sessions and change its own password,
+    /// and its settings hold in every database.
+    async fn shared(&self, slug: &Slug, server: &str, role: &str) -> Result<Option<String>, FleetError> {
         let all = self.catalog.tenants(&Filter::default()).await?;
         let others = all.iter().map(|row| &row.record).filter(|other| {
             other.slug != *slug && other.is_adopted() && other.server == server && other.login_role() == role
@@ -156,11 +156,11 @@ impl Fleet {
         server: &str,
         adopted: Adopted,
         login: &Login,
-        wanted: &Wanted,
+        spec: &AdoptionSpec,
         overrides: Overrides,
-    ) -> Result<TenantId, Error> {
+    ) -> Result<TenantId, FleetError> {
         let id = TenantId::random()?;
-        let tier = wanted.tier.clone().unwrap_or_else(|| self.settings.defaults.tier.clone());
+        let tier = spec.tier.clone().unwrap_or_else(|| self.settings.defaults.tier.clone());
         self.known_tier(&tier)?;
         let new = NewTenant {
             id: id.clone(),
@@ -171,7 +171,7 @@ impl Fleet {
             origin: Origin::Adopted(adopted),
             key: self.keys.newest().id(),
             templated: self.templated(slug)?,
-            given: wanted.base_urls.clone(),
+            given: spec.base_urls.clone(),
             overrides,
         };
         self.catalog.tenant_insert(&new).await?;
@@ -182,23 +182,23 @@ impl Fleet {
         &self,
         row: &TenantRow,
         login: &Login,
-        wanted: &Wanted,
+        spec: &AdoptionSpec,
         overrides: &Overrides,
-    ) -> Result<TenantId, Error> {
+    ) -> Result<TenantId, FleetError> {
         let record = &row.record;
         let sealed = self.with_password(&record.id, record.sealed.clone(), login)?;
         self.catalog.tenant_login_changed(&record.id, &login.user, &sealed).await?;
         let now = crate::tenant::Record { sealed, ..record.clone() };
-        self.configure(&now, wanted.tier.as_ref().unwrap_or(&record.tier), overrides).await?;
-        if !wanted.base_urls.is_empty() {
+        self.configure(&now, spec.tier.as_ref().unwrap_or(&record.tier), overrides).await?;
+        if !spec.base_urls.is_empty() {
             let mut given = self.catalog.base_urls_given(&record.id).await?;
-            given.extend(wanted.base_urls.iter().filter(|url| !record.base_urls.contains(url)).cloned());
+            given.extend(spec.base_urls.iter().filter(|url| !record.base_urls.contains(url)).cloned());
             self.catalog.base_urls_replace(&record.id, &given, false).await?;
         }
         Ok(record.id.clone())
     }
 
-    fn with_password(&self, id: &TenantId, mut sealed: Sealed, login: &Login) -> Result<Sealed, Error> {
+    fn with_password(&self, id: &TenantId, mut sealed: Sealed, login: &Login) -> Result<Sealed, FleetError> {
         match &login.password {
             Some(password) => {
                 sealed.insert(PASSWORD.into(), self.keys.newest().seal(id, PASSWORD, password)?);
@@ -209,8 +209,8 @@ impl Fleet {
     }
 }
 
-/// What the login can do that a tenant's should not, and what the settings name that isn't there.
-async fn look(client: &Connection, api: &Api) -> Result<Vec<String>, Error> {
+/// Warnings: rights that a tenant's login should not have, and names in the settings that don't exist.
+async fn look(client: &Connection, api: &Api) -> Result<Vec<String>, FleetError> {
     let row = client
         .query_one(
             "SELECT r.rolsuper OR EXISTS (

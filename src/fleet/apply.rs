@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Error, Fleet, Wish};
+use super::{Fleet, FleetError, TenantSpec};
 use crate::catalog::{Filter, TenantRow};
 use crate::policy::Overrides;
 use crate::settings::Declared;
@@ -85,7 +85,7 @@ impl Fleet {
     ///
     /// # Errors
     /// When the catalog can't be read.
-    pub async fn plan(&self) -> Result<Plan, Error> {
+    pub async fn plan(&self) -> Result<Plan, FleetError> {
         let rows = self.catalog.tenants(&Filter::default()).await?;
         let given = self.catalog.every_base_url_given().await?;
         let mut changes = Vec::new();
@@ -128,7 +128,7 @@ impl Fleet {
         row: &TenantRow,
         declared: Option<&Declared>,
         given: &[String],
-    ) -> Result<Option<Change>, Error> {
+    ) -> Result<Option<Change>, FleetError> {
         let record = &row.record;
         let slug = record.slug.to_string();
         let mut what = Vec::new();
@@ -175,19 +175,19 @@ impl Fleet {
     ///
     /// # Errors
     /// As the verb it stands for. A conflict is an error.
-    pub async fn apply(&self, change: &Change) -> Result<(), Error> {
+    pub async fn apply(&self, change: &Change) -> Result<(), FleetError> {
         let slug = change.slug();
         match change {
             Change::Create { .. } | Change::Finish { .. } => {
                 let declared = self.settings.tenants.get(slug).cloned().unwrap_or_default();
-                let wish = Wish {
+                let spec = TenantSpec {
                     edition: declared.edition.clone(),
                     tier: declared.tier.clone(),
                     server: declared.server.clone(),
                     base_urls: urls(&declared.base_urls)?,
                     overrides: declared.settings,
                 };
-                self.create(&slug.parse::<Slug>()?, &wish).await?;
+                self.create(&slug.parse::<Slug>()?, &spec).await?;
             }
             Change::Settle { .. } => {
                 let row = self.tenant(slug).await?;
@@ -216,13 +216,13 @@ impl Fleet {
                 self.catalog.base_urls_replace(&record.id, &self.templated(&record.slug)?, true).await?;
             }
             Change::Conflict { reason, .. } => {
-                return Err(Error::Settings(format!("tenant `{slug}`: {reason}")));
+                return Err(FleetError::Settings(format!("tenant `{slug}`: {reason}")));
             }
         }
         Ok(())
     }
 }
 
-fn urls(texts: &[String]) -> Result<Vec<BaseUrl>, Error> {
+fn urls(texts: &[String]) -> Result<Vec<BaseUrl>, FleetError> {
     texts.iter().map(|url| Ok(url.parse()?)).collect()
 }

@@ -1,7 +1,7 @@
 //! Check: tries on a scratch database everything manybox will need of a server, and names the GRANT that is missing.
 
 use super::server::{MIGRATOR, OWNER, prepare, run, version};
-use super::{Doing, Error, Server, database};
+use super::{Doing, FleetError, FleetServer, database};
 use crate::pg::{Ident, literal};
 use crate::settings::Settings;
 use crate::tenant::TenantId;
@@ -23,14 +23,14 @@ pub struct Finding {
 ///
 /// # Errors
 /// When the server can't be reached as its admin.
-pub async fn check(settings: &Settings, server: &Server) -> Result<Vec<Finding>, Error> {
+pub async fn check(settings: &Settings, server: &FleetServer) -> Result<Vec<Finding>, FleetError> {
     let client = server.connect_admin().await?;
     let name = server.endpoint.name();
     let admin = Ident::new(&server.admin()?.user);
     let scratch = format!("mb_check_{}", TenantId::random()?);
     let scratch_ident = Ident::new(&scratch);
     let mut findings = Vec::new();
-    let mut note = |trial: &str, outcome: Result<(), Error>, remedy: String| {
+    let mut note = |trial: &str, outcome: Result<(), FleetError>, remedy: String| {
         let ok = outcome.is_ok();
         findings.push(Finding {
             trial: trial.to_owned(),
@@ -50,7 +50,9 @@ pub async fn check(settings: &Settings, server: &Server) -> Result<Vec<Finding>,
         .and_then(|row| row.try_get::<_, bool>(0))
         .doing(|| "looking at the admin's role".into())?;
     let not_super = if superuser {
-        Err(Error::Settings("the admin is a superuser: nothing on this server would be kept from it".into()))
+        Err(FleetError::Settings(
+            "the admin is a superuser: nothing on this server would be kept from it".into(),
+        ))
     } else {
         Ok(())
     };
@@ -103,8 +105,11 @@ pub async fn check(settings: &Settings, server: &Server) -> Result<Vec<Finding>,
     let signal = "SELECT pg_catalog.pg_has_role(current_user, 'pg_signal_backend', 'USAGE')";
     let signal = client.query_one(signal, &[]).await.and_then(|row| row.try_get::<_, bool>(0));
     let signal = signal.doing(|| "looking at the admin's role".into())?;
-    let signal =
-        if signal { Ok(()) } else { Err(Error::Settings("the admin may not end tenants' sessions".into())) };
+    let signal = if signal {
+        Ok(())
+    } else {
+        Err(FleetError::Settings("the admin may not end tenants' sessions".into()))
+    };
     note("end a tenant's sessions", signal, format!("GRANT pg_signal_backend TO {admin};"));
     note("close and drop the database", database::drop(&client, &scratch).await, String::new());
     note(
@@ -118,8 +123,11 @@ pub async fn check(settings: &Settings, server: &Server) -> Result<Vec<Finding>,
             .await
             .and_then(|row| row.try_get(0))
             .doing(|| format!("looking at database `{database}`"))?;
-        let closed =
-            if open { Err(Error::Settings("every tenant's login can connect to it".into())) } else { Ok(()) };
+        let closed = if open {
+            Err(FleetError::Settings("every tenant's login can connect to it".into()))
+        } else {
+            Ok(())
+        };
         note(
             &format!("`{database}` is closed to PUBLIC"),
             closed,
@@ -133,10 +141,10 @@ pub async fn check(settings: &Settings, server: &Server) -> Result<Vec<Finding>,
 
 async fn inside(
     settings: &Settings,
-    server: &Server,
+    server: &FleetServer,
     scratch: &str,
-    note: &mut impl FnMut(&str, Result<(), Error>, String) -> bool,
-) -> Result<(), Error> {
+    note: &mut impl FnMut(&str, Result<(), FleetError>, String) -> bool,
+) -> Result<(), FleetError> {
     let admin = server.connect_admin_to(scratch).await?;
     crate::migrate::prepare_template(&admin, OWNER, &settings.roles())
         .await

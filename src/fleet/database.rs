@@ -1,4 +1,4 @@
-//! Database: made closed, opened when its ACL has been read back, dropped whole.
+//! Databases on a server: created closed, opened after their ACL was read back, dropped.
 
 use std::time::Duration;
 
@@ -7,14 +7,14 @@ use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
 use super::server::{MIGRATOR, OWNER, run};
-use super::{Doing, Error};
+use super::{Doing, FleetError};
 use crate::pg::Ident;
 
 /// How long the last session of a template may take to exit.
 const LEAVE: Duration = Duration::from_secs(10);
 
 /// Whether a database of this name is there.
-pub(super) async fn exists(client: &Client, database: &str) -> Result<bool, Error> {
+pub(super) async fn exists(client: &Client, database: &str) -> Result<bool, FleetError> {
     client
         .query_opt("SELECT FROM pg_catalog.pg_database WHERE datname = $1", &[&database])
         .await
@@ -23,7 +23,7 @@ pub(super) async fn exists(client: &Client, database: &str) -> Result<bool, Erro
 }
 
 /// Whether a login and a database of this name are there.
-pub(super) async fn found(client: &Client, name: &str) -> Result<(bool, bool), Error> {
+pub(super) async fn found(client: &Client, name: &str) -> Result<(bool, bool), FleetError> {
     client
         .query_one(
             "SELECT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = $1),
@@ -38,7 +38,7 @@ pub(super) async fn found(client: &Client, name: &str) -> Result<(bool, bool), E
 /// Creates a database that nobody can connect to yet.
 ///
 /// The strategy is spelled out: `wal_log` copies a small template in 35 ms where `file_copy` takes two checkpoints.
-pub(super) async fn create_closed(client: &Client, database: &str, template: &str) -> Result<(), Error> {
+pub(super) async fn create_closed(client: &Client, database: &str, template: &str) -> Result<(), FleetError> {
     let sql = format!(
         "CREATE DATABASE {} TEMPLATE {} STRATEGY wal_log ALLOW_CONNECTIONS false",
         Ident::new(database),
@@ -53,18 +53,18 @@ pub(super) async fn create_closed(client: &Client, database: &str, template: &st
 ///
 /// # Errors
 /// When the ACL that is read back is not what was asked for: a REVOKE without the right only warns (01006).
-pub(super) async fn open(client: &Client, database: &str, logins: &[&str]) -> Result<(), Error> {
+pub(super) async fn open(client: &Client, database: &str, logins: &[&str]) -> Result<(), FleetError> {
     open_with(client, database, logins, "").await
 }
 
-/// The same, with `first`, statements that make the logins, in the one transaction: every commit waits for the disk,
-/// behind whatever copies of other databases it has to write.
+/// The same, with the statements `first`, which make the logins, in the same transaction. Every commit waits for the
+/// disk, behind the copies of other databases.
 pub(super) async fn open_with(
     client: &Client,
     database: &str,
     logins: &[&str],
     first: &str,
-) -> Result<(), Error> {
+) -> Result<(), FleetError> {
     let opened = opening(client, database, logins, first).await;
     if opened.is_err() {
         // Its own outcome adds nothing: where it fails the session is over.
@@ -73,7 +73,7 @@ pub(super) async fn open_with(
     opened
 }
 
-async fn opening(client: &Client, database: &str, logins: &[&str], first: &str) -> Result<(), Error> {
+async fn opening(client: &Client, database: &str, logins: &[&str], first: &str) -> Result<(), FleetError> {
     let name = Ident::new(database);
     let (owner, migrator) = (Ident::new(OWNER), Ident::new(MIGRATOR));
     let mut sql = format!(
@@ -108,7 +108,7 @@ async fn opening(client: &Client, database: &str, logins: &[&str], first: &str) 
     let mut granted = granted;
     granted.sort();
     if granted != expected {
-        return Err(Error::Settings(format!(
+        return Err(FleetError::Settings(format!(
             "database `{database}` stays closed: its ACL is {granted:?} where {expected:?} was asked for; does the admin own it?"
         )));
     }
@@ -116,7 +116,7 @@ async fn opening(client: &Client, database: &str, logins: &[&str], first: &str) 
 }
 
 /// Closes a finished template, for everybody.
-pub(super) async fn seal(client: &Client, database: &str) -> Result<(), Error> {
+pub(super) async fn seal(client: &Client, database: &str) -> Result<(), FleetError> {
     run(client, &format!("ALTER DATABASE {} IS_TEMPLATE true ALLOW_CONNECTIONS false", Ident::new(database)))
         .await?;
     // A session that is still leaving makes every copy wait.
@@ -128,11 +128,11 @@ pub(super) async fn seal(client: &Client, database: &str) -> Result<(), Error> {
 }
 
 /// Opens a template that nobody copies from any more, to those in its ACL.
-pub(super) async fn unseal(client: &Client, database: &str) -> Result<(), Error> {
+pub(super) async fn unseal(client: &Client, database: &str) -> Result<(), FleetError> {
     run(client, &format!("ALTER DATABASE {} ALLOW_CONNECTIONS true", Ident::new(database))).await
 }
 
-async fn sessions(client: &Client, database: &str) -> Result<i64, Error> {
+async fn sessions(client: &Client, database: &str) -> Result<i64, FleetError> {
     client
         .query_one("SELECT count(*) FROM pg_catalog.pg_stat_activity WHERE datname = $1", &[&database])
         .await
@@ -144,7 +144,7 @@ async fn sessions(client: &Client, database: &str) -> Result<i64, Error> {
 ///
 /// # Errors
 /// With `object_in_use` when a database is being copied from it.
-pub(super) async fn drop(client: &Client, database: &str) -> Result<(), Error> {
+pub(super) async fn drop(client: &Client, database: &str) -> Result<(), FleetError> {
     let name = Ident::new(database);
     if !exists(client, database).await? {
         return Ok(());
@@ -157,7 +157,7 @@ pub(super) async fn drop(client: &Client, database: &str) -> Result<(), Error> {
 ///
 /// # Errors
 /// When a backend is still there after ten seconds.
-pub(super) async fn terminate(client: &Client, login: &str) -> Result<(), Error> {
+pub(super) async fn terminate(client: &Client, login: &str) -> Result<(), FleetError> {
     let deadline = Instant::now() + LEAVE;
     loop {
         let left: i64 = client
@@ -172,7 +172,7 @@ pub(super) async fn terminate(client: &Client, login: &str) -> Result<(), Error>
             return Ok(());
         }
         if Instant::now() >= deadline {
-            return Err(Error::Busy(format!("{left} session(s) of `{login}` did not end; the tenant")));
+            return Err(FleetError::Busy(format!("{left} session(s) of `{login}` did not end; the tenant")));
         }
         sleep(Duration::from_millis(10)).await;
     }
@@ -182,7 +182,7 @@ pub(super) async fn terminate(client: &Client, login: &str) -> Result<(), Error>
 ///
 /// `pg_stat_activity` hides the transactions of other roles from the admin; `pg_locks` hides nothing, and every
 /// transaction holds the lock on its own virtual id.
-pub(super) async fn drain(client: &Client, login: &str, wait: Duration) -> Result<(), Error> {
+pub(super) async fn drain(client: &Client, login: &str, wait: Duration) -> Result<(), FleetError> {
     let deadline = Instant::now() + wait;
     while Instant::now() < deadline {
         let busy: i64 = client
@@ -203,6 +203,6 @@ pub(super) async fn drain(client: &Client, login: &str, wait: Duration) -> Resul
 }
 
 /// Whether the error says that somebody else is using the object right now.
-pub(super) fn in_use(error: &Error) -> bool {
-    matches!(error, Error::Server { source, .. } if source.code() == Some(&SqlState::OBJECT_IN_USE))
+pub(super) fn in_use(error: &FleetError) -> bool {
+    matches!(error, FleetError::Server { source, .. } if source.code() == Some(&SqlState::OBJECT_IN_USE))
 }

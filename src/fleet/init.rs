@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::server::{OWNER, prepare, role_exists, run};
-use super::{Doing, Error, Servers, database};
+use super::{Doing, FleetError, Servers, database};
 use crate::catalog;
 use crate::migrate;
 use crate::pg::{AdvisoryLock, Ident, literal};
@@ -18,13 +18,13 @@ const LOCK_WAIT: Duration = Duration::from_secs(60);
 ///
 /// # Errors
 /// When a server is too old, refuses or can't be reached.
-pub async fn init(settings: &Settings, servers: &Servers, keys: &KeyRing) -> Result<(), Error> {
+pub async fn init(settings: &Settings, servers: &Servers, keys: &KeyRing) -> Result<(), FleetError> {
     for (name, server) in servers.iter() {
         let client = server.connect_admin().await?;
         let lock = AdvisoryLock::acquire(&client, LOCK, LOCK_WAIT)
             .await
             .doing(|| format!("locking server `{name}`"))?
-            .ok_or_else(|| Error::Busy(format!("server `{name}`")))?;
+            .ok_or_else(|| FleetError::Busy(format!("server `{name}`")))?;
         prepare(server, &client, &settings.roles()).await?;
         if name == settings.catalog.server {
             make_catalog(settings, server, &client, keys).await?;
@@ -36,10 +36,10 @@ pub async fn init(settings: &Settings, servers: &Servers, keys: &KeyRing) -> Res
 
 async fn make_catalog(
     settings: &Settings,
-    server: &super::Server,
+    server: &super::FleetServer,
     client: &tokio_postgres::Client,
     keys: &KeyRing,
-) -> Result<(), Error> {
+) -> Result<(), FleetError> {
     let name = &settings.catalog.database;
     // The router's login first: the database opens with CONNECT for it.
     let router = keys.newest().router_login(name);
@@ -54,7 +54,7 @@ async fn make_catalog(
     let edition = migrate::Edition::embedded("catalog", catalog::MIGRATIONS)?;
     let mut migrator = server.connect_migrator(name).await?;
     let options = migrate::Options { owner: OWNER.to_owned(), ..migrate::Options::default() };
-    migrate::bring(&mut migrator, &edition, &options).await.map_err(|failure| Error::Migrate {
+    migrate::migrate(&mut migrator, &edition, &options).await.map_err(|failure| FleetError::Migrate {
         doing: "upgrading the catalog".into(),
         source: Box::new(failure),
     })?;
@@ -72,7 +72,7 @@ pub(super) async fn set_router_password(
     client: &tokio_postgres::Client,
     keys: &KeyRing,
     catalog: &str,
-) -> Result<(), Error> {
+) -> Result<(), FleetError> {
     let router = keys.newest().router_login(catalog);
     let verifier = router.verifier()?;
     let verb = if role_exists(client, &router.user).await? { "ALTER" } else { "CREATE" };

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::server::{role_exists, run};
-use super::{Doing, Error, Fleet, database};
+use super::{Doing, Fleet, FleetError, database};
 use crate::catalog::TenantRow;
 use crate::pg::{AdvisoryLock, Ident, literal};
 use crate::tenant::{State, TenantId, Verb};
@@ -19,13 +19,13 @@ impl Fleet {
     /// requests under way finish first, for at most `listen.drain_timeout`.
     ///
     /// # Errors
-    /// [`Error::State`] when the verb may not start from the tenant's state.
-    pub async fn carry_out(&self, slug: &str, verb: Verb) -> Result<TenantRow, Error> {
+    /// [`FleetError::State`] when the verb may not start from the tenant's state.
+    pub async fn carry_out(&self, slug: &str, verb: Verb) -> Result<TenantRow, FleetError> {
         let row = self.tenant(slug).await?;
         let id = &row.record.id;
         if !self.catalog.tenant_transition(id, verb).await? {
             let state = self.tenant(slug).await?.record.state;
-            return Err(Error::State { slug: slug.to_owned(), verb, state });
+            return Err(FleetError::State { slug: slug.to_owned(), verb, state });
         }
         self.settle(id).await
     }
@@ -34,14 +34,14 @@ impl Fleet {
     ///
     /// # Errors
     /// When the server refuses or can't be reached: the row stays unsettled, and `apply` tries again.
-    pub async fn settle(&self, id: &TenantId) -> Result<TenantRow, Error> {
-        let unknown = || Error::Unknown(id.to_string());
+    pub async fn settle(&self, id: &TenantId) -> Result<TenantRow, FleetError> {
+        let unknown = || FleetError::Unknown(id.to_string());
         let row = self.catalog.tenant(id).await?.ok_or_else(unknown)?;
         let (_, client) = self.admin(&row.record.server).await?;
         let lock = AdvisoryLock::acquire(&client, id.lock_key(), LOCK_WAIT)
             .await
             .doing(|| format!("locking tenant `{}`", row.record.slug))?
-            .ok_or_else(|| Error::Busy(format!("tenant `{}`", row.record.slug)))?;
+            .ok_or_else(|| FleetError::Busy(format!("tenant `{}`", row.record.slug)))?;
         // Read again: another command may have moved it while this one waited for the lock.
         let row = self.catalog.tenant(id).await?.ok_or_else(unknown)?;
         if row.record.is_adopted() {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
-use super::{Doing, Error, Fleet, database};
+use super::{Doing, Fleet, FleetError, database};
 use crate::catalog::{NewTenant, Template, TenantRow};
 use crate::pg::{AdvisoryLock, Ident, literal};
 use crate::policy::{Limits, Overrides};
@@ -17,7 +17,7 @@ const LOCK_WAIT: Duration = Duration::from_secs(60);
 
 /// What an operator asks for; what is `None` comes from `[defaults]`.
 #[derive(Debug, Clone, Default)]
-pub struct Wish {
+pub struct TenantSpec {
     /// The edition.
     pub edition: Option<String>,
     /// The tier.
@@ -35,16 +35,16 @@ impl Fleet {
     ///
     /// # Errors
     /// When the slug or a base URL is taken, or a server refuses; run again, it goes on where it stopped.
-    pub async fn create(&self, slug: &Slug, wish: &Wish) -> Result<TenantRow, Error> {
+    pub async fn create(&self, slug: &Slug, spec: &TenantSpec) -> Result<TenantRow, FleetError> {
         let row = match self.catalog.tenant_by_slug(slug.as_str()).await? {
             Some(row) if row.record.state == State::Creating => row,
             Some(row) => {
-                return Err(Error::Settings(format!(
+                return Err(FleetError::Settings(format!(
                     "tenant `{slug}` is there already ({}); see `manybox tenant show {slug}`",
                     row.record.state
                 )));
             }
-            None => self.intend(TenantId::random()?, slug, wish).await?,
+            None => self.intend(TenantId::random()?, slug, spec).await?,
         };
         self.finish_create(&row).await
     }
@@ -52,25 +52,32 @@ impl Fleet {
     /// Writes the intent to create a tenant of this id.
     ///
     /// # Errors
-    /// [`Error::Foreign`] when its role or database is there: nothing of a fresh id can be ours.
-    pub async fn intend(&self, id: TenantId, slug: &Slug, wish: &Wish) -> Result<TenantRow, Error> {
+    /// [`FleetError::Foreign`] when its role or database is there: nothing of a fresh id can be ours.
+    pub async fn intend(
+        &self,
+        id: TenantId,
+        slug: &Slug,
+        spec: &TenantSpec,
+    ) -> Result<TenantRow, FleetError> {
         let defaults = &self.settings.defaults;
-        let edition = wish.edition.clone().or_else(|| defaults.edition.clone()).ok_or_else(|| {
-            Error::Settings("no edition was given and defaults.edition is not set; give --edition".into())
+        let edition = spec.edition.clone().or_else(|| defaults.edition.clone()).ok_or_else(|| {
+            FleetError::Settings(
+                "no edition was given and defaults.edition is not set; give --edition".into(),
+            )
         })?;
         self.edition_files(&edition)?;
-        let tier = wish.tier.clone().unwrap_or_else(|| defaults.tier.clone());
+        let tier = spec.tier.clone().unwrap_or_else(|| defaults.tier.clone());
         self.known_tier(&tier)?;
-        let server = wish.server.clone().unwrap_or_else(|| defaults.server.clone());
+        let server = spec.server.clone().unwrap_or_else(|| defaults.server.clone());
         let (_, client) = self.admin(&server).await?;
         let name = id.database();
-        let foreign = |what| Error::Foreign { what, name: name.clone(), server: server.clone() };
+        let foreign = |what| FleetError::Foreign { what, name: name.clone(), server: server.clone() };
         match database::found(&client, &name).await? {
             (true, _) => return Err(foreign("role")),
             (_, true) => return Err(foreign("database")),
             (false, false) => self.keep(&server, client),
         }
-        let (_, api) = wish.overrides.over(Limits::default(), self.settings.edition_api(&edition));
+        let (_, api) = spec.overrides.over(Limits::default(), self.settings.edition_api(&edition));
         self.settings.check_roles(&api)?;
         let new = NewTenant {
             id: id.clone(),
@@ -80,16 +87,16 @@ impl Fleet {
             origin: Origin::Lineage(Lineage { edition, version: 0, history: String::new() }),
             key: self.keys.newest().id(),
             templated: self.templated(slug)?,
-            given: wish.base_urls.clone(),
-            sealed: self.sealed(&id, &Sealed::new(), &wish.overrides)?,
-            overrides: wish.overrides.clone(),
+            given: spec.base_urls.clone(),
+            sealed: self.sealed(&id, &Sealed::new(), &spec.overrides)?,
+            overrides: spec.overrides.clone(),
         };
         self.catalog.tenant_insert(&new).await?;
-        self.catalog.tenant(&id).await?.ok_or_else(|| Error::Unknown(slug.to_string()))
+        self.catalog.tenant(&id).await?.ok_or_else(|| FleetError::Unknown(slug.to_string()))
     }
 
     /// The base URLs that the settings give to a slug.
-    pub(super) fn templated(&self, slug: &Slug) -> Result<Vec<BaseUrl>, Error> {
+    pub(super) fn templated(&self, slug: &Slug) -> Result<Vec<BaseUrl>, FleetError> {
         self.settings.listen.base_urls.iter().map(|t| Ok(t.fill(slug)?)).collect()
     }
 
@@ -97,12 +104,12 @@ impl Fleet {
     ///
     /// # Errors
     /// When a server refuses; what was made stays for the next attempt.
-    pub async fn finish_create(&self, row: &TenantRow) -> Result<TenantRow, Error> {
+    pub async fn finish_create(&self, row: &TenantRow) -> Result<TenantRow, FleetError> {
         let record = &row.record;
         let (_, client) = self.admin(&record.server).await?;
-        let busy = || Error::Busy(format!("tenant `{}`", record.slug));
-        // On the connection that runs CREATE DATABASE: its backend outlives a kill -9 of this process, and only when
-        // it has ended can the next attempt tell what is there.
+        let busy = || FleetError::Busy(format!("tenant `{}`", record.slug));
+        // Held by the connection that runs CREATE DATABASE. Its backend outlives a kill -9 of this process, and the next
+        // attempt can tell what is there only after it has ended.
         let lock = AdvisoryLock::acquire(&client, record.id.lock_key(), LOCK_WAIT)
             .await
             .doing(|| format!("locking tenant `{}`", record.slug))?
@@ -116,14 +123,13 @@ impl Fleet {
         self.catalog.tenant(&record.id).await?.ok_or_else(busy)
     }
 
-    /// The database, then its login and rights and its opening in one transaction, then the catalog. What an attempt
-    /// that was cut left is made anew.
-    async fn make(&self, client: &Client, record: &Record) -> Result<(), Error> {
+    /// Makes the database; then its login, its rights and the opening in one transaction; then writes to the catalog.
+    /// What an interrupted attempt left is made anew.
+    async fn make(&self, client: &Client, record: &Record) -> Result<(), FleetError> {
         let name = record.id.database();
         let (has_login, has_database) = database::found(client, &name).await?;
         if has_database {
-            // Which template it was copied from is not known any more, and a copy takes milliseconds: once more from
-            // the one that is known.
+            // Nobody knows which template it was copied from. A new copy takes milliseconds.
             database::drop(client, &name).await?;
         }
         let template = self.copy(client, record).await?;
@@ -137,13 +143,14 @@ impl Fleet {
         if self.catalog.tenant_created(&record.id, &template).await? {
             return Ok(());
         }
-        Err(Error::Busy(format!("the template of edition `{}`", template.lineage.edition)))
+        Err(FleetError::Busy(format!("the template of edition `{}`", template.lineage.edition)))
     }
 
     /// Copies the ready template.
-    async fn copy(&self, client: &Client, record: &Record) -> Result<Template, Error> {
+    async fn copy(&self, client: &Client, record: &Record) -> Result<Template, FleetError> {
         // An adopted tenant is never in creation.
-        let lineage = record.lineage().ok_or_else(|| Error::Adopted(record.slug.to_string(), "created"))?;
+        let lineage =
+            record.lineage().ok_or_else(|| FleetError::Adopted(record.slug.to_string(), "created"))?;
         // Fails only when closed, which it never is.
         let _leave = self.copies.acquire().await;
         let mut tries = 0;
@@ -152,7 +159,7 @@ impl Fleet {
             match database::create_closed(client, &record.id.database(), &template.database).await {
                 Ok(()) => return Ok(template),
                 // It was replaced between look-up and copy: a migration is under way.
-                Err(Error::Server { source, .. })
+                Err(FleetError::Server { source, .. })
                     if tries == 0
                         && [SqlState::INVALID_CATALOG_NAME, SqlState::OBJECT_IN_USE]
                             .iter()
@@ -166,7 +173,7 @@ impl Fleet {
     }
 
     /// The statements that make the tenant's login a member of the API roles.
-    fn login(&self, record: &Record, there: bool) -> Result<String, Error> {
+    fn login(&self, record: &Record, there: bool) -> Result<String, FleetError> {
         let login = self.keys.newest().tenant_login(record);
         let verifier = login.verifier()?;
         let role = Ident::new(&login.user);

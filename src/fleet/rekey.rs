@@ -2,7 +2,7 @@
 
 use super::init::set_router_password;
 use super::server::{role_exists, run};
-use super::{Error, Fleet};
+use super::{Fleet, FleetError};
 use crate::catalog::{Filter, TenantRow};
 use crate::pg::{Ident, literal};
 
@@ -11,7 +11,7 @@ impl Fleet {
     ///
     /// # Errors
     /// When the catalog can't be read.
-    pub async fn to_rekey(&self) -> Result<Vec<TenantRow>, Error> {
+    pub async fn to_rekey(&self) -> Result<Vec<TenantRow>, FleetError> {
         let newest = self.keys.newest().id();
         let mut rows = self.catalog.tenants(&Filter::default()).await?;
         rows.retain(|row| row.record.key != newest);
@@ -22,7 +22,7 @@ impl Fleet {
     ///
     /// # Errors
     /// When the server refuses.
-    pub async fn rekey_router(&self) -> Result<(), Error> {
+    pub async fn rekey_router(&self) -> Result<(), FleetError> {
         let (_, client) = self.admin(&self.settings.catalog.server).await?;
         set_router_password(&client, &self.keys, &self.settings.catalog.database).await
     }
@@ -32,7 +32,7 @@ impl Fleet {
     ///
     /// # Errors
     /// When the server refuses.
-    pub async fn rekey(&self, row: &TenantRow) -> Result<(), Error> {
+    pub async fn rekey(&self, row: &TenantRow) -> Result<(), FleetError> {
         let record = &row.record;
         let (newest, sealed) = (self.keys.newest().id(), self.resealed(record)?);
         if record.is_adopted() {

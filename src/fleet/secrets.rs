@@ -1,6 +1,6 @@
 //! Secrets: what operators give a tenant in the clear, sealed for the catalog, and opened to be compared.
 
-use super::{Error, Fleet};
+use super::{Fleet, FleetError};
 use crate::policy::{JWT_SECRET, Overrides};
 use crate::tenant::{Record, Sealed, TenantId};
 
@@ -9,7 +9,12 @@ impl Fleet {
     ///
     /// # Errors
     /// When a role is none of the fleet's, or the catalog can't be changed.
-    pub async fn configure(&self, record: &Record, tier: &str, overrides: &Overrides) -> Result<(), Error> {
+    pub async fn configure(
+        &self,
+        record: &Record,
+        tier: &str,
+        overrides: &Overrides,
+    ) -> Result<(), FleetError> {
         self.known_tier(tier)?;
         if !record.is_adopted() {
             let tenant = self.settings.tenant(Record { overrides: overrides.clone(), ..record.clone() });
@@ -19,12 +24,12 @@ impl Fleet {
         Ok(self.catalog.tenant_configure(&record.id, tier, overrides, &sealed).await?)
     }
 
-    pub(super) fn known_tier(&self, tier: &str) -> Result<(), Error> {
+    pub(super) fn known_tier(&self, tier: &str) -> Result<(), FleetError> {
         let known: Vec<_> = self.settings.tiers.keys().map(String::as_str).collect();
         if known.contains(&tier) {
             return Ok(());
         }
-        Err(Error::Settings(format!(
+        Err(FleetError::Settings(format!(
             "there is no tier `{tier}` in the settings; expected one of {}, or add [tiers.{tier}]",
             known.join(", ")
         )))
@@ -34,7 +39,7 @@ impl Fleet {
     ///
     /// # Errors
     /// When the master key that sealed the secret is gone.
-    pub fn unsealed(&self, record: &Record) -> Result<Overrides, Error> {
+    pub fn unsealed(&self, record: &Record) -> Result<Overrides, FleetError> {
         Ok(record.overrides.clone().with_jwt_secret(self.keys.open(record, JWT_SECRET)?))
     }
 
@@ -44,7 +49,7 @@ impl Fleet {
         id: &TenantId,
         before: &Sealed,
         overrides: &Overrides,
-    ) -> Result<Sealed, Error> {
+    ) -> Result<Sealed, FleetError> {
         let mut sealed = before.clone();
         match overrides.jwt_secret() {
             Some(secret) => {
@@ -56,7 +61,7 @@ impl Fleet {
     }
 
     /// The tenant's secrets, sealed with the newest master key.
-    pub(super) fn resealed(&self, record: &Record) -> Result<Sealed, Error> {
+    pub(super) fn resealed(&self, record: &Record) -> Result<Sealed, FleetError> {
         let newest = self.keys.newest();
         let mut sealed = Sealed::new();
         for name in record.sealed.keys() {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use ring::digest::{SHA256, digest};
 
 use super::server::OWNER;
-use super::{Doing, Error, Fleet, database};
+use super::{Doing, Fleet, FleetError, database};
 use crate::catalog::Template;
 use crate::migrate::{self, Standing, standing};
 use crate::pg::{AdvisoryLock, Connection, Ident};
@@ -19,23 +19,23 @@ impl Fleet {
     ///
     /// # Errors
     /// When the server refuses, or one of the edition's files fails.
-    pub async fn template(&self, server: &str, edition: &str) -> Result<Template, Error> {
+    pub async fn template(&self, server: &str, edition: &str) -> Result<Template, FleetError> {
         match self.ready(server, edition).await? {
             Some(template) => Ok(template),
             None => self.refresh_template(server, &self.edition(edition)?, &|| ()).await,
         }
     }
 
-    async fn ready(&self, server: &str, edition: &str) -> Result<Option<Template>, Error> {
+    async fn ready(&self, server: &str, edition: &str) -> Result<Option<Template>, FleetError> {
         let templates = self.catalog.templates().await?;
         Ok(templates
             .into_iter()
             .find(|t| t.server == server && t.lineage.edition == edition && t.state == "ready"))
     }
 
-    /// Makes the ready template the one of the edition's newest version. The next one is made beside it, so that
-    /// creates go on meanwhile. The old one stays, and is what the version after this is made from. `applied` is called
-    /// when the files are known to run, some commits before the template is ready.
+    /// Makes a template of the edition's newest version and switches to it. It is made beside the one in use, so that
+    /// tenants can be created meanwhile. The old template stays: the version after this one is made from it. `applied`
+    /// is called as soon as the files have run, some commits before the template is ready.
     ///
     /// # Errors
     /// When the server refuses, or one of the edition's files fails; the template before stays in use.
@@ -44,7 +44,7 @@ impl Fleet {
         server: &str,
         edition: &migrate::Edition,
         applied: &(dyn Fn() + Sync),
-    ) -> Result<Template, Error> {
+    ) -> Result<Template, FleetError> {
         let (_, client) = self.admin(server).await?;
         let lock = self.lock_template(&client, server, &edition.name).await?;
         let template = match self.ready(server, &edition.name).await? {
@@ -64,12 +64,12 @@ impl Fleet {
         Ok(template)
     }
 
-    /// Drops what no longer serves: templates whose making was killed or failed, and replaced ones that the next
-    /// version can't be made from. Each drop waits for a checkpoint of the server, so nobody should wait for this.
+    /// Drops templates that are of no more use: those whose creation failed or was killed, and replaced ones that the
+    /// next version can't be made from. Each drop waits for a checkpoint of the server, so nobody should wait for it.
     ///
     /// # Errors
     /// When the server refuses.
-    pub async fn sweep_templates(&self, server: &str, edition: &str) -> Result<(), Error> {
+    pub async fn sweep_templates(&self, server: &str, edition: &str) -> Result<(), FleetError> {
         let (_, client) = self.admin(server).await?;
         let lock = self.lock_template(&client, server, edition).await?;
         self.sweep(&client, server, edition).await?;
@@ -81,7 +81,7 @@ impl Fleet {
         client: &Connection,
         server: &str,
         edition: &str,
-    ) -> Result<AdvisoryLock, Error> {
+    ) -> Result<AdvisoryLock, FleetError> {
         let catalog = &self.settings.catalog.database;
         let digest = digest(&SHA256, format!("template {server} {catalog} {edition}").as_bytes());
         let mut key = [0_u8; 8];
@@ -89,19 +89,19 @@ impl Fleet {
         AdvisoryLock::acquire(client, i64::from_be_bytes(key), LOCK_WAIT)
             .await
             .doing(|| format!("locking the template of edition `{edition}`"))?
-            .ok_or_else(|| Error::Busy(format!("the template of edition `{edition}`")))
+            .ok_or_else(|| FleetError::Busy(format!("the template of edition `{edition}`")))
     }
 
-    /// Brings the template before the ready one up: it lacks no more than the newest files, while a new one would be
-    /// copied and take all of them, and an old one dropped, which makes the server write a checkpoint. `None` when
-    /// there is none that the edition's files lead on from, or it went wrong: then it is left to the sweep.
+    /// Migrates the template that was in use before the ready one. It lacks only the newest files; a new template would
+    /// need all of them, and a DROP DATABASE of an old one, for which the server writes a checkpoint. `None` when no
+    /// template's history leads to the edition, or the migration failed; the sweep then drops what is left.
     async fn reuse(
         &self,
         client: &Connection,
         server: &str,
         edition: &migrate::Edition,
         applied: &(dyn Fn() + Sync),
-    ) -> Result<Option<Template>, Error> {
+    ) -> Result<Option<Template>, FleetError> {
         let templates = self.catalog.templates().await?;
         let Some(old) = templates.iter().rfind(|t| t.server == server && reusable(t, edition)) else {
             return Ok(None);
@@ -132,7 +132,7 @@ impl Fleet {
         server: &str,
         edition: &migrate::Edition,
         applied: &(dyn Fn() + Sync),
-    ) -> Result<Template, Error> {
+    ) -> Result<Template, FleetError> {
         let name = format!("mb_t_{}", TenantId::random()?);
         self.catalog.template_insert(&name, server, &edition.name).await?;
         database::create_closed(client, &name, "template0").await?;
@@ -148,7 +148,7 @@ impl Fleet {
         edition: &migrate::Edition,
         name: &str,
         applied: &(dyn Fn() + Sync),
-    ) -> Result<Template, Error> {
+    ) -> Result<Template, FleetError> {
         let access = self.servers.get(server)?;
         let admin = access.connect_admin_to(name).await?;
         migrate::prepare_template(&admin, OWNER, &self.settings.roles())
@@ -168,20 +168,20 @@ impl Fleet {
         admin.close().await;
 
         let mut migrator = access.connect_migrator(name).await?;
-        let outcome = migrate::bring(&mut migrator, edition, &self.migrate_options()).await;
+        let outcome = migrate::migrate(&mut migrator, edition, &self.migrate_options()).await;
         migrator.close().await;
-        let outcome = outcome.map_err(|failure| Error::Migrate {
+        let outcome = outcome.map_err(|failure| FleetError::Migrate {
             doing: format!("building the template of edition `{}`", edition.name),
             source: Box::new(failure),
         })?;
         applied();
         database::seal(client, name).await?;
         self.catalog.template_ready(name, outcome.after, &outcome.history).await?;
-        self.ready(server, &edition.name).await?.ok_or_else(|| Error::Busy(format!("template `{name}`")))
+        self.ready(server, &edition.name).await?.ok_or_else(|| FleetError::Busy(format!("template `{name}`")))
     }
 
     /// Called under the template's lock, so a `building` row is nobody's work in progress.
-    async fn sweep(&self, client: &Connection, server: &str, edition: &str) -> Result<(), Error> {
+    async fn sweep(&self, client: &Connection, server: &str, edition: &str) -> Result<(), FleetError> {
         let templates = self.catalog.templates().await?;
         let ours = templates.iter().filter(|t| t.server == server && t.lineage.edition == edition);
         let edition = self.edition(edition)?;

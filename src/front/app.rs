@@ -161,7 +161,7 @@ fn router_name() -> String {
     format!("{}-{:016x}", std::process::id(), RandomState::new().build_hasher().finish())
 }
 
-fn budget(given: &settings::Budget) -> Budget {
+fn budget(given: &settings::BudgetSettings) -> Budget {
     let defaults = Budget::default();
     Budget {
         total: given.max_connections,

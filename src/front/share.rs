@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
 use crate::backoff::Backoff;
-use crate::catalog::{Error, LEASE_RENEWAL, Leases, Reader};
+use crate::catalog::{CatalogError, LEASE_RENEWAL, Leases, Reader};
 use crate::pool::Pools;
 
 /// How soon a router that holds more than its share tells that it has closed some.
@@ -41,7 +41,7 @@ pub(super) async fn keep(pools: Pools, reader: Reader, router: String) {
 pub(super) async fn end(reader: &Reader, router: &str) {
     let end = async { reader.open_leases(router).await?.end().await };
     // They end by themselves, later.
-    let _: Result<Result<(), Error>, _> = timeout(ANSWER, end).await;
+    let _: Result<Result<(), CatalogError>, _> = timeout(ANSWER, end).await;
 }
 
 async fn follow(pools: &Pools, mut leases: Leases, backoff: &mut Backoff) -> String {
@@ -64,7 +64,7 @@ async fn follow(pools: &Pools, mut leases: Leases, backoff: &mut Backoff) -> Str
 }
 
 /// Renews every lease; true while this router holds more than its share somewhere.
-async fn renew(pools: &Pools, leases: &Leases) -> Result<bool, Error> {
+async fn renew(pools: &Pools, leases: &Leases) -> Result<bool, CatalogError> {
     let mut overdrawn = false;
     for status in pools.servers() {
         let Some(total) = status.total else { continue };

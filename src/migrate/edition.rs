@@ -2,16 +2,13 @@
 
 use std::path::Path;
 
+use super::file::{self, File, NO_TRANSACTION};
 use super::inert::is_inert;
 use super::lint::{self, Finding};
-use super::{engine, history};
-
-/// The first line of a file that is run outside a transaction.
-pub(super) const NO_TRANSACTION: &str = "-- manybox: no-transaction";
 
 /// Why an edition can't be used. Nothing of it has been run.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum EditionError {
     /// The edition's name is not one.
     #[error(
         "`{0}` is not a name of an edition: expected a lower-case letter, then letters, digits, `-` or `_`, \
@@ -52,30 +49,6 @@ fn lines(findings: &[Finding]) -> String {
     findings.iter().map(|finding| format!("\n  {finding}")).collect()
 }
 
-/// One migration.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct File {
-    /// From 1; the order in which files are applied. Gaps are allowed.
-    pub version: i32,
-    /// What comes after `V<version>__`, without `.sql`.
-    pub name: String,
-    /// Its text, with line ends normalised to `\n`, so that a checkout on another system has the same checksum.
-    pub sql: String,
-    /// refinery's checksum over name, version and text.
-    pub checksum: u64,
-    /// False when the file begins with `-- manybox: no-transaction`.
-    pub transactional: bool,
-    /// True when it holds definitions only, after which nothing needs to be checked.
-    pub inert: bool,
-}
-
-impl File {
-    /// The name as refinery and messages have it: `V3__add_index.sql`.
-    pub fn file_name(&self) -> String {
-        format!("V{}__{}.sql", self.version, self.name)
-    }
-}
-
 /// A named line of schema versions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Edition {
@@ -92,9 +65,9 @@ impl Edition {
     /// `README.md` and names that begin with a dot are ignored; everything else must be a migration.
     ///
     /// # Errors
-    /// When the folder can't be read, holds anything else, or a file contains what [`Error::Lint`] lists.
-    pub fn read(name: &str, folder: &Path) -> Result<Self, Error> {
-        let unreadable = |path: &Path, source| Error::Read {
+    /// When the folder can't be read, holds anything else, or a file contains what [`EditionError::Lint`] lists.
+    pub fn read(name: &str, folder: &Path) -> Result<Self, EditionError> {
+        let unreadable = |path: &Path, source| EditionError::Read {
             edition: name.to_owned(),
             path: path.display().to_string(),
             source,
@@ -109,7 +82,7 @@ impl Edition {
             }
             // Follows links: a folder of shared files linked one by one is fine, a linked folder is not.
             if !std::fs::metadata(&path).map_err(|e| unreadable(&path, e))?.is_file() {
-                return Err(Error::Entry {
+                return Err(EditionError::Entry {
                     edition: name.to_owned(),
                     entry: file_name,
                     reason: "is not a file: an edition has no subfolders, move its migrations up".to_owned(),
@@ -127,11 +100,11 @@ impl Edition {
     ///
     /// # Errors
     /// As [`Edition::read`].
-    pub fn embedded(name: &str, files: &[(&str, &str)]) -> Result<Self, Error> {
+    pub fn embedded(name: &str, files: &[(&str, &str)]) -> Result<Self, EditionError> {
         if !is_edition(name) {
-            return Err(Error::Name(name.to_owned()));
+            return Err(EditionError::Name(name.to_owned()));
         }
-        let entry = |entry: &str, reason: String| Error::Entry {
+        let entry = |entry: &str, reason: String| EditionError::Entry {
             edition: name.to_owned(),
             entry: entry.to_owned(),
             reason,
@@ -141,8 +114,7 @@ impl Edition {
             let (version, stem) = parse(name, file_name)?;
             let sql = text.replace("\r\n", "\n");
             let mut file = File { version, name: stem, sql, checksum: 0, transactional: true, inert: false };
-            file.checksum =
-                engine::checksum(&file.file_name(), &file.sql).map_err(|e| entry(file_name, e))?;
+            file.checksum = file::checksum(&file.file_name(), &file.sql).map_err(|e| entry(file_name, e))?;
             file.transactional = file.sql.lines().next().map(str::trim_end) != Some(NO_TRANSACTION);
             file.inert = file.transactional && is_inert(&file.sql);
             parsed.push((file_name, file));
@@ -162,7 +134,7 @@ impl Edition {
         }
         let (warnings, refused): (Vec<_>, Vec<_>) = findings.into_iter().partition(|f| f.warning);
         if !refused.is_empty() {
-            return Err(Error::Lint { edition: name.to_owned(), findings: refused });
+            return Err(EditionError::Lint { edition: name.to_owned(), findings: refused });
         }
         let files = parsed.into_iter().map(|(_, file)| file).collect();
         Ok(Self { name: name.to_owned(), files, warnings })
@@ -181,7 +153,7 @@ impl Edition {
     /// Hex SHA-256 over (version, name, checksum) of the files with a version of at most `up_to`; empty when there
     /// are none. A database with the same digest was made by exactly these files.
     pub fn history_digest(&self, up_to: i32) -> String {
-        history::digest(self.up_to(up_to).iter().map(|f| (f.version, f.name.as_str(), f.checksum)))
+        file::digest(self.up_to(up_to).iter().map(|f| (f.version, f.name.as_str(), f.checksum)))
     }
 }
 
@@ -193,9 +165,9 @@ fn is_edition(name: &str) -> bool {
 
 /// Splits `V<n>__<snake_name>.sql`. refinery would skip what it doesn't know and cut a name at its first odd
 /// character, so that two files look like one; here each file is one or is refused.
-fn parse(edition: &str, file_name: &str) -> Result<(i32, String), Error> {
+fn parse(edition: &str, file_name: &str) -> Result<(i32, String), EditionError> {
     let refuse = |reason: &str| {
-        Err(Error::Entry {
+        Err(EditionError::Entry {
             edition: edition.to_owned(),
             entry: file_name.to_owned(),
             reason: reason.to_owned(),
@@ -249,15 +221,15 @@ mod tests {
             "notes.txt",
             "V1___x.sql",
         ] {
-            let said = refused(&[(name, "SELECT 1;")]);
-            assert!(said.contains(name) && said.contains("V<number>__<name>.sql"), "{said}");
+            let error = refused(&[(name, "SELECT 1;")]);
+            assert!(error.contains(name) && error.contains("V<number>__<name>.sql"), "{error}");
         }
         assert!(refused(&[("U1__x.sql", "SELECT 1;")]).contains("unversioned"));
         assert!(refused(&[("V0__x.sql", "SELECT 1;")]).contains("begin at 1"));
         assert!(refused(&[("V2147483648__x.sql", "SELECT 1;")]).contains("2147483647"));
         let twice = [("V1__a.sql", "SELECT 1;"), ("V01__b.sql", "SELECT 1;")];
         assert!(refused(&twice).contains("same version as `V1__a.sql`"));
-        assert!(matches!(Edition::embedded("Core", &[]), Err(Error::Name(_))));
+        assert!(matches!(Edition::embedded("Core", &[]), Err(EditionError::Name(_))));
     }
 
     #[test]

@@ -1,13 +1,13 @@
-//! What was applied to a database: reading it, its digest, and whether an edition agrees with it.
+//! What was applied to a database: making and reading its tables, and whether an edition agrees with it.
 
-use ring::digest::SHA256;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, SimpleQueryRow};
 
-use super::edition::{Edition, File};
-use super::session::answers;
+use super::edition::Edition;
+use super::file::{File, digest};
+use super::session::{StatementError, answers};
 use crate::pg;
 use crate::tenant::Lineage;
 
@@ -38,37 +38,26 @@ pub(super) enum Disagreement {
     OutOfOrder(String),
 }
 
-/// Hex SHA-256 over the rows, empty for none.
-pub(super) fn digest<'a>(rows: impl Iterator<Item = (i32, &'a str, u64)>) -> String {
-    // A file's name holds neither tab nor newline, so no two histories give the same text.
-    let text: String =
-        rows.map(|(version, name, checksum)| format!("{version}\t{name}\t{checksum}\n")).collect();
-    if text.is_empty() {
-        return text;
-    }
-    ring::digest::digest(&SHA256, text.as_bytes()).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 pub(super) fn digest_of(rows: &[Applied]) -> String {
     digest(rows.iter().map(|row| (row.version, row.name.as_str(), row.checksum)))
 }
 
 /// Why the history can't be had.
 #[derive(Debug)]
-pub(super) enum Unread {
+pub(super) enum HistoryError {
     Database(pg::Error),
     /// A row that refinery can't have written; refinery itself would panic on it.
     Tampered(String),
 }
 
-impl From<tokio_postgres::Error> for Unread {
+impl From<tokio_postgres::Error> for HistoryError {
     fn from(error: tokio_postgres::Error) -> Self {
         Self::Database(error.into())
     }
 }
 
 /// Reads the history in order of version; empty when there is no table.
-pub(super) async fn read(client: &Client) -> Result<Vec<Applied>, Unread> {
+pub(super) async fn read(client: &Client) -> Result<Vec<Applied>, HistoryError> {
     let exists = "SELECT pg_catalog.to_regclass($1) IS NOT NULL";
     let there = client.query_typed(exists, &[(&HISTORY, Type::TEXT)]).await?;
     if !there.first().map_or(Ok(false), |row| row.try_get(0))? {
@@ -78,12 +67,12 @@ pub(super) async fn read(client: &Client) -> Result<Vec<Applied>, Unread> {
 }
 
 /// The same where the history is known to be there.
-pub(super) async fn read_known(client: &Client) -> Result<Vec<Applied>, Unread> {
+pub(super) async fn read_known(client: &Client) -> Result<Vec<Applied>, HistoryError> {
     rows(answers(client.simple_query(ALL).await?).first().map_or(&[], Vec::as_slice))
 }
 
 /// Reads the rows that [`ALL`] gave.
-pub(super) fn rows(rows: &[SimpleQueryRow]) -> Result<Vec<Applied>, Unread> {
+pub(super) fn rows(rows: &[SimpleQueryRow]) -> Result<Vec<Applied>, HistoryError> {
     let mut applied = Vec::with_capacity(rows.len());
     for row in rows {
         let (version, name) = (row.try_get(0)?.unwrap_or_default(), row.try_get(1)?);
@@ -94,7 +83,7 @@ pub(super) fn rows(rows: &[SimpleQueryRow]) -> Result<Vec<Applied>, Unread> {
                 applied.push(Applied { version, name: name.to_owned(), checksum });
             }
             _ => {
-                return Err(Unread::Tampered(format!(
+                return Err(HistoryError::Tampered(format!(
                     "row {version} of {HISTORY} was not written by a migration (checksum {}): compare the \
                      database with a sound one and restore the row",
                     checksum.unwrap_or("missing")
@@ -104,6 +93,36 @@ pub(super) fn rows(rows: &[SimpleQueryRow]) -> Result<Vec<Applied>, Unread> {
     }
     applied.sort_by_key(|row| row.version);
     Ok(applied)
+}
+
+/// Makes the tables of the history when they are missing; nobody but the owner has rights there.
+pub(super) async fn ensure_history(client: &Client) -> Result<(), StatementError> {
+    let there = client
+        .query_typed(
+            "SELECT pg_catalog.to_regnamespace('manybox') IS NOT NULL,
+                    pg_catalog.to_regclass($1) IS NOT NULL AND pg_catalog.to_regclass($2) IS NOT NULL",
+            &[(&HISTORY, Type::TEXT), (&UNFINISHED, Type::TEXT)],
+        )
+        .await?;
+    let (schema, tables) = match there.first() {
+        Some(row) => (row.try_get(0)?, row.try_get(1)?),
+        None => (false, false),
+    };
+    if tables {
+        return Ok(());
+    }
+    // CREATE SCHEMA IF NOT EXISTS needs the right to create one even when there is one.
+    let schema = if schema { "" } else { "CREATE SCHEMA manybox; REVOKE ALL ON SCHEMA manybox FROM PUBLIC;" };
+    // The first table as refinery would make it.
+    let sql = format!(
+        "{schema}
+         CREATE TABLE IF NOT EXISTS {HISTORY} (
+             version int4 PRIMARY KEY, name varchar(255), applied_on varchar(255), checksum varchar(255));
+         CREATE TABLE IF NOT EXISTS {UNFINISHED} (
+             version int4 PRIMARY KEY, begun_at timestamptz NOT NULL DEFAULT pg_catalog.now());
+         REVOKE ALL ON {HISTORY}, {UNFINISHED} FROM PUBLIC"
+    );
+    Ok(client.batch_execute(&sql).await?)
 }
 
 /// What schema the database behind `client` has, by its own history. Needs the owner's rights.
@@ -118,8 +137,8 @@ pub async fn lineage(client: &Client, edition: &str) -> Result<Lineage, pg::Erro
             let version = rows.last().map_or(0, |row| row.version);
             Ok(Lineage { edition, version, history: digest_of(&rows) })
         }
-        Err(Unread::Tampered(_)) => Ok(Lineage { edition, version: 0, history: "tampered".to_owned() }),
-        Err(Unread::Database(error)) => Err(error),
+        Err(HistoryError::Tampered(_)) => Ok(Lineage { edition, version: 0, history: "tampered".to_owned() }),
+        Err(HistoryError::Database(error)) => Err(error),
     }
 }
 
@@ -162,7 +181,7 @@ pub(super) fn pending<'e>(edition: &'e Edition, applied: &[Applied]) -> Result<&
     Ok(files.as_slice())
 }
 
-/// What a bring would add to the history: its row in refinery's form.
+/// The row that applying a file adds to the history, in refinery's form.
 pub(super) fn row_of(file: &File) -> Applied {
     Applied { version: file.version, name: file.name.clone(), checksum: file.checksum }
 }
@@ -195,9 +214,9 @@ mod tests {
         let edition = edition();
         let mut rows: Vec<_> = edition.files.iter().map(row_of).collect();
         rows[1].checksum ^= 1;
-        let Err(Disagreement::Divergent(said)) = pending(&edition, &rows) else { panic!() };
-        assert!(said.contains("version 3") && said.contains(&rows[1].checksum.to_string()), "{said}");
-        assert!(said.contains(&edition.files[1].checksum.to_string()), "{said}");
+        let Err(Disagreement::Divergent(error)) = pending(&edition, &rows) else { panic!() };
+        assert!(error.contains("version 3") && error.contains(&rows[1].checksum.to_string()), "{error}");
+        assert!(error.contains(&edition.files[1].checksum.to_string()), "{error}");
 
         let row = |version| Applied { version, name: "x".to_owned(), checksum: 1 };
         assert!(

@@ -3,7 +3,7 @@
 use super::statements::{Statement, split};
 
 /// What `CREATE` makes without running anything of what it is given.
-const MADE: [&str; 11] = [
+const CREATED: [&str; 11] = [
     "INDEX",
     "TABLE",
     "VIEW",
@@ -44,8 +44,8 @@ fn inert(statement: &Statement<'_>) -> bool {
                 && !statement.has_pair("PARTITION", "OF")
         }
         ("CREATE", "UNIQUE") => at(2) == "INDEX",
-        ("CREATE", "OR") => MADE.contains(&at(3).as_str()),
-        ("CREATE", made) => MADE.contains(&made),
+        ("CREATE", "OR") => CREATED.contains(&at(3).as_str()),
+        ("CREATE", made) => CREATED.contains(&made),
         // What looks at rows, or fills a column with what a call gives.
         ("ALTER", "TABLE") => {
             !has_any(&["CHECK", "USING", "TYPE", "GENERATED", "ATTACH", "VALIDATE"])

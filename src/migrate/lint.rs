@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use super::outside;
+use super::resumable;
 use super::statements::{Statement, split};
 
 /// Something in a file that is refused, or odd enough to mention.
@@ -61,7 +61,7 @@ pub(super) fn lint(file: &str, sql: &str, transactional: bool) -> Vec<Finding> {
                 findings.push(finding(part.line(), false, reason));
             }
         }
-        if transactional && let Some(reason) = outside::required_by(statement) {
+        if transactional && let Some(reason) = resumable::required_by(statement) {
             findings.push(finding(statement.line(), false, reason));
         }
         if transactional && let Some(reason) = warn(statement) {
@@ -74,7 +74,7 @@ pub(super) fn lint(file: &str, sql: &str, transactional: bool) -> Vec<Finding> {
                           give each statement a file of its own";
             findings.push(finding(second.line(), false, reason.to_owned()));
         } else if let [only] = statements.as_slice()
-            && let Err(reason) = outside::step(only)
+            && let Err(reason) = resumable::step(only)
         {
             findings.push(finding(only.line(), false, reason));
         }
@@ -153,7 +153,7 @@ fn warn(statement: &Statement<'_>) -> Option<&'static str> {
              when the tenant is created, or don't rely on them",
         );
     }
-    if outside::adds_enum_value(statement) {
+    if resumable::adds_enum_value(statement) {
         return Some("adds a value to an enum that later statements of the same file can't use yet");
     }
     None
@@ -210,9 +210,9 @@ mod tests {
             "REINDEX INDEX CONCURRENTLY i",
             "DROP INDEX CONCURRENTLY i",
         ] {
-            let said = refused(&format!("-- c\nSELECT 1;\n /* ; */ {sql};"));
-            assert_eq!(said.len(), 1, "{sql}: {said:?}");
-            assert!(said[0].starts_with("V1__x.sql:3: "), "{said:?}");
+            let findings = refused(&format!("-- c\nSELECT 1;\n /* ; */ {sql};"));
+            assert_eq!(findings.len(), 1, "{sql}: {findings:?}");
+            assert!(findings[0].starts_with("V1__x.sql:3: "), "{findings:?}");
         }
     }
 
@@ -279,8 +279,8 @@ mod tests {
             ("COMMIT", "controls the transaction"),
             ("", "no statement"),
         ] {
-            let said = lint(sql);
-            assert!(said.len() == 1 && said[0].reason.contains(hint), "{sql}: {said:?}");
+            let findings = lint(sql);
+            assert!(findings.len() == 1 && findings[0].reason.contains(hint), "{sql}: {findings:?}");
         }
     }
 

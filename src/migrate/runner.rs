@@ -1,4 +1,4 @@
-//! `bring`: applies an edition to one database, file by file, and says how far it came.
+//! `migrate`: applies an edition to one database, file by file, and says how far it came.
 
 use std::time::Duration;
 
@@ -7,10 +7,12 @@ use tokio::time::{Instant, sleep};
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
-use super::edition::{Edition, File};
-use super::engine::Applying;
-use super::history::{self, Applied, Disagreement, Unread, digest_of};
-use super::session::{self, Said, State};
+use super::edition::Edition;
+use super::engine::FileEffects;
+use super::file::File;
+use super::history::{self, Applied, Disagreement, HistoryError, digest_of};
+use super::outcome::{FailureKind, MigrationFailure, MigrationOutcome};
+use super::session::{self, State, StatementError};
 use super::{engine, outside};
 use crate::backoff::Backoff;
 use crate::pg::AdvisoryLock;
@@ -21,13 +23,13 @@ const POLL: Duration = Duration::from_millis(50);
 /// Pauses between two tries of a file, after a lock could not be had.
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
 
-/// How a database is brought along.
+/// How a database is migrated.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
     /// The role that owns the tenants' objects. The login must be a member of it.
     pub owner: String,
-    /// How long a statement of a file waits for a lock. All requests that want the same table wait behind it, so
-    /// keep it short. Files outside transactions, which hold nobody up, wait for `lock_wait` instead.
+    /// How long a statement of a file waits for a lock. Keep it short: all requests for the same table wait behind
+    /// it. Files outside transactions hold nobody up, and wait for `lock_wait` instead.
     pub lock_timeout: Duration,
     /// How often a file is tried again after it could not have a lock or was the victim of a deadlock.
     pub retries: u32,
@@ -37,9 +39,10 @@ pub struct Options {
     pub statement_timeout: Option<Duration>,
     /// The newest version to apply; `None` for all.
     pub target: Option<i32>,
-    /// Whether everything in the database is known to belong to the owner ([`strangers`](super::strangers)). Then the
-    /// database isn't asked so after files that can't have changed it.
-    pub sound: bool,
+    /// Whether everything in the database is known to belong to the owner; see
+    /// [`databases_with_foreign_objects`](super::databases_with_foreign_objects). Then the database is not asked
+    /// again after files that can't have changed it.
+    pub all_owned: bool,
 }
 
 impl Default for Options {
@@ -52,70 +55,12 @@ impl Default for Options {
             lock_wait: Duration::from_secs(60),
             statement_timeout: None,
             target: None,
-            sound: false,
+            all_owned: false,
         }
     }
 }
 
-/// A database that was brought along.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Outcome {
-    /// The version found; 0 when nothing had been applied.
-    pub before: i32,
-    /// The version left.
-    pub after: i32,
-    /// The digest of the history that was left, as [`Edition::history_digest`] has it.
-    pub history: String,
-    /// The versions applied by this call.
-    pub applied: Vec<i32>,
-    /// How often a file was tried again for want of a lock.
-    pub lock_retries: u32,
-}
-
-/// Why a database was not brought all the way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Kind {
-    /// Other files were applied than the edition holds, or the history was tampered with.
-    Divergent,
-    /// The database is newer than the edition.
-    Ahead,
-    /// The edition has a new file below a version that was applied.
-    OutOfOrder,
-    /// Another migrator had the database all the time.
-    Busy,
-    /// The database's traffic kept a lock in every try; trying later may help.
-    Lock,
-    /// A file's statement failed; the file was rolled back.
-    Sql,
-    /// Something doesn't belong to the owner, or the login can't become it.
-    Owner,
-    /// A file changed the session, the transaction or the history behind our back. It was rolled back if it ran in a
-    /// transaction and did not end that.
-    Session,
-    /// The connection broke. The file at hand may have been applied: the next call finds out.
-    Connection,
-}
-
-/// A database that was not brought all the way. What was applied before stays applied.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{message}")]
-pub struct Failure {
-    /// What kind of failure, for decisions.
-    pub kind: Kind,
-    /// What was wrong, where, what to do next.
-    pub message: String,
-    /// The newest version known to be applied; 0 when none, or when the history could not be read.
-    pub reached: i32,
-    /// The digest of the history up to `reached`.
-    pub history: String,
-    /// The versions applied by this call.
-    pub applied: Vec<i32>,
-    /// How often a file was tried again for want of a lock.
-    pub lock_retries: u32,
-}
-
-/// What is known of the database while it is being brought along.
+/// What is known of the database while files are applied.
 #[derive(Default)]
 struct Progress {
     before: i32,
@@ -135,12 +80,12 @@ impl Progress {
     }
 }
 
-/// A failure before it is told how far we came.
-struct Stop(Kind, String);
+/// A failure, before it is told which version was reached.
+struct Stop(FailureKind, String);
 
-impl From<Said> for Stop {
-    fn from(said: Said) -> Self {
-        Self(if said.lost { Kind::Connection } else { Kind::Sql }, said.text)
+impl From<StatementError> for Stop {
+    fn from(error: StatementError) -> Self {
+        Self(if error.lost { FailureKind::Connection } else { FailureKind::Sql }, error.text)
     }
 }
 
@@ -152,7 +97,11 @@ impl From<Said> for Stop {
 ///
 /// # Errors
 /// The failure says how far the database came.
-pub async fn bring(client: &mut Client, edition: &Edition, options: &Options) -> Result<Outcome, Failure> {
+pub async fn migrate(
+    client: &mut Client,
+    edition: &Edition,
+    options: &Options,
+) -> Result<MigrationOutcome, MigrationFailure> {
     let mut progress = Progress::default();
     let result = files(client, edition, options, &mut progress).await;
     if result.is_err() || progress.applied.is_empty() {
@@ -171,7 +120,7 @@ pub async fn bring(client: &mut Client, edition: &Edition, options: &Options) ->
                 lock.retries = lock_retries,
                 "database migrated"
             );
-            Ok(Outcome { before, after: reached, history, applied, lock_retries })
+            Ok(MigrationOutcome { before, after: reached, history, applied, lock_retries })
         }
         Err(Stop(kind, message)) => {
             tracing::warn!(
@@ -179,13 +128,13 @@ pub async fn bring(client: &mut Client, edition: &Edition, options: &Options) ->
                 files.applied = applied.len(), lock.retries = lock_retries, failure.kind = ?kind, failure = message,
                 "database not migrated"
             );
-            Err(Failure { kind, message, reached, history, applied, lock_retries })
+            Err(MigrationFailure { kind, message, reached, history, applied, lock_retries })
         }
     }
 }
 
-/// The session before the first file, under the lock.
-struct Ground {
+/// The session, holding the migration lock, before the first file.
+struct LockedSession {
     /// Who logged in.
     session: String,
     /// Whether a transaction is open.
@@ -199,17 +148,17 @@ fn pinned(options: &Options, lock_timeout: Duration) -> String {
 
 /// Waits for the database's migration lock. Leaves a transaction open for the first file, so that usually this is one
 /// message.
-async fn ground(client: &Client, options: &Options) -> Result<Ground, Stop> {
+async fn lock_session(client: &Client, options: &Options) -> Result<LockedSession, Stop> {
     let pin = pinned(options, options.lock_timeout);
     let deadline = Instant::now() + options.lock_wait;
     loop {
         match engine::begin(client, &pin).await {
-            Ok(engine::Begun { locked: true, session_user, history }) => {
-                return Ok(Ground { session: session_user, open: true, history });
+            Ok(engine::OpenTransaction { locked: true, session_user, history }) => {
+                return Ok(LockedSession { session: session_user, open: true, history });
             }
-            Ok(_) => client.batch_execute("ROLLBACK").await.map_err(Said::from)?,
-            Err(Unread::Tampered(said)) => return Err(Stop(Kind::Divergent, said)),
-            Err(Unread::Database(_)) => return step_by_step(client, options, deadline).await,
+            Ok(_) => client.batch_execute("ROLLBACK").await.map_err(StatementError::from)?,
+            Err(HistoryError::Tampered(error)) => return Err(Stop(FailureKind::Divergent, error)),
+            Err(HistoryError::Database(_)) => return lock_step_by_step(client, options, deadline).await,
         }
         if Instant::now() >= deadline {
             return Err(busy(options));
@@ -218,31 +167,36 @@ async fn ground(client: &Client, options: &Options) -> Result<Ground, Stop> {
     }
 }
 
-/// The same in a database that has no history yet, or where something else is wrong: then the failing step names it.
-async fn step_by_step(client: &Client, options: &Options, deadline: Instant) -> Result<Ground, Stop> {
-    client.batch_execute("ROLLBACK").await.map_err(Said::from)?;
+/// The same, one step at a time, so that the step that fails can be named. For a database that has no history yet,
+/// and for every other reason why [`lock_session`]'s one message failed.
+async fn lock_step_by_step(
+    client: &Client,
+    options: &Options,
+    deadline: Instant,
+) -> Result<LockedSession, Stop> {
+    client.batch_execute("ROLLBACK").await.map_err(StatementError::from)?;
     if let Err(error) = client.batch_execute(&pinned(options, options.lock_timeout)).await {
-        let said = Said::from(error);
+        let error = StatementError::from(error);
         let message = format!(
-            "the login can't become `{0}`: {said}; run `GRANT {0} TO` it as the server's administrator",
+            "the login can't become `{0}`: {error}; run `GRANT {0} TO` it as the server's administrator",
             options.owner
         );
-        return Err(if said.lost { said.into() } else { Stop(Kind::Owner, message) });
+        return Err(if error.lost { error.into() } else { Stop(FailureKind::Owner, message) });
     }
     let wait = deadline.saturating_duration_since(Instant::now());
     // Not released: it ends with the session.
-    let lock = AdvisoryLock::acquire(client, session::LOCK, wait).await.map_err(Said::from)?;
+    let lock = AdvisoryLock::acquire(client, session::LOCK, wait).await.map_err(StatementError::from)?;
     if lock.is_none() {
         return Err(busy(options));
     }
     let (state, history) = join(session::state(client, &options.owner), history::read(client)).await;
-    Ok(Ground { session: state?.session_user, open: false, history: history.map_err(unread)? })
+    Ok(LockedSession { session: state?.session_user, open: false, history: history.map_err(unread)? })
 }
 
 fn busy(options: &Options) -> Stop {
     let message =
         format!("another migrator has held the database for {:?}: try again later", options.lock_wait);
-    Stop(Kind::Busy, message)
+    Stop(FailureKind::Busy, message)
 }
 
 /// Reads the history, compares it, applies what is pending.
@@ -252,22 +206,22 @@ async fn files(
     options: &Options,
     progress: &mut Progress,
 ) -> Result<(), Stop> {
-    let Ground { session, mut open, history } = ground(client, options).await?;
+    let LockedSession { session, mut open, history } = lock_session(client, options).await?;
     progress.rows = history;
     progress.before = progress.reached();
     let pending = history::pending(edition, &progress.rows).map_err(|disagreement| match disagreement {
-        Disagreement::Divergent(said) => Stop(Kind::Divergent, said),
-        Disagreement::Ahead(said) => Stop(Kind::Ahead, said),
-        Disagreement::OutOfOrder(said) => Stop(Kind::OutOfOrder, said),
+        Disagreement::Divergent(error) => Stop(FailureKind::Divergent, error),
+        Disagreement::Ahead(error) => Stop(FailureKind::Ahead, error),
+        Disagreement::OutOfOrder(error) => Stop(FailureKind::OutOfOrder, error),
     })?;
     let target = options.target.unwrap_or(i32::MAX);
     let pending = &pending[..pending.partition_point(|file| file.version <= target)];
     // An open transaction says that the history is there; files outside transactions need a second table.
     if !open && !pending.is_empty() || pending.iter().any(|file| !file.transactional) {
         if std::mem::take(&mut open) {
-            client.batch_execute("COMMIT").await.map_err(Said::from)?;
+            client.batch_execute("COMMIT").await.map_err(StatementError::from)?;
         }
-        session::ensure_history(client).await?;
+        history::ensure_history(client).await?;
     }
     for file in pending {
         apply(client, file, options, progress, &session, std::mem::take(&mut open)).await?;
@@ -275,10 +229,10 @@ async fn files(
     Ok(())
 }
 
-fn unread(why: Unread) -> Stop {
+fn unread(why: HistoryError) -> Stop {
     match why {
-        Unread::Database(error) => Said::from(error).into(),
-        Unread::Tampered(said) => Stop(Kind::Divergent, said),
+        HistoryError::Database(error) => StatementError::from(error).into(),
+        HistoryError::Tampered(error) => Stop(FailureKind::Divergent, error),
     }
 }
 
@@ -294,24 +248,24 @@ async fn apply(
     let (mut tries, mut backoff) = (0, BACKOFF);
     loop {
         let result = if file.transactional {
-            inside(client, file, options, progress, session, std::mem::take(&mut open)).await?
+            apply_in_transaction(client, file, options, progress, session, std::mem::take(&mut open)).await?
         } else {
-            aside(client, file, options, progress, session).await?
+            apply_outside_transaction(client, file, options, progress, session).await?
         };
-        let Err(said) = result else { return Ok(()) };
-        if !said.lost {
-            client.batch_execute("ROLLBACK").await.map_err(Said::from)?;
+        let Err(error) = result else { return Ok(()) };
+        if !error.lost {
+            client.batch_execute("ROLLBACK").await.map_err(StatementError::from)?;
         }
         let locked = [SqlState::LOCK_NOT_AVAILABLE, SqlState::T_R_DEADLOCK_DETECTED];
-        if !said.code.as_ref().is_some_and(|code| locked.contains(code)) {
-            return Err(failed(file, said));
+        if !error.code.as_ref().is_some_and(|code| locked.contains(code)) {
+            return Err(failed(file, error));
         }
         if tries == options.retries {
             let file = file.file_name();
             return Err(Stop(
-                Kind::Lock,
+                FailureKind::Lock,
                 format!(
-                    "{file}: {said}, in each of {} tries: try again when there is less traffic",
+                    "{file}: {error}, in each of {} tries: try again when there is less traffic",
                     tries + 1
                 ),
             ));
@@ -324,15 +278,15 @@ async fn apply(
 
 /// Applies a file in a transaction, which is committed when nothing is wrong with what the file left. The inner error
 /// is the file's own; whatever the error, the transaction is still to be rolled back.
-async fn inside(
+async fn apply_in_transaction(
     client: &Client,
     file: &File,
     options: &Options,
     progress: &mut Progress,
     session: &str,
     open: bool,
-) -> Result<Result<(), Said>, Stop> {
-    if file.inert && options.sound {
+) -> Result<Result<(), StatementError>, Stop> {
+    if file.inert && options.all_owned {
         if !open {
             let begun = engine::begin(client, &pinned(options, options.lock_timeout)).await;
             if !begun.map_err(unread)?.locked {
@@ -352,27 +306,27 @@ async fn inside(
         }
         applying
     };
-    let Applying { state, history } = match applying {
+    let FileEffects { state, history } = match applying {
         Ok(applying) => applying,
-        Err(said) => return Ok(Err(said)),
+        Err(error) => return Ok(Err(error)),
     };
     let mut expected = progress.rows.clone();
     expected.push(history::row_of(file));
     let when = format!("after {}", file.file_name());
-    if !state.inside {
+    if !state.in_transaction {
         let message = format!("{when} its transaction was over: what it did before that stands");
-        return Err(Stop(Kind::Session, message));
+        return Err(Stop(FailureKind::Session, message));
     }
-    if state.suspicious
-        && let Some(object) = session::foreign(client, owner).await?
+    if state.has_foreign_objects
+        && let Some(object) = session::foreign_object(client, owner).await?
     {
         // Whose is it? Rolled back, what the file made is gone.
-        client.batch_execute("ROLLBACK").await.map_err(Said::from)?;
-        let before = session::foreign(client, owner).await?;
+        client.batch_execute("ROLLBACK").await.map_err(StatementError::from)?;
+        let before = session::foreign_object(client, owner).await?;
         let when = if before.is_some() { "before any file was applied" } else { when.as_str() };
         return Err(not_the_owners(before.as_ref().unwrap_or(&object), when, owner));
     }
-    judge(&state, options, session, &when)?;
+    check_state(&state, options, session, &when)?;
     if history.map_err(unread)? != expected {
         return Err(tampered(file));
     }
@@ -385,28 +339,28 @@ async fn inside(
 }
 
 /// Applies a file outside transactions, and looks at what it left. The inner error is the file's own.
-async fn aside(
+async fn apply_outside_transaction(
     client: &mut Client,
     file: &File,
     options: &Options,
     progress: &mut Progress,
     session: &str,
-) -> Result<Result<(), Said>, Stop> {
-    // So that what others left is not laid at the file's door.
+) -> Result<Result<(), StatementError>, Stop> {
+    // First, so that the file is not blamed for what others left.
     check(client, options, session, &format!("before {}", file.file_name())).await?;
-    // It waits in nobody's way.
-    client.batch_execute(&pinned(options, options.lock_wait)).await.map_err(Said::from)?;
-    if let Err(said) = outside::run(client, file).await {
-        return Ok(Err(said));
+    // Nobody waits behind it, so it may wait for long.
+    client.batch_execute(&pinned(options, options.lock_wait)).await.map_err(StatementError::from)?;
+    if let Err(error) = outside::run(client, file).await {
+        return Ok(Err(error));
     }
-    // First what the file made of the session, then our own role again, without which the history can't be read; in
-    // this order, in one round trip.
+    // In one round trip, and in this order: the check sees the session as the file left it; the history can be read
+    // only under our own role again.
     let when = format!("after {}", file.file_name());
     let checked = check(client, options, session, &when);
     let pin = pinned(options, options.lock_timeout);
     let (checked, pinned, rows) =
         join3(checked, client.batch_execute(&pin), history::read_known(client)).await;
-    pinned.map_err(Said::from)?;
+    pinned.map_err(StatementError::from)?;
     let mut expected = progress.rows.clone();
     expected.push(history::row_of(file));
     progress.rows = rows.map_err(unread)?;
@@ -420,56 +374,62 @@ async fn aside(
 fn tampered(file: &File) -> Stop {
     let message =
         format!("{} changed the history of migrations: restore {}", file.file_name(), history::HISTORY);
-    Stop(Kind::Session, message)
+    Stop(FailureKind::Session, message)
 }
 
 /// Words a file's error, with the line that the server points at.
-fn failed(file: &File, said: Said) -> Stop {
+fn failed(file: &File, error: StatementError) -> Stop {
     let name = file.file_name();
-    if said.lost {
+    if error.lost {
         return Stop(
-            Kind::Connection,
-            format!("{name}: {said}; whether it was applied shows at the next run"),
+            FailureKind::Connection,
+            format!("{name}: {error}; whether it was applied shows at the next run"),
         );
     }
     // The row is written in the file's own transaction, by whoever the file left us as.
-    if said.code == Some(SqlState::INSUFFICIENT_PRIVILEGE)
-        && (said.text.contains("schema_history") || said.text.contains("schema manybox"))
+    if error.code == Some(SqlState::INSUFFICIENT_PRIVILEGE)
+        && (error.text.contains("schema_history") || error.text.contains("schema manybox"))
     {
-        return Stop(Kind::Owner, format!("{name} leaves the owner's role, so it was rolled back: {said}"));
+        return Stop(
+            FailureKind::Owner,
+            format!("{name} leaves the owner's role, so it was rolled back: {error}"),
+        );
     }
-    let line = said.position.map(|position| {
+    let line = error.position.map(|position| {
         let before = file.sql.chars().take(position.saturating_sub(1));
         format!(":{}", before.filter(|c| *c == '\n').count() + 1)
     });
-    Stop(Kind::Sql, format!("{name}{}: {said}", line.unwrap_or_default()))
+    Stop(FailureKind::Sql, format!("{name}{}: {error}", line.unwrap_or_default()))
 }
 
 /// Checks that we are still who we were, under our lock, and that everything belongs to the owner.
 async fn check(client: &Client, options: &Options, session: &str, when: &str) -> Result<(), Stop> {
     let state = session::state(client, &options.owner).await?;
-    judge(&state, options, session, when)?;
-    if state.suspicious
-        && let Some(object) = session::foreign(client, &options.owner).await?
+    check_state(&state, options, session, when)?;
+    if state.has_foreign_objects
+        && let Some(object) = session::foreign_object(client, &options.owner).await?
     {
         return Err(not_the_owners(&object, when, &options.owner));
     }
     Ok(())
 }
 
-fn judge(state: &State, options: &Options, session: &str, when: &str) -> Result<(), Stop> {
+fn check_state(state: &State, options: &Options, session: &str, when: &str) -> Result<(), Stop> {
     let owner = &options.owner;
     if state.current_user != *owner {
         let message = format!("{when} the role is `{}` instead of `{owner}`", state.current_user);
-        return Err(Stop(Kind::Owner, message));
+        return Err(Stop(FailureKind::Owner, message));
     }
     if session != state.session_user {
-        return Err(Stop(Kind::Session, format!("{when} the session belongs to `{}`", state.session_user)));
+        return Err(Stop(
+            FailureKind::Session,
+            format!("{when} the session belongs to `{}`", state.session_user),
+        ));
     }
     if !state.locked {
         let message =
             format!("{when} another migrator has this database: remove what releases advisory locks");
-        return Err(Stop(Kind::Session, message));
+        return Err(Stop(FailureKind::Session, message));
     }
     Ok(())
 }
@@ -479,5 +439,5 @@ fn not_the_owners((object, whose): &(String, String), when: &str, owner: &str) -
         "{when} {object} belongs to `{whose}`: all of a tenant's objects belong to `{owner}`, alter its owner or \
          drop it"
     );
-    Stop(Kind::Owner, message)
+    Stop(FailureKind::Owner, message)
 }

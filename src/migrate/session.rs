@@ -1,4 +1,4 @@
-//! The session that migrations run in: as the owner, pinned before each file, checked after it.
+//! The session that migrations run in: its role and settings are set before each file, and checked after it.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -8,15 +8,14 @@ use tokio_postgres::error::{ErrorPosition, SqlState};
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
 
-use super::history::{HISTORY, UNFINISHED};
 use crate::pg::{Error, Ident, literal};
 
 /// The advisory lock that a migrator of a database holds. Advisory locks are apart for each database.
 pub(super) const LOCK: i64 = i64::from_be_bytes(*b"mb:migra");
 
-/// What the database, or our own check, said. tokio-postgres' error can't be kept: refinery lends it only.
+/// Why a statement failed, or one of our own checks.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Said {
+pub(super) struct StatementError {
     /// `None` when the server did not answer, and in our own words.
     pub(super) code: Option<SqlState>,
     pub(super) text: String,
@@ -26,13 +25,13 @@ pub(super) struct Said {
     pub(super) lost: bool,
 }
 
-impl Said {
+impl StatementError {
     pub(super) fn ours(text: String) -> Self {
         Self { code: None, text, position: None, lost: false }
     }
 }
 
-impl From<&tokio_postgres::Error> for Said {
+impl From<&tokio_postgres::Error> for StatementError {
     fn from(error: &tokio_postgres::Error) -> Self {
         let Some(db) = error.as_db_error() else {
             let source = std::error::Error::source(error).map(|s| format!(": {s}")).unwrap_or_default();
@@ -53,13 +52,13 @@ impl From<&tokio_postgres::Error> for Said {
     }
 }
 
-impl From<tokio_postgres::Error> for Said {
+impl From<tokio_postgres::Error> for StatementError {
     fn from(error: tokio_postgres::Error) -> Self {
         Self::from(&error)
     }
 }
 
-impl From<Error> for Said {
+impl From<Error> for StatementError {
     fn from(error: Error) -> Self {
         match error {
             Error::Connect { source, .. } | Error::Statement(source) => source.into(),
@@ -68,7 +67,7 @@ impl From<Error> for Said {
     }
 }
 
-impl fmt::Display for Said {
+impl fmt::Display for StatementError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
     }
@@ -80,8 +79,8 @@ pub(super) fn pinned(owner: &str, lock_timeout: Duration, statement_timeout: Opt
     // 0 would mean no timeout at all.
     let lock = lock_timeout.as_millis().max(1);
     let statement = statement_timeout.map_or(0, |timeout| timeout.as_millis().max(1));
-    // A DISCARD TEMP belongs here too: whether a file sees the temporary tables of the one before would otherwise
-    // depend on whether both were applied by one call.
+    // DISCARD TEMP too: otherwise it would depend on the number of calls whether a file sees the temporary tables of
+    // the one before.
     format!(
         "RESET ALL; DISCARD TEMP; SET ROLE {}; SET search_path TO public; SET standard_conforming_strings = on; \
          SET client_min_messages = warning; SET lock_timeout = {}; SET statement_timeout = {}",
@@ -105,44 +104,14 @@ pub(super) fn answers(messages: Vec<SimpleQueryMessage>) -> Vec<Vec<SimpleQueryR
 }
 
 /// The one row of a question that always has one.
-pub(super) fn the_row(rows: Option<&Vec<SimpleQueryRow>>) -> Result<&SimpleQueryRow, Said> {
+pub(super) fn first_row(rows: Option<&Vec<SimpleQueryRow>>) -> Result<&SimpleQueryRow, StatementError> {
     rows.and_then(|rows| rows.first())
-        .ok_or_else(|| Said::ours("a question that always has an answer got none".into()))
+        .ok_or_else(|| StatementError::ours("a question that always has an answer got none".into()))
 }
 
 /// A column that is never null, as text.
-fn text(row: &SimpleQueryRow, column: usize) -> Result<String, Said> {
+fn text(row: &SimpleQueryRow, column: usize) -> Result<String, StatementError> {
     Ok(row.try_get(column)?.unwrap_or_default().to_owned())
-}
-
-/// Makes the tables of the history when they are missing; nobody but the owner has rights there.
-pub(super) async fn ensure_history(client: &Client) -> Result<(), Said> {
-    let there = client
-        .query_typed(
-            "SELECT pg_catalog.to_regnamespace('manybox') IS NOT NULL,
-                    pg_catalog.to_regclass($1) IS NOT NULL AND pg_catalog.to_regclass($2) IS NOT NULL",
-            &[(&HISTORY, Type::TEXT), (&UNFINISHED, Type::TEXT)],
-        )
-        .await?;
-    let (schema, tables) = match there.first() {
-        Some(row) => (row.try_get(0)?, row.try_get(1)?),
-        None => (false, false),
-    };
-    if tables {
-        return Ok(());
-    }
-    // CREATE SCHEMA IF NOT EXISTS needs the right to create one even when there is one.
-    let schema = if schema { "" } else { "CREATE SCHEMA manybox; REVOKE ALL ON SCHEMA manybox FROM PUBLIC;" };
-    // The first table as refinery would make it.
-    let sql = format!(
-        "{schema}
-         CREATE TABLE IF NOT EXISTS {HISTORY} (
-             version int4 PRIMARY KEY, name varchar(255), applied_on varchar(255), checksum varchar(255));
-         CREATE TABLE IF NOT EXISTS {UNFINISHED} (
-             version int4 PRIMARY KEY, begun_at timestamptz NOT NULL DEFAULT pg_catalog.now());
-         REVOKE ALL ON {HISTORY}, {UNFINISHED} FROM PUBLIC"
-    );
-    Ok(client.batch_execute(&sql).await?)
 }
 
 /// What a file must leave alone.
@@ -153,20 +122,21 @@ pub(super) struct State {
     /// Whether the migration lock is ours.
     pub(super) locked: bool,
     /// Whether a transaction was open before the question.
-    pub(super) inside: bool,
-    /// Whether some object doesn't belong to the owner; [`foreign`] says which.
-    pub(super) suspicious: bool,
+    pub(super) in_transaction: bool,
+    /// Whether some object doesn't belong to the owner; [`foreign_object`] says which.
+    pub(super) has_foreign_objects: bool,
 }
 
 impl State {
-    /// Who we are, whether the lock is ours, and whether anything in this database has another owner: all of it is in
-    /// pg_shdepend, but for what the bootstrap superuser owns, which no migrator can make. Asked after every file, in
-    /// sessions that have nothing cached, so it is kept cheap to plan.
+    /// Asks who we are, whether the lock is ours, and whether anything in this database has another owner.
     ///
-    /// The lock is taken once more rather than looked up in pg_locks: a session may hold it many times. If a file let go
-    /// of it, either nobody else has it now and it is ours again, or somebody has and we stop; what one who had it in
-    /// between applied shows in the history. A path ends with the database's oid and the file's, which is had more
-    /// cheaply so than from pg_database.
+    /// Owners are in pg_shdepend, but for the bootstrap superuser, as whom no migration can make anything. The question
+    /// is asked after every file, in sessions with empty caches, so it is kept cheap to plan: the database's oid is
+    /// taken from a file's path, which is cheaper than reading pg_database.
+    ///
+    /// The lock is taken once more rather than looked up in pg_locks; a session may hold it many times. If a file
+    /// released it, it is ours again, or another migrator has it and we stop. What a migrator applied in between shows
+    /// in the history.
     pub(super) fn question(owner: &str) -> String {
         format!(
             "SELECT current_user, session_user,
@@ -180,13 +150,13 @@ impl State {
     }
 
     /// Reads the answer.
-    pub(super) fn read(row: &SimpleQueryRow) -> Result<Self, Said> {
+    pub(super) fn read(row: &SimpleQueryRow) -> Result<Self, StatementError> {
         Ok(Self {
             current_user: text(row, 0)?,
             session_user: text(row, 1)?,
             locked: row.try_get(2)? == Some("t"),
-            inside: row.try_get(3)? == Some("t"),
-            suspicious: row.try_get(4)? == Some("t"),
+            in_transaction: row.try_get(3)? == Some("t"),
+            has_foreign_objects: row.try_get(4)? == Some("t"),
         })
     }
 }
@@ -214,7 +184,7 @@ ORDER BY o.class, o.oid LIMIT 1";
 ///
 /// # Errors
 /// When the connection fails, or there is no such owner.
-pub async fn strangers(client: &Client, owner: &str) -> Result<HashSet<String>, Error> {
+pub async fn databases_with_foreign_objects(client: &Client, owner: &str) -> Result<HashSet<String>, Error> {
     let sql = "SELECT datname::text FROM pg_catalog.pg_database
                WHERE oid IN (SELECT dbid FROM pg_catalog.pg_shdepend
                              WHERE deptype = 'o' AND refobjid <> $1::text::pg_catalog.regrole)";
@@ -224,13 +194,16 @@ pub async fn strangers(client: &Client, owner: &str) -> Result<HashSet<String>, 
 }
 
 /// Asks for the [`State`].
-pub(super) async fn state(client: &Client, owner: &str) -> Result<State, Said> {
+pub(super) async fn state(client: &Client, owner: &str) -> Result<State, StatementError> {
     let answers = answers(client.simple_query(&State::question(owner)).await?);
-    State::read(the_row(answers.first())?)
+    State::read(first_row(answers.first())?)
 }
 
 /// An object that doesn't belong to the owner and is nobody's part, with whom it belongs to.
-pub(super) async fn foreign(client: &Client, owner: &str) -> Result<Option<(String, String)>, Said> {
+pub(super) async fn foreign_object(
+    client: &Client,
+    owner: &str,
+) -> Result<Option<(String, String)>, StatementError> {
     let owner = Ident::new(owner).to_string();
     let rows = client.query_typed(FOREIGN, &[(&owner, Type::TEXT)]).await?;
     Ok(rows

@@ -38,7 +38,7 @@ pub(super) fn split(sql: &str) -> Result<Statements, (u64, String)> {
                 }
                 start = i + 1;
             }
-            Token::Word(word) if parentheses == 0 => match plain(word).as_deref() {
+            Token::Word(word) if parentheses == 0 => match unquoted(word).as_deref() {
                 Some("BEGIN") if blocks == 0 && is_body(&tokens[start..], i - start) => blocks = 1,
                 Some("CASE") if blocks > 0 => blocks += 1,
                 Some("END") if blocks > 0 => blocks -= 1,
@@ -56,7 +56,7 @@ pub(super) fn split(sql: &str) -> Result<Statements, (u64, String)> {
 /// Whether the word at `begin` opens a function's body: `CREATE [OR REPLACE] {FUNCTION|PROCEDURE} … BEGIN ATOMIC`.
 fn is_body(statement: &[TokenWithSpan], begin: usize) -> bool {
     let word = |i: usize| match statement.get(i).map(|t| &t.token) {
-        Some(Token::Word(word)) => plain(word).unwrap_or_default(),
+        Some(Token::Word(word)) => unquoted(word).unwrap_or_default(),
         _ => String::new(),
     };
     let kind = if word(1) == "OR" { word(3) } else { word(1) };
@@ -64,7 +64,7 @@ fn is_body(statement: &[TokenWithSpan], begin: usize) -> bool {
 }
 
 /// An unquoted word in capitals; quoted ones are never keywords.
-fn plain(word: &Word) -> Option<String> {
+fn unquoted(word: &Word) -> Option<String> {
     word.quote_style.is_none().then(|| word.value.to_ascii_uppercase())
 }
 
@@ -99,7 +99,7 @@ impl<'t> Statement<'t> {
     /// The unquoted word at a position, in capitals.
     pub(super) fn keyword(&self, at: usize) -> Option<String> {
         match &self.0.get(at)?.token {
-            Token::Word(word) => plain(word),
+            Token::Word(word) => unquoted(word),
             _ => None,
         }
     }

@@ -20,8 +20,8 @@ pub enum Standing {
     Divergent,
 }
 
-/// Compares a lineage with an edition. Pure: a database that was changed behind manybox's back since its lineage was
-/// stored is found by the migrator, not here.
+/// Compares a lineage with an edition. Pure: it trusts the stored lineage. The migrator finds a database whose history
+/// was changed since.
 pub fn standing(edition: &Edition, lineage: &Lineage) -> Standing {
     if lineage.edition != edition.name {
         return Standing::Divergent;

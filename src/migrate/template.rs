@@ -1,4 +1,4 @@
-//! The ground that every tenant's database stands on: the schemas, and who may do what by default.
+//! What every tenant's database begins with: schemas, and default privileges.
 
 use tokio_postgres::Client;
 

@@ -8,14 +8,14 @@ use serde_json::Value;
 use super::Invalid;
 
 /// Most steps of a path: claims are small, and every request walks it.
-const MOST_STEPS: usize = 16;
+const MAX_STEPS: usize = 16;
 
 /// A path such as `.role`, `."https://example.com/role"[0]` or `.roles[?(@ ^== "app_")]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct JsPath(Vec<Step>);
+pub struct JsPath(Vec<PathStep>);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Step {
+enum PathStep {
     Key(String),
     Index(usize),
     /// The first text of an array that compares so; only the last step can be one.
@@ -54,7 +54,7 @@ impl Compare {
 
 impl Default for JsPath {
     fn default() -> Self {
-        Self(vec![Step::Key("role".into())])
+        Self(vec![PathStep::Key("role".into())])
     }
 }
 
@@ -62,9 +62,9 @@ impl JsPath {
     /// What is at this place.
     pub fn find<'a>(&self, claims: &'a Value) -> Option<&'a Value> {
         self.0.iter().try_fold(claims, |at, step| match step {
-            Step::Key(key) => at.as_object()?.get(key),
-            Step::Index(index) => at.as_array()?.get(*index),
-            Step::First(compare, with) => {
+            PathStep::Key(key) => at.as_object()?.get(key),
+            PathStep::Index(index) => at.as_array()?.get(*index),
+            PathStep::First(compare, with) => {
                 at.as_array()?.iter().find(|v| v.as_str().is_some_and(|text| compare.holds(text, with)))
             }
         })
@@ -87,7 +87,7 @@ fn parse(text: &str) -> Option<JsPath> {
     let (mut rest, mut steps) = (text, Vec::new());
     while !rest.is_empty() {
         // Nothing comes behind a comparison.
-        if steps.len() == MOST_STEPS || matches!(steps.last(), Some(Step::First(..))) {
+        if steps.len() == MAX_STEPS || matches!(steps.last(), Some(PathStep::First(..))) {
             return None;
         }
         let step;
@@ -95,21 +95,21 @@ fn parse(text: &str) -> Option<JsPath> {
             let behind = behind.strip_prefix('@')?.trim_start();
             let (operator, compare) = OPERATORS.iter().find(|(sign, _)| behind.starts_with(sign))?;
             let (with, behind) = quoted(behind[operator.len()..].trim_start())?;
-            (Step::First(*compare, with), behind.strip_prefix(")]")?)
+            (PathStep::First(*compare, with), behind.strip_prefix(")]")?)
         } else if let Some(behind) = rest.strip_prefix('[') {
             let (digits, behind) = behind.split_once(']')?;
             let digits = Some(digits).filter(|d| d.bytes().all(|b| b.is_ascii_digit()))?;
-            (Step::Index(digits.parse().ok()?), behind)
+            (PathStep::Index(digits.parse().ok()?), behind)
         } else {
             let behind = rest.strip_prefix('.')?;
             if behind.starts_with('"') {
                 let (key, behind) = quoted(behind)?;
-                (Step::Key(key), behind)
+                (PathStep::Key(key), behind)
             } else {
-                let plain = |c: char| c.is_alphanumeric() || matches!(c, '_' | '$' | '@');
-                let end = behind.find(|c| !plain(c)).unwrap_or(behind.len());
+                let is_key = |c: char| c.is_alphanumeric() || matches!(c, '_' | '$' | '@');
+                let end = behind.find(|c| !is_key(c)).unwrap_or(behind.len());
                 let (key, behind) = Some(behind.split_at(end)).filter(|(key, _)| !key.is_empty())?;
-                (Step::Key(key.to_owned()), behind)
+                (PathStep::Key(key.to_owned()), behind)
             }
         };
         steps.push(step);
@@ -126,9 +126,9 @@ fn quoted(text: &str) -> Option<(String, &str)> {
 impl fmt::Display for JsPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|step| match step {
-            Step::Key(key) => write!(f, ".\"{key}\""),
-            Step::Index(index) => write!(f, "[{index}]"),
-            Step::First(compare, with) => {
+            PathStep::Key(key) => write!(f, ".\"{key}\""),
+            PathStep::Index(index) => write!(f, "[{index}]"),
+            PathStep::First(compare, with) => {
                 let sign = OPERATORS.iter().find(|(_, c)| c == compare).map_or("", |(sign, _)| sign);
                 write!(f, "[?(@ {sign} \"{with}\")]")
             }

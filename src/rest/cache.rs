@@ -14,7 +14,7 @@ use crate::pg::wire::Connection;
 use crate::pool::{End, Pools, end_batch};
 use crate::schema::{self, Schema, SchemaError};
 use crate::telemetry::Metrics;
-use crate::tenant::{Kin, Tenant, TenantId};
+use crate::tenant::{SchemaLineage, Tenant, TenantId};
 
 /// Schemas kept, of each kind. A schema of 100 tables takes about 200 kB.
 const KEPT: u64 = 1000;
@@ -60,7 +60,7 @@ impl Configured {
 }
 
 /// Of what a schema was read: whose, which schemas, and those that views are looked through in.
-type Shared = (Kin<'static>, Vec<String>, Vec<String>);
+type Shared = (SchemaLineage<'static>, Vec<String>, Vec<String>);
 
 /// A tenant's own schema holds for the key under which it was read.
 type Own = (Shared, Arc<Entry>);
@@ -171,19 +171,25 @@ struct Key<'a>(&'a Tenant);
 impl Hash for Key<'_> {
     fn hash<H: Hasher>(&self, state: &mut H) {
         let api = &self.0.api;
-        (self.0.kin(), &api.db_schemas, &api.db_extra_search_path).hash(state);
+        (self.0.schema_lineage(), &api.db_schemas, &api.db_extra_search_path).hash(state);
     }
 }
 
 impl Equivalent<Shared> for Key<'_> {
-    fn equivalent(&self, (kin, schemas, along): &Shared) -> bool {
+    fn equivalent(&self, (lineage, schemas, along): &Shared) -> bool {
         let api = &self.0.api;
-        self.0.kin() == *kin && api.db_schemas == *schemas && api.db_extra_search_path == *along
+        self.0.schema_lineage() == *lineage
+            && api.db_schemas == *schemas
+            && api.db_extra_search_path == *along
     }
 }
 
 fn key(tenant: &Tenant) -> Shared {
-    (tenant.kin().into_owned(), tenant.api.db_schemas.clone(), tenant.api.db_extra_search_path.clone())
+    (
+        tenant.schema_lineage().into_owned(),
+        tenant.api.db_schemas.clone(),
+        tenant.api.db_extra_search_path.clone(),
+    )
 }
 
 async fn load(

@@ -8,9 +8,9 @@ use futures_util::stream::{self, StreamExt as _};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
-use super::planner::{Rollout, Step};
+use super::planner::{Rollout, RolloutStep};
 use crate::catalog::Migrated;
-use crate::fleet::{Error, Fleet};
+use crate::fleet::{Fleet, FleetError};
 use crate::migrate;
 
 /// Outcomes that may wait to be written, and the most in one statement.
@@ -63,24 +63,24 @@ impl Rollout {
         fleet: &Fleet,
         jobs: usize,
         progress: &(dyn Fn(&StepResult) + Sync),
-    ) -> Result<Report, Error> {
+    ) -> Result<Report, FleetError> {
         let editions = fleet.editions()?;
         let (outcomes, written) = mpsc::channel(UNWRITTEN);
         let (applied, applying) = mpsc::channel(self.templates.len() * 2 + 1);
         let editions = &editions;
         let tenants = async move {
-            let strangers = &self.strangers(fleet).await;
+            let foreign = &self.databases_with_foreign_objects(fleet).await;
             if !all_sent(applying, self.templates.len()).await {
                 return;
             }
             stream::iter(&self.steps)
                 .map(|step| {
-                    let found = strangers.get(step.tenant.server.as_str());
-                    let sound = found.is_some_and(|found| !found.contains(&step.tenant.id.database()));
-                    bring(fleet, step, editions.get(&step.lineage.edition), sound)
+                    let found = foreign.get(step.tenant.server.as_str());
+                    let all_owned = found.is_some_and(|found| !found.contains(&step.tenant.id.database()));
+                    migrate_tenant(fleet, step, editions.get(&step.lineage.edition), all_owned)
                 })
                 .buffer_unordered(jobs.max(1))
-                // Waits while the catalog is behind. Closed, the catalog is lost: then no further tenant is begun.
+                // Waits while the catalog is behind. The channel is closed when the catalog is lost: no further tenant is begun.
                 .any(|outcome| {
                     let outcomes = outcomes.clone();
                     async move { outcomes.send(outcome).await.is_err() }
@@ -96,29 +96,29 @@ impl Rollout {
     }
 
     /// By server, the databases in which not everything belongs to the owner.
-    async fn strangers(&self, fleet: &Fleet) -> HashMap<&str, HashSet<String>> {
+    async fn databases_with_foreign_objects(&self, fleet: &Fleet) -> HashMap<&str, HashSet<String>> {
         let servers: BTreeSet<_> = self.steps.iter().map(|step| step.tenant.server.as_str()).collect();
-        let mut strangers = HashMap::new();
+        let mut foreign = HashMap::new();
         for server in servers {
             // A server that can't be asked fails its tenants by itself, and no others.
-            if let Ok(found) = fleet.strangers(server).await {
-                strangers.insert(server, found);
+            if let Ok(found) = fleet.databases_with_foreign_objects(server).await {
+                foreign.insert(server, found);
             }
         }
-        strangers
+        foreign
     }
 
-    /// Brings the templates up, telling by its place each whose files were applied; what makes it ready is done beside
-    /// the tenants' work. Then drops those that were replaced: each waits for a checkpoint.
+    /// Migrates the templates, and sends each one's index when its files have been applied. The rest of the work on a
+    /// template runs beside the tenants'. Then drops those that were replaced; each drop waits for a checkpoint.
     async fn templates(
         &self,
         fleet: &Fleet,
         editions: &BTreeMap<String, migrate::Edition>,
         applied: mpsc::Sender<usize>,
-    ) -> Result<(), Error> {
+    ) -> Result<(), FleetError> {
         for (place, (server, edition)) in self.templates.iter().enumerate() {
             let Some(edition) = editions.get(edition) else {
-                return Err(Error::Settings(format!("there is no edition `{edition}`")));
+                return Err(FleetError::Settings(format!("there is no edition `{edition}`")));
             };
             let told = || {
                 // Each has room for the two that a reuse gone wrong may send.
@@ -134,7 +134,7 @@ impl Rollout {
     }
 }
 
-/// Waits for all of so many; false when one will not come.
+/// Waits until every index below `number` has come; false when the sender ended before.
 async fn all_sent(mut places: mpsc::Receiver<usize>, number: usize) -> bool {
     let mut seen = BTreeSet::new();
     while seen.len() < number {
@@ -151,7 +151,7 @@ async fn write(
     fleet: &Fleet,
     mut outcomes: mpsc::Receiver<(Migrated, StepResult)>,
     progress: &(dyn Fn(&StepResult) + Sync),
-) -> Result<Vec<StepResult>, Error> {
+) -> Result<Vec<StepResult>, FleetError> {
     let (mut results, mut batch) = (Vec::new(), Vec::new());
     while outcomes.recv_many(&mut batch, UNWRITTEN).await > 0 {
         let gathered = Instant::now() + GATHER;
@@ -171,22 +171,22 @@ async fn write(
     Ok(results)
 }
 
-async fn bring(
+async fn migrate_tenant(
     fleet: &Fleet,
-    step: &Step,
+    step: &RolloutStep,
     edition: Option<&migrate::Edition>,
-    sound: bool,
+    all_owned: bool,
 ) -> (Migrated, StepResult) {
     let tenant = &step.tenant;
     let outcome = async {
         // The planner takes no tenant of an edition that isn't there.
         let Some(edition) = edition else {
-            return Err(Error::Settings(format!("there is no edition `{}`", step.lineage.edition)));
+            return Err(FleetError::Settings(format!("there is no edition `{}`", step.lineage.edition)));
         };
         let server = fleet.servers.get(&tenant.server)?;
         let mut client = server.connect_migrator(&tenant.id.database()).await?;
-        let options = migrate::Options { sound, ..fleet.migrate_options() };
-        Ok(migrate::bring(&mut client, edition, &options).await)
+        let options = migrate::Options { all_owned, ..fleet.migrate_options() };
+        Ok(migrate::migrate(&mut client, edition, &options).await)
     };
     let (stands, failure) = match outcome.await {
         Ok(Ok(outcome)) => (Some((outcome.after, outcome.history)), None),

@@ -8,7 +8,7 @@ use crate::tenant::{Lineage, Record, State};
 
 /// Which part of the fleet an operator means; `None` means all.
 #[derive(Debug, Clone, Default)]
-pub struct Scope {
+pub struct RolloutScope {
     /// Only tenants of this edition.
     pub edition: Option<String>,
     /// Only the tenant with this slug.
@@ -18,46 +18,46 @@ pub struct Scope {
 /// Why a tenant is in the rollout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Why {
+pub enum StepReason {
     /// Its version is lower than its edition's newest.
     Behind,
     /// Its last migration failed.
     Failed,
-    /// Its history is not the edition's: it is tried, so that the reason is said again.
+    /// Its history is not the edition's. It is tried all the same, so that the operator sees the reason again.
     Divergent,
     /// Its version is higher than its edition's newest: likewise.
     Ahead,
 }
 
-/// One tenant to bring up.
+/// One tenant to migrate.
 #[derive(Debug, Clone)]
-pub struct Step {
+pub struct RolloutStep {
     /// The tenant.
     pub tenant: Record,
     /// What its database has.
     pub lineage: Lineage,
     /// Why.
-    pub why: Why,
+    pub reason: StepReason,
 }
 
-/// What shall be done: templates first, so that tenants created meanwhile are born current.
+/// The work of a rollout. Templates come first, so that tenants created meanwhile have the newest version.
 #[derive(Debug, Clone, Default)]
 pub struct Rollout {
     /// (server, edition) whose template is not at the newest version.
     pub templates: Vec<(String, String)>,
     /// Tenants, by slug.
-    pub steps: Vec<Step>,
+    pub steps: Vec<RolloutStep>,
 }
 
 /// Compares what the catalog says of every database with what the editions' files say.
 ///
-/// Tenants in creation get their template's version; purged ones have no database. Retired ones are brought along,
+/// Tenants in creation get their template's version; purged ones have no database. Retired ones are migrated as well,
 /// so that a restored tenant is current.
 pub fn plan(
     editions: &BTreeMap<String, Edition>,
     templates: &[Template],
     tenants: &[TenantRow],
-    scope: &Scope,
+    scope: &RolloutScope,
 ) -> Rollout {
     let in_scope = |row: &&TenantRow| {
         scope.edition.as_ref().is_none_or(|e| row.record.lineage().is_some_and(|l| *e == l.edition))
@@ -69,17 +69,17 @@ pub fn plan(
         // An adopted database has no edition: its migrations are its owner's.
         let Some(lineage) = row.record.lineage() else { continue };
         let Some(edition) = editions.get(&lineage.edition) else { continue };
-        let why = match standing(edition, lineage) {
-            Standing::Divergent => Some(Why::Divergent),
-            Standing::Ahead => Some(Why::Ahead),
-            _ if row.failure.is_some() => Some(Why::Failed),
-            Standing::Behind { .. } => Some(Why::Behind),
+        let reason = match standing(edition, lineage) {
+            Standing::Divergent => Some(StepReason::Divergent),
+            Standing::Ahead => Some(StepReason::Ahead),
+            _ if row.failure.is_some() => Some(StepReason::Failed),
+            Standing::Behind { .. } => Some(StepReason::Behind),
             Standing::Current => None,
         };
-        rollout.steps.extend(why.map(|why| Step {
+        rollout.steps.extend(reason.map(|reason| RolloutStep {
             tenant: row.record.clone(),
             lineage: lineage.clone(),
-            why,
+            reason,
         }));
     }
     // One tenant alone says nothing about those to come: its rollout leaves the template as it is.

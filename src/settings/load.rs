@@ -10,7 +10,7 @@ use crate::tenant::{BaseUrl, Slug};
 
 /// Why the settings can't be used; names the file or variable, the key, and what would be right.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum SettingsError {
     /// A key or a value that isn't known, in the file or the environment.
     #[error("settings: {0}\n(known keys: see `manybox config`; defaults < {1} < MANYBOX__SECTION__KEY)")]
     Value(config::ConfigError, String),
@@ -43,8 +43,8 @@ impl Settings {
     /// Reads all three layers. A missing file counts as an empty one.
     ///
     /// # Errors
-    /// See [`Error`].
-    pub fn load(paths: &Paths) -> Result<Self, Error> {
+    /// See [`SettingsError`].
+    pub fn load(paths: &Paths) -> Result<Self, SettingsError> {
         let name = paths.file.display().to_string();
         let environment = Environment::with_prefix("MANYBOX")
             .prefix_separator("__")
@@ -59,7 +59,7 @@ impl Settings {
             .add_source(environment)
             .build()
             .and_then(Config::try_deserialize)
-            .map_err(|e| Error::Value(e, name.clone()))?;
+            .map_err(|e| SettingsError::Value(e, name.clone()))?;
         settings.complete(paths.folder());
         settings.check(&name)?;
         Ok(settings)
@@ -80,9 +80,10 @@ impl Settings {
         }
     }
 
-    fn check(&self, file: &str) -> Result<(), Error> {
-        let wrong =
-            |key: String, reason: String| Err(Error::Contradiction { file: file.to_owned(), key, reason });
+    fn check(&self, file: &str) -> Result<(), SettingsError> {
+        let wrong = |key: String, reason: String| {
+            Err(SettingsError::Contradiction { file: file.to_owned(), key, reason })
+        };
         let known_server =
             |name: &str| self.servers.contains_key(name) || (self.is_embedded() && name == "main");
         let servers = || {
@@ -294,7 +295,7 @@ fn listed<'a>(names: impl Iterator<Item = &'a String>) -> String {
 mod tests {
     use super::*;
 
-    fn load(text: &str) -> Result<Settings, Error> {
+    fn load(text: &str) -> Result<Settings, SettingsError> {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("tenants.toml");
         std::fs::write(&file, text).unwrap();

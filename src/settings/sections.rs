@@ -13,7 +13,7 @@ use crate::tenant::UrlTemplate;
 /// `[listen]`
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Listen {
+pub struct ListenSettings {
     /// Where clients of tenants connect.
     #[serde(deserialize_with = "address")]
     pub http: SocketAddr,
@@ -31,7 +31,7 @@ pub struct Listen {
     pub drain_timeout: Duration,
 }
 
-impl Default for Listen {
+impl Default for ListenSettings {
     fn default() -> Self {
         Self {
             http: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
@@ -50,7 +50,7 @@ impl Default for Listen {
 /// `[catalog]`
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct CatalogPlace {
+pub struct CatalogSettings {
     /// Name of the server that holds it.
     pub server: String,
     /// Name of its database; its router's login is this name with `_router` behind it.
@@ -60,7 +60,7 @@ pub struct CatalogPlace {
     pub poll_interval: Duration,
 }
 
-impl Default for CatalogPlace {
+impl Default for CatalogSettings {
     fn default() -> Self {
         Self {
             server: "main".into(),
@@ -73,14 +73,14 @@ impl Default for CatalogPlace {
 /// `[keys]`
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Keys {
+pub struct KeySettings {
     /// The master key's file, readable by its owner only. Whoever reads it can log in as every tenant.
     pub file: PathBuf,
     /// The key itself, for platforms that hand out secrets by environment (`MANYBOX__KEYS__MASTER`); wins over the file.
     pub master: Option<String>,
 }
 
-impl Default for Keys {
+impl Default for KeySettings {
     fn default() -> Self {
         Self { file: ".manybox/master.key".into(), master: None }
     }
@@ -89,23 +89,23 @@ impl Default for Keys {
 /// `[embedded]`
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct EmbeddedServer {
+pub struct EmbeddedSettings {
     /// The folder of its data, keys and locks.
     pub folder: PathBuf,
     /// Its connections.
-    pub budget: Budget,
+    pub budget: BudgetSettings,
 }
 
-impl Default for EmbeddedServer {
+impl Default for EmbeddedSettings {
     fn default() -> Self {
-        Self { folder: ".manybox".into(), budget: Budget::default() }
+        Self { folder: ".manybox".into(), budget: BudgetSettings::default() }
     }
 }
 
 /// `[servers.NAME]`
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-pub struct Server {
+pub struct ServerSettings {
     /// `postgres://ADMIN:PASSWORD@host:port/postgres`; several hosts and `target_session_attrs` as in libpq.
     /// `manybox serve` needs only the place: give it a URL without user and password.
     pub url: String,
@@ -114,13 +114,13 @@ pub struct Server {
     pub root_cert: Option<PathBuf>,
     /// Its connections.
     #[serde(default)]
-    pub budget: Budget,
+    pub budget: BudgetSettings,
 }
 
 /// `[servers.NAME.budget]`, `[embedded.budget]`: what a server gives to tenants' requests.
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Budget {
+pub struct BudgetSettings {
     /// Most connections of all tenants on all routers together. Not given: the server's own `max_connections`, less
     /// what it reserves and `reserved_connections`. Above what the server has, requests get 503 when it is full.
     pub max_connections: Option<u32>,
@@ -134,7 +134,7 @@ pub struct Budget {
     pub max_per_tenant: Option<u32>,
 }
 
-impl Default for Budget {
+impl Default for BudgetSettings {
     fn default() -> Self {
         Self { max_connections: None, reserved_connections: 20, max_connecting: 4, max_per_tenant: None }
     }
@@ -177,7 +177,7 @@ impl Default for Defaults {
 /// `[migrate]`
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Migrate {
+pub struct MigrateSettings {
     /// Databases brought up at the same time. More than the server has cores makes tenants' requests wait.
     pub jobs: usize,
     /// Longest wait for a table's lock; requests queue behind a waiting migration.
@@ -187,7 +187,7 @@ pub struct Migrate {
     pub lock_retries: u32,
 }
 
-impl Default for Migrate {
+impl Default for MigrateSettings {
     fn default() -> Self {
         Self { jobs: 4, lock_timeout: Duration::from_secs(2), lock_retries: 5 }
     }

@@ -40,21 +40,21 @@ pub struct Adopted {
     pub login_role: String,
 }
 
-/// Which tenants have the same schema, so that one reading of it does for all of them.
+/// Whose schema a tenant has. Tenants with equal values have the same, so it is read once for all of them.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Kin<'a> {
-    /// All of this lineage.
-    Lineage(Cow<'a, Lineage>),
-    /// This one alone: of an adopted database only its owner knows what it holds.
-    Alone(Cow<'a, TenantId>),
+pub enum SchemaLineage<'a> {
+    /// That of its lineage, which other tenants may share.
+    Shared(Cow<'a, Lineage>),
+    /// One of its own: of an adopted database only its owner knows what it holds.
+    Own(Cow<'a, TenantId>),
 }
 
-impl Kin<'_> {
+impl SchemaLineage<'_> {
     /// The same, to be kept.
-    pub fn into_owned(self) -> Kin<'static> {
+    pub fn into_owned(self) -> SchemaLineage<'static> {
         match self {
-            Self::Lineage(lineage) => Kin::Lineage(Cow::Owned(lineage.into_owned())),
-            Self::Alone(id) => Kin::Alone(Cow::Owned(id.into_owned())),
+            Self::Shared(lineage) => SchemaLineage::Shared(Cow::Owned(lineage.into_owned())),
+            Self::Own(id) => SchemaLineage::Own(Cow::Owned(id.into_owned())),
         }
     }
 }

@@ -5,20 +5,22 @@ use std::io::Write as _;
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 
-use super::credentials::{KeyRing, Weak};
-use crate::settings::Keys;
+use super::keyring::{KeyRing, VaultError};
+use crate::settings::KeySettings;
 
 impl KeyRing {
     /// The keys of the settings: the environment's, else the file's.
     ///
     /// # Errors
     /// When there are none, they are weak, or the file can be read by others than its owner.
-    pub fn load(keys: &Keys) -> Result<Self, Weak> {
+    pub fn load(keys: &KeySettings) -> Result<Self, VaultError> {
         if let Some(text) = &keys.master {
-            return Self::parse(text).map_err(|e| Weak::new(format!("MANYBOX__KEYS__MASTER: {e}")));
+            return Self::parse(text).map_err(|e| VaultError::new(format!("MANYBOX__KEYS__MASTER: {e}")));
         }
         let file = &keys.file;
-        let at = |what: &dyn std::fmt::Display| Weak::new(format!("master key `{}`: {what}", file.display()));
+        let at = |what: &dyn std::fmt::Display| {
+            VaultError::new(format!("master key `{}`: {what}", file.display()))
+        };
         let mode = match fs::metadata(file) {
             Ok(metadata) => metadata.permissions().mode(),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
@@ -36,7 +38,7 @@ impl KeyRing {
     ///
     /// # Errors
     /// As [`KeyRing::load`], and when the file can't be written.
-    pub fn load_or_create(keys: &Keys) -> Result<Self, Weak> {
+    pub fn load_or_create(keys: &KeySettings) -> Result<Self, VaultError> {
         if keys.master.is_none() && !keys.file.exists() {
             Self::generate()?.save(&keys.file)?;
         }
@@ -47,7 +49,7 @@ impl KeyRing {
     ///
     /// # Errors
     /// When it can't be written.
-    pub fn save(&self, file: &Path) -> Result<(), Weak> {
+    pub fn save(&self, file: &Path) -> Result<(), VaultError> {
         let write = || -> std::io::Result<()> {
             if let Some(folder) = file.parent() {
                 fs::create_dir_all(folder)?;
@@ -60,6 +62,6 @@ impl KeyRing {
             new.sync_all()?;
             fs::rename(&beside, file)
         };
-        write().map_err(|e| Weak::new(format!("master key `{}`: {e}", file.display())))
+        write().map_err(|e| VaultError::new(format!("master key `{}`: {e}", file.display())))
     }
 }

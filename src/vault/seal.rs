@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD_NO_PAD;
 use chacha20poly1305::aead::{Aead, KeyInit, Payload};
 use chacha20poly1305::{XChaCha20Poly1305, XNonce};
 
-use super::{KeyRing, MasterKey, Weak};
+use super::keyring::{KeyRing, MasterKey, VaultError};
 use crate::policy::Secret;
 use crate::tenant::{Record, TenantId};
 
@@ -23,17 +23,17 @@ impl MasterKey {
     ///
     /// # Errors
     /// When the operating system gives no random bytes.
-    pub fn seal(&self, tenant: &TenantId, name: &str, secret: &Secret) -> Result<String, Weak> {
+    pub fn seal(&self, tenant: &TenantId, name: &str, secret: &Secret) -> Result<String, VaultError> {
         let mut nonce = [0_u8; NONCE];
         getrandom::fill(&mut nonce)
-            .map_err(|e| Weak::new(format!("no random bytes from the operating system: {e}")))?;
+            .map_err(|e| VaultError::new(format!("no random bytes from the operating system: {e}")))?;
         let data = associated(tenant, name);
         let payload = Payload { msg: secret.expose().as_bytes(), aad: &data };
         let mut sealed = nonce.to_vec();
         sealed.extend(
             self.cipher()
                 .encrypt(&XNonce::from(nonce), payload)
-                .map_err(|_| Weak::new(format!("`{name}` is too long to be sealed")))?,
+                .map_err(|_| VaultError::new(format!("`{name}` is too long to be sealed")))?,
         );
         Ok(format!("{}:{}", self.id(), STANDARD_NO_PAD.encode(sealed)))
     }
@@ -62,17 +62,17 @@ impl KeyRing {
     /// # Errors
     /// When the master key that sealed it is not in the ring, or what the catalog holds was not sealed for this
     /// tenant and name.
-    pub fn open(&self, tenant: &Record, name: &str) -> Result<Option<Secret>, Weak> {
+    pub fn open(&self, tenant: &Record, name: &str) -> Result<Option<Secret>, VaultError> {
         let Some(sealed) = tenant.sealed.get(name) else { return Ok(None) };
         let (id, text) = sealed.split_once(':').unwrap_or_default();
         let key = self.key(id.parse().unwrap_or_default()).ok_or_else(|| {
-            Weak::new(format!(
+            VaultError::new(format!(
                 "the {name} of tenant `{}` is sealed with master key {id}, which is not among those in use; set it anew",
                 tenant.slug
             ))
         })?;
         key.open(&tenant.id, name, text).map(Some).ok_or_else(|| {
-            Weak::new(format!(
+            VaultError::new(format!(
                 "the {name} of tenant `{}` can't be opened: it was changed in the catalog, or another master key has \
                  the number {id}; set it anew",
                 tenant.slug
@@ -83,7 +83,7 @@ impl KeyRing {
 
 #[cfg(test)]
 mod tests {
-    use super::super::credentials::tests::{record, written_before};
+    use super::super::keyring::tests::{record, written_before};
     use super::*;
     use crate::policy::JWT_SECRET;
 

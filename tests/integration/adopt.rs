@@ -1,6 +1,6 @@
 //! Adopted databases: they are served as PostgREST served them, kept apart, and never changed.
 
-use manybox::fleet::Wanted;
+use manybox::fleet::AdoptionSpec;
 use manybox::pg::Connection;
 use manybox::policy::Secret;
 use manybox::tenant::{Record, State, TenantId, Verb};
@@ -59,19 +59,19 @@ impl Legacy {
         self.client(fleet).await.batch_execute(&sql.replace("{}", &self.name)).await.unwrap();
     }
 
-    pub(crate) fn wanted(&self, settings: &[(&str, &str)]) -> Wanted {
+    pub(crate) fn wanted(&self, settings: &[(&str, &str)]) -> AdoptionSpec {
         let anon = format!("{}_anon", self.name);
         let settings = [("db_schemas", "api"), ("db_anon_role", anon.as_str()), ("jwt_secret", JWT_SECRET)]
             .iter()
             .chain(settings)
             .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
             .collect();
-        Wanted {
+        AdoptionSpec {
             database: self.name.clone(),
             login_role: Some(format!("{}_login", self.name)),
             password: Some(Secret::new("hunter2")),
             settings,
-            ..Wanted::default()
+            ..AdoptionSpec::default()
         }
     }
 
@@ -142,7 +142,7 @@ async fn an_adopted_database_is_served_and_never_changed() {
 async fn what_may_not_be_adopted() {
     let fleet = TestFleet::builder().tenants(&["acme"]).build().await;
     let legacy = Legacy::make(&fleet).await;
-    let refused = async |slug: &str, change: &dyn Fn(&mut Wanted)| {
+    let refused = async |slug: &str, change: &dyn Fn(&mut AdoptionSpec)| {
         let mut wanted = legacy.wanted(&[]);
         change(&mut wanted);
         fleet.fleet.adopt(&slug.parse().unwrap(), &wanted).await.unwrap_err().to_string()
@@ -153,7 +153,7 @@ async fn what_may_not_be_adopted() {
         (
             "another tenant's database",
             "manybox's own",
-            &(|w: &mut Wanted| w.database = acme.clone()) as &dyn Fn(&mut Wanted),
+            &(|w: &mut AdoptionSpec| w.database = acme.clone()) as &dyn Fn(&mut AdoptionSpec),
         ),
         ("the catalog", "manybox's own", &|w| w.database = catalog.clone()),
         ("a template", "a template", &|w| w.database = "template1".into()),
@@ -177,7 +177,7 @@ async fn what_may_not_be_adopted() {
     let twice = refused("other", &|_| ()).await;
     assert!(twice.contains("tenant_database"), "{twice}");
     // A slug that is adopted can't be created over, nor declared.
-    let wish = manybox::fleet::Wish::default();
+    let wish = manybox::fleet::TenantSpec::default();
     assert!(fleet.fleet.create(&"old".parse().unwrap(), &wish).await.is_err());
 }
 
@@ -240,7 +240,7 @@ async fn a_login_that_others_have_is_told_of() {
     let fleet = TestFleet::builder().build().await;
     let (one, two) = (Legacy::make(&fleet).await, Legacy::make(&fleet).await);
     one.adopt(&fleet, "one", &[]).await;
-    let wanted = Wanted { database: two.name.clone(), ..one.wanted(&[]) };
+    let wanted = AdoptionSpec { database: two.name.clone(), ..one.wanted(&[]) };
     let warnings = fleet.fleet.adopt(&"two".parse().unwrap(), &wanted).await.unwrap().warnings;
     assert!(warnings.len() == 1 && warnings[0].contains("login of one:"), "{warnings:?}");
 }
@@ -252,7 +252,8 @@ async fn adopting_again_changes_the_login() {
     let first = legacy.adopt(&fleet, "old", &[]).await;
     eventually("the router serves it", || async { fleet.get("/old/todos").await.status == 200 }).await;
     legacy.run(&fleet, "ALTER ROLE {}_login PASSWORD 'hunter3'").await;
-    let wanted = Wanted { password: Some(Secret::new("hunter3")), ..legacy.wanted(&[("db_max_rows", "0")]) };
+    let wanted =
+        AdoptionSpec { password: Some(Secret::new("hunter3")), ..legacy.wanted(&[("db_max_rows", "0")]) };
     let again = fleet.fleet.adopt(&"old".parse().unwrap(), &wanted).await.unwrap().tenant.record;
     assert_eq!((again.id, again.generation), (first.id, first.generation + 1));
     eventually("the router follows", || async { fleet.get("/old/todos").await.text == "[]" }).await;

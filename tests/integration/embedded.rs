@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
-use manybox::embedded::{Embedded, Error, Options};
+use manybox::embedded::{Embedded, EmbeddedError, Options};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio_postgres::NoTls;
@@ -207,7 +207,7 @@ async fn data_of_another_major_version_is_named() {
     server.stop().await.unwrap();
     fs::write(folder.path().join("box/pg/data/PG_VERSION"), "9\n").unwrap();
     let error = Embedded::start(&options(&folder)).await.unwrap_err();
-    assert!(matches!(error, Error::OtherMajor { data_version: 9, .. }), "{error}");
+    assert!(matches!(error, EmbeddedError::OtherMajor { data_version: 9, .. }), "{error}");
 }
 
 #[tokio::test]

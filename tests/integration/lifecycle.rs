@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use manybox::fleet::{self, Change, Wish};
+use manybox::fleet::{self, Change, TenantSpec};
 use manybox::pg;
 use manybox::tenant::{State, TenantId, Verb};
 use serde_json::json;
@@ -60,7 +60,10 @@ async fn verbs_start_from_the_right_states_only() {
     fleet.fleet.carry_out("acme", Verb::Retire).await.unwrap();
     let error = fleet.fleet.carry_out("acme", Verb::Resume).await.unwrap_err().to_string();
     assert!(error.contains("retired") && error.contains("restore"), "{error}");
-    assert!(matches!(fleet.fleet.carry_out("nobody", Verb::Suspend).await, Err(fleet::Error::Unknown(_))));
+    assert!(matches!(
+        fleet.fleet.carry_out("nobody", Verb::Suspend).await,
+        Err(fleet::FleetError::Unknown(_))
+    ));
 }
 
 #[tokio::test]
@@ -120,8 +123,9 @@ async fn what_we_did_not_make_is_named_and_left_alone() {
         let id = TenantId::random().unwrap();
         let name = id.database();
         admin.batch_execute(&format!("CREATE {what} {name}")).await.unwrap();
-        let error = fleet.fleet.intend(id, &"acme".parse().unwrap(), &Wish::default()).await.unwrap_err();
-        assert!(matches!(&error, fleet::Error::Foreign { .. }), "{error}");
+        let error =
+            fleet.fleet.intend(id, &"acme".parse().unwrap(), &TenantSpec::default()).await.unwrap_err();
+        assert!(matches!(&error, fleet::FleetError::Foreign { .. }), "{error}");
         assert!(error.to_string().contains(&name), "{error}");
         assert!(fleet.fleet.tenant("acme").await.is_err(), "no intent is left");
         admin.batch_execute(&format!("DROP {what} {name}")).await.unwrap();
@@ -132,7 +136,7 @@ async fn what_we_did_not_make_is_named_and_left_alone() {
 async fn an_intent_can_be_undone() {
     let fleet = TestFleet::builder().tenants(&[]).build().await;
     let id = TenantId::random().unwrap();
-    let row = fleet.fleet.intend(id, &"acme".parse().unwrap(), &Wish::default()).await.unwrap();
+    let row = fleet.fleet.intend(id, &"acme".parse().unwrap(), &TenantSpec::default()).await.unwrap();
     // As far as a killed create may have come: its role is there, its database is not.
     let admin = fleet.fleet.servers.get("main").unwrap().connect_admin().await.unwrap();
     let name = row.record.id.database();
@@ -169,7 +173,7 @@ async fn apply_finishes_what_was_begun() {
     let fleet = TestFleet::builder().tenants(&["acme"]).build().await;
     fleet
         .fleet
-        .intend(TenantId::random().unwrap(), &"half".parse().unwrap(), &Wish::default())
+        .intend(TenantId::random().unwrap(), &"half".parse().unwrap(), &TenantSpec::default())
         .await
         .unwrap();
     let acme = fleet.row("acme").await.record;

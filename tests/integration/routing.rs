@@ -175,7 +175,7 @@ async fn a_lost_catalog_is_found_again_and_serving_goes_on() {
 async fn a_router_without_a_catalog_says_so() {
     let fleet = TestFleet::builder().tenants(&["acme"]).build().await;
     let settings = manybox::settings::Settings {
-        catalog: manybox::settings::CatalogPlace {
+        catalog: manybox::settings::CatalogSettings {
             database: "nowhere".into(),
             ..fleet.fleet.settings.catalog.clone()
         },

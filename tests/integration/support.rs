@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use manybox::catalog::TenantRow;
 use manybox::embedded::{Embedded, Options};
-use manybox::fleet::{Fleet, Servers, Wish};
+use manybox::fleet::{Fleet, Servers, TenantSpec};
 use manybox::front::App;
 use manybox::pg::Connection;
 use manybox::pg::wire::Query;
@@ -163,7 +163,7 @@ impl TestFleet {
     }
 
     pub(crate) async fn create(&self, slug: &str) -> TenantRow {
-        self.fleet.create(&slug.parse().expect("a slug"), &Wish::default()).await.expect("a tenant")
+        self.fleet.create(&slug.parse().expect("a slug"), &TenantSpec::default()).await.expect("a tenant")
     }
 
     pub(crate) async fn row(&self, slug: &str) -> TenantRow {

@@ -3,7 +3,7 @@
 use super::super::output::Output;
 use super::super::{Done, Failure};
 use super::{done, set, urls};
-use crate::fleet::{Fleet, Wanted};
+use crate::fleet::{AdoptionSpec, Fleet};
 use crate::policy::Secret;
 use crate::policy::{Api, Overrides};
 use crate::tenant::{BaseUrl, Slug};
@@ -56,7 +56,7 @@ impl Adopt {
             settings.push((key.to_owned(), value.to_owned()));
         }
         set::check_secret(&Api::adopted(), &overrides)?;
-        let wanted = Wanted {
+        let spec = AdoptionSpec {
             database: self.database,
             server: self.server,
             login_role: self.login_role,
@@ -65,7 +65,7 @@ impl Adopt {
             base_urls: self.base_urls,
             settings,
         };
-        let adoption = fleet.adopt(&self.slug, &wanted).await?;
+        let adoption = fleet.adopt(&self.slug, &spec).await?;
         output.answer(&adoption, |adoption| {
             let warnings: String = adoption.warnings.iter().map(|w| format!("\nwarning: {w}")).collect();
             format!("{}\n{}{warnings}", done(&adoption.tenant), urls(&adoption.tenant))

@@ -7,15 +7,15 @@ use std::path::{Path, PathBuf};
 
 use ring::digest::{SHA256, digest};
 
-use super::Error;
+use super::EmbeddedError;
 use super::user::User;
 
 /// Where data goes that the server's user could not reach in the cluster's folder, such as one below `/root`.
-const ELSEWHERE: &str = "/var/lib/manybox";
+const FALLBACK_FOLDER: &str = "/var/lib/manybox";
 
 /// The files of one cluster.
 #[derive(Debug, Clone)]
-pub(super) struct Place {
+pub(super) struct ClusterFiles {
     /// The cluster's folder, absolute: locks and the admin's password. Belongs to whoever runs manybox.
     folder: PathBuf,
     /// What the server's user owns: data and log.
@@ -27,21 +27,21 @@ pub(super) struct Place {
 }
 
 /// Makes the folder if need be, and tells its absolute path.
-pub(super) fn folder(path: &Path) -> Result<PathBuf, Error> {
+pub(super) fn folder(path: &Path) -> Result<PathBuf, EmbeddedError> {
     // Passable for the server's user when root makes it; what is secret in it is a file of mode 0600.
     let mode = if uzers::get_effective_uid() == 0 { 0o755 } else { 0o700 };
-    DirBuilder::new().recursive(true).mode(mode).create(path).map_err(Error::at(path))?;
-    path.canonicalize().map_err(Error::at(path))
+    DirBuilder::new().recursive(true).mode(mode).create(path).map_err(EmbeddedError::at(path))?;
+    path.canonicalize().map_err(EmbeddedError::at(path))
 }
 
-impl Place {
+impl ClusterFiles {
     /// Finds or makes the folders of a cluster. The caller holds `start.lock`.
-    pub(super) fn of(folder: &Path) -> Result<Self, Error> {
+    pub(super) fn of(folder: &Path) -> Result<Self, EmbeddedError> {
         let id = identity(&folder.join("id"))?;
         let near = folder.join("pg");
-        let far = Path::new(ELSEWHERE).join(&id);
+        let far = Path::new(FALLBACK_FOLDER).join(&id);
         let root = uzers::get_effective_uid() == 0;
-        // Data that exists decides, for its user and its place: a rule that came out differently today, because a
+        // Data that exists decides, for its user and its folder: a rule that came out differently today, because a
         // parent's mode or the list of users changed, must not present an empty cluster.
         let existing = [&near, &far].into_iter().find(|home| home.join("data").exists());
         let user = match existing.and_then(|home| User::owner(home)) {
@@ -50,7 +50,7 @@ impl Place {
         };
         let home = match existing {
             Some(home) if root && !user.reaches(home.parent().unwrap_or(home)) => {
-                return Err(Error::Folder {
+                return Err(EmbeddedError::Folder {
                     path: home.clone(),
                     reason: format!(
                         "the server's user `{}` can't get there any more; let it pass through the folders above \
@@ -65,8 +65,8 @@ impl Place {
                 DirBuilder::new()
                     .recursive(true)
                     .mode(0o755)
-                    .create(ELSEWHERE)
-                    .map_err(Error::at(Path::new(ELSEWHERE)))?;
+                    .create(FALLBACK_FOLDER)
+                    .map_err(EmbeddedError::at(Path::new(FALLBACK_FOLDER)))?;
                 far
             }
         };
@@ -80,7 +80,7 @@ impl Place {
     }
 
     /// Makes the socket's folder, or makes sure that nobody else made it.
-    pub(super) fn make_socket_folder(&self) -> Result<(), Error> {
+    pub(super) fn make_socket_folder(&self) -> Result<(), EmbeddedError> {
         private(&self.socket, &self.user)
     }
 
@@ -112,10 +112,10 @@ impl Place {
     }
 
     /// The major version that made the data; `None` without data.
-    pub(super) fn version(&self) -> Result<Option<u32>, Error> {
+    pub(super) fn version(&self) -> Result<Option<u32>, EmbeddedError> {
         let path = self.data().join("PG_VERSION");
         match fs::read_to_string(&path) {
-            Ok(text) => text.trim().parse().map(Some).map_err(|_| Error::Folder {
+            Ok(text) => text.trim().parse().map(Some).map_err(|_| EmbeddedError::Folder {
                 path: self.data(),
                 reason: format!(
                     "PG_VERSION says `{}`, which is no version; move the folder away",
@@ -123,29 +123,29 @@ impl Place {
                 ),
             }),
             Err(error) if error.kind() == ErrorKind::NotFound && !self.data().exists() => Ok(None),
-            Err(error) => Err(Error::at(&path)(error)),
+            Err(error) => Err(EmbeddedError::at(&path)(error)),
         }
     }
 }
 
 /// Writes a file so that a crash leaves the old or the new one, never a half, readable by its owner only.
-pub(super) fn write(path: &Path, text: &str, owner: &User) -> Result<(), Error> {
+pub(super) fn write(path: &Path, text: &str, owner: &User) -> Result<(), EmbeddedError> {
     let draft = path.with_extension(format!("{}.draft", random(4)?));
     let mut file = OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(0o600)
         .open(&draft)
-        .map_err(Error::at(&draft))?;
-    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(Error::at(&draft))?;
+        .map_err(EmbeddedError::at(&draft))?;
+    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(EmbeddedError::at(&draft))?;
     owner.own(&draft)?;
-    fs::rename(&draft, path).map_err(Error::at(path))
+    fs::rename(&draft, path).map_err(EmbeddedError::at(path))
 }
 
 /// So many random bytes, in hex.
-pub(super) fn random(bytes: usize) -> Result<String, Error> {
+pub(super) fn random(bytes: usize) -> Result<String, EmbeddedError> {
     let mut buffer = vec![0; bytes];
-    getrandom::fill(&mut buffer).map_err(Error::Random)?;
+    getrandom::fill(&mut buffer).map_err(EmbeddedError::Random)?;
     Ok(hex(&buffer))
 }
 
@@ -155,10 +155,10 @@ fn hex(bytes: &[u8]) -> String {
 
 /// The cluster's name, made once. Random rather than derived from the path: a folder that was deleted and made again
 /// is another cluster, also for data and sockets that lie elsewhere.
-fn identity(path: &Path) -> Result<String, Error> {
+fn identity(path: &Path) -> Result<String, EmbeddedError> {
     match fs::read_to_string(path) {
         Ok(id) if id.len() == 12 && id.bytes().all(|b| b.is_ascii_hexdigit()) => Ok(id),
-        Ok(_) => Err(Error::Folder {
+        Ok(_) => Err(EmbeddedError::Folder {
             path: path.to_owned(),
             reason: "expected 12 hex digits in it; restore it, or delete the folder around it to start anew"
                 .into(),
@@ -168,29 +168,29 @@ fn identity(path: &Path) -> Result<String, Error> {
             write(path, &id, &User::current()?)?;
             Ok(id)
         }
-        Err(error) => Err(Error::at(path)(error)),
+        Err(error) => Err(EmbeddedError::at(path)(error)),
     }
 }
 
 /// Makes a folder that only `user` may enter, or makes sure that it is such a one: in /tmp anybody could have made it.
-fn private(path: &Path, user: &User) -> Result<(), Error> {
+fn private(path: &Path, user: &User) -> Result<(), EmbeddedError> {
     match DirBuilder::new().mode(0o700).create(path) {
         Ok(()) => return user.own(path),
-        Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(Error::at(path)(error)),
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(EmbeddedError::at(path)(error)),
         Err(_) => {}
     }
-    let found = fs::symlink_metadata(path).map_err(Error::at(path))?;
+    let found = fs::symlink_metadata(path).map_err(EmbeddedError::at(path))?;
     if found.is_dir() && found.uid() == uzers::get_effective_uid() && found.uid() != user.uid {
         // Ours, but not given away yet: we died between the two steps.
         user.own(path)?;
     } else if !found.is_dir() || found.uid() != user.uid {
-        return Err(Error::Folder {
+        return Err(EmbeddedError::Folder {
             path: path.to_owned(),
             reason: format!("expected a folder of `{}`; remove it if nobody needs it", user.name),
         });
     }
     if found.mode() & 0o077 != 0 {
-        return Err(Error::Folder {
+        return Err(EmbeddedError::Folder {
             path: path.to_owned(),
             reason: format!("others may enter it; `chmod 700 {}`", path.display()),
         });
