@@ -54,7 +54,7 @@ impl<'a> Parameter<'a> {
     }
 }
 
-/// A statement of ours that is no query, and the tag by which the server says that it ran.
+/// A statement of ours whose rows nobody reads, and the tag by which the server says that it ran.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Command {
     /// Its text.
@@ -115,6 +115,8 @@ pub struct Refusal {
     pub phase: Phase,
     /// Whether the statement was prepared for an earlier request.
     pub remembered: bool,
+    /// What the statement was to be, if that is a command.
+    pub command: Option<Command>,
     /// The server's words.
     pub error: Box<ServerError>,
 }

@@ -1,6 +1,6 @@
 //! How a request's transaction ends, and what leaves the session behind it as it was when it was opened.
 
-use crate::pg::wire::{Command, Connection, Names, Query, Step, WireError};
+use crate::pg::wire::{Command, Connection, Names, Step, WireError};
 
 /// What ends the transaction in front of a reset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,8 +36,8 @@ const RESET: [Command; 7] = [
     Command::new("DISCARD TEMP", "DISCARD TEMP"),
 ];
 
-/// The session's advisory locks. A query has no name here: another one behind the name would have the same tag.
-const UNLOCK: &str = "SELECT pg_catalog.pg_advisory_unlock_all()";
+/// Frees the session's advisory locks. It never has a name: another query behind the name would have the same tag.
+const UNLOCK: Command = Command::new("SELECT pg_catalog.pg_advisory_unlock_all()", "SELECT 1");
 
 /// Adds the end of the transaction and the reset behind it to the pipeline, under the Sync that follows. An error in front
 /// of it skips it all. Gives the step of the COMMIT or ROLLBACK: with that done, what the request did is decided, and an
@@ -51,7 +51,7 @@ pub fn write_end(wire: &mut Connection, end: End, names: Names) -> Result<Option
         End::Rollback => Some(wire.command(&ROLLBACK, names)?),
         End::None => None,
     };
-    wire.query(&Query { sql: UNLOCK, types: &[], key: None, parameters: &[] })?;
+    wire.command(&UNLOCK, Names::None)?;
     for command in &RESET {
         wire.command(command, names)?;
     }
@@ -66,5 +66,11 @@ pub fn end_batch(end: End) -> String {
         End::None => None,
     };
     let resets = RESET.iter().map(|command| command.sql);
-    first.map(|command| command.sql).into_iter().chain([UNLOCK]).chain(resets).collect::<Vec<_>>().join("; ")
+    first
+        .map(|command| command.sql)
+        .into_iter()
+        .chain([UNLOCK.sql])
+        .chain(resets)
+        .collect::<Vec<_>>()
+        .join("; ")
 }

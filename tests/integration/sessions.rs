@@ -335,3 +335,44 @@ async fn names_that_a_function_took_or_freed_cost_no_request() {
         }
     }
 }
+
+/// The commands around a request have names as well. PREPARE takes queries only, and their tags tell.
+#[tokio::test]
+async fn a_command_that_a_function_replaced_is_noticed() {
+    let replaces = "CREATE FUNCTION replaces(prefix text) RETURNS int LANGUAGE plpgsql AS $$
+         DECLARE name text; replaced int := 0;
+         BEGIN
+           FOR name IN SELECT p.name FROM pg_prepared_statements p WHERE statement LIKE prefix || '%' LOOP
+             EXECUTE format('DEALLOCATE %I', name);
+             EXECUTE format('PREPARE %I AS SELECT public.mark()', name);
+             replaced := replaced + 1;
+           END LOOP;
+           RETURN replaced;
+         END $$;
+         GRANT EXECUTE ON FUNCTION replaces TO anon";
+    let (fleet, _) = known_beside(&format!("{SWAP} {replaces}")).await;
+    let both = json!([{ "id": 1 }, { "id": 2 }]);
+    for prefix in ["BEGIN", "ROLLBACK", "COMMIT", "RESET ALL", "DISCARD TEMP", "SET SESSION"] {
+        // So that every session has a name for each of them.
+        for _ in 0..4 {
+            assert_eq!(fleet.get("/acme/rpc/left_over").await.status, 200);
+        }
+        let body = json!({ "prefix": prefix }).to_string();
+        let replaced = fleet.send(Method::POST, "/acme/rpc/replaces", None, "", &body).await;
+        let is_noticed = replaced.status == 503 && replaced.code() == "MBX202";
+        assert!(replaced.status == 200 || is_noticed, "{prefix}: {}", replaced.text);
+        for _ in 0..4 {
+            let read = fleet.get("/acme/thoughts?select=id&order=id").await;
+            if read.status == 200 {
+                assert_eq!(read.json(), both, "{prefix}");
+            } else {
+                assert_eq!((read.status.as_u16(), read.code().as_str()), (503, "MBX202"), "{prefix}");
+            }
+        }
+        assert_eq!(
+            fleet.get("/acme/thoughts?select=id&order=id").await.json(),
+            both,
+            "{prefix}: closed by now"
+        );
+    }
+}

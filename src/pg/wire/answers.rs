@@ -113,11 +113,13 @@ impl Connection {
         let error = Box::new(self.transport.error().await?);
         let remembered = step.is_some_and(|step| self.remembered.contains(&step));
         // Those behind it were never prepared; this one may have been, and nobody will look for it.
+        let command =
+            self.expected.front().filter(|(of, ..)| Some(*of) == step).map(|(_, command, _)| *command);
         let commands = self.expected.drain(..).filter_map(|(.., name)| name);
         for name in self.preparing.drain(..).map(|preparing| preparing.name).chain(commands) {
             self.statements.abandon(name);
         }
-        Ok(Refusal { step, phase, remembered, error })
+        Ok(Refusal { step, phase, remembered, command, error })
     }
 
     /// Reads the current row whole.

@@ -54,10 +54,12 @@ pub(in crate::rest) fn remedy(failure: &Failure) -> Remedy {
 
 impl Failure {
     /// Whether a name under which a statement was kept is gone, or was given to another: by a function, for nobody else
-    /// names statements in this session.
+    /// names statements in this session. BEGIN and ROLLBACK do not fail by themselves: what failed was put in their place.
     pub(super) fn is_of_a_name(&self) -> bool {
         let Self::Refused(refusal) = self else { return false };
+        let of_ours = refusal.command.is_some_and(|command| matches!(command.tag, "BEGIN" | "ROLLBACK"));
         match refusal.phase {
+            _ if of_ours && refusal.remembered => true,
             Phase::Parse => refusal.error.code == SqlState::DUPLICATE_PSTATEMENT,
             Phase::Bind => refusal.error.code == SqlState::INVALID_SQL_STATEMENT_NAME,
             _ => false,
