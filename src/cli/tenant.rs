@@ -185,7 +185,7 @@ async fn verb(fleet: &Fleet, slug: &str, verb: Verb, output: Output) -> Done {
     let spinner = output.spinner(format!("{verb} {slug}"));
     let row = fleet.carry_out(slug, verb).await;
     spinner.finish_and_clear();
-    output.answer(&row?, |row| format!("{}{}", done(row), aside(row)))
+    output.answer(&row?, |row| format!("{}{}", done(row), left_alone(row)))
 }
 
 async fn reload(fleet: &Fleet, slugs: Vec<String>, all: bool, output: Output) -> Done {
@@ -208,7 +208,7 @@ async fn reload(fleet: &Fleet, slugs: Vec<String>, all: bool, output: Output) ->
 }
 
 /// What a verb does not do to an adopted database.
-fn aside(row: &TenantRow) -> String {
+fn left_alone(row: &TenantRow) -> String {
     let record = &row.record;
     if !record.is_adopted() {
         return String::new();

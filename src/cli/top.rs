@@ -25,7 +25,7 @@ use crate::settings::Settings;
 const ANSWER: Duration = Duration::from_secs(5);
 
 /// Longest answer of the router, bytes: a line of some 300 for each of 200,000 tenants.
-const MOST: usize = 64 * 1024 * 1024;
+const MAX_REPORT: usize = 64 * 1024 * 1024;
 
 /// The shortest time between two looks.
 const MIN_INTERVAL: Duration = Duration::from_millis(100);
@@ -246,7 +246,7 @@ async fn ask(address: &str, path: &str) -> Result<Bytes, Failure> {
     if !answer.status().is_success() {
         return Err(Failure(format!("the answer is {}", answer.status())));
     }
-    let body = Limited::new(answer.into_body(), MOST).collect().await;
+    let body = Limited::new(answer.into_body(), MAX_REPORT).collect().await;
     Ok(body.map_err(|error| Failure(error.to_string()))?.to_bytes())
 }
 

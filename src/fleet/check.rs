@@ -90,7 +90,7 @@ pub async fn check(settings: &Settings, server: &FleetServer) -> Result<Vec<Find
     if note("create a database, closed", created, format!("ALTER ROLE {admin} CREATEDB;")) {
         let opened = database::open(&client, &scratch, &[&scratch]).await;
         note("set its ACL and open it", opened, format!("ALTER DATABASE {scratch_ident} OWNER TO {admin};"));
-        let inside = inside(settings, server, &scratch, &mut note).await;
+        let inside = try_template(settings, server, &scratch, &mut note).await;
         note(
             "work in it as admin and as migrator",
             inside,
@@ -139,7 +139,7 @@ pub async fn check(settings: &Settings, server: &FleetServer) -> Result<Vec<Find
     Ok(findings)
 }
 
-async fn inside(
+async fn try_template(
     settings: &Settings,
     server: &FleetServer,
     scratch: &str,

@@ -211,7 +211,7 @@ impl Endpoint {
     }
 }
 
-fn tls(root_cert: Option<&Path>, plain: bool) -> Result<Arc<rustls::ClientConfig>, String> {
+fn tls(root_cert: Option<&Path>, without_tls: bool) -> Result<Arc<rustls::ClientConfig>, String> {
     let mut roots = rustls::RootCertStore::empty();
     match root_cert {
         Some(path) => {
@@ -220,7 +220,7 @@ fn tls(root_cert: Option<&Path>, plain: bool) -> Result<Arc<rustls::ClientConfig
                 roots.add(cert.map_err(|e| unreadable(&e))?).map_err(|e| unreadable(&e))?;
             }
         }
-        None if plain => {}
+        None if without_tls => {}
         // A machine without certificates can still use sockets; a TLS connection then fails and says so.
         None => {
             roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);

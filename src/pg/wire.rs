@@ -224,16 +224,16 @@ impl Connection {
         if self.broken || !self.due.is_settled() {
             return self.broken;
         }
-        self.broken = !self.transport.look() || !self.only_asides();
+        self.broken = !self.transport.look() || !self.only_asynchronous();
         self.broken
     }
 
     /// Whether what has arrived without being asked for may come at any time. An error may not: it announces the end.
-    fn only_asides(&mut self) -> bool {
+    fn only_asynchronous(&mut self) -> bool {
         loop {
             match self.transport.discard_message() {
                 Ok(None) => return true,
-                Ok(Some(tag)) if self.due.accept(tag) == Some(Meaning::Aside) => {}
+                Ok(Some(tag)) if self.due.accept(tag) == Some(Meaning::Asynchronous) => {}
                 Ok(Some(_)) | Err(_) => return false,
             }
         }

@@ -132,15 +132,15 @@ impl Serialize for Overrides {
 /// What a settings file may have for a value.
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Given {
+enum SettingValue {
     Switch(bool),
     Number(i64),
     Text(String),
     List(Vec<String>),
-    Map(BTreeMap<String, Given>),
+    Map(BTreeMap<String, SettingValue>),
 }
 
-impl Given {
+impl SettingValue {
     fn text(self) -> Option<String> {
         match self {
             Self::Switch(value) => Some(value.to_string()),
@@ -156,13 +156,13 @@ impl Given {
 impl<'de> Deserialize<'de> for Overrides {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let mut overrides = Self::default();
-        let mut set = |key: &str, value: Given| {
+        let mut set = |key: &str, value: SettingValue| {
             let value = value.text().ok_or_else(|| Invalid(format!("`{key}`: expected a value")))?;
             overrides.set(key, &value)
         };
-        for (key, value) in BTreeMap::<String, Given>::deserialize(deserializer)? {
+        for (key, value) in BTreeMap::<String, SettingValue>::deserialize(deserializer)? {
             match value {
-                Given::Map(settings) if key == "app_settings" => {
+                SettingValue::Map(settings) if key == "app_settings" => {
                     for (name, value) in settings {
                         set(&format!("{APP}{name}"), value).map_err(D::Error::custom)?;
                     }

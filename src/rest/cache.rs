@@ -17,11 +17,11 @@ use crate::telemetry::Metrics;
 use crate::tenant::{SchemaLineage, Tenant, TenantId};
 
 /// Schemas kept, of each kind. A schema of 100 tables takes about 200 kB.
-const KEPT: u64 = 1000;
+const MAX_SCHEMAS: u64 = 1000;
 /// A schema that no request used for this long is forgotten.
-const IDLE: Duration = Duration::from_secs(3600);
+const SCHEMA_IDLE: Duration = Duration::from_secs(3600);
 /// A tenant's schema is read again at most this often, whatever its callers send.
-const PAUSE: Duration = Duration::from_secs(1);
+const RELOAD_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A schema, and when it was read.
 #[derive(Debug)]
@@ -79,8 +79,8 @@ impl Cache {
     pub(super) fn new(metrics: Metrics) -> Self {
         Self {
             metrics,
-            shared: Moka::builder().max_capacity(KEPT).time_to_idle(IDLE).build(),
-            own: Moka::builder().max_capacity(KEPT).time_to_idle(IDLE).build(),
+            shared: Moka::builder().max_capacity(MAX_SCHEMAS).time_to_idle(SCHEMA_IDLE).build(),
+            own: Moka::builder().max_capacity(MAX_SCHEMAS).time_to_idle(SCHEMA_IDLE).build(),
             any_own: Arc::default(),
         }
     }
@@ -124,7 +124,7 @@ impl Cache {
         let newer = self.own(tenant).await.filter(|entry| entry.read > seen.read);
         let entry = match newer {
             Some(entry) => entry,
-            None if seen.read.elapsed() < PAUSE => return Ok(None),
+            None if seen.read.elapsed() < RELOAD_INTERVAL => return Ok(None),
             None => {
                 self.any_own.store(true, Ordering::Release);
                 self.own.invalidate(&tenant.id).await;

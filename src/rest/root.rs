@@ -25,8 +25,9 @@ impl Root {
     pub(super) fn parse(url: &str) -> Option<Self> {
         let uri: http::Uri = url.parse().ok()?;
         let (scheme, authority) = (uri.scheme_str()?, uri.authority()?);
-        let plain = matches!(scheme, "http" | "https") && uri.query().is_none() && !url.contains(['@', '#']);
-        plain.then(|| Self::new(scheme, authority.host(), authority.port_u16(), uri.path()))
+        let is_usable =
+            matches!(scheme, "http" | "https") && uri.query().is_none() && !url.contains(['@', '#']);
+        is_usable.then(|| Self::new(scheme, authority.host(), authority.port_u16(), uri.path()))
     }
 }
 

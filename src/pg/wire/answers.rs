@@ -34,7 +34,7 @@ impl Connection {
                 || WireError::Protocol(format!("message `{}` out of place", header.tag().escape_ascii()));
             match self.due.accept(header.tag()).ok_or_else(out_of_place)? {
                 // Of any length: what functions chose to say, which nobody here listens to.
-                Meaning::Aside => self.transport.skip(header.len() as usize + 1).await?,
+                Meaning::Asynchronous => self.transport.skip(header.len() as usize + 1).await?,
                 Meaning::Progress => self.transport.body(|_| ()).await?,
                 Meaning::Values(step) => self.learn_values(step).await?,
                 Meaning::Columns(step) => self.learn_columns(step).await?,

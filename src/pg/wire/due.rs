@@ -58,7 +58,7 @@ pub(super) enum Meaning {
     /// Nothing that anybody waits for.
     Progress,
     /// A notice, a notification or a changed parameter, which may come at any time.
-    Aside,
+    Asynchronous,
     /// The types of a statement's values.
     Values(Step),
     /// The columns of a statement; none when it gives no rows.
@@ -95,7 +95,7 @@ impl Due {
             tag,
             tags::NOTICE_RESPONSE_TAG | tags::NOTIFICATION_RESPONSE_TAG | tags::PARAMETER_STATUS_TAG
         ) {
-            return Some(Meaning::Aside);
+            return Some(Meaning::Asynchronous);
         }
         let first = self.owed.front().copied();
         let (meaning, is_last) = match (first, tag) {

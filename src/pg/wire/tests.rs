@@ -48,14 +48,14 @@ fn written(pieces: &[Piece]) -> (Due, Vec<Owed>) {
     (due, owed)
 }
 
-/// What PostgreSQL answers, by its own rules: each statement in its order, asides anywhere, and at `fails` an error in
+/// What PostgreSQL answers, by its own rules: each statement in its order, asynchronous messages anywhere, and at `fails` an error in
 /// place of an answer, after which it skips to the next Sync. A Query message is itself a Sync only when it is read, and
 /// behind an error it is not.
-fn answered(owed: &[Owed], fails: Option<usize>, rows: usize, aside: u8) -> Vec<u8> {
+fn answered(owed: &[Owed], fails: Option<usize>, rows: usize, asynchronous: u8) -> Vec<u8> {
     let mut sent = Vec::new();
     let mut skipping = false;
     for (number, owed) in owed.iter().enumerate() {
-        sent.push(aside);
+        sent.push(asynchronous);
         let failing = fails == Some(number);
         if skipping && !matches!(owed, Owed::Sync) {
             continue;
@@ -93,7 +93,7 @@ fn answered(owed: &[Owed], fails: Option<usize>, rows: usize, aside: u8) -> Vec<
     sent
 }
 
-const ASIDES: [u8; 3] =
+const ASYNCHRONOUS: [u8; 3] =
     [tags::NOTICE_RESPONSE_TAG, tags::NOTIFICATION_RESPONSE_TAG, tags::PARAMETER_STATUS_TAG];
 
 proptest! {
@@ -104,10 +104,10 @@ proptest! {
         pieces in pieces(),
         fails in prop::option::of(0_usize..30),
         rows in 0_usize..3,
-        aside in prop::sample::select(&ASIDES[..]),
+        asynchronous in prop::sample::select(&ASYNCHRONOUS[..]),
     ) {
         let (mut due, owed) = written(&pieces);
-        let sent = answered(&owed, fails, rows, aside);
+        let sent = answered(&owed, fails, rows, asynchronous);
         let last = sent.len() - 1;
         for (number, tag) in sent.iter().enumerate() {
             prop_assert!(!due.is_settled(), "settled in front of message {number} of {last}");
@@ -123,7 +123,7 @@ proptest! {
         let Some(failing) = owed.get(fails) else { return Ok(()) };
         let mut done = Vec::new();
         let mut failed = None;
-        for tag in answered(&owed, Some(fails), 1, ASIDES[0]) {
+        for tag in answered(&owed, Some(fails), 1, ASYNCHRONOUS[0]) {
             match due.accept(tag) {
                 Some(Meaning::Done(step)) if failed.is_none() => done.push(step),
                 Some(Meaning::Failed(step, phase)) => failed = Some((step, phase)),
@@ -150,7 +150,7 @@ proptest! {
     #[test]
     fn what_is_out_of_place_is_refused(pieces in pieces(), at in 0_usize..20, tag in any::<u8>()) {
         let (mut due, owed) = written(&pieces);
-        let sent = answered(&owed, None, 0, ASIDES[0]);
+        let sent = answered(&owed, None, 0, ASYNCHRONOUS[0]);
         let at = at.min(sent.len() - 1);
         for tag in &sent[..at] {
             due.accept(*tag);

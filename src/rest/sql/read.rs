@@ -61,12 +61,12 @@ struct Items {
 }
 
 impl Items {
-    fn next(&mut self, sql: &mut Snippet, plain: bool) {
+    fn next(&mut self, sql: &mut Snippet, groups: bool) {
         if self.count > 0 {
             sql.push(", ");
         }
         self.count += 1;
-        if plain {
+        if groups {
             self.grouped.push(self.count);
         } else {
             self.aggregated = true;
