@@ -1,7 +1,7 @@
 # What a newcomer needs, one word each. Kept to what make 3.81 knows: macOS ships no newer one.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build dist demo test test-clients bench lint fmt doc clean
+.PHONY: help setup build dist demo test test-clients bench lint deny fmt doc clean
 
 help: ## list these words
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 22
@@ -12,7 +12,7 @@ setup: ## install PostgreSQL's server programs, if there are none
 build: ## build the binary, target/release/manybox
 	cargo build --release
 
-dist: ## build what is shipped, target/dist/manybox: smaller and quicker, built in twice the time
+dist: ## build what is shipped, target/dist/manybox: smaller and quicker, slower to build
 	cargo build --profile dist
 
 # A release build: what people try first is what they judge the speed by.
@@ -37,6 +37,9 @@ bench: setup ## what routing costs, as ratios to baselines of the same run
 lint: ## formatting and clippy, as CI has them
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
+
+deny: ## licences, sources and known vulnerabilities of all that is built in
+	@.ci/deny
 
 fmt: ## format the code
 	cargo fmt
