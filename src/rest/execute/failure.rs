@@ -59,6 +59,8 @@ impl Failure {
         let Self::Refused(refusal) = self else { return false };
         let of_ours = refusal.command.is_some_and(|command| matches!(command.tag, "BEGIN" | "ROLLBACK"));
         match refusal.phase {
+            // The server ends the session, for reasons of its own.
+            _ if refusal.error.is_fatal() => false,
             _ if of_ours && refusal.remembered => true,
             Phase::Parse => refusal.error.code == SqlState::DUPLICATE_PSTATEMENT,
             Phase::Bind => refusal.error.code == SqlState::INVALID_SQL_STATEMENT_NAME,

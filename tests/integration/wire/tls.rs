@@ -18,7 +18,7 @@ use tokio::net::{TcpListener, TcpStream};
 use super::{NARROW, Tested};
 use crate::support::{TestFleet, eventually, one, private_server};
 
-/// An authority and a server's certificate, both with keys of this kind.
+/// An authority whose key is of this kind, and a server's certificate that it signed.
 struct Certified {
     authority: String,
     certificate: rcgen::Certificate,
@@ -31,7 +31,7 @@ fn certified(kind: &'static SignatureAlgorithm) -> Certified {
     let authority_key = KeyPair::generate_for(kind).unwrap();
     let text = authority.self_signed(&authority_key).unwrap().pem();
     let issuer = Issuer::new(authority, authority_key);
-    let key = KeyPair::generate_for(kind).unwrap();
+    let key = KeyPair::generate().unwrap();
     let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
     let certificate = CertificateParams::new(names).unwrap().signed_by(&key, &issuer).unwrap();
     Certified { authority: text, certificate, key }
