@@ -12,10 +12,7 @@ pub use leases::{Leases, RENEWAL as LEASE_RENEWAL};
 pub use templates::Template;
 pub use tenants::{Filter, Migrated, NewTenant, TenantRow};
 
-use tokio::sync::OnceCell;
-use tokio_postgres::Statement;
-
-use crate::pg::{self, Connection, Endpoint, Login};
+use crate::pg::{self, Endpoint, Login, Logins, Sessions, Waits};
 
 /// The catalog's own migrations, applied as those of any other database.
 pub const MIGRATIONS: &[(&str, &str)] = &[
@@ -47,14 +44,18 @@ impl From<crate::policy::Invalid> for CatalogError {
     }
 }
 
-/// A session in the catalog that may change it: the control plane's.
+/// Sessions that a command may have: one for what waits for the disk, as all changes do, and for each other, because
+/// every change moves the catalog's one clock; and one for what is read meanwhile. They come out of what
+/// `reserved_connections` keeps for commands, and more would only stand in line inside PostgreSQL.
+const SESSIONS: usize = 2;
+
+/// The catalog as the control plane has it, which may change it.
 ///
-/// Every change is one statement, so that calls may share the session and run side by side; its notice to routers
-/// and its line in the journal are part of that statement.
+/// Every change is one statement, so that calls may run side by side, in one command and in several; its notice to
+/// routers and its line in the journal are part of that statement. A session that broke between two calls is replaced
+/// before the next.
 pub struct Catalog {
-    connection: Connection,
-    /// The prepared query for one tenant. Each creation asks it four times, and planning takes longer than answering.
-    tenant: OnceCell<Statement>,
+    sessions: Sessions,
 }
 
 impl Catalog {
@@ -62,7 +63,15 @@ impl Catalog {
     ///
     /// # Errors
     /// When the server can't be reached or the catalog isn't there; `manybox init` makes it.
-    pub async fn open(endpoint: &Endpoint, admin: &Login, database: &str) -> Result<Self, CatalogError> {
-        Ok(Self { connection: pg::connect(endpoint, admin, database).await?, tenant: OnceCell::new() })
+    pub async fn open(
+        endpoint: &Endpoint,
+        admin: &Login,
+        database: &str,
+        waits: Waits,
+    ) -> Result<Self, CatalogError> {
+        let logins = Logins::from(admin.clone());
+        let sessions = Sessions::new(endpoint.clone(), database, SESSIONS, waits, move || logins.clone());
+        sessions.check().await?;
+        Ok(Self { sessions })
     }
 }

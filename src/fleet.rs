@@ -27,7 +27,7 @@ use tokio::sync::Semaphore;
 
 use crate::catalog::{self, Catalog, TenantRow};
 use crate::migrate;
-use crate::pg::{self, Connection};
+use crate::pg::{self, Connection, Waits};
 use crate::policy::Invalid;
 use crate::settings::Settings;
 use crate::tenant::{State, Verb};
@@ -147,7 +147,8 @@ impl Fleet {
     /// When it is not there ([`init`] makes it) or its server can't be reached.
     pub async fn open(settings: Settings, servers: Servers, keys: Arc<KeyRing>) -> Result<Self, FleetError> {
         let server = servers.get(&settings.catalog.server)?;
-        let catalog = Catalog::open(&server.endpoint, server.admin()?, &settings.catalog.database).await;
+        let (admin, database) = (server.admin()?, &settings.catalog.database);
+        let catalog = Catalog::open(&server.endpoint, admin, database, Waits::default()).await;
         let catalog = catalog.map_err(|error| match error {
             catalog::CatalogError::Server(e)
                 if e.code() == Some(&tokio_postgres::error::SqlState::INVALID_CATALOG_NAME) =>

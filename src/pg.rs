@@ -4,12 +4,14 @@ mod connect;
 mod ident;
 mod lock;
 mod open;
+mod sessions;
 mod socket;
 mod sqlstate;
 pub mod wire;
 
-pub use connect::{Connection, Endpoint, Error, Login, connect, connect_listening};
+pub use connect::{Connection, Endpoint, Error, Login, Logins, connect, connect_listening};
 pub use ident::{Ident, literal};
 pub use lock::AdvisoryLock;
+pub use sessions::{Sessions, Waits};
 pub use socket::Guard;
 pub use sqlstate::{is_outage, is_refused_login};

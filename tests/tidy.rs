@@ -48,7 +48,7 @@ const OWNERS: &[(&str, &str)] = &[
     ("telemetry", "tracing_subscriber"),
     (
         "pg",
-        "fallible_iterator lru postgres_protocol rustls rustls_native_certs socket2 tokio_postgres_rustls tokio_rustls x509_cert",
+        "deadpool_postgres fallible_iterator lru postgres_protocol rustls rustls_native_certs socket2 tokio_postgres_rustls tokio_rustls x509_cert",
     ),
     ("vault", "chacha20poly1305"),
     ("embedded", "uzers"),

@@ -8,16 +8,23 @@ use tokio_postgres::{Notification, Row};
 
 use super::CatalogError;
 use super::tenants::{SELECT, record};
-use crate::pg::{self, Connection, Endpoint, Ident};
+use crate::pg::{self, Connection, Endpoint, Ident, Sessions, Waits};
 use crate::tenant::{Record, TenantId};
 use crate::vault::KeyRing;
 
+/// Sessions for questions that a router may have, beside the two that listen: it asks one thing after the other.
+const SESSIONS: usize = 1;
+
 /// How to open a [`Feed`]. Clone it freely.
+///
+/// What listens has a session of its own, because a notice comes to the session that asked for it, and is lost with it.
+/// Questions go to another, which is replaced when it breaks.
 #[derive(Clone)]
 pub struct Reader {
     endpoint: Endpoint,
     keys: Arc<KeyRing>,
     database: String,
+    sessions: Sessions,
     /// Keys that a warning was logged for.
     told: Arc<Mutex<HashSet<String>>>,
 }
@@ -28,7 +35,11 @@ const MAX_WARNINGS: usize = 100;
 impl Reader {
     /// A reader of the catalog in this database.
     pub fn new(endpoint: Endpoint, keys: Arc<KeyRing>, database: impl Into<String>) -> Self {
-        Self { endpoint, keys, database: database.into(), told: Arc::default() }
+        let (database, ring) = (database.into(), Arc::clone(&keys));
+        let catalog = database.clone();
+        let logins = move || ring.router_logins(&catalog);
+        let sessions = Sessions::new(endpoint.clone(), database.as_str(), SESSIONS, Waits::default(), logins);
+        Self { endpoint, keys, database, sessions, told: Arc::default() }
     }
 
     /// Connects and listens. What is loaded after this misses nothing: the notices of later changes are kept.
@@ -37,32 +48,25 @@ impl Reader {
     /// When the server can't be reached, or refuses the router's login under every master key.
     pub async fn open(&self) -> Result<Feed, CatalogError> {
         let (connection, notices) = self.listen("directory").await?;
-        Ok(Feed { connection, notices, told: Arc::clone(&self.told) })
+        Ok(Feed { connection, notices, sessions: self.sessions.clone(), told: Arc::clone(&self.told) })
     }
 
     pub(super) async fn listen(
         &self,
         channel: &str,
     ) -> Result<(Connection, Receiver<Notification>), CatalogError> {
-        let mut refused = None;
-        for login in self.keys.router_logins(&self.database) {
-            match pg::connect_listening(&self.endpoint, &login, &self.database).await {
-                Ok((connection, notices)) => {
-                    connection.batch_execute(&format!("LISTEN {}", Ident::new(channel))).await?;
-                    return Ok((connection, notices));
-                }
-                Err(error) if pg::is_refused_login(error.code()) => refused = Some(error),
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Err(refused.map_or_else(|| CatalogError::Row("there is no master key".into()), CatalogError::from))
+        let logins = self.keys.router_logins(&self.database);
+        let (connection, notices) = pg::connect_listening(&self.endpoint, &logins, &self.database).await?;
+        connection.batch_execute(&format!("LISTEN {}", Ident::new(channel))).await?;
+        Ok((connection, notices))
     }
 }
 
-/// One listening session.
+/// One listening session, and the sessions for questions.
 pub struct Feed {
     connection: Connection,
     notices: Receiver<Notification>,
+    sessions: Sessions,
     told: Arc<Mutex<HashSet<String>>>,
 }
 
@@ -73,7 +77,7 @@ impl Feed {
     /// When the connection is lost, or a row can't be understood.
     pub async fn load_all(&self) -> Result<Vec<Record>, CatalogError> {
         let sql = format!("{SELECT} WHERE t.state IN ('active', 'suspended') ORDER BY t.id");
-        self.connection.query(&sql, &[]).await?.iter().map(|row| self.record(row)).collect()
+        self.sessions.query(&sql, &[]).await?.iter().map(|row| self.record(row)).collect()
     }
 
     /// One tenant, whatever its state; `None` when there never was one of this id.
@@ -82,7 +86,7 @@ impl Feed {
     /// When the connection is lost, or the row can't be understood.
     pub async fn load(&self, id: &TenantId) -> Result<Option<Record>, CatalogError> {
         let sql = format!("{SELECT} WHERE t.id = $1");
-        let row = self.connection.query_opt(&sql, &[&id.as_str()]).await?;
+        let row = self.sessions.query_opt(&sql, &[&id.as_str()]).await?;
         row.as_ref().map(|row| self.record(row)).transpose()
     }
 
@@ -103,7 +107,8 @@ impl Feed {
         Ok(record)
     }
 
-    /// The count of changes so far.
+    /// The count of changes so far. Asked in the session that listens, because an answer also tells that notices would
+    /// still arrive.
     ///
     /// # Errors
     /// When the connection is lost.

@@ -26,7 +26,7 @@ impl Catalog {
     /// When the catalog can't be read.
     pub async fn journal(&self, id: &TenantId, most: i64) -> Result<Vec<Entry>, CatalogError> {
         let sql = "SELECT at, actor, action, detail FROM catalog.journal WHERE tenant = $1 ORDER BY id DESC LIMIT $2";
-        let rows = self.connection.query(sql, &[&id.as_str(), &most]).await?;
+        let rows = self.sessions.query(sql, &[&id.as_str(), &most]).await?;
         rows.iter()
             .map(|row| {
                 Ok(Entry {

@@ -23,7 +23,7 @@ impl Catalog {
     /// When the catalog can't be read.
     pub async fn templates(&self) -> Result<Vec<Template>, CatalogError> {
         let sql = "SELECT database, server, edition, version, history, state FROM catalog.template ORDER BY server, edition, created_at";
-        let rows = self.connection.query(sql, &[]).await?;
+        let rows = self.sessions.query(sql, &[]).await?;
         rows.iter()
             .map(|row| {
                 Ok(Template {
@@ -52,7 +52,7 @@ impl Catalog {
     ) -> Result<(), CatalogError> {
         let sql =
             "INSERT INTO catalog.template (database, server, edition, state) VALUES ($1, $2, $3, 'building')";
-        self.connection.execute(sql, &[&database, &server, &edition]).await?;
+        self.sessions.execute(sql, &[&database, &server, &edition]).await?;
         Ok(())
     }
 
@@ -62,7 +62,7 @@ impl Catalog {
     /// When the catalog can't be changed.
     pub async fn template_reuse(&self, database: &str) -> Result<(), CatalogError> {
         let sql = "UPDATE catalog.template SET state = 'building' WHERE database = $1";
-        self.connection.execute(sql, &[&database]).await?;
+        self.sessions.execute(sql, &[&database]).await?;
         Ok(())
     }
 
@@ -78,7 +78,7 @@ impl Catalog {
     ) -> Result<(), CatalogError> {
         // Two statements, because a unique index is checked row by row within one UPDATE. The first is harmless alone: a
         // creation that finds no ready template builds one.
-        self.connection
+        self.sessions
             .execute(
                 "UPDATE catalog.template o SET state = 'stale' FROM catalog.template n
                  WHERE n.database = $1 AND o.server = n.server AND o.edition = n.edition AND o.state = 'ready'",
@@ -87,7 +87,7 @@ impl Catalog {
             .await?;
         let sql =
             "UPDATE catalog.template SET state = 'ready', version = $2, history = $3 WHERE database = $1";
-        self.connection.execute(sql, &[&database, &version, &history]).await?;
+        self.sessions.execute(sql, &[&database, &version, &history]).await?;
         Ok(())
     }
 
@@ -96,7 +96,7 @@ impl Catalog {
     /// # Errors
     /// When the catalog can't be changed.
     pub async fn template_delete(&self, database: &str) -> Result<(), CatalogError> {
-        self.connection.execute("DELETE FROM catalog.template WHERE database = $1", &[&database]).await?;
+        self.sessions.execute("DELETE FROM catalog.template WHERE database = $1", &[&database]).await?;
         Ok(())
     }
 }

@@ -151,7 +151,7 @@ impl Catalog {
             Origin::Adopted(adopted) => (None, Some((&adopted.database, &adopted.login_role))),
         };
         let (database, login_role) = adopted.unzip();
-        self.connection
+        self.sessions
             .execute(
                 "WITH t AS (
                     INSERT INTO catalog.tenant
@@ -208,7 +208,7 @@ impl Catalog {
              ORDER BY t.slug, t.created_at"
         );
         let state = filter.state.map(State::as_str);
-        let rows = self.connection.query(&sql, &[&state, &filter.edition, &filter.search]).await?;
+        let rows = self.sessions.query(&sql, &[&state, &filter.edition, &filter.search]).await?;
         rows.iter().map(tenant_row).collect()
     }
 
@@ -218,7 +218,7 @@ impl Catalog {
     /// When the catalog can't be read.
     pub async fn tenant_by_slug(&self, slug: &str) -> Result<Option<TenantRow>, CatalogError> {
         let sql = format!("{SELECT} WHERE t.slug = $1 AND t.state <> 'purged'");
-        self.connection.query_opt(&sql, &[&slug]).await?.as_ref().map(tenant_row).transpose()
+        self.sessions.query_opt(&sql, &[&slug]).await?.as_ref().map(tenant_row).transpose()
     }
 
     /// The tenant of this id, whatever its state.
@@ -227,8 +227,7 @@ impl Catalog {
     /// When the catalog can't be read.
     pub async fn tenant(&self, id: &TenantId) -> Result<Option<TenantRow>, CatalogError> {
         let sql = format!("{SELECT} WHERE t.id = $1");
-        let statement = self.tenant.get_or_try_init(|| self.connection.prepare(&sql)).await?;
-        self.connection.query_opt(statement, &[&id.as_str()]).await?.as_ref().map(tenant_row).transpose()
+        self.sessions.query_opt(&sql, &[&id.as_str()]).await?.as_ref().map(tenant_row).transpose()
     }
 
     /// Moves a tenant by `verb`, if it is in a state from which the verb may start. Returns whether it was.
@@ -240,7 +239,7 @@ impl Catalog {
     pub async fn tenant_transition(&self, id: &TenantId, verb: Verb) -> Result<bool, CatalogError> {
         let from: Vec<&str> = verb.from().iter().map(|s| s.as_str()).collect();
         let changed = self
-            .connection
+            .sessions
             .execute(
                 "WITH t AS (
                     UPDATE catalog.tenant SET state = $2, unsettled = true, changed_at = now()
@@ -269,7 +268,7 @@ impl Catalog {
     pub async fn tenant_created(&self, id: &TenantId, template: &Template) -> Result<bool, CatalogError> {
         let Template { database, lineage, .. } = template;
         let row = self
-            .connection
+            .sessions
             .query_one(
                 "WITH p AS (
                     SELECT FROM catalog.template
@@ -382,6 +381,8 @@ impl Catalog {
              ), new AS (
                 INSERT INTO catalog.base_url (tenant, host, prefix, url, templated)
                 SELECT $1, host, prefix, url, $2 FROM unnest($3::text[], $4::text[], $5::text[]) AS u (host, prefix, url)
+                -- The guard locks one host after the other: in the same order everywhere, so that nobody waits in a circle.
+                ORDER BY host, prefix
                 ON CONFLICT (host, prefix) DO UPDATE SET url = excluded.url
                 WHERE base_url.tenant = excluded.tenant
              )
@@ -397,7 +398,7 @@ impl Catalog {
     /// When the catalog can't be read.
     pub async fn base_urls_given(&self, id: &TenantId) -> Result<Vec<BaseUrl>, CatalogError> {
         let sql = "SELECT url FROM catalog.base_url WHERE tenant = $1 AND NOT templated ORDER BY url";
-        let rows = self.connection.query(sql, &[&id.as_str()]).await?;
+        let rows = self.sessions.query(sql, &[&id.as_str()]).await?;
         rows.iter().map(|row| Ok(row.try_get::<_, String>(0)?.parse()?)).collect()
     }
 
@@ -407,7 +408,7 @@ impl Catalog {
     /// When the catalog can't be read.
     pub async fn every_base_url_given(&self) -> Result<HashMap<String, Vec<String>>, CatalogError> {
         let sql = "SELECT tenant, array_agg(url) FROM catalog.base_url WHERE NOT templated GROUP BY tenant";
-        let rows = self.connection.query(sql, &[]).await?;
+        let rows = self.sessions.query(sql, &[]).await?;
         rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
     }
 
@@ -456,7 +457,7 @@ impl Catalog {
     }
 
     async fn change(&self, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<(), CatalogError> {
-        self.connection.execute(sql, parameters).await?;
+        self.sessions.execute(sql, parameters).await?;
         Ok(())
     }
 }

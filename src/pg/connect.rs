@@ -17,6 +17,7 @@ use tokio_postgres::{AsyncMessage, Client, Config, Notification};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::socket::CONNECT_TIMEOUT;
+use super::sqlstate::is_refused_login;
 use super::wire::WireError;
 use crate::policy::Secret;
 
@@ -61,6 +62,36 @@ pub enum Error {
     /// A statement failed, or the connection broke under it.
     #[error("{}", cause(.0))]
     Statement(#[from] tokio_postgres::Error),
+    /// All of a bounded number of sessions stayed in use.
+    #[error(
+        "all {most} sessions in database `{database}` of server `{server}` were in use for {}; see there in \
+         pg_stat_activity and pg_locks what they wait for",
+        humantime::format_duration(*waited)
+    )]
+    Busy {
+        /// The server's name in the settings.
+        server: String,
+        /// The database.
+        database: String,
+        /// How many there may be.
+        most: usize,
+        /// How long one was waited for.
+        waited: Duration,
+    },
+    /// The server was connected to, and did not finish the login.
+    #[error(
+        "server `{server}` did not finish a login to database `{database}` within {}; is it overloaded, or does \
+         something else listen there?",
+        humantime::format_duration(*waited)
+    )]
+    Silent {
+        /// The server's name in the settings.
+        server: String,
+        /// The database.
+        database: String,
+        /// How long it was waited for.
+        waited: Duration,
+    },
     /// The server's URL or its certificate is not usable.
     #[error("server `{server}`: {reason}")]
     Settings {
@@ -77,7 +108,9 @@ impl Error {
         match self {
             Self::Connect { source, .. } | Self::Statement(source) => source.code(),
             Self::Login { source, .. } => source.code(),
-            Self::Settings { .. } | Self::Unreachable { .. } => None,
+            Self::Settings { .. } | Self::Unreachable { .. } | Self::Busy { .. } | Self::Silent { .. } => {
+                None
+            }
         }
     }
 
@@ -108,6 +141,21 @@ pub struct Login {
     pub user: String,
     /// Its password; `None` where the server trusts the connection or its peer.
     pub password: Option<Secret>,
+}
+
+/// The logins of one role: while a master key is rotated, its password may be derived from either.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Logins {
+    /// What is tried first.
+    pub newest: Login,
+    /// What is tried in turn where the server refuses the one before.
+    pub older: Vec<Login>,
+}
+
+impl From<Login> for Logins {
+    fn from(login: Login) -> Self {
+        Self { newest: login, older: Vec::new() }
+    }
 }
 
 /// Where a server is, without any credentials: what the data plane may know.
@@ -191,6 +239,15 @@ impl Endpoint {
         MakeRustlsConnect::new(rustls::ClientConfig::clone(&self.tls))
     }
 
+    pub(super) fn no_session(&self, user: &str, database: &str, source: tokio_postgres::Error) -> Error {
+        Error::Connect {
+            server: self.name.clone(),
+            database: database.to_owned(),
+            user: user.to_owned(),
+            source,
+        }
+    }
+
     pub(super) fn tls_config(&self) -> &Arc<rustls::ClientConfig> {
         &self.tls
     }
@@ -268,12 +325,9 @@ impl Connection {
 /// # Errors
 /// [`Error::Connect`] with the server's words.
 pub async fn connect(endpoint: &Endpoint, login: &Login, database: &str) -> Result<Connection, Error> {
-    let (client, connection) = open(endpoint, login, database).await?;
-    let driver = tokio::spawn(async move {
-        // A connection that breaks tells whoever uses its client next.
-        let _ = connection.await;
-    });
-    Ok(Connection { client, driver })
+    let opened = open(endpoint, login, database).await;
+    let (client, connection) = opened.map_err(|source| endpoint.no_session(&login.user, database, source))?;
+    Ok(Connection { client, driver: drive(connection) })
 }
 
 /// Opens one session whose notifications arrive at the receiver, which ends when the connection is lost.
@@ -282,10 +336,12 @@ pub async fn connect(endpoint: &Endpoint, login: &Login, database: &str) -> Resu
 /// [`Error::Connect`] with the server's words.
 pub async fn connect_listening(
     endpoint: &Endpoint,
-    login: &Login,
+    logins: &Logins,
     database: &str,
 ) -> Result<(Connection, mpsc::Receiver<Notification>), Error> {
-    let (client, mut connection) = open(endpoint, login, database).await?;
+    let opened = open_any(endpoint, logins, database).await;
+    let (client, mut connection) =
+        opened.map_err(|source| endpoint.no_session(&logins.newest.user, database, source))?;
     let (sender, receiver) = mpsc::channel(NOTICES);
     let driver = tokio::spawn(async move {
         while let Some(Ok(message)) = poll_fn(|cx| connection.poll_message(cx)).await {
@@ -299,16 +355,40 @@ pub async fn connect_listening(
     Ok((Connection { client, driver }, receiver))
 }
 
-type Driver = tokio_postgres::Connection<
+/// What moves a session's bytes.
+pub(super) type Driver = tokio_postgres::Connection<
     tokio_postgres::Socket,
     <MakeRustlsConnect as tokio_postgres::tls::MakeTlsConnect<tokio_postgres::Socket>>::Stream,
 >;
 
-async fn open(endpoint: &Endpoint, login: &Login, database: &str) -> Result<(Client, Driver), Error> {
-    endpoint.config(login, database).connect(endpoint.tls()).await.map_err(|source| Error::Connect {
-        server: endpoint.name.clone(),
-        database: database.to_owned(),
-        user: login.user.clone(),
-        source,
+/// Lets a session's bytes move until it ends.
+pub(super) fn drive(connection: Driver) -> JoinHandle<()> {
+    tokio::spawn(async move {
+        // A connection that breaks tells whoever uses its client next.
+        let _ = connection.await;
     })
+}
+
+/// Opens a session with the first of these logins that the server doesn't refuse.
+pub(super) async fn open_any(
+    endpoint: &Endpoint,
+    logins: &Logins,
+    database: &str,
+) -> Result<(Client, Driver), tokio_postgres::Error> {
+    let mut opened = open(endpoint, &logins.newest, database).await;
+    for login in &logins.older {
+        if !opened.as_ref().is_err_and(|error| is_refused_login(error.code())) {
+            break;
+        }
+        opened = open(endpoint, login, database).await;
+    }
+    opened
+}
+
+async fn open(
+    endpoint: &Endpoint,
+    login: &Login,
+    database: &str,
+) -> Result<(Client, Driver), tokio_postgres::Error> {
+    endpoint.config(login, database).connect(endpoint.tls()).await
 }

@@ -10,7 +10,7 @@ use ring::pbkdf2;
 
 use super::keyring::{KeyRing, MasterKey, VaultError};
 use super::seal::PASSWORD;
-use crate::pg::Login;
+use crate::pg::{Login, Logins};
 use crate::policy::Secret;
 use crate::tenant::Record;
 
@@ -66,9 +66,11 @@ impl KeyRing {
         self.keys().iter().map(|key| key.jwt_key(tenant)).collect()
     }
 
-    /// The router's logins to try in turn.
-    pub fn router_logins(&self, catalog: &str) -> Vec<Login> {
-        self.keys().iter().map(|key| key.router_login(catalog)).collect()
+    /// The router's logins.
+    pub fn router_logins(&self, catalog: &str) -> Logins {
+        let keys = self.keys();
+        let older = keys.iter().skip(1).map(|key| key.router_login(catalog)).collect();
+        Logins { newest: keys[0].router_login(catalog), older }
     }
 }
 
@@ -132,7 +134,7 @@ mod tests {
             "oaXujHkXYoy_680pPATcaOC51Xa_-yskn87_PvGoOFc"
         );
         assert_eq!(
-            ring.router_logins("manybox")[0].password,
+            ring.router_logins("manybox").newest.password,
             Some(Secret::new("vUC9HtBm4kyWK25oULGSVQ4XxUoQqbkq8-QR0BdWSHg"))
         );
         let admin = Login { user: "postgres".into(), password: Some(Secret::new("hunter2")) };

@@ -124,7 +124,7 @@ async fn the_routers_login_only_reads_what_it_needs() {
     let fleet = TestFleet::builder().tenants(&["acme"]).build().await;
     let catalog = &fleet.fleet.settings.catalog.database;
     let server = fleet.fleet.servers.get("main").unwrap();
-    let login = fleet.fleet.keys.router_logins(catalog).remove(0);
+    let login = fleet.fleet.keys.router_logins(catalog).newest;
     let client = pg::connect(&server.endpoint, &login, catalog).await.unwrap();
     client.query("SELECT * FROM catalog.tenant", &[]).await.expect("it reads tenants");
     for sql in [

@@ -5,6 +5,7 @@
 mod adopt;
 mod altered;
 mod budget;
+mod catalog;
 mod changes;
 mod embedded;
 mod hostile;

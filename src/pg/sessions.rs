@@ -1,0 +1,171 @@
+//! Sessions: a few connections as one role, shared by calls of one statement each. A broken one is replaced.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use deadpool_postgres::{
+    Connect, Manager, ManagerConfig, Object, Pool, PoolError, QueueMode, RecyclingMethod, Runtime,
+    TimeoutType, Timeouts,
+};
+use tokio::task::JoinHandle;
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, Config, Row, Statement};
+
+use super::connect::{self, Endpoint, Error, Logins};
+use super::socket::CONNECT_TIMEOUT;
+
+/// The longest waits for a session.
+#[derive(Debug, Clone, Copy)]
+pub struct Waits {
+    /// For one to come free when all are in use.
+    pub free: Duration,
+    /// For a new one, from the first byte to the end of the login.
+    pub login: Duration,
+    /// For a sign of life from one that was idle. Past it, the session is given up for a new one.
+    pub alive: Duration,
+}
+
+impl Default for Waits {
+    fn default() -> Self {
+        Self {
+            free: Duration::from_secs(30),
+            // Three hosts of one URL, each at the end of its patience, and the login.
+            login: CONNECT_TIMEOUT * 4,
+            alive: Duration::from_secs(5),
+        }
+    }
+}
+
+/// A bounded set of sessions in one database. They are opened when calls need them and kept until the last clone of
+/// this is dropped.
+///
+/// A call is one statement in a transaction of its own, so it leaves nothing in the session to clean up. Before each
+/// call the session is asked for a sign of life. That is one round trip, little beside a commit's wait for the disk;
+/// without it, the first call after a restart of the server, or after a firewall forgot the connection, would fail. A
+/// session that breaks under a statement fails its call, because nobody knows whether a change was made.
+#[derive(Clone)]
+pub struct Sessions {
+    pool: Pool,
+    access: Access,
+    most: usize,
+    waits: Waits,
+}
+
+impl Sessions {
+    /// At most `most` sessions; none is opened yet. `logins` is asked anew for each one.
+    pub fn new(
+        endpoint: Endpoint,
+        database: impl Into<String>,
+        most: usize,
+        waits: Waits,
+        logins: impl Fn() -> Logins + Send + Sync + 'static,
+    ) -> Self {
+        let access = Access { endpoint, database: database.into(), logins: Arc::new(logins) };
+        let manager = Manager::from_connect(
+            Config::new(),
+            access.clone(),
+            ManagerConfig { recycling_method: RecyclingMethod::Verified },
+        );
+        let timeouts =
+            Timeouts { wait: Some(waits.free), create: Some(waits.login), recycle: Some(waits.alive) };
+        // The session used last is used next: it has the statements prepared, and a second one is opened only when
+        // two calls meet.
+        let builder = Pool::builder(manager).max_size(most).timeouts(timeouts).queue_mode(QueueMode::Lifo);
+        #[allow(clippy::expect_used)]
+        let pool =
+            builder.runtime(Runtime::Tokio1).build().expect("only timeouts without a runtime are refused");
+        Self { pool, access, most, waits }
+    }
+
+    /// Waits for a session, opening one if there may be another, and returns it: to say early that none can be had.
+    ///
+    /// # Errors
+    /// [`Error::Connect`], [`Error::Busy`] or [`Error::Silent`].
+    pub async fn check(&self) -> Result<(), Error> {
+        self.session().await.map(drop)
+    }
+
+    /// The rows that a statement gives. Its text stays prepared in each session that ran it, so there should be few of
+    /// them, with all values in `parameters`.
+    ///
+    /// # Errors
+    /// As [`Sessions::check`], and [`Error::Statement`].
+    pub async fn query(&self, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, Error> {
+        let (session, statement) = self.prepared(sql).await?;
+        Ok(session.query(&statement, parameters).await?)
+    }
+
+    /// The one row that a statement gives.
+    ///
+    /// # Errors
+    /// As [`Sessions::query`], and when there is none or more.
+    pub async fn query_one(&self, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<Row, Error> {
+        let (session, statement) = self.prepared(sql).await?;
+        Ok(session.query_one(&statement, parameters).await?)
+    }
+
+    /// The one row that a statement gives, if any.
+    ///
+    /// # Errors
+    /// As [`Sessions::query`].
+    pub async fn query_opt(
+        &self,
+        sql: &str,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<Option<Row>, Error> {
+        let (session, statement) = self.prepared(sql).await?;
+        Ok(session.query_opt(&statement, parameters).await?)
+    }
+
+    /// Runs a statement, and says how many rows it changed.
+    ///
+    /// # Errors
+    /// As [`Sessions::query`].
+    pub async fn execute(&self, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<u64, Error> {
+        let (session, statement) = self.prepared(sql).await?;
+        Ok(session.execute(&statement, parameters).await?)
+    }
+
+    async fn prepared(&self, sql: &str) -> Result<(Object, Statement), Error> {
+        let session = self.session().await?;
+        let statement = session.prepare_cached(sql).await?;
+        Ok((session, statement))
+    }
+
+    async fn session(&self) -> Result<Object, Error> {
+        let Access { endpoint, database, logins } = &self.access;
+        let (server, database) = (endpoint.name().to_owned(), database.clone());
+        self.pool.get().await.map_err(|error| match error {
+            PoolError::Backend(source) => endpoint.no_session(&logins().newest.user, &database, source),
+            PoolError::Timeout(TimeoutType::Wait) => {
+                Error::Busy { server, database, most: self.most, waited: self.waits.free }
+            }
+            PoolError::Timeout(_) => Error::Silent { server, database, waited: self.waits.login },
+            // This pool is never closed, has a runtime and no hooks.
+            other => Error::Settings { server, reason: other.to_string() },
+        })
+    }
+}
+
+/// How a session is opened.
+#[derive(Clone)]
+struct Access {
+    endpoint: Endpoint,
+    database: String,
+    logins: Arc<dyn Fn() -> Logins + Send + Sync>,
+}
+
+/// What [`Connect`] gives: the session, and the task that drives it.
+type Opening<'a> =
+    Pin<Box<dyn Future<Output = Result<(Client, JoinHandle<()>), tokio_postgres::Error>> + Send + 'a>>;
+
+impl Connect for Access {
+    /// The pool's own configuration has one password and stays unused.
+    fn connect(&self, _: &Config) -> Opening<'_> {
+        Box::pin(async {
+            let opened = connect::open_any(&self.endpoint, &(self.logins)(), &self.database).await;
+            opened.map(|(client, connection)| (client, connect::drive(connection)))
+        })
+    }
+}
