@@ -3,7 +3,7 @@
 mod resolve;
 mod watch;
 
-pub use resolve::{Asked, Refusal, Resolved};
+pub use resolve::{Refusal, RequestUrl, Resolved};
 pub use watch::watch;
 
 use std::collections::HashSet;
@@ -56,8 +56,8 @@ impl Directory {
     ///
     /// # Errors
     /// See [`Refusal`].
-    pub fn resolve(&self, asked: &Asked<'_>) -> Result<(Arc<Tenant>, Resolved), Refusal> {
-        let resolved = resolve::resolve(asked, |host, prefix| {
+    pub fn resolve(&self, url: &RequestUrl<'_>) -> Result<(Arc<Tenant>, Resolved), Refusal> {
+        let resolved = resolve::resolve(url, |host, prefix| {
             // A clone of the key for the look-up: DashMap wants the pair as it is stored.
             self.0.urls.get(&(host.clone(), prefix.clone())).map(|id| id.value().clone())
         })?;

@@ -98,7 +98,7 @@ impl Rest {
         // An adopted database may say itself how its API is exposed.
         let known = if tenant.is_adopted() { Some(self.cache.get(tenant, &self.pools).await?) } else { None };
         let configured = known.as_ref().and_then(|entry| entry.configured.as_ref());
-        let over = configured.map(|configured| configured.over(tenant));
+        let over = configured.map(|configured| configured.applied_to(tenant));
         let tenant = over.as_ref().unwrap_or(tenant);
         let mut timing = Timing::new(tenant.api.server_timing_enabled);
         let caller = self.caller(tenant, &parts.headers)?;

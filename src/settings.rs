@@ -54,7 +54,7 @@ impl Settings {
             Some(lineage) => self.edition_api(&lineage.edition),
             None => Api::adopted(),
         };
-        let (limits, api) = record.overrides.over(limits, api);
+        let (limits, api) = record.overrides.applied_to(limits, api);
         Tenant::new(record, limits, api)
     }
 
@@ -65,16 +65,16 @@ impl Settings {
 
     /// How the APIs of an edition's tenants are exposed, unless a tenant says otherwise.
     pub fn edition_api(&self, edition: &str) -> Api {
-        let (_, api) = self.defaults.api.over(Limits::default(), Api::default());
+        let (_, api) = self.defaults.api.applied_to(Limits::default(), Api::default());
         match self.editions.get(edition) {
-            Some(files) => files.api.over(Limits::default(), api).1,
+            Some(files) => files.api.applied_to(Limits::default(), api).1,
             None => api,
         }
     }
 
     /// The API roles that every server of the fleet has, and that every tenant's login may become.
     pub fn roles(&self) -> Vec<String> {
-        self.defaults.api.over(Limits::default(), Api::default()).1.roles
+        self.defaults.api.applied_to(Limits::default(), Api::default()).1.roles
     }
 
     /// Whether manybox runs its own PostgreSQL.

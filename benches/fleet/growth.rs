@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use manybox::directory::{Asked, Directory};
+use manybox::directory::{Directory, RequestUrl};
 use manybox::policy::{Api, Limits, Overrides};
 use manybox::tenant::{Lineage, Origin, Record, Sealed, State, Tenant};
 use tokio::time::sleep;
@@ -132,9 +132,17 @@ fn one_resolve(tenants: usize) -> Done<f64> {
     let begun = Instant::now();
     for look in 0..LOOKS {
         let asked = if look % 2 == 0 {
-            Asked { hosts: vec![hosts[look / 2 % 10].as_bytes()], path: "/items", ..Asked::default() }
+            RequestUrl {
+                hosts: vec![hosts[look / 2 % 10].as_bytes()],
+                path: "/items",
+                ..RequestUrl::default()
+            }
         } else {
-            Asked { hosts: vec![b"shared.example.com"], path: &paths[look / 2 % 10], ..Asked::default() }
+            RequestUrl {
+                hosts: vec![b"shared.example.com"],
+                path: &paths[look / 2 % 10],
+                ..RequestUrl::default()
+            }
         };
         std::hint::black_box(directory.resolve(&asked)).map_err(|e| format!("{e:?}"))?;
     }

@@ -22,7 +22,7 @@ use crate::admin::{ServerLine, TenantLine};
 use crate::settings::Settings;
 
 /// Longest wait for an answer of the router.
-const ANSWER: Duration = Duration::from_secs(5);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Longest answer of the router, bytes: a line of some 300 for each of 200,000 tenants.
 const MAX_REPORT: usize = 64 * 1024 * 1024;
@@ -223,9 +223,9 @@ async fn look(address: &str) -> Result<Look, Failure> {
 }
 
 async fn get<T: DeserializeOwned>(address: &str, path: &str) -> Result<T, Failure> {
-    let body = match timeout(ANSWER, ask(address, path)).await {
+    let body = match timeout(ANSWER_TIMEOUT, ask(address, path)).await {
         Ok(body) => body,
-        Err(_) => Err(Failure(format!("no answer within {} seconds", ANSWER.as_secs()))),
+        Err(_) => Err(Failure(format!("no answer within {} seconds", ANSWER_TIMEOUT.as_secs()))),
     };
     body.and_then(|body| Ok(serde_json::from_slice(&body)?)).map_err(|Failure(reason)| {
         Failure(format!(

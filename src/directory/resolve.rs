@@ -7,7 +7,7 @@ const ALIAS: &str = "/rest/v1";
 
 /// What a request says of its URL.
 #[derive(Debug, Clone, Default)]
-pub struct Asked<'a> {
+pub struct RequestUrl<'a> {
     /// Every `Host` header, as bytes: a second one is an attack, not an alternative.
     pub hosts: Vec<&'a [u8]>,
     /// The authority of an absolute-form target or of HTTP/2's `:authority`.
@@ -45,11 +45,11 @@ pub enum Refusal {
 /// # Errors
 /// [`Refusal::Ambiguous`] before any look-up, so that it tells nothing of which tenants there are.
 pub(super) fn resolve(
-    asked: &Asked<'_>,
+    url: &RequestUrl<'_>,
     find: impl Fn(&Host, &Prefix) -> Option<TenantId>,
 ) -> Result<Resolved, Refusal> {
-    let host = host(asked)?;
-    let path = if asked.path.is_empty() { "/" } else { asked.path };
+    let host = host(url)?;
+    let path = if url.path.is_empty() { "/" } else { url.path };
     if !path.starts_with('/') {
         return Err(Refusal::Ambiguous("the path must start with /"));
     }
@@ -68,7 +68,7 @@ pub(super) fn resolve(
     Err(Refusal::Unknown)
 }
 
-fn host(asked: &Asked<'_>) -> Result<Host, Refusal> {
+fn host(url: &RequestUrl<'_>) -> Result<Host, Refusal> {
     let parse = |text: &[u8]| {
         let text =
             std::str::from_utf8(text).map_err(|_| Refusal::Ambiguous("the host is not a host name"))?;
@@ -77,19 +77,19 @@ fn host(asked: &Asked<'_>) -> Result<Host, Refusal> {
             .map_err(|_| Refusal::Ambiguous("the host is not a host name"))
     };
     // RFC 9112, 3.2: a request with more than one Host line is refused with 400.
-    let from_header = match asked.hosts.as_slice() {
+    let from_header = match url.hosts.as_slice() {
         [] => None,
         [one] => Some(parse(one)?),
         _ => return Err(Refusal::Ambiguous("there is more than one Host header")),
     };
-    let from_target = asked.authority.map(|authority| parse(authority.as_bytes())).transpose()?;
+    let from_target = url.authority.map(|authority| parse(authority.as_bytes())).transpose()?;
     let direct = match (from_header, from_target) {
         (Some(header), Some(target)) if header != target => {
             return Err(Refusal::Ambiguous("the request target and the Host header name different hosts"));
         }
         (header, target) => header.or(target).ok_or(Refusal::Ambiguous("there is no Host header"))?,
     };
-    asked.forwarded_host.map_or(Ok(direct), parse)
+    url.forwarded_host.map_or(Ok(direct), parse)
 }
 
 /// Refuses what one program reads as a separator or a step up and another as a name: anywhere in the path, because a
@@ -140,8 +140,8 @@ mod tests {
     }
 
     fn ask(host: &str, path: &str) -> Result<(String, String), Refusal> {
-        let asked = Asked { hosts: vec![host.as_bytes()], path, ..Asked::default() };
-        resolve(&asked, find).map(|r| (r.tenant.to_string(), r.path))
+        let url = RequestUrl { hosts: vec![host.as_bytes()], path, ..RequestUrl::default() };
+        resolve(&url, find).map(|r| (r.tenant.to_string(), r.path))
     }
 
     fn leads(id: &str, path: &str) -> Result<(String, String), Refusal> {
@@ -202,29 +202,37 @@ mod tests {
         ] {
             assert!(matches!(ask(host, "/a"), Err(Refusal::Ambiguous(_))), "{host}");
         }
-        let two = Asked { hosts: vec![b"shared.test", b"b.test"], path: "/a", ..Asked::default() };
+        let two = RequestUrl { hosts: vec![b"shared.test", b"b.test"], path: "/a", ..RequestUrl::default() };
         assert!(matches!(resolve(&two, find), Err(Refusal::Ambiguous(_))));
-        let other =
-            Asked { hosts: vec![b"shared.test"], authority: Some("b.test"), path: "/a", ..Asked::default() };
+        let other = RequestUrl {
+            hosts: vec![b"shared.test"],
+            authority: Some("b.test"),
+            path: "/a",
+            ..RequestUrl::default()
+        };
         assert!(matches!(resolve(&other, find), Err(Refusal::Ambiguous(_))));
-        let same =
-            Asked { hosts: vec![b"b.test:80"], authority: Some("B.test"), path: "/x", ..Asked::default() };
+        let same = RequestUrl {
+            hosts: vec![b"b.test:80"],
+            authority: Some("B.test"),
+            path: "/x",
+            ..RequestUrl::default()
+        };
         assert!(resolve(&same, find).is_ok());
         assert!(matches!(
-            resolve(&Asked { path: "/a", ..Asked::default() }, find),
+            resolve(&RequestUrl { path: "/a", ..RequestUrl::default() }, find),
             Err(Refusal::Ambiguous(_))
         ));
     }
 
     #[test]
     fn a_trusted_proxy_says_the_host() {
-        let asked = Asked {
+        let url = RequestUrl {
             hosts: vec![b"shared.test"],
             forwarded_host: Some(b"b.test"),
             path: "/x",
-            ..Asked::default()
+            ..RequestUrl::default()
         };
-        assert_eq!(resolve(&asked, find).unwrap().tenant.as_str(), B);
+        assert_eq!(resolve(&url, find).unwrap().tenant.as_str(), B);
     }
 
     proptest! {

@@ -11,7 +11,7 @@ use super::EmbeddedError;
 const MINIMUM: u32 = 15;
 
 /// Folders that hold one folder per version, and where the programs are in those.
-const USUAL: [(&str, &str, &str); 4] = [
+const USUAL_FOLDERS: [(&str, &str, &str); 4] = [
     ("/usr/lib/postgresql", "", "bin"),
     ("/usr", "pgsql-", "bin"),
     ("/opt/homebrew/opt", "postgresql@", "bin"),
@@ -53,8 +53,9 @@ impl Binaries {
             }),
             _ => {
                 if named().is_none() {
-                    searched
-                        .extend(USUAL.iter().map(|(above, prefix, bin)| format!("{above}/{prefix}*/{bin}")));
+                    searched.extend(
+                        USUAL_FOLDERS.iter().map(|(above, prefix, bin)| format!("{above}/{prefix}*/{bin}")),
+                    );
                 }
                 Err(EmbeddedError::NoBinaries { minimum: MINIMUM, searched: searched.join(", ") })
             }
@@ -87,7 +88,7 @@ async fn candidates() -> Vec<(&'static str, PathBuf)> {
         );
     }
     let mut versions = Vec::new();
-    for (above, prefix, bin) in USUAL {
+    for (above, prefix, bin) in USUAL_FOLDERS {
         for entry in std::fs::read_dir(above).into_iter().flatten().flatten() {
             let name = entry.file_name();
             if let Some(number) =

@@ -82,7 +82,7 @@ impl Fleet {
             };
             format!("adopting database `{}`{how}", adopted.database)
         })?;
-        let (_, api) = overrides.over(Limits::default(), Api::adopted());
+        let (_, api) = overrides.applied_to(Limits::default(), Api::adopted());
         let mut warnings = look(&client, &api).await?;
         client.close().await;
         warnings.extend(self.shared(slug, server, &login.user).await?);

@@ -77,7 +77,7 @@ impl Fleet {
             (_, true) => return Err(foreign("database")),
             (false, false) => self.keep(&server, client),
         }
-        let (_, api) = spec.overrides.over(Limits::default(), self.settings.edition_api(&edition));
+        let (_, api) = spec.overrides.applied_to(Limits::default(), self.settings.edition_api(&edition));
         self.settings.check_roles(&api)?;
         let new = NewTenant {
             id: id.clone(),

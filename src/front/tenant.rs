@@ -12,7 +12,7 @@ use http::{Uri, header};
 
 use super::App;
 use super::error::RouterError;
-use crate::directory::{Asked, Resolved};
+use crate::directory::{RequestUrl, Resolved};
 use crate::rest;
 use crate::tenant;
 
@@ -31,17 +31,17 @@ pub(super) fn resolve(app: &App, parts: &mut Parts) -> Result<Arc<tenant::Tenant
             (true, Some(host), None) => Some(host.as_bytes()),
             _ => None,
         };
-    let asked = Asked {
+    let url = RequestUrl {
         hosts: parts.headers.get_all(header::HOST).iter().map(|host| host.as_bytes()).collect(),
         authority: parts.uri.authority().map(|authority| authority.as_str()),
         forwarded_host,
         path: parts.uri.path(),
     };
-    let (tenant, resolved) = app.directory.resolve(&asked)?;
+    let (tenant, resolved) = app.directory.resolve(&url)?;
     if !tenant.is_served() {
         return Err(RouterError::TenantSuspended);
     }
-    let root = root(&tenant, &resolved, asked.path);
+    let root = root(&tenant, &resolved, url.path);
     let path = resolved.path;
     let target = match parts.uri.query() {
         Some(query) => format!("{path}?{query}"),

@@ -67,7 +67,7 @@ impl Overrides {
 
     /// Lays the values over those of the layer below. The token secret stays where it is: the catalog holds it
     /// sealed, and only what checks tokens opens it.
-    pub fn over(&self, limits: Limits, api: Api) -> (Limits, Api) {
+    pub fn applied_to(&self, limits: Limits, api: Api) -> (Limits, Api) {
         let mut effective = Effective { limits, api };
         for (key, value) in &self.values {
             // Checked when they were set; what a newer program wrote is [`Overrides::left_out`].
@@ -199,7 +199,7 @@ mod tests {
     use super::*;
 
     fn over(overrides: &Overrides) -> Effective {
-        let (limits, api) = overrides.over(Limits::default(), Api::default());
+        let (limits, api) = overrides.applied_to(Limits::default(), Api::default());
         Effective { limits, api }
     }
 

@@ -28,13 +28,13 @@ const RELOAD_INTERVAL: Duration = Duration::from_secs(1);
 pub(super) struct Entry {
     pub(super) schema: Arc<Schema>,
     /// Of an adopted database; `None` of one that manybox made, whose settings any tenant's function could write.
-    pub(super) configured: Option<Configured>,
+    pub(super) configured: Option<InDatabaseSettings>,
     read: Instant,
 }
 
 /// What an adopted database says about settings.
 #[derive(Debug)]
-pub(super) struct Configured {
+pub(super) struct InDatabaseSettings {
     /// In-database configuration, by name.
     in_database: BTreeMap<String, String>,
     /// A tenant as the directory has it, and with in-database configuration on top.
@@ -43,9 +43,9 @@ pub(super) struct Configured {
     pub(super) roles: HashMap<String, BTreeMap<String, String>>,
 }
 
-impl Configured {
+impl InDatabaseSettings {
     /// The tenant with in-database configuration on top. Made again when an operator changed the tenant.
-    pub(super) fn over(&self, tenant: &Arc<Tenant>) -> Arc<Tenant> {
+    pub(super) fn applied_to(&self, tenant: &Arc<Tenant>) -> Arc<Tenant> {
         if self.in_database.is_empty() {
             return Arc::clone(tenant);
         }
@@ -195,15 +195,16 @@ fn key(tenant: &Tenant) -> Shared {
 async fn load(
     tenant: &Arc<Tenant>,
     wire: &mut Connection,
-) -> Result<(Schema, Option<Configured>), SchemaError> {
+) -> Result<(Schema, Option<InDatabaseSettings>), SchemaError> {
     let configured = if tenant.is_adopted() {
         let in_database = schema::in_database_settings(wire).await?;
         let roles = schema::role_settings(wire).await?;
-        Some(Configured { in_database, joined: Mutex::default(), roles })
+        Some(InDatabaseSettings { in_database, joined: Mutex::default(), roles })
     } else {
         None
     };
-    let tenant = configured.as_ref().map_or_else(|| Arc::clone(tenant), |configured| configured.over(tenant));
+    let tenant =
+        configured.as_ref().map_or_else(|| Arc::clone(tenant), |configured| configured.applied_to(tenant));
     let schema = schema::load(wire, &tenant.api.db_schemas, &tenant.api.db_extra_search_path).await?;
     Ok((schema, configured))
 }

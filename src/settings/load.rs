@@ -213,8 +213,9 @@ impl Settings {
                 Some(_) => {}
             }
             let edition = tenant.edition.as_ref().or(self.defaults.edition.as_ref());
-            let (_, api) =
-                tenant.settings.over(Limits::default(), self.edition_api(edition.map_or("", String::as_str)));
+            let (_, api) = tenant
+                .settings
+                .applied_to(Limits::default(), self.edition_api(edition.map_or("", String::as_str)));
             if let Err(invalid) = self.check_roles(&api) {
                 return wrong(at(".settings"), invalid.0);
             }
@@ -352,7 +353,8 @@ mod tests {
         assert_eq!(settings.edition_api("a").db_schemas, ["x", "y"]);
         assert_eq!(settings.edition_api("b").db_schemas, ["api"]);
         assert_eq!(settings.edition_api("a").db_anon_role, None);
-        let (_, api) = settings.tenants["t"].settings.over(Limits::default(), settings.edition_api("a"));
+        let (_, api) =
+            settings.tenants["t"].settings.applied_to(Limits::default(), settings.edition_api("a"));
         assert!(api.db_aggregates_enabled && api.app_settings["Host"] == "h", "{api:?}");
     }
 

@@ -31,7 +31,7 @@ pub(super) fn pair(setting: &str) -> Result<(&str, &str), Failure> {
 
 /// Refuses a token secret that no token could be checked with.
 pub(super) fn check_secret(base: &Api, overrides: &Overrides) -> Result<(), Failure> {
-    let (_, api) = overrides.over(Limits::default(), base.clone());
+    let (_, api) = overrides.applied_to(Limits::default(), base.clone());
     match overrides.jwt_secret() {
         Some(secret) => Ok(check_jwt_secret(secret, api.jwt_secret_is_base64)?),
         None => Ok(()),

@@ -268,7 +268,7 @@ fn secrets_that_check_nothing_are_refused_when_they_are_set() {
 fn roles_by_path_and_by_rule() {
     let mut overrides = Overrides::default();
     overrides.set("jwt_role_claim_key", ".realm.roles[?(@ ^== \"serv\")]").unwrap();
-    let (_, api) = overrides.over(crate::policy::Limits::default(), Api::default());
+    let (_, api) = overrides.applied_to(crate::policy::Limits::default(), Api::default());
     let caller = ask(&api, SECRET, Some(&token(&json!({"realm": {"roles": ["x", "service"]}})))).unwrap();
     assert_eq!(caller.role, "service");
     assert!(caller.claims.ends_with(r#""role":"service"}"#), "{}", caller.claims);
