@@ -4,7 +4,7 @@ mod app;
 mod cors;
 mod error;
 mod layers;
-mod limit;
+mod rate_limit;
 mod serve;
 mod share;
 mod supervisor;

@@ -15,7 +15,7 @@ use crate::tenant::{Record, TenantId};
 /// Waits between attempts to reach the catalog.
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
 /// Longest wait for one answer of the catalog: past it, the connection counts as half-open and is dropped.
-const ANSWER: Duration = Duration::from_secs(10);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Runs until it is aborted. `changed` hears of every tenant whose row changed, after the directory has taken it over.
 ///
@@ -31,37 +31,37 @@ pub async fn watch(
     mut refused: broadcast::Receiver<TenantId>,
     changed: impl Fn(RowChange) + Send + 'static,
 ) {
-    let _follower = Follower(directory.clone());
+    let _following = Following(directory.clone());
     let mut backoff = BACKOFF;
     loop {
-        let keeper = Keeper { directory: &directory, settings: &settings, changed: &changed };
-        let ended = match timeout(ANSWER, reader.open()).await {
-            Ok(Ok(feed)) => keeper.follow(feed, &mut refused, &mut backoff).await,
+        let watcher = Watcher { directory: &directory, settings: &settings, changed: &changed };
+        let reason = match timeout(ANSWER_TIMEOUT, reader.open()).await {
+            Ok(Ok(feed)) => watcher.follow(feed, &mut refused, &mut backoff).await,
             Ok(Err(error)) => error.to_string(),
             Err(_) => "no answer".to_owned(),
         };
         let wait = backoff.next_wait();
-        tracing::warn!(error = %ended, retry.ms = wait.as_millis() as u64, "catalog lost; serving on from the directory");
+        tracing::warn!(error = %reason, retry.ms = wait.as_millis() as u64, "catalog lost; serving on from the directory");
         sleep(wait).await;
     }
 }
 
-/// Whoever follows the catalog.
-struct Follower(Directory);
+/// Marks the directory as stale when nobody follows the catalog any more.
+struct Following(Directory);
 
-impl Drop for Follower {
+impl Drop for Following {
     fn drop(&mut self) {
         self.0.abandon();
     }
 }
 
-struct Keeper<'a, F> {
+struct Watcher<'a, F> {
     directory: &'a Directory,
     settings: &'a Settings,
     changed: &'a F,
 }
 
-impl<F: Fn(RowChange)> Keeper<'_, F> {
+impl<F: Fn(RowChange)> Watcher<'_, F> {
     /// Follows one feed until it ends, and says why it did.
     async fn follow(
         &self,
@@ -90,7 +90,7 @@ impl<F: Fn(RowChange)> Keeper<'_, F> {
                     Err(broadcast::error::RecvError::Lagged(_)) => self.load_all(&feed).await.map(drop),
                     Err(broadcast::error::RecvError::Closed) => return "the pools are gone".into(),
                 },
-                _ = ticks.tick() => match answer(feed.version()).await {
+                _ = ticks.tick() => match in_time(feed.version()).await {
                     Ok(now) if now == version => Ok(()),
                     // Most often the notices have told it all already; a reload costs one query.
                     Ok(_) => self.load_all(&feed).await.map(|now| version = now),
@@ -105,8 +105,8 @@ impl<F: Fn(RowChange)> Keeper<'_, F> {
 
     async fn load_all(&self, feed: &Feed) -> Result<i64, String> {
         // The version first: a change between the two is loaded again at the next tick, never missed.
-        let version = answer(feed.version()).await?;
-        let records = answer(feed.load_all()).await?;
+        let version = in_time(feed.version()).await?;
+        let records = in_time(feed.load_all()).await?;
         let tenants = records.into_iter().map(|record| self.settings.tenant(record)).collect();
         for change in self.directory.replace_all(tenants) {
             self.tell(change);
@@ -115,7 +115,7 @@ impl<F: Fn(RowChange)> Keeper<'_, F> {
     }
 
     async fn load(&self, feed: &Feed, id: &TenantId) -> Result<(), String> {
-        let record: Option<Record> = answer(feed.load(id)).await?;
+        let record: Option<Record> = in_time(feed.load(id)).await?;
         let change = match record {
             Some(record) => self.directory.put(self.settings.tenant(record)),
             None => self.directory.remove(id),
@@ -139,8 +139,8 @@ impl<F: Fn(RowChange)> Keeper<'_, F> {
     }
 }
 
-async fn answer<T>(asked: impl Future<Output = Result<T, CatalogError>>) -> Result<T, String> {
-    match timeout(ANSWER, asked).await {
+async fn in_time<T>(asked: impl Future<Output = Result<T, CatalogError>>) -> Result<T, String> {
+    match timeout(ANSWER_TIMEOUT, asked).await {
         Ok(outcome) => outcome.map_err(|e| e.to_string()),
         Err(_) => Err("no answer".into()),
     }

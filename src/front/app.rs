@@ -1,4 +1,4 @@
-//! App: the data plane put together: directory, pools, REST, and the task that follows the catalog.
+//! App: the data plane put together: directory, pools, REST, and the tasks in the background.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::rate_limit::RateLimiters;
+use super::share;
 use super::supervisor::Supervisor;
-use super::{limit, share};
 use crate::catalog::Reader;
 use crate::directory::{self, Directory, RowChange};
 use crate::pg::Endpoint;
@@ -21,7 +22,7 @@ use crate::tenant::Part;
 use crate::vault::KeyRing;
 
 /// How often the master key's file is looked at, so that a rotation needs no restart.
-const KEY_FILE: Duration = Duration::from_secs(1);
+const KEY_FILE_POLL: Duration = Duration::from_secs(1);
 
 /// The data plane of one process: a handle, cheap to clone. It holds no admin's credentials.
 #[derive(Clone)]
@@ -39,10 +40,10 @@ pub struct DataPlane {
     pub metrics: Metrics,
     /// Counts of each tenant's.
     pub traffic: Traffic,
-    pub(super) limits: Arc<limit::Limits>,
+    pub(super) rate_limiters: Arc<RateLimiters>,
     pub(super) trusted_proxies: Vec<IpNet>,
     supervisor: Supervisor,
-    /// Who leases this router its shares of the servers' connections, and under which name.
+    /// Where this router leases its shares of the servers' connections, and under which name.
     leases: Option<(Reader, String)>,
 }
 
@@ -67,8 +68,8 @@ impl App {
             (name, (endpoint, budget))
         });
         let pools = Pools::new(servers.collect(), Arc::clone(&keys));
-        let (metrics, traffic, limits) =
-            (Metrics::default(), Traffic::default(), Arc::new(limit::Limits::default()));
+        let (metrics, traffic) = (Metrics::default(), Traffic::default());
+        let rate_limiters = Arc::new(RateLimiters::default());
         let rest = Rest::new(pools.clone(), Arc::clone(&keys), metrics.clone());
         let mut supervisor = Supervisor::new(metrics.clone());
         if settings.keys.master.is_none() {
@@ -84,11 +85,11 @@ impl App {
             supervisor.keep("leases", (pools.clone(), lessor), |(pools, (reader, router))| {
                 share::keep(pools, reader, router)
             });
-            let parts = (directory.clone(), pools.clone(), Arc::clone(&limits), rest.clone());
+            let parts = (directory.clone(), pools.clone(), Arc::clone(&rate_limiters), rest.clone());
             let settings = Arc::clone(&settings);
-            supervisor.keep("directory", parts, move |(directory, pools, limits, rest)| {
+            supervisor.keep("directory", parts, move |(directory, pools, rate_limiters, rest)| {
                 let (reader, settings, refused) = (reader.clone(), Arc::clone(&settings), pools.refused());
-                let changed = move |change| take_up(change, &pools, &limits, &rest);
+                let changed = move |change| take_up(change, &pools, &rate_limiters, &rest);
                 directory::watch(directory, reader, settings, refused, changed)
             });
         }
@@ -99,7 +100,7 @@ impl App {
             rest,
             metrics,
             traffic,
-            limits,
+            rate_limiters,
             trusted_proxies,
             supervisor,
             leases,
@@ -129,16 +130,16 @@ impl App {
 
 /// Does what a tenant's new row asks for, and no more: its connections and the count of its requests outlive a
 /// migration.
-fn take_up(change: RowChange, pools: &Pools, limits: &limit::Limits, rest: &Rest) {
+fn take_up(change: RowChange, pools: &Pools, rate_limiters: &RateLimiters, rest: &Rest) {
     match change {
         RowChange::Removed(tenant) => {
             pools.drain(&tenant.id);
-            limits.forget(&tenant.id);
+            rate_limiters.forget(&tenant.id);
         }
         RowChange::Updated(tenant, difference) => {
             pools.update(&tenant);
             if difference.has(Part::Rate) {
-                limits.forget(&tenant.id);
+                rate_limiters.forget(&tenant.id);
             }
             if difference.has(Part::Reloads) {
                 let rest = rest.clone();
@@ -148,7 +149,7 @@ fn take_up(change: RowChange, pools: &Pools, limits: &limit::Limits, rest: &Rest
     }
 }
 
-/// Lets the tenants' counts grow old, and those of tenants that left go.
+/// Ages the counts of tenants' requests, and drops those of tenants that are gone.
 async fn age((traffic, directory): (Traffic, Directory)) {
     loop {
         tokio::time::sleep(Traffic::AGE).await;
@@ -156,7 +157,7 @@ async fn age((traffic, directory): (Traffic, Directory)) {
     }
 }
 
-/// Unlike any other router's, on this machine or another: the seed of a hash map is random.
+/// A name that no other router has, here or on another machine: the seed of a hash map is random.
 fn router_name() -> String {
     format!("{}-{:016x}", std::process::id(), RandomState::new().build_hasher().finish())
 }
@@ -172,14 +173,14 @@ fn budget(given: &settings::BudgetSettings) -> Budget {
     }
 }
 
-/// Takes up a changed key file. One that can't be read leaves the keys as they are: it is being replaced, or an
-/// operator has to mend it, and until then tenants are served.
+/// Takes up a changed key file. If it can't be read the keys stay as they are and tenants are served: either it is just
+/// being replaced, or an operator has to mend it.
 async fn follow_key_file((settings, keys): (Arc<Settings>, Arc<KeyRing>)) {
     let modified = || std::fs::metadata(&settings.keys.file).and_then(|m| m.modified()).ok();
     // Read once in any case: it may have changed before this task began.
     let mut known = None;
     loop {
-        tokio::time::sleep(KEY_FILE).await;
+        tokio::time::sleep(KEY_FILE_POLL).await;
         let now = modified();
         if now == known {
             continue;
@@ -214,16 +215,17 @@ mod tests {
     #[tokio::test]
     async fn a_rate_limiter_lives_until_the_rate_changes() {
         let keys = Arc::new(KeyRing::generate().unwrap());
-        let (directory, limits) = (Directory::default(), limit::Limits::default());
+        let (directory, limiters) = (Directory::default(), RateLimiters::default());
         let pools = Pools::new(HashMap::new(), Arc::clone(&keys));
         let rest = Rest::new(pools.clone(), keys, Metrics::default());
         // A request, and the limiter that counts it.
         let limiter = || {
             let tenant = directory.get(&tenant(1, None).id)?;
-            limits.refuses(&tenant);
-            limits.get(&tenant.id)
+            limiters.refuses(&tenant);
+            limiters.get(&tenant.id)
         };
-        let put = |tenant| directory.put(tenant).into_iter().for_each(|c| take_up(c, &pools, &limits, &rest));
+        let put =
+            |tenant| directory.put(tenant).into_iter().for_each(|c| take_up(c, &pools, &limiters, &rest));
         put(tenant(1, Some(5)));
         let first = limiter().unwrap();
         put(tenant(2, Some(5)));
@@ -232,10 +234,10 @@ mod tests {
         let second = limiter().unwrap();
         assert!(!Arc::ptr_eq(&first, &second), "another rate");
         put(tenant(2, None));
-        assert!(limiter().is_none() && limits.get(&tenant(2, None).id).is_none(), "no rate");
+        assert!(limiter().is_none() && limiters.get(&tenant(2, None).id).is_none(), "no rate");
         put(tenant(2, Some(6)));
         limiter().unwrap();
-        directory.remove(&tenant(2, None).id).into_iter().for_each(|c| take_up(c, &pools, &limits, &rest));
-        assert!(limits.get(&tenant(2, None).id).is_none(), "no tenant");
+        directory.remove(&tenant(2, None).id).into_iter().for_each(|c| take_up(c, &pools, &limiters, &rest));
+        assert!(limiters.get(&tenant(2, None).id).is_none(), "no tenant");
     }
 }

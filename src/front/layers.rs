@@ -46,25 +46,24 @@ pub fn router_with(app: App, own: Router<App>) -> Service {
 fn service(app: App, routes: Option<Router>) -> Service {
     let stack = tower::ServiceBuilder::new()
         // First an id, so that everything after it can name the request.
-        .layer(SetRequestIdLayer::x_request_id(Ids::default()))
+        .layer(SetRequestIdLayer::x_request_id(RequestIds::default()))
         .layer(PropagateRequestIdLayer::x_request_id())
         .service(Dispatch { app, routes });
     Service(stack)
 }
 
-/// An answer on its way.
-type Answering = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
+type ResponseFuture = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
 
 /// What [`super::serve`] serves.
 #[derive(Clone)]
 pub struct Service(Stack);
 
-type Stack = SetRequestId<PropagateRequestId<Dispatch>, Ids>;
+type Stack = SetRequestId<PropagateRequestId<Dispatch>, RequestIds>;
 
 impl tower::Service<Request> for Service {
     type Response = Response;
     type Error = Infallible;
-    type Future = Answering;
+    type Future = ResponseFuture;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         Poll::Ready(Ok(()))
@@ -85,19 +84,19 @@ impl Service {
 
 /// Request ids: a random number for the process, and a count. A UUID would cost a system call each.
 #[derive(Clone)]
-struct Ids {
+struct RequestIds {
     process: u64,
     next: Arc<AtomicU64>,
 }
 
-impl Default for Ids {
+impl Default for RequestIds {
     fn default() -> Self {
         // The seed of a hash map is random.
         Self { process: RandomState::new().build_hasher().finish(), next: Arc::default() }
     }
 }
 
-impl MakeRequestId for Ids {
+impl MakeRequestId for RequestIds {
     fn make_request_id<B>(&mut self, _: &http::Request<B>) -> Option<RequestId> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         HeaderValue::try_from(format!("{:016x}-{number:x}", self.process)).ok().map(RequestId::new)
@@ -115,7 +114,7 @@ struct Dispatch {
 impl tower::Service<Request> for Dispatch {
     type Response = Response;
     type Error = Infallible;
-    type Future = Answering;
+    type Future = ResponseFuture;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         Poll::Ready(Ok(()))
@@ -138,7 +137,7 @@ impl tower::Service<Request> for Dispatch {
                 Ok(tenant) if cors::is_preflight(&parts.method, &parts.headers) => {
                     cors::preflight(&parts.headers, Some(&tenant.api))
                 }
-                Ok(tenant) if let Some(wait) = app.limits.refuses(&tenant) => {
+                Ok(tenant) if let Some(wait) = app.rate_limiters.refuses(&tenant) => {
                     RouterError::RateLimited(wait).into_response()
                 }
                 Ok(tenant) => {
@@ -168,7 +167,7 @@ impl tower::Service<Request> for Dispatch {
             if let Some(tenant) = &tenant {
                 app.traffic.count(&tenant.id, outcome, took);
             }
-            let line = Line {
+            let log = RequestLog {
                 request_id: request_id.as_ref().and_then(|id| id.header_value().to_str().ok()),
                 tenant: tenant.as_deref(),
                 method: &method,
@@ -177,14 +176,14 @@ impl tower::Service<Request> for Dispatch {
                 status: response.status(),
                 took,
             };
-            line.log();
+            log.write();
             Ok(response)
         })
     }
 }
 
 /// A request's line in the log.
-struct Line<'a> {
+struct RequestLog<'a> {
     request_id: Option<&'a str>,
     tenant: Option<&'a crate::tenant::Tenant>,
     method: &'a Method,
@@ -193,9 +192,9 @@ struct Line<'a> {
     took: Duration,
 }
 
-impl Line<'_> {
+impl RequestLog<'_> {
     /// At `info` what failed on our side; the others, by the thousand a second, at `debug`.
-    fn log(&self) {
+    fn write(&self) {
         let (id, slug) = self.tenant.map(|t| (t.id.as_str(), t.slug.as_str())).unzip();
         macro_rules! log {
             ($level:ident) => {
@@ -226,13 +225,13 @@ async fn rest_route(
 
 async fn rest(app: &App, tenant: &Arc<crate::tenant::Tenant>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
-    match read(body, tenant.limits.max_body).await {
+    match read_body(body, tenant.limits.max_body).await {
         Ok(body) => app.rest.serve(tenant, Request::from_parts(parts, body)).await.map(Body::new),
         Err(error) => error.into_response(),
     }
 }
 
-async fn read(body: Body, most: usize) -> Result<Bytes, RouterError> {
+async fn read_body(body: Body, most: usize) -> Result<Bytes, RouterError> {
     if body.is_end_stream() {
         return Ok(Bytes::new());
     }

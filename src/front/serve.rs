@@ -20,16 +20,16 @@ use tower::ServiceExt as _;
 
 /// Longest wait for the head of a request, also of the next one on a kept connection: without it clients that send a
 /// byte a minute hold sockets for ever.
-const HEAD: Duration = Duration::from_secs(30);
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest time in which a client's socket takes nothing: one that never reads would hold its answer in memory, and its
 /// place, for ever. An HTTP/2 client that answers pings but opens no window still does.
-const STALLED: Duration = Duration::from_secs(30);
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often a quiet HTTP/2 client is asked whether it is still there.
-const PING: Duration = Duration::from_secs(20);
+const PING_INTERVAL: Duration = Duration::from_secs(20);
 /// Most clients at once; later ones wait in the kernel's queue, which is bounded too.
-const CLIENTS: usize = 10_000;
+const MAX_CLIENTS: usize = 10_000;
 /// The pause after the process has run out of file descriptors.
-const BREATH: Duration = Duration::from_millis(50);
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Serves, on the data or the admin port, until `shutdown` ends, then takes no new requests and gives those under way
 /// `drain` to finish.
@@ -47,9 +47,9 @@ where
     S::Future: Send,
 {
     let mut http = Builder::new(TokioExecutor::new());
-    http.http1().timer(TokioTimer::new()).header_read_timeout(HEAD);
-    http.http2().timer(TokioTimer::new()).keep_alive_interval(PING).max_concurrent_streams(100);
-    let (graceful, places) = (GracefulShutdown::new(), Arc::new(Semaphore::new(CLIENTS)));
+    http.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+    http.http2().timer(TokioTimer::new()).keep_alive_interval(PING_INTERVAL).max_concurrent_streams(100);
+    let (graceful, places) = (GracefulShutdown::new(), Arc::new(Semaphore::new(MAX_CLIENTS)));
     tokio::pin!(shutdown);
     loop {
         let accepted = tokio::select! {
@@ -57,7 +57,7 @@ where
             () = &mut shutdown => break,
         };
         let Some((socket, peer, place)) = accepted else {
-            tokio::time::sleep(BREATH).await;
+            tokio::time::sleep(ACCEPT_PAUSE).await;
             continue;
         };
         let service = service.clone().map_request(move |request: Request<hyper::body::Incoming>| {
@@ -66,7 +66,10 @@ where
             request
         });
         let connection = http
-            .serve_connection(TokioIo::new(impatient(socket, STALLED)), TowerToHyperService::new(service))
+            .serve_connection(
+                TokioIo::new(with_write_timeout(socket, WRITE_TIMEOUT)),
+                TowerToHyperService::new(service),
+            )
             .into_owned();
         let connection = graceful.watch(connection);
         tokio::spawn(async move {
@@ -86,9 +89,9 @@ where
 }
 
 /// A socket whose writes fail when the client has taken nothing for so long.
-fn impatient(socket: TcpStream, stalled: Duration) -> Pin<Box<TimeoutStream<TcpStream>>> {
+fn with_write_timeout(socket: TcpStream, limit: Duration) -> Pin<Box<TimeoutStream<TcpStream>>> {
     let mut stream = TimeoutStream::new(socket);
-    stream.set_write_timeout(Some(stalled));
+    stream.set_write_timeout(Some(limit));
     Box::pin(stream)
 }
 
@@ -119,7 +122,7 @@ mod tests {
     async fn a_client_that_reads_nothing_is_left() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let mut socket = impatient(listener.accept().await.unwrap().0, Duration::from_millis(50));
+        let mut socket = with_write_timeout(listener.accept().await.unwrap().0, Duration::from_millis(50));
         let answer = vec![0; 64 * 1024 * 1024];
         assert_eq!(socket.write_all(&answer).await.unwrap_err().kind(), io::ErrorKind::TimedOut);
         drop(client);

@@ -9,29 +9,29 @@ use crate::catalog::{CatalogError, LEASE_RENEWAL, Leases, Reader};
 use crate::pool::Pools;
 
 /// How soon a router that holds more than its share tells that it has closed some.
-const SHRINK: Duration = Duration::from_millis(50);
+const SHRINK_POLL: Duration = Duration::from_millis(50);
 /// Waits between attempts to reach the catalog; meanwhile the shares stay as they are. The longest is far shorter than
 /// a lease lasts.
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(5));
 /// Longest wait for an answer of the catalog.
-const ANSWER: Duration = Duration::from_secs(10);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Runs until it is aborted.
 pub(super) async fn keep(pools: Pools, reader: Reader, router: String) {
-    let (mut backoff, mut said) = (BACKOFF, String::new());
+    let (mut backoff, mut last_reason) = (BACKOFF, String::new());
     loop {
-        let ended = match timeout(ANSWER, reader.open_leases(&router)).await {
+        let reason = match timeout(ANSWER_TIMEOUT, reader.open_leases(&router)).await {
             Ok(Ok(leases)) => follow(&pools, leases, &mut backoff).await,
             Ok(Err(error)) => error.to_string(),
             Err(_) => "no answer".to_owned(),
         };
         // Once for each reason: the directory's watch tells of the same outage, and this asks every few seconds.
-        if ended != said {
+        if reason != last_reason {
             tracing::warn!(
-                error = %ended,
+                error = %reason,
                 "leases not renewed, shares stay as they are; if the catalog was made by an older manybox, run `manybox init`"
             );
-            said = ended;
+            last_reason = reason;
         }
         sleep(backoff.next_wait()).await;
     }
@@ -41,13 +41,13 @@ pub(super) async fn keep(pools: Pools, reader: Reader, router: String) {
 pub(super) async fn end(reader: &Reader, router: &str) {
     let end = async { reader.open_leases(router).await?.end().await };
     // They end by themselves, later.
-    let _: Result<Result<(), CatalogError>, _> = timeout(ANSWER, end).await;
+    let _: Result<Result<(), CatalogError>, _> = timeout(ANSWER_TIMEOUT, end).await;
 }
 
 async fn follow(pools: &Pools, mut leases: Leases, backoff: &mut Backoff) -> String {
     loop {
-        let next = match timeout(ANSWER, renew(pools, &leases)).await {
-            Ok(Ok(true)) => SHRINK,
+        let next = match timeout(ANSWER_TIMEOUT, renew(pools, &leases)).await {
+            Ok(Ok(true)) => SHRINK_POLL,
             Ok(Ok(false)) => LEASE_RENEWAL,
             Ok(Err(error)) => return error.to_string(),
             Err(_) => return "no answer".into(),

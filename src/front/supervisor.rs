@@ -12,9 +12,9 @@ use crate::backoff::Backoff;
 use crate::telemetry::Metrics;
 
 /// Longest wait before a task is started again after its first failure.
-const FIRST: Duration = Duration::from_millis(100);
+const FIRST_WAIT: Duration = Duration::from_millis(100);
 /// Longest wait after many. A task that ran for longer than this counts as mended.
-const LONGEST: Duration = Duration::from_secs(30);
+const MAX_WAIT: Duration = Duration::from_secs(30);
 
 /// The tasks that run until [`Supervisor::abort`], or until it is dropped.
 pub(super) struct Supervisor {
@@ -40,7 +40,7 @@ impl Supervisor {
         P: Clone + Send + Sync + 'static,
         T: Future<Output = ()> + Send + 'static,
     {
-        self.metrics.know_task(name);
+        self.metrics.register_task(name);
         let metrics = self.metrics.clone();
         let task = tokio::spawn(async move { keep(name, || start(parts.clone()), metrics).await });
         self.tasks.push(task.abort_handle());
@@ -61,7 +61,7 @@ impl Drop for Supervisor {
 }
 
 async fn keep<T: Future<Output = ()>>(name: &'static str, start: impl Fn() -> T, metrics: Metrics) {
-    let mut backoff = Backoff::new(FIRST, LONGEST);
+    let mut backoff = Backoff::new(FIRST_WAIT, MAX_WAIT);
     loop {
         let started = Instant::now();
         let ended = AssertUnwindSafe(async { start().await }).catch_unwind().await;
@@ -69,7 +69,7 @@ async fn keep<T: Future<Output = ()>>(name: &'static str, start: impl Fn() -> T,
             Ok(()) => "it ended",
             Err(payload) => panic_message(&**payload),
         };
-        if started.elapsed() > LONGEST {
+        if started.elapsed() > MAX_WAIT {
             backoff.reset();
         }
         let wait = backoff.next_wait();

@@ -6,8 +6,8 @@ use crate::backoff::Backoff;
 
 /// Waits between two attempts at a server that is down. With the longest, service is whole again half a second after
 /// the server is.
-const BACKOFF: Backoff = Backoff::new(Duration::from_millis(50), LONGEST);
-const LONGEST: Duration = Duration::from_millis(500);
+const BACKOFF: Backoff = Backoff::new(Duration::from_millis(50), MAX_WAIT);
+const MAX_WAIT: Duration = Duration::from_millis(500);
 
 /// Whether a server is asked for connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,14 +105,14 @@ mod tests {
         for _ in 0..6 {
             assert_eq!((breaker.status(now), breaker.allows(4, now)), (Breaker::Open, 0));
             assert_eq!(breaker.refuses(now), Some("refused"));
-            now += LONGEST;
+            now += MAX_WAIT;
             assert_eq!((breaker.status(now), breaker.allows(4, now)), (Breaker::HalfOpen, 1));
             assert_eq!(breaker.refuses(now), None);
             breaker.attempt();
             assert_eq!(breaker.refuses(now), Some("refused"), "while one tries, the others are told at once");
             assert!(!breaker.failed("refused", now));
         }
-        now += LONGEST;
+        now += MAX_WAIT;
         breaker.attempt();
         breaker.answered();
         assert_eq!((breaker.status(now), breaker.allows(4, now)), (Breaker::Closed, 4));

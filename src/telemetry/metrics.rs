@@ -120,8 +120,8 @@ impl Metrics {
         self.0.schema_reads.inc();
     }
 
-    /// Counts a background task's failures from now on, from 0: an alert sees the first one only if it knows of none.
-    pub fn know_task(&self, task: &'static str) {
+    /// Shows a background task's failures, 0 so far: an alert on their increase would miss the first one otherwise.
+    pub fn register_task(&self, task: &'static str) {
         drop(self.0.task_failures.get_or_create(&ByTask { task }));
     }
 

@@ -1,4 +1,4 @@
-//! Limit: how many requests a second a tenant may send, whatever becomes of them.
+//! Rate limit: how many requests a second a tenant may send, whatever becomes of them.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -10,12 +10,12 @@ use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 
 use crate::tenant::{Tenant, TenantId};
 
-/// The limiters of tenants that have a limit; as many as there are such tenants at most.
+/// One limiter for each tenant that has a limit and was asked for since.
 #[derive(Default)]
-pub(super) struct Limits(DashMap<TenantId, (NonZeroU32, Arc<DefaultDirectRateLimiter>)>);
+pub(super) struct RateLimiters(DashMap<TenantId, (NonZeroU32, Arc<DefaultDirectRateLimiter>)>);
 
-impl Limits {
-    /// Counts a request; when it is one too many, how long to wait for the next.
+impl RateLimiters {
+    /// Counts a request. If it is one too many: how long to wait before the next.
     pub(super) fn refuses(&self, tenant: &Tenant) -> Option<Duration> {
         let most = NonZeroU32::new(tenant.limits.max_requests_per_second?)?;
         let limiter = match self.0.get(&tenant.id) {
@@ -37,7 +37,7 @@ impl Limits {
 }
 
 #[cfg(test)]
-impl Limits {
+impl RateLimiters {
     /// The limiter in use.
     pub(super) fn get(&self, tenant: &TenantId) -> Option<Arc<DefaultDirectRateLimiter>> {
         self.0.get(tenant).map(|entry| Arc::clone(&entry.1))
