@@ -12,6 +12,8 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use http::{StatusCode, header};
+use prometheus_client::encoding::text::encode;
+use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
@@ -37,13 +39,15 @@ pub struct Admin {
 
 /// The routes: `/live`, `/ready`, `/metrics`, `/servers`, `/tenants`.
 pub fn router(admin: Admin) -> Router {
+    let admin = Arc::new(admin);
+    let registry = Arc::new(scrape::registry(&admin));
     Router::new()
         .route("/live", get(|| async { Json(json!({ "status": "live" })) }))
         .route("/ready", get(ready))
-        .route("/metrics", get(metrics))
+        .route("/metrics", get(move || std::future::ready(metrics(&registry))))
         .route("/servers", get(|State(admin): State<Arc<Admin>>| async move { Json(admin.servers()) }))
         .route("/tenants", get(|State(admin): State<Arc<Admin>>| async move { Json(admin.tenants()) }))
-        .with_state(Arc::new(admin))
+        .with_state(admin)
 }
 
 async fn ready(State(admin): State<Arc<Admin>>) -> (StatusCode, Json<Value>) {
@@ -66,10 +70,11 @@ async fn ready(State(admin): State<Arc<Admin>>) -> (StatusCode, Json<Value>) {
     }
 }
 
-async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
+fn metrics(registry: &Registry) -> Response {
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    match scrape::scrape(&admin) {
-        Ok(text) => ([(header::CONTENT_TYPE, kind)], text).into_response(),
+    let mut text = String::new();
+    match encode(&mut text, registry) {
+        Ok(()) => ([(header::CONTENT_TYPE, kind)], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
 }
