@@ -1,11 +1,12 @@
 //! The body: JSON goes to PostgreSQL unchanged, after its keys were read; CSV and forms become JSON.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 
 use bytes::Bytes;
-use serde::Serializer as _;
-use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::IgnoredAny;
+use serde::{Deserialize, Serializer as _};
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use super::super::error::Error;
@@ -39,15 +40,24 @@ impl Json {
 
     /// Reads the keys; values are only checked to be JSON.
     fn parse(text: Bytes) -> Result<Self, Error> {
-        let invalid = || Error::body("Empty or invalid json");
+        let invalid = |_| Error::body("Empty or invalid json");
         // serde_json checks only the strings that it keeps; PostgreSQL would refuse the others with 22021.
-        std::str::from_utf8(&text).map_err(|_| invalid())?;
-        let Outline { shape, keys, uniform } = serde_json::from_slice(&text).map_err(|_| invalid())?;
-        match shape {
-            Shape::Value => Ok(Self { text: Bytes::from_static(b"[]"), keys: BTreeSet::new() }),
-            Shape::Object | Shape::Objects if uniform => Ok(Self { text, keys }),
-            _ => Err(Error::body("All object keys must match")),
-        }
+        let json = std::str::from_utf8(&text).map_err(|_| Error::body("Empty or invalid json"))?;
+        let keys = match json.trim_ascii_start().bytes().next() {
+            Some(b'{') => serde_json::from_str::<Object<'_>>(json).map_err(invalid)?.owned(),
+            Some(b'[') => {
+                let rows: Vec<&RawValue> = serde_json::from_str(json).map_err(invalid)?;
+                // What is no object can't have the keys of one.
+                let unfit =
+                    |error: serde_json::Error| if error.is_data() { unlike() } else { invalid(error) };
+                shared(rows.iter().map(|row| serde_json::from_str(row.get()).map_err(unfit)))?
+            }
+            _ => {
+                serde_json::from_str::<IgnoredAny>(json).map_err(invalid)?;
+                return Ok(Self { text: Bytes::from_static(b"[]"), keys: BTreeSet::new() });
+            }
+        };
+        Ok(Self { text, keys })
     }
 
     fn encode(value: &Value, keys: BTreeSet<String>) -> Self {
@@ -121,118 +131,35 @@ fn csv(body: &[u8]) -> Result<Json, Error> {
     Ok(Json { text: json.into(), keys })
 }
 
-/// The outermost value of a body.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Shape {
-    /// `{…}`
-    Object,
-    /// `[{…}, …]`
-    Objects,
-    /// An array that has other values.
-    Mixed,
-    /// Any other value.
-    Value,
-}
+/// The keys of an object.
+#[derive(Deserialize, PartialEq)]
+struct Object<'t>(#[serde(borrow)] BTreeMap<Key<'t>, IgnoredAny>);
 
-/// A body, of which only the keys of the outermost objects are kept.
-struct Outline {
-    shape: Shape,
-    keys: BTreeSet<String>,
-    uniform: bool,
-}
+/// Borrowed unless it has escapes.
+#[derive(Deserialize, PartialEq, Eq, PartialOrd, Ord)]
+struct Key<'t>(#[serde(borrow)] Cow<'t, str>);
 
-impl<'de> Deserialize<'de> for Outline {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(OutlineVisitor)
+impl Object<'_> {
+    fn owned(self) -> BTreeSet<String> {
+        self.0.into_keys().map(|key| key.0.into_owned()).collect()
     }
 }
 
-struct OutlineVisitor;
-
-/// An element of an outermost array: its keys, if it is an object.
-struct Element(Option<BTreeSet<String>>);
-
-impl<'de> Deserialize<'de> for Element {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(ElementVisitor)
+/// The keys that all objects have.
+fn shared<'t>(
+    mut objects: impl Iterator<Item = Result<Object<'t>, Error>>,
+) -> Result<BTreeSet<String>, Error> {
+    let Some(first) = objects.next().transpose()? else { return Ok(BTreeSet::new()) };
+    for object in objects {
+        if object? != first {
+            return Err(unlike());
+        }
     }
+    Ok(first.owned())
 }
 
-struct ElementVisitor;
-
-macro_rules! scalars {
-    ($value:expr) => {
-        fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
-            Ok($value)
-        }
-        fn visit_i64<E>(self, _: i64) -> Result<Self::Value, E> {
-            Ok($value)
-        }
-        fn visit_u64<E>(self, _: u64) -> Result<Self::Value, E> {
-            Ok($value)
-        }
-        fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> {
-            Ok($value)
-        }
-        fn visit_str<E>(self, _: &str) -> Result<Self::Value, E> {
-            Ok($value)
-        }
-        fn visit_unit<E>(self) -> Result<Self::Value, E> {
-            Ok($value)
-        }
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("JSON")
-        }
-    };
-}
-
-impl<'de> Visitor<'de> for ElementVisitor {
-    type Value = Element;
-
-    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Element, A::Error> {
-        keys(map).map(|keys| Element(Some(keys)))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Element, A::Error> {
-        while seq.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(Element(None))
-    }
-
-    scalars!(Element(None));
-}
-
-impl<'de> Visitor<'de> for OutlineVisitor {
-    type Value = Outline;
-
-    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Outline, A::Error> {
-        Ok(Outline { shape: Shape::Object, keys: keys(map)?, uniform: true })
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Outline, A::Error> {
-        let (mut first, mut objects, mut uniform) = (true, true, true);
-        let mut all = BTreeSet::new();
-        while let Some(Element(element)) = seq.next_element()? {
-            let Some(keys) = element else {
-                objects = false;
-                continue;
-            };
-            uniform &= first || keys == all;
-            all.extend(keys);
-            first = false;
-        }
-        let shape = if objects { Shape::Objects } else { Shape::Mixed };
-        Ok(Outline { shape, keys: all, uniform })
-    }
-
-    scalars!(Outline { shape: Shape::Value, keys: BTreeSet::new(), uniform: true });
-}
-
-fn keys<'de, A: MapAccess<'de>>(mut map: A) -> Result<BTreeSet<String>, A::Error> {
-    let mut keys = BTreeSet::new();
-    while let Some((key, IgnoredAny)) = map.next_entry::<String, IgnoredAny>()? {
-        keys.insert(key);
-    }
-    Ok(keys)
+fn unlike() -> Error {
+    Error::body("All object keys must match")
 }
 
 #[cfg(test)]
@@ -263,7 +190,7 @@ mod tests {
         for mixed in ["[1,{}]", "[[1]]", r#"[{"a":1},{"b":2}]"#] {
             assert_eq!(parse(mixed, Media::Json), Err("All object keys must match".into()), "{mixed}");
         }
-        for bad in ["", "{", "{\"a\"}", "[1,]", "x", "{} {}"] {
+        for bad in ["", "{", "{\"a\"}", "[1,]", "x", "{} {}", r#"{"\ud800":1}"#, r#"[{"\ud800":1}]"#] {
             assert_eq!(parse(bad, Media::Json), Err("Empty or invalid json".into()), "{bad}");
         }
     }
