@@ -69,6 +69,13 @@ impl Socket {
     }
 }
 
+#[cfg(test)]
+impl From<UnixStream> for Socket {
+    fn from(stream: UnixStream) -> Self {
+        Self { stream: Some(Stream::Unix(stream)), guard: None }
+    }
+}
+
 impl AsyncRead for Socket {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -157,6 +164,11 @@ impl Address {
             addresses.rotate_left(middle);
         }
         addresses
+    }
+
+    #[cfg(test)]
+    pub(super) fn nowhere() -> Self {
+        Self { place: Place::Unix(PathBuf::new()), hostname: None }
     }
 
     /// The name that the server's certificate must bear.
