@@ -21,6 +21,7 @@ demo: setup ## build, then three tenants with data, served until Ctrl-C
 	@cargo build --release
 	@exec target/release/manybox demo
 
+# MANYBOX_PG_BIN=/path/to/bin for another version's server programs.
 test: setup ## all tests, against a private PostgreSQL
 	cargo test
 

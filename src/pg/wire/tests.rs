@@ -166,7 +166,7 @@ proptest! {
         for tag in &sent[..at] {
             due.accept(*tag);
         }
-        // Each answer is announced by an aside.
+        // Each answer is announced by an asynchronous message.
         let first = owed[sent[..=at].iter().filter(|tag| **tag == ASYNCHRONOUS[0]).count() - 1];
         let places: &[u8] = match first {
             _ if sent[at] == ASYNCHRONOUS[0] => return Ok(()),
@@ -309,14 +309,14 @@ proptest! {
         pieces in pieces().prop_map(without_closes),
         fails in prop::option::of(0_usize..30),
         rows in 0_usize..3,
-        aside in prop::sample::select(&ASYNCHRONOUS[..]),
+        asynchronous in prop::sample::select(&ASYNCHRONOUS[..]),
         status in prop::sample::select(&b"IITE"[..]),
         cut in prop::option::of(any::<prop::sample::Index>()),
         stops in prop::option::of(0_usize..20),
         reading in readings(),
     ) {
         let (_, owed) = written(&pieces);
-        let sent = answered(&owed, fails, rows, aside);
+        let sent = answered(&owed, fails, rows, asynchronous);
         let mut bytes: Vec<u8> = sent.iter().flat_map(|tag| message(*tag, status)).collect();
         let whole = bytes.len();
         bytes.truncate(cut.map_or(whole, |cut| cut.index(whole + 1)));
@@ -368,7 +368,7 @@ proptest! {
 
 /// While nobody asks, a session may be told this and that, and is given up for all else.
 #[test]
-fn an_idle_connection_hears_asides_only() {
+fn an_idle_connection_hears_asynchronous_messages_only() {
     let heard = |bytes: Vec<u8>| {
         run(async {
             let (mut connection, mut server) = connected();
@@ -378,9 +378,9 @@ fn an_idle_connection_hears_asides_only() {
             !connection.is_closed() && connection.is_settled()
         })
     };
-    for aside in ASYNCHRONOUS {
-        assert!(heard(message(aside, b'I').repeat(100)), "{}", char::from(aside));
-        assert!(!heard(message(aside, b'I')[..7].to_vec()), "half of one");
+    for asynchronous in ASYNCHRONOUS {
+        assert!(heard(message(asynchronous, b'I').repeat(100)), "{}", char::from(asynchronous));
+        assert!(!heard(message(asynchronous, b'I')[..7].to_vec()), "half of one");
     }
     for tag in (0..=u8::MAX).filter(|tag| !ASYNCHRONOUS.contains(tag)) {
         assert!(!heard(message(tag, b'I')), "{}", char::from(tag));
