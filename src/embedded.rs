@@ -76,7 +76,7 @@ impl Embedded {
         // Taken before the server starts, so that a failure further down finds itself among the users to count.
         let users = lock::shared(&folder.join("users.lock"))?;
         let ready = async {
-            let (server, superuser) = cluster.bring_up(None).await?;
+            let (server, superuser) = cluster.launch(None).await?;
             let password = admin::ensure(&superuser, &cluster.files.password_file()).await?;
             Ok((server, password))
         };
@@ -200,7 +200,7 @@ async fn restart(cluster: Arc<Cluster>, leaving: Arc<AtomicBool>, port: u16) -> 
     if leaving.load(Ordering::Acquire) {
         return Ok(());
     }
-    cluster.bring_up(Some(port)).await.map(|_| ())
+    cluster.launch(Some(port)).await.map(|_| ())
 }
 
 /// Gives up a use of the cluster and stops the server if that was the last one. The caller holds `start.lock`, so

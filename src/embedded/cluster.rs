@@ -36,7 +36,7 @@ pub(super) struct Cluster {
 impl Cluster {
     /// Comes back with a server that takes logins and a session of the superuser, whatever was there before: no data,
     /// no server, a dead one, one that is still starting or just stopping. `port` keeps a former port.
-    pub(super) async fn bring_up(&self, port: Option<u16>) -> Result<(Postmaster, Client), EmbeddedError> {
+    pub(super) async fn launch(&self, port: Option<u16>) -> Result<(Postmaster, Client), EmbeddedError> {
         let data = self.files.data();
         if !data.exists() {
             self.init().await?;

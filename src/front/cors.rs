@@ -16,7 +16,7 @@ const METHODS: &str = "GET, POST, PATCH, PUT, DELETE, OPTIONS, HEAD";
 const EXPOSED: &str = "Content-Encoding, Content-Location, Content-Range, Content-Type, Date, Location, Server, \
                        Transfer-Encoding, Range-Unit";
 /// Most names that a preflight is answered: each is compared with all before it, and no page sends so many.
-const MOST_NAMES: usize = 100;
+const MAX_NAMES: usize = 100;
 /// A browser asks again after a day.
 const MAX_AGE: &str = "86400";
 
@@ -36,11 +36,8 @@ pub(super) fn preflight(headers: &HeaderMap, api: Option<&Api>) -> Response<Body
     }
     let answer = response.headers_mut();
     let asked = headers.get_all(ACCESS_CONTROL_REQUEST_HEADERS).iter().filter_map(|h| h.to_str().ok());
-    let asked = asked
-        .flat_map(|list| list.split(','))
-        .map(str::trim)
-        .filter(|name| !name.is_empty())
-        .take(MOST_NAMES);
+    let asked =
+        asked.flat_map(|list| list.split(',')).map(str::trim).filter(|name| !name.is_empty()).take(MAX_NAMES);
     // Those that every page may send come besides, and each once.
     let mut names: Vec<&str> = vec!["Authorization"];
     for name in asked.chain(["Accept", "Accept-Language", "Content-Language"]) {
@@ -160,7 +157,7 @@ mod tests {
         ]);
         let answer = preflight(&asked, Some(&Api::default()));
         let names = answer.headers()[ACCESS_CONTROL_ALLOW_HEADERS].to_str().unwrap().split(',').count();
-        assert_eq!(names, MOST_NAMES + 4);
+        assert_eq!(names, MAX_NAMES + 4);
         let closed =
             Api { server_cors_allowed_origins: Some(vec!["https://a.test".into()]), ..Api::default() };
         assert!(preflight(&asked, Some(&closed)).headers().is_empty());

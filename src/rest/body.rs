@@ -23,7 +23,7 @@ use crate::pool::Checkout;
 use budget::{PIECE, Taker};
 
 /// Longest answer that is read whole before its head is sent, in bytes.
-pub(super) const LONGEST_WHOLE: usize = 64 * 1024;
+pub(super) const MAX_WHOLE: usize = 64 * 1024;
 /// Longest silence of a server amid an answer.
 const SILENCE: Duration = Duration::from_secs(30);
 

@@ -24,7 +24,7 @@ const DATABASE: &str = include_str!("sql/database.sql");
 
 /// Most bytes that these queries may answer together. A schema of 100 tables has some 200 kB; its owner can write a comment
 /// of 1 GB, which would be kept, and take seconds to read.
-pub(super) const LONGEST_ANSWER: usize = 64 * 1024 * 1024;
+pub(super) const MAX_CATALOG_ANSWER: usize = 64 * 1024 * 1024;
 
 /// A primary or foreign key as `sql/keys.sql` gives it.
 #[derive(Deserialize)]
@@ -149,7 +149,7 @@ fn names(names: &[String]) -> Result<BytesMut, SchemaError> {
 /// The rows of each query, one JSON text each.
 async fn answers(connection: &mut Connection, asked: [Step; 5]) -> Result<[Vec<Row>; 5], SchemaError> {
     let mut found: [Vec<Row>; 5] = Default::default();
-    let mut left = LONGEST_ANSWER;
+    let mut left = MAX_CATALOG_ANSWER;
     let mut refused = None;
     while !connection.is_answered() {
         match connection.next().await? {
@@ -188,7 +188,7 @@ pub enum SchemaError {
     #[error(transparent)]
     Wire(#[from] WireError),
     /// Its owner wrote more into it than is kept.
-    #[error("what it says of the exposed schemas is longer than {LONGEST_ANSWER} bytes")]
+    #[error("what it says of the exposed schemas is longer than {MAX_CATALOG_ANSWER} bytes")]
     TooLong,
     /// The server's catalog is not one that manybox knows.
     #[error("its pg_catalog answered in a form manybox does not know: {0}")]

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::load::{LONGEST_ANSWER, SchemaError};
+use super::load::{MAX_CATALOG_ANSWER, SchemaError};
 use crate::pg::wire::{Connection, Query, Row, WireError};
 
 /// PostgREST's in-database configuration; values of any use are shorter than 64 kB, and longer ones are not kept. What is said for this database wins over what is said for all.
@@ -48,7 +48,7 @@ pub async fn role_settings(
 
 async fn rows(connection: &mut Connection, sql: &str) -> Result<Vec<Row>, SchemaError> {
     let query = Query { sql, types: &[], key: None, parameters: &[] };
-    let answer = connection.rows(&query, LONGEST_ANSWER).await;
+    let answer = connection.rows(&query, MAX_CATALOG_ANSWER).await;
     let (rows, _) = answer.map_err(|error| match error {
         WireError::TooLong { .. } => SchemaError::TooLong,
         other => other.into(),

@@ -23,7 +23,7 @@ use crate::pg::socket::Socket;
 /// Most rounds of hashing for a password: eight times PostgreSQL's default, some ten milliseconds. The server says how
 /// many, and what it says, any login may have written for itself, by `ALTER ROLE … PASSWORD` with a verifier. Unbounded,
 /// it would occupy a thread that serves all tenants for half an hour.
-const MOST_ITERATIONS: u32 = 32 * 1024;
+const MAX_ITERATIONS: u32 = 32 * 1024;
 
 /// What a session begins with.
 pub(crate) struct Startup<'a> {
@@ -198,9 +198,9 @@ fn affordable(challenge: &[u8]) -> Result<(), WireError> {
     let asked = challenge.split(|byte| *byte == b',').find_map(|part| part.strip_prefix(b"i="));
     let asked = asked.and_then(|number| std::str::from_utf8(number).ok());
     match asked.map(str::parse) {
-        Some(Ok(0..=MOST_ITERATIONS)) | None => Ok(()),
+        Some(Ok(0..=MAX_ITERATIONS)) | None => Ok(()),
         _ => Err(WireError::Login(format!(
-            "the server asks for {} iterations of SCRAM, and {MOST_ITERATIONS} are the most",
+            "the server asks for {} iterations of SCRAM, and {MAX_ITERATIONS} are the most",
             asked.unwrap_or_default()
         ))),
     }

@@ -13,7 +13,7 @@ const CAPACITY: NonZeroUsize = NonZeroUsize::new(256).unwrap();
 
 /// Longest text of a statement that is kept, in bytes. What is longer came out of a long URL, is not asked again soon,
 /// and takes megabytes in the backend, of which a caller could otherwise have [`CAPACITY`] kept.
-const LONGEST_TEXT: usize = 16 * 1024;
+const MAX_TEXT: usize = 16 * 1024;
 
 /// What a prepared statement depends on.
 ///
@@ -29,7 +29,7 @@ impl StatementKey {
     }
 
     fn is_kept(&self) -> bool {
-        self.0.len() <= LONGEST_TEXT
+        self.0.len() <= MAX_TEXT
     }
 }
 

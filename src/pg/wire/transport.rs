@@ -17,7 +17,7 @@ use crate::pg::socket::Socket;
 const CHUNK: usize = 16 * 1024;
 /// Longest message that is read whole, in bytes: a description of 1,600 columns. Rows are read in pieces, and of an error,
 /// whose texts functions choose, no more than this.
-const LONGEST_MESSAGE: usize = 1024 * 1024;
+const MAX_MESSAGE: usize = 1024 * 1024;
 /// Buffers that grew beyond this, in bytes, are let go of: there are thousands of idle connections.
 const KEPT_BUFFER: usize = 64 * 1024;
 /// The type byte and the length.
@@ -141,8 +141,8 @@ impl Transport {
     /// Reads the next message to its end, and gives its length with the frame.
     async fn whole(&mut self) -> Result<usize, WireError> {
         let length = self.header().await?.len() as usize + 1;
-        if length > LONGEST_MESSAGE {
-            return Err(WireError::TooLong { bytes: length, most: LONGEST_MESSAGE });
+        if length > MAX_MESSAGE {
+            return Err(WireError::TooLong { bytes: length, most: MAX_MESSAGE });
         }
         self.need(length).await?;
         Ok(length)
@@ -151,7 +151,7 @@ impl Transport {
     /// The next message, which is an error. The code and the sentence come first.
     pub(super) async fn error(&mut self) -> Result<ServerError, WireError> {
         let length = self.header().await?.len() as usize + 1;
-        let kept = length.min(LONGEST_MESSAGE);
+        let kept = length.min(MAX_MESSAGE);
         self.need(kept).await?;
         let error = ServerError::read(self.inbox.get(FRAME..kept).unwrap_or_default());
         self.skip(length).await?;
@@ -217,7 +217,7 @@ impl Transport {
         let mut cx = Context::from_waker(Waker::noop());
         loop {
             // Nobody owes us more than a few notices.
-            if self.inbox.len() > LONGEST_MESSAGE {
+            if self.inbox.len() > MAX_MESSAGE {
                 return false;
             }
             let Self { stream, inbox, .. } = self;

@@ -20,7 +20,7 @@ use crate::tenant::TenantId;
 /// Bytes read, held and handed on at a time.
 pub(super) const PIECE: usize = 64 * 1024;
 /// Pieces that all long answers of a process may hold together: 128 MiB.
-const MOST_PIECES: usize = 2048;
+const MAX_PIECES: usize = 2048;
 /// How long an answer waits for room, altogether, while others' clients take theirs; then it or they are cut off.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long a client that still wants its answer takes to take a piece of it.
@@ -40,7 +40,7 @@ struct Books {
 
 impl Default for Budget {
     fn default() -> Self {
-        Self::new(MOST_PIECES)
+        Self::new(MAX_PIECES)
     }
 }
 

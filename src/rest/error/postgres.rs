@@ -35,10 +35,11 @@ impl Error {
     }
 }
 
-/// Whose error it is: a function may raise any SQLSTATE, also those of a server in trouble.
+/// Whose error it is: a function may raise any SQLSTATE, also those of a server in trouble. It can't raise what ends the
+/// session, which may come while a function runs.
 fn code(db: &ServerError, anonymous: bool) -> Code {
     let (text, status) = (Box::from(db.code.code()), status(db, anonymous));
-    if within_function(db) || db.code.code().starts_with("PT") {
+    if (within_function(db) && !db.is_fatal()) || db.code.code().starts_with("PT") {
         Code::Function { code: text, status }
     } else {
         Code::Sqlstate { state: text, status }
@@ -149,4 +150,27 @@ pub(in crate::rest) fn is_stale(code: &SqlState) -> bool {
         SqlState::DATATYPE_MISMATCH,
     ]
     .contains(code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::Outcome;
+
+    #[test]
+    fn a_session_that_ends_amid_a_function_is_the_servers_trouble() {
+        let outcome = |severity: &str| {
+            let error = ServerError {
+                severity: severity.into(),
+                code: SqlState::ADMIN_SHUTDOWN,
+                message: "terminating connection due to administrator command".into(),
+                detail: None,
+                hint: None,
+                context: Some("PL/pgSQL function api.slow() line 2 at PERFORM".into()),
+            };
+            code(&error, false).outcome()
+        };
+        assert_eq!(outcome("FATAL"), Outcome::Unavailable);
+        assert_eq!(outcome("ERROR"), Outcome::ServerError, "raised by the function");
+    }
 }

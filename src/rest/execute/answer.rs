@@ -3,12 +3,12 @@
 use bytes::{Bytes, BytesMut};
 use tokio_postgres::types::{FromSqlOwned, Type};
 
-use super::super::body::{LONGEST_WHOLE, Share};
+use super::super::body::{MAX_WHOLE, Share};
 use super::{Answered, Ending, Failure, Job, Outcome, Output, Steps};
 use crate::pg::wire::{Answer, Connection, Refusal, Step, WireError};
 
 /// Longest value in front of a body, in bytes: the key of a row, headers that a function chose.
-const LONGEST_VALUE: usize = 1024 * 1024;
+const MAX_VALUE: usize = 1024 * 1024;
 
 /// What was read.
 #[derive(Default)]
@@ -133,7 +133,7 @@ async fn row(
     if length > job.max_answer {
         return Err(Failure::TooLong);
     }
-    if length <= LONGEST_WHOLE || job.output != Output::Row {
+    if length <= MAX_WHOLE || job.output != Output::Row {
         outcome.body = Answered::Whole(wire.bytes(length).await?);
         return Ok(None);
     }
@@ -149,8 +149,8 @@ const BODY: usize = 7;
 
 async fn value<T: FromSqlOwned>(wire: &mut Connection, kind: &Type) -> Result<Option<T>, WireError> {
     let Some(length) = wire.value().await? else { return Ok(None) };
-    if length > LONGEST_VALUE {
-        return Err(WireError::TooLong { bytes: length, most: LONGEST_VALUE });
+    if length > MAX_VALUE {
+        return Err(WireError::TooLong { bytes: length, most: MAX_VALUE });
     }
     let bytes = wire.bytes(length).await?;
     let unreadable = |error| WireError::Protocol(format!("a value in front of the body: {error}"));
@@ -160,7 +160,7 @@ async fn value<T: FromSqlOwned>(wire: &mut Connection, kind: &Type) -> Result<Op
 /// What a function chose. Of a longer one the start is kept, which nobody can read.
 async fn chosen(wire: &mut Connection) -> Result<Option<String>, WireError> {
     let Some(length) = wire.value().await? else { return Ok(None) };
-    let kept = length.min(LONGEST_VALUE);
+    let kept = length.min(MAX_VALUE);
     let text = String::from_utf8_lossy(&wire.bytes(kept).await?).into_owned();
     wire.skip(length - kept).await?;
     Ok(Some(text))
@@ -177,7 +177,7 @@ async fn line(wire: &mut Connection, lines: &mut BytesMut, most: usize) -> Resul
 }
 
 async fn estimate(wire: &mut Connection) -> Result<Option<i64>, WireError> {
-    let text = text(wire, LONGEST_VALUE).await?;
+    let text = text(wire, MAX_VALUE).await?;
     let plan = serde_json::from_slice::<serde_json::Value>(&text).ok();
     Ok(plan.and_then(|plan| plan.pointer("/0/Plan/Plan Rows")?.as_i64()))
 }
