@@ -8,6 +8,7 @@ mod init;
 mod lifecycle;
 mod provision;
 mod rekey;
+mod router;
 mod secrets;
 mod server;
 mod template;

@@ -17,6 +17,7 @@ mod ledger;
 mod reset;
 mod server;
 mod status;
+mod terminator;
 
 pub use breaker::Breaker;
 pub use checkout::Checkout;
@@ -34,8 +35,9 @@ use tokio::sync::{Notify, broadcast};
 use crate::pg::{self, Endpoint};
 use crate::tenant::{Tenant, TenantId};
 use crate::vault::KeyRing;
-use connect::Keys;
+use connect::Connector;
 use server::Server;
+use terminator::{Keys, Terminator};
 
 /// Refusals kept for a listener that is busy.
 const REFUSALS: usize = 256;
@@ -86,16 +88,39 @@ struct Shared {
 }
 
 impl Pools {
-    /// Pools for the tenants of these servers (by their name in the settings); opens nothing yet.
+    /// Pools for the tenants of these servers (by their name in the settings); opens nothing yet. Sessions that ignore a
+    /// request to cancel go on for as long as they like.
     ///
     /// # Panics
     /// Outside a tokio runtime, for it starts the reaper.
     pub fn new(servers: HashMap<String, (Endpoint, Budget)>, keys: Arc<KeyRing>) -> Self {
+        Self::build(servers, keys, None)
+    }
+
+    /// The same for a router of the fleet with this catalog, which has a login of its own on each server: with that it
+    /// ends sessions that ignore a request to cancel.
+    ///
+    /// # Panics
+    /// As [`Pools::new`].
+    pub fn of_router(
+        servers: HashMap<String, (Endpoint, Budget)>,
+        keys: Arc<KeyRing>,
+        catalog: &str,
+    ) -> Self {
+        Self::build(servers, keys, Some(catalog))
+    }
+
+    fn build(
+        servers: HashMap<String, (Endpoint, Budget)>,
+        keys: Arc<KeyRing>,
+        catalog: Option<&str>,
+    ) -> Self {
         let keys = Arc::new(RwLock::new(keys));
         let (refused, known) = (broadcast::channel(REFUSALS).0, Arc::new(Notify::new()));
         let servers = servers.into_iter().map(|(name, (endpoint, budget))| {
-            let server =
-                Server::new(endpoint, budget, Arc::clone(&keys), refused.clone(), Arc::clone(&known));
+            let terminator = catalog.map(|catalog| Terminator::new(&endpoint, catalog, &keys));
+            let connector = Connector::new(endpoint, Arc::clone(&keys), terminator);
+            let server = Server::new(connector, budget, refused.clone(), Arc::clone(&known));
             tokio::spawn(server::reap(Arc::downgrade(&server), REAP));
             (name, server)
         });

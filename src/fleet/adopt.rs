@@ -92,6 +92,7 @@ impl Fleet {
             None => self.register(slug, server, adopted, &login, spec, overrides).await?,
         };
         let tenant = self.catalog.tenant(&id).await?.ok_or_else(|| FleetError::Unknown(slug.to_string()))?;
+        warnings.extend(self.let_router_end(&tenant.record).await);
         Ok(Adoption { tenant, warnings })
     }
 
@@ -117,13 +118,15 @@ impl Fleet {
     fn refuse_ours(&self, server: &str, adopted: &Adopted) -> Result<(), FleetError> {
         let catalog = &self.settings.catalog.database;
         let Adopted { database, login_role } = adopted;
-        if database.starts_with(OURS) || database == catalog || database.starts_with("template") {
+        let router = format!("{catalog}_router");
+        let ours = database.starts_with(OURS) || [catalog, &router].contains(&database);
+        if ours || database.starts_with("template") {
             return Err(FleetError::Settings(format!(
                 "database `{database}` is not one to adopt: it is manybox's own or a template"
             )));
         }
         let admin = self.servers.get(server)?.admin().map(|admin| admin.user.as_str()).unwrap_or_default();
-        let ours = [admin, OWNER, MIGRATOR, &format!("{catalog}_router")].contains(&login_role.as_str());
+        let ours = [admin, OWNER, MIGRATOR, &router].contains(&login_role.as_str());
         if ours || login_role.starts_with(OURS) {
             return Err(FleetError::Settings(format!(
                 "role `{login_role}` is manybox's own: its clients would have what it has; give --login-role another"

@@ -1,12 +1,12 @@
-//! Init: the roles of every server, and the catalog with its router's login. Run again, it changes nothing.
+//! Init: the roles of every server, and the catalog. Run again, it changes nothing.
 
 use std::time::Duration;
 
-use super::server::{OWNER, prepare, role_exists, run};
-use super::{Doing, FleetError, Servers, database};
-use crate::catalog;
+use super::server::{OWNER, prepare, run};
+use super::{Doing, FleetError, Servers, database, router};
+use crate::catalog::{self, Catalog};
 use crate::migrate;
-use crate::pg::{AdvisoryLock, Ident, literal};
+use crate::pg::{AdvisoryLock, Ident, Waits};
 use crate::settings::Settings;
 use crate::vault::KeyRing;
 
@@ -26,10 +26,17 @@ pub async fn init(settings: &Settings, servers: &Servers, keys: &KeyRing) -> Res
             .doing(|| format!("locking server `{name}`"))?
             .ok_or_else(|| FleetError::Busy(format!("server `{name}`")))?;
         prepare(server, &client, &settings.roles()).await?;
+        router::prepare(server, &client, keys, &settings.catalog.database).await?;
         if name == settings.catalog.server {
             make_catalog(settings, server, &client, keys).await?;
         }
         lock.release(&client).await.doing(|| "releasing the server's lock".into())?;
+    }
+    let (server, name) = (servers.get(&settings.catalog.server)?, &settings.catalog.database);
+    let catalog = Catalog::open(&server.endpoint, server.admin()?, name, Waits::default()).await?;
+    let router = keys.newest().router_login(name).user;
+    for (_, server) in servers.iter() {
+        router::list_all_adopted(&catalog, server, &router).await?;
     }
     Ok(())
 }
@@ -41,9 +48,7 @@ async fn make_catalog(
     keys: &KeyRing,
 ) -> Result<(), FleetError> {
     let name = &settings.catalog.database;
-    // The router's login first: the database opens with CONNECT for it.
     let router = keys.newest().router_login(name);
-    set_router_password(client, keys, name).await?;
     if !database::exists(client, name).await? {
         database::create_closed(client, name, "template0").await?;
     }
@@ -65,20 +70,4 @@ async fn make_catalog(
          GRANT EXECUTE ON FUNCTION catalog.renew_lease, catalog.end_leases TO {role};"
     );
     run(&admin, &grants).await
-}
-
-/// Gives the router's login the password of the newest master key.
-pub(super) async fn set_router_password(
-    client: &tokio_postgres::Client,
-    keys: &KeyRing,
-    catalog: &str,
-) -> Result<(), FleetError> {
-    let router = keys.newest().router_login(catalog);
-    let verifier = router.verifier()?;
-    let verb = if role_exists(client, &router.user).await? { "ALTER" } else { "CREATE" };
-    run(
-        client,
-        &format!("{verb} ROLE {} LOGIN NOINHERIT PASSWORD {}", Ident::new(&router.user), literal(&verifier)),
-    )
-    .await
 }

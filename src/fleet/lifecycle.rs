@@ -47,7 +47,11 @@ impl Fleet {
         if row.record.is_adopted() {
             // The role is not ours, so the catalog's word is all: routers refuse requests, and nothing is dropped.
             match row.record.state {
-                State::Purging => self.catalog.tenant_purged(id).await?,
+                State::Purging => {
+                    // What stays listed names a session of a login in a database that no router serves any more.
+                    let _ = self.let_router_end(&row.record).await;
+                    self.catalog.tenant_purged(id).await?;
+                }
                 _ => self.catalog.tenant_settled(id).await?,
             }
             lock.release(&client).await.doing(|| "releasing the tenant's lock".into())?;

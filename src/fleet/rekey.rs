@@ -1,8 +1,7 @@
 //! Rekey: every password moves to the newest master key, tenant by tenant, while requests go on.
 
-use super::init::set_router_password;
 use super::server::{role_exists, run};
-use super::{Fleet, FleetError};
+use super::{Fleet, FleetError, router};
 use crate::catalog::{Filter, TenantRow};
 use crate::pg::{Ident, literal};
 
@@ -18,13 +17,17 @@ impl Fleet {
         Ok(rows)
     }
 
-    /// Gives the router's login the newest key's password.
+    /// Gives the router's login the newest key's password, on every server.
     ///
     /// # Errors
-    /// When the server refuses.
+    /// When a server refuses.
     pub async fn rekey_router(&self) -> Result<(), FleetError> {
-        let (_, client) = self.admin(&self.settings.catalog.server).await?;
-        set_router_password(&client, &self.keys, &self.settings.catalog.database).await
+        for (name, _) in self.servers.iter() {
+            let (_, client) = self.admin(name).await?;
+            router::set_password(&client, &self.keys, &self.settings.catalog.database).await?;
+            self.keep(name, client);
+        }
+        Ok(())
     }
 
     /// Gives one tenant's login the newest key's password. Sessions that are open stay; routers try both keys for

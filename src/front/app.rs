@@ -67,7 +67,7 @@ impl App {
             let budget = budget(settings.budget(&name));
             (name, (endpoint, budget))
         });
-        let pools = Pools::new(servers.collect(), Arc::clone(&keys));
+        let pools = Pools::of_router(servers.collect(), Arc::clone(&keys), &settings.catalog.database);
         let (metrics, traffic) = (Metrics::default(), Traffic::default());
         let rate_limiters = Arc::new(RateLimiters::default());
         let rest = Rest::new(pools.clone(), Arc::clone(&keys), metrics.clone());

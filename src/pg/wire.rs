@@ -129,6 +129,13 @@ pub struct CancelKey {
     pub(super) secret: i32,
 }
 
+impl CancelKey {
+    /// The process that serves the session.
+    pub fn process(&self) -> i32 {
+        self.process
+    }
+}
+
 /// A session with the server, driven by whoever holds it. Dropped, it says good-bye; its socket's guard lives until the
 /// server has closed its side.
 pub struct Connection {

@@ -1,25 +1,33 @@
 //! How a tenant's connection is opened: the login, and the session's defaults.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_postgres::error::SqlState;
 
 use super::connection::{Connection, Slot};
 use super::error::Error;
 use super::ledger::{Failure, Open};
+use super::terminator::{Keys, Terminator};
+use crate::backoff::Backoff;
 use crate::pg::wire::{Query, WireError};
 use crate::pg::{self, Endpoint, Guard};
 use crate::policy::Limits;
-use crate::vault::KeyRing;
 
 /// Longest time for one connection, from the first byte to the end of the login.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Longest wait for the server to take a request to cancel.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a session may take to end after a request to cancel. What it was doing is undone, which takes milliseconds.
+const CANCEL_GRACE: Duration = Duration::from_secs(1);
+
+/// Longest wait before a session is ended once more. It may be in a loop of PostgreSQL's own that looks for no signal, or
+/// the server had no connection for us.
+const LONGEST_RETRY: Duration = Duration::from_secs(10);
 
 /// What a server has room for, less what it keeps for superusers (and, from PostgreSQL 16 on, for others).
 const ROOM: &str = "SELECT current_setting('max_connections')::int \
@@ -28,20 +36,18 @@ const ROOM: &str = "SELECT current_setting('max_connections')::int \
 /// More than the one number that it gives.
 const ROOM_BYTES: usize = 1024;
 
-/// The master keys in use, exchangeable while serving.
-pub(super) type Keys = Arc<RwLock<Arc<KeyRing>>>;
-
 /// Opens and closes connections to one server.
 pub(super) struct Connector {
     pub(super) endpoint: Endpoint,
     keys: Keys,
     /// Whether `client_connection_check_interval` may be sent: systems that can't do it refuse it.
     checks_clients: AtomicBool,
+    terminator: Option<Terminator>,
 }
 
 impl Connector {
-    pub(super) fn new(endpoint: Endpoint, keys: Keys) -> Self {
-        Self { endpoint, keys, checks_clients: AtomicBool::new(true) }
+    pub(super) fn new(endpoint: Endpoint, keys: Keys, terminator: Option<Terminator>) -> Self {
+        Self { endpoint, keys, checks_clients: AtomicBool::new(true), terminator }
     }
 
     /// Opens a connection in this slot.
@@ -70,15 +76,31 @@ impl Connector {
             }
             failure(open, error)
         })?;
-        Ok(Connection { wire, epoch: open.epoch, slot })
+        Ok(Connection { wire, epoch: open.epoch, tenant: Arc::clone(tenant), slot })
     }
 
     /// Ends what the connection is doing, then closes it. Its slot stays taken until the server has closed its side.
     ///
     /// A backend does not notice that its client has gone before its statement ends, so the statement is cancelled: a
-    /// client that starts slow requests and hangs up would otherwise use up what the tenant may have.
+    /// client that starts slow requests and hangs up would otherwise use up what the tenant may have. A function can catch
+    /// that, and go on; then its session is terminated.
     pub(super) async fn discard(&self, connection: Connection) {
-        let _ = timeout(CANCEL_TIMEOUT, self.endpoint.cancel(connection.wire.cancel_key())).await;
+        let Connection { wire, tenant, slot, .. } = connection;
+        let _ = timeout(CANCEL_TIMEOUT, self.endpoint.cancel(wire.cancel_key())).await;
+        let process = wire.cancel_key().process();
+        drop(wire);
+        let session = Arc::downgrade(&slot);
+        drop(slot);
+        let mut backoff = Backoff::new(CANCEL_GRACE, LONGEST_RETRY);
+        let mut wait = CANCEL_GRACE;
+        while let Some(terminator) = &self.terminator {
+            sleep(wait).await;
+            if session.strong_count() == 0 {
+                return;
+            }
+            terminator.end(process, &tenant).await;
+            wait = backoff.next_wait();
+        }
     }
 }
 

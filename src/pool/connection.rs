@@ -6,12 +6,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::ledger::Session;
 use crate::pg::wire;
+use crate::tenant::Tenant;
 
 /// A usable connection to one tenant's database.
 pub(super) struct Connection {
     // Dropped before the slot.
     pub(super) wire: wire::Connection,
     pub(super) epoch: u64,
+    /// The tenant as it was when the connection was opened.
+    pub(super) tenant: Arc<Tenant>,
     pub(super) slot: Arc<Slot>,
 }
 

@@ -9,11 +9,10 @@ use tokio::time::{sleep, timeout};
 
 use super::Budget;
 use super::checkout::{Checkout, Lender};
-use super::connect::{self, Connector, Keys};
+use super::connect::{self, Connector};
 use super::connection::{Connection, Slot};
 use super::error::{Error, Wait};
 use super::ledger::{Answer, BAN, Failure, Key, Ledger, Offer, Open, Orders};
-use crate::pg::Endpoint;
 use crate::pg::wire::WireError;
 use crate::tenant::{Tenant, TenantId};
 
@@ -44,16 +43,15 @@ impl Server {
     /// # Panics
     /// Outside a tokio runtime.
     pub(super) fn new(
-        endpoint: Endpoint,
+        connector: Connector,
         budget: Budget,
-        keys: Keys,
         refused: broadcast::Sender<TenantId>,
         known: Arc<Notify>,
     ) -> Arc<Self> {
         let room = Room { total: budget.total, share: None };
         let ledger = Ledger::new(room.now(&budget), budget.max_connecting, budget.max_per_tenant);
         Arc::new(Self {
-            connector: Connector::new(endpoint, keys),
+            connector,
             ledger: Mutex::new(ledger),
             room: Mutex::new(room),
             known,

@@ -53,7 +53,8 @@ impl Default for ListenSettings {
 pub struct CatalogSettings {
     /// Name of the server that holds it.
     pub server: String,
-    /// Name of its database; its router's login is this name with `_router` behind it.
+    /// Name of its database. With `_router` behind it, it is the name of the router's login on every server, and of the
+    /// database there from which that login ends sessions of tenants.
     pub database: String,
     /// How often a router compares version counters, in case a notice got lost.
     #[serde(with = "humantime_serde")]

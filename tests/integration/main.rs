@@ -4,6 +4,7 @@
 
 mod adopt;
 mod altered;
+mod attack;
 mod budget;
 mod catalog;
 mod changes;

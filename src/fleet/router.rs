@@ -1,0 +1,129 @@
+//! Router: the login that `serve` has on every server, and the function by which it ends tenants' sessions there.
+//!
+//! A tenant's code can ignore a request to cancel for as long as it likes. What it can't ignore is to be terminated, for
+//! which PostgreSQL wants the session's own role, or `pg_signal_backend`, which reaches every login of the server. So the
+//! right is the admin's, and a function lends it for one session at a time, of a login that is a tenant's. It stands in a
+//! database of its own, into which nobody else may connect: no tenant's code runs there, or can keep the router out.
+
+use tokio_postgres::Client;
+
+use super::server::{FleetServer, role_exists, run};
+use super::{Doing, Fleet, FleetError, database};
+use crate::catalog::{Catalog, Filter};
+use crate::pg::{Ident, literal};
+use crate::tenant::{Record, State};
+use crate::vault::KeyRing;
+
+/// Ends a session of a login that manybox made, in its own database, or of one that is listed as an adopted tenant's.
+///
+/// The role of the session and its database are compared, because a process's number may have passed on to another.
+const END_SESSION: &str = r"
+    CREATE TABLE IF NOT EXISTS public.adopted (database text PRIMARY KEY, login text NOT NULL);
+    CREATE OR REPLACE FUNCTION public.end_session(process int, login text, database text) RETURNS boolean
+    LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+        SELECT coalesce(bool_or(pg_terminate_backend(pid)), false) FROM pg_stat_activity
+        WHERE pid = $1 AND usename = $2 AND datname = $3
+          AND (($3 = $2 AND $2 ~ '^mb_[0-9a-z]{16}$')
+               OR EXISTS (SELECT FROM public.adopted a WHERE a.database = $3 AND a.login = $2))
+    $$;
+    REVOKE ALL ON TABLE public.adopted FROM PUBLIC;
+    REVOKE ALL ON FUNCTION public.end_session FROM PUBLIC";
+
+/// Makes the router's login on a server, and the database from which it ends sessions. Run again, it changes nothing but
+/// the password.
+pub(super) async fn prepare(
+    server: &FleetServer,
+    client: &Client,
+    keys: &KeyRing,
+    catalog: &str,
+) -> Result<(), FleetError> {
+    set_password(client, keys, catalog).await?;
+    // It has the login's name, as a tenant's database has its login's.
+    let name = keys.newest().router_login(catalog).user;
+    if !database::exists(client, &name).await? {
+        database::create_closed(client, &name, "template0").await?;
+    }
+    let ident = Ident::new(&name);
+    let rights =
+        format!("REVOKE ALL ON DATABASE {ident} FROM PUBLIC; GRANT CONNECT ON DATABASE {ident} TO {ident}");
+    run(client, &rights).await?;
+    // A REVOKE without the right only warns.
+    let is_open: bool = client
+        .query_one("SELECT pg_catalog.has_database_privilege('public', $1, 'CONNECT')", &[&name])
+        .await
+        .and_then(|row| row.try_get(0))
+        .doing(|| format!("looking at database `{name}`"))?;
+    if is_open {
+        return Err(FleetError::Settings(format!(
+            "every login can connect to database `{name}`; does the admin own it?"
+        )));
+    }
+    run(client, &format!("ALTER DATABASE {ident} ALLOW_CONNECTIONS true")).await?;
+    let inside = server.connect_admin_to(&name).await?;
+    run(&inside, END_SESSION).await?;
+    run(&inside, &format!("GRANT EXECUTE ON FUNCTION public.end_session TO {ident}")).await
+}
+
+/// Gives the router's login the password of the newest master key.
+pub(super) async fn set_password(client: &Client, keys: &KeyRing, catalog: &str) -> Result<(), FleetError> {
+    let router = keys.newest().router_login(catalog);
+    let verifier = router.verifier()?;
+    let verb = if role_exists(client, &router.user).await? { "ALTER" } else { "CREATE" };
+    run(
+        client,
+        &format!("{verb} ROLE {} LOGIN NOINHERIT PASSWORD {}", Ident::new(&router.user), literal(&verifier)),
+    )
+    .await
+}
+
+/// Lists the sessions of this adopted tenant's login, in its database, as ones that the router may end; not any more if
+/// the tenant is gone.
+///
+/// # Errors
+/// When the server refuses, or was not prepared.
+pub(super) async fn list_adopted(
+    server: &FleetServer,
+    router: &str,
+    tenant: &Record,
+) -> Result<(), FleetError> {
+    let doing = || format!("listing the sessions that `{router}` may end");
+    let inside = server.connect_admin_to(router).await?;
+    if matches!(tenant.state, State::Purging | State::Purged) {
+        let sql = "DELETE FROM public.adopted WHERE database = $1";
+        return inside.execute(sql, &[&tenant.database()]).await.map(drop).doing(doing);
+    }
+    let sql = "INSERT INTO public.adopted (database, login) VALUES ($1, $2)
+               ON CONFLICT (database) DO UPDATE SET login = excluded.login";
+    inside.execute(sql, &[&tenant.database(), &tenant.login_role()]).await.map(drop).doing(doing)
+}
+
+/// Lists those of every adopted tenant on this server.
+pub(super) async fn list_all_adopted(
+    catalog: &Catalog,
+    server: &FleetServer,
+    router: &str,
+) -> Result<(), FleetError> {
+    for row in catalog.tenants(&Filter::default()).await? {
+        if row.record.is_adopted() && row.record.server == server.endpoint.name() {
+            list_adopted(server, router, &row.record).await?;
+        }
+    }
+    Ok(())
+}
+
+impl Fleet {
+    /// [`list_adopted`], or a warning where that can't be done.
+    pub(super) async fn let_router_end(&self, tenant: &Record) -> Option<String> {
+        let listed = async {
+            let router = self.keys.newest().router_login(&self.settings.catalog.database).user;
+            list_adopted(self.servers.get(&tenant.server)?, &router, tenant).await
+        };
+        listed.await.err().map(|error| {
+            format!(
+                "sessions of this tenant that ignore a request to cancel will not be ended: {error}; run `manybox init` \
+                 with an admin's login of server `{}`",
+                tenant.server
+            )
+        })
+    }
+}

@@ -1,0 +1,3 @@
+//! Attacks: what a hostile tenant tries on its neighbours and on manybox, each by its name.
+
+mod killer;
