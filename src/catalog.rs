@@ -3,6 +3,7 @@
 mod feed;
 mod journal;
 mod leases;
+mod schemas;
 mod templates;
 mod tenants;
 
@@ -19,6 +20,7 @@ pub const MIGRATIONS: &[(&str, &str)] = &[
     ("V1__catalog.sql", include_str!("catalog/migrations/V1__catalog.sql")),
     ("V2__lease.sql", include_str!("catalog/migrations/V2__lease.sql")),
     ("V3__adopted.sql", include_str!("catalog/migrations/V3__adopted.sql")),
+    ("V4__schema.sql", include_str!("catalog/migrations/V4__schema.sql")),
 ];
 
 /// Why the catalog could not be read or changed.

@@ -9,6 +9,7 @@ mod lifecycle;
 mod provision;
 mod rekey;
 mod router;
+mod schemas;
 mod secrets;
 mod server;
 mod template;
@@ -30,6 +31,7 @@ use crate::catalog::{self, Catalog, TenantRow};
 use crate::migrate;
 use crate::pg::{self, Connection, Waits};
 use crate::policy::Invalid;
+use crate::schema;
 use crate::settings::Settings;
 use crate::tenant::{State, Verb};
 use crate::vault::KeyRing;
@@ -89,6 +91,14 @@ pub enum FleetError {
         doing: String,
         /// Why it failed.
         source: Box<migrate::MigrationFailure>,
+    },
+    /// A template's schema could not be read.
+    #[error("reading the schema of `{database}`: {source}")]
+    Schema {
+        /// The template.
+        database: String,
+        /// Why.
+        source: schema::SchemaError,
     },
     /// An edition's files are not usable.
     #[error(transparent)]

@@ -5,6 +5,7 @@ mod cors;
 mod error;
 mod layers;
 mod rate_limit;
+mod schemas;
 mod serve;
 mod share;
 mod supervisor;

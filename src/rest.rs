@@ -21,6 +21,7 @@ mod transaction;
 
 pub use auth::{check_jwt_secret, sign_token};
 pub use body::{Body, CutOff};
+pub use cache::{Loading, SharedSchemas};
 pub use error::{Code, Documentation, Error};
 pub use root::Root;
 pub use transaction::Session;
@@ -61,17 +62,23 @@ pub struct Rest {
 
 impl Rest {
     /// Serves over these pools and accepts tokens signed with the tenants' keys from this ring.
-    pub fn new(pools: Pools, keys: Arc<KeyRing>, metrics: Metrics) -> Self {
+    /// The schemas of lineages come from `schemas`; without it every tenant's own is read.
+    pub fn new(
+        pools: Pools,
+        keys: Arc<KeyRing>,
+        schemas: Option<Arc<dyn SharedSchemas>>,
+        metrics: Metrics,
+    ) -> Self {
         Self {
             pools,
             keys: Keyring::new(keys),
-            cache: Cache::new(metrics.clone()),
+            cache: Cache::new(schemas, metrics.clone()),
             metrics,
             budget: body::Budget::default(),
         }
     }
 
-    /// Forgets the tenant's schema, also for the tenants that share it: the next request reads it again.
+    /// Wants the tenant's own schema read before its next request. Until it is forgotten again, that is used for it alone.
     pub async fn forget(&self, tenant: &Tenant) {
         self.cache.forget(tenant).await;
     }
@@ -134,7 +141,7 @@ impl Rest {
         tenant: &Arc<Tenant>,
         request: &Request,
         context: &RequestContext<'_>,
-        entry: &Entry,
+        entry: &Arc<Entry>,
         failure: Failure,
         timing: &mut Timing,
     ) -> Result<http::Response<Body>, Failure> {
@@ -149,7 +156,7 @@ impl Rest {
         if newer.is_none() && remedy == Remedy::Schema {
             return Err(failure);
         }
-        let entry = newer.as_deref().unwrap_or(entry);
+        let entry = newer.as_ref().unwrap_or(entry);
         self.attempt(tenant, request, context, entry, Names::None, timing).await
     }
 

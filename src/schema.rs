@@ -9,8 +9,9 @@
 //! | whether a time zone exists | [`Schema::time_zones`] |
 //! | what the database says about roles and settings | [`in_database_settings`], [`role_settings`] |
 //!
-//! [`load`] reads [`Facts`] from `pg_catalog` and [`Schema::new`] works out the rest without I/O: keys seen through
-//! views, relationships in both directions, junctions.
+//! [`ask`] reads `pg_catalog`, [`Answers::into_facts`] makes [`Facts`] of what it says, and [`Schema::new`] works out the
+//! rest: keys seen through views, relationships in both directions, junctions. Facts can be stored, and narrowed to the
+//! schemas that are exposed, so that what was read once serves many.
 
 mod facts;
 mod handler;
@@ -21,18 +22,18 @@ mod routine;
 mod settings;
 mod view;
 
-pub use facts::{ComputedRelationship, Facts, ForeignKey, PrimaryKey, ViewColumn};
+pub use facts::{ComputedRelationship, FORMAT, Facts, ForeignKey, PrimaryKey, ViewColumn};
 pub use handler::{MediaHandler, Representation, Target};
-pub use load::{SchemaError, load};
+pub use load::{Answers, SchemaError, ask, ask_all};
 pub use relation::{Column, ComputedColumn, Kind, Relation};
 pub use relationship::{ColumnPair, Join, Junction, Relationship};
 pub use routine::{Argument, Mode, Returns, Routine, Shape, Volatility};
 pub use settings::{in_database_settings, role_settings};
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
+use std::{fmt, io};
 
-use ring::digest::{SHA256, digest};
+use ring::digest::{Context, SHA256};
 use serde::{Deserialize, Serialize};
 
 /// A schema and a name in it, both unquoted.
@@ -72,8 +73,10 @@ pub struct Schema {
     pub comments: BTreeMap<String, String>,
     /// Schema name, then the name of the relation they start from.
     relationships: BTreeMap<String, BTreeMap<String, Vec<Relationship>>>,
-    representations: Vec<Representation>,
-    media_handlers: Vec<MediaHandler>,
+    /// The functions, by source and target type.
+    representations: BTreeMap<String, BTreeMap<String, Name>>,
+    /// By what they are for, and media type.
+    media_handlers: BTreeMap<Target, BTreeMap<String, MediaHandler>>,
     /// PostGIS's `ST_AsGeoJSON`, where that extension is installed.
     pub geojson: Option<Name>,
     /// PostgreSQL's version as a number: 150018 for 15.18. Not part of the fingerprint.
@@ -86,23 +89,21 @@ impl Schema {
     /// Works a schema out of facts.
     ///
     /// # Errors
-    /// Never in practice: the parts have no map with keys that JSON can't write.
-    pub fn new(mut facts: Facts) -> Result<Self, serde_json::Error> {
-        let relationships = relationship::derive(&mut facts);
+    /// [`SchemaError::TooMany`]; never [`SchemaError::Unreadable`], for no part has a map with keys that JSON can't write.
+    pub fn new(mut facts: Facts) -> Result<Self, SchemaError> {
+        let relationships = relationship::derive(&mut facts)?;
         let mut schema = Self {
             fingerprint: String::new(),
             relations: BTreeMap::new(),
             routines: BTreeMap::new(),
             comments: facts.comments.into_iter().collect(),
             relationships: BTreeMap::new(),
-            representations: facts.representations,
-            media_handlers: facts.media_handlers,
+            representations: BTreeMap::new(),
+            media_handlers: BTreeMap::new(),
             geojson: facts.geojson,
             server_version: facts.server_version,
             time_zones: facts.time_zones.into_iter().collect(),
         };
-        schema.representations.sort();
-        schema.media_handlers.sort();
         for relation in facts.relations {
             let named = schema.relations.entry(relation.schema.clone()).or_default();
             named.insert(relation.name.clone(), relation);
@@ -123,12 +124,25 @@ impl Schema {
         for overloads in schema.routines.values_mut().flat_map(BTreeMap::values_mut) {
             overloads.sort_by_cached_key(signature);
         }
-        let facts = serde_json::to_vec(&(
-            (&schema.relations, &schema.routines, &schema.comments),
-            (&schema.relationships, &schema.representations, &schema.media_handlers, &schema.geojson),
-        ))?;
-        schema.fingerprint =
-            digest(&SHA256, &facts).as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        facts.media_handlers.sort();
+        for handler in facts.media_handlers {
+            let by_type = schema.media_handlers.entry(handler.target.clone()).or_default();
+            by_type.entry(handler.media_type.clone()).or_insert(handler);
+        }
+        for Representation { source, target, function } in facts.representations {
+            schema.representations.entry(source).or_default().insert(target, function);
+        }
+        let handlers: Vec<&MediaHandler> =
+            schema.media_handlers.values().flat_map(BTreeMap::values).collect();
+        let mut digest = Digest(Context::new(&SHA256));
+        serde_json::to_writer(
+            &mut digest,
+            &(
+                (&schema.relations, &schema.routines, &schema.comments),
+                (&schema.relationships, &schema.representations, handlers, &schema.geojson),
+            ),
+        )?;
+        schema.fingerprint = digest.0.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
         Ok(schema)
     }
 
@@ -157,12 +171,25 @@ impl Schema {
     /// The function that turns `source` into `target`; both are types as in [`Column::type_name`], one of them a
     /// domain and the other `json` or `text`.
     pub fn representation(&self, source: &str, target: &str) -> Option<&Name> {
-        let found = self.representations.iter().find(|r| r.source == source && r.target == target);
-        found.map(|r| &r.function)
+        self.representations.get(source)?.get(target)
     }
 
     /// The handler for a media type (lower case, or `*/*`) and exactly this target.
     pub fn media_handler(&self, target: &Target, media_type: &str) -> Option<&MediaHandler> {
-        self.media_handlers.iter().find(|h| h.media_type == media_type && h.target == *target)
+        self.media_handlers.get(target)?.get(media_type)
+    }
+}
+
+/// Digests what is written to it.
+struct Digest(Context);
+
+impl io::Write for Digest {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }

@@ -10,11 +10,10 @@ mod state;
 pub use base_url::{BaseUrl, Host, Prefix, UrlTemplate};
 pub use difference::{Difference, Part};
 pub use id::TenantId;
-pub use origin::{Adopted, Lineage, Origin, SchemaLineage, Sealed};
+pub use origin::{Adopted, Lineage, Origin, Sealed};
 pub use slug::Slug;
 pub use state::{State, Verb};
 
-use std::borrow::Cow;
 use std::ops::Deref;
 
 use crate::policy::{Api, Limits, Overrides};
@@ -84,14 +83,6 @@ impl Record {
     /// Whether its database was there before the tenant, and is not manybox's to change.
     pub fn is_adopted(&self) -> bool {
         matches!(self.origin, Origin::Adopted(_))
-    }
-
-    /// Whose schema it has.
-    pub fn schema_lineage(&self) -> SchemaLineage<'_> {
-        match &self.origin {
-            Origin::Lineage(lineage) => SchemaLineage::Shared(Cow::Borrowed(lineage)),
-            Origin::Adopted(_) => SchemaLineage::Own(Cow::Borrowed(&self.id)),
-        }
     }
 }
 

@@ -31,7 +31,7 @@ const MAY_IMPORT: &[(&str, &str)] = &[
     ("pool", "backoff policy tenant settings telemetry pg vault"),
     ("rest", "policy tenant settings telemetry pg vault schema pool"),
     ("migrate", "backoff policy tenant telemetry pg schema"),
-    ("fleet", "policy tenant settings telemetry pg vault catalog migrate"),
+    ("fleet", "policy tenant settings telemetry pg vault catalog schema migrate"),
     ("rollout", "policy tenant settings telemetry pg vault catalog schema migrate fleet"),
     ("front", "backoff policy tenant settings telemetry pg vault catalog directory pool rest"),
     ("admin", "policy tenant settings telemetry directory pool"),

@@ -25,7 +25,7 @@ pub(crate) async fn process(setting: &mut Setting, scale: Scale) -> Done<Vec<Sce
         (200, ..) => Ok(()),
         (status, ..) => Err(Failure::from(format!("size-process: {status}"))),
     };
-    // The first reads the schema, which belongs to all; the others fill what does not grow with the number of tenants:
+    // The first loads the schema, which belongs to all; the others fill what does not grow with the number of tenants:
     // as many connections as are open at a time, the allocator's pages.
     let warm = scale.touched / 3;
     for tenant in 0..warm {
@@ -40,7 +40,7 @@ pub(crate) async fn process(setting: &mut Setting, scale: Scale) -> Done<Vec<Sce
     let (_, metrics) = get(&router.admin, "/metrics").await?;
     let metrics = String::from_utf8_lossy(&metrics).into_owned();
     let reads = metrics.lines().find_map(|line| line.strip_prefix("manybox_schema_reads_total "));
-    if reads != Some("1") {
+    if reads != Some("0") {
         return Err(format!("size-process: schemas were read {reads:?} times").into());
     }
     let after = router.resident()?;
@@ -53,7 +53,7 @@ pub(crate) async fn process(setting: &mut Setting, scale: Scale) -> Done<Vec<Sce
         Scenario::new("size-touched", "KB", each, 20.0)
             .at_most(1.0)
             .detail("tenants", scale.touched - warm)
-            .detail("schemas read", 1),
+            .detail("schemas read", 0),
     ])
 }
 

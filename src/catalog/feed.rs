@@ -24,7 +24,7 @@ pub struct Reader {
     endpoint: Endpoint,
     keys: Arc<KeyRing>,
     database: String,
-    sessions: Sessions,
+    pub(super) sessions: Sessions,
     /// Keys that a warning was logged for.
     told: Arc<Mutex<HashSet<String>>>,
 }

@@ -1,5 +1,7 @@
 //! Templates in the catalog: one ready per server and edition, others being built or waiting to be dropped.
 
+use tokio_postgres::Row;
+
 use super::{Catalog, CatalogError};
 use crate::tenant::Lineage;
 
@@ -16,6 +18,18 @@ pub struct Template {
     pub state: String,
 }
 
+impl Template {
+    /// Reads a row of the columns above, in their order.
+    pub(super) fn read(row: &Row) -> Result<Self, CatalogError> {
+        Ok(Self {
+            database: row.try_get(0)?,
+            server: row.try_get(1)?,
+            lineage: Lineage { edition: row.try_get(2)?, version: row.try_get(3)?, history: row.try_get(4)? },
+            state: row.try_get(5)?,
+        })
+    }
+}
+
 impl Catalog {
     /// All templates.
     ///
@@ -24,20 +38,7 @@ impl Catalog {
     pub async fn templates(&self) -> Result<Vec<Template>, CatalogError> {
         let sql = "SELECT database, server, edition, version, history, state FROM catalog.template ORDER BY server, edition, created_at";
         let rows = self.sessions.query(sql, &[]).await?;
-        rows.iter()
-            .map(|row| {
-                Ok(Template {
-                    database: row.try_get(0)?,
-                    server: row.try_get(1)?,
-                    lineage: Lineage {
-                        edition: row.try_get(2)?,
-                        version: row.try_get(3)?,
-                        history: row.try_get(4)?,
-                    },
-                    state: row.try_get(5)?,
-                })
-            })
-            .collect()
+        rows.iter().map(Template::read).collect()
     }
 
     /// Writes the intent to build a template.

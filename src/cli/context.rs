@@ -29,11 +29,13 @@ impl Context {
         Ok(Fleet::open(self.settings.clone(), self.servers.clone(), Arc::new(keys)).await?)
     }
 
-    /// Makes what is missing of key, roles and catalog, then opens the fleet.
+    /// Makes what is missing of key, roles, catalog and stored schemas, and opens the fleet.
     pub(super) async fn init(&self) -> Result<Fleet, Failure> {
         let keys = KeyRing::load_or_create(&self.settings.keys)?;
         fleet::init(&self.settings, &self.servers, &keys).await?;
-        self.fleet().await
+        let fleet = self.fleet().await?;
+        fleet.record_missing_schemas().await?;
+        Ok(fleet)
     }
 
     /// Lets the private PostgreSQL go; the last command out stops it.

@@ -224,7 +224,9 @@ async fn look(client: &Connection, api: &Api) -> Result<Vec<String>, FleetError>
                                 'pg_execute_server_program', 'pg_read_server_files', 'pg_write_server_files'))
                           AND pg_catalog.pg_has_role(r.oid, s.oid, 'MEMBER')),
                     (SELECT count(*) FROM pg_catalog.pg_database d
-                     WHERE d.datname ~ '^mb_' AND pg_catalog.has_database_privilege(r.oid, d.oid, 'CONNECT')),
+                     -- A closed one is being made, or a template.
+                     WHERE d.datname ~ '^mb_' AND d.datallowconn
+                         AND pg_catalog.has_database_privilege(r.oid, d.oid, 'CONNECT')),
                     ARRAY(SELECT s FROM unnest($1::text[]) s
                           WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = s)),
                     ARRAY(SELECT a FROM unnest($2::text[]) a

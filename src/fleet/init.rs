@@ -66,7 +66,7 @@ async fn make_catalog(
     let role = Ident::new(&router.user);
     let grants = format!(
         "GRANT USAGE ON SCHEMA catalog TO {role};
-         GRANT SELECT ON catalog.tenant, catalog.base_url, catalog.clock TO {role};
+         GRANT SELECT ON catalog.tenant, catalog.base_url, catalog.clock, catalog.schema TO {role};
          GRANT EXECUTE ON FUNCTION catalog.renew_lease, catalog.end_leases TO {role};"
     );
     run(&admin, &grants).await

@@ -9,7 +9,7 @@ use super::{Doing, Fleet, FleetError, database};
 use crate::catalog::Template;
 use crate::migrate::{self, Standing, standing};
 use crate::pg::{AdvisoryLock, Connection, Ident};
-use crate::tenant::TenantId;
+use crate::tenant::{Lineage, TenantId};
 
 /// How long to wait for another command that builds the same template.
 const LOCK_WAIT: Duration = Duration::from_secs(300);
@@ -35,7 +35,8 @@ impl Fleet {
 
     /// Makes a template of the edition's newest version and switches to it. It is made beside the one in use, so that
     /// tenants can be created meanwhile. The old template stays: the version after this one is made from it. `applied`
-    /// is called as soon as the files have run, some commits before the template is ready.
+    /// is called as soon as the files have run and the schema that they make is stored, some commits before the template is
+    /// ready.
     ///
     /// # Errors
     /// When the server refuses, or one of the edition's files fails; the template before stays in use.
@@ -60,7 +61,7 @@ impl Fleet {
                 None => self.build(&client, server, edition, applied).await?,
             },
         };
-        lock.release(&client).await.doing(|| "releasing the template's lock".into())?;
+        self.unlock_template(&client, lock).await?;
         Ok(template)
     }
 
@@ -73,10 +74,10 @@ impl Fleet {
         let (_, client) = self.admin(server).await?;
         let lock = self.lock_template(&client, server, edition).await?;
         self.sweep(&client, server, edition).await?;
-        lock.release(&client).await.doing(|| "releasing the template's lock".into())
+        self.unlock_template(&client, lock).await
     }
 
-    async fn lock_template(
+    pub(super) async fn lock_template(
         &self,
         client: &Connection,
         server: &str,
@@ -90,6 +91,14 @@ impl Fleet {
             .await
             .doing(|| format!("locking the template of edition `{edition}`"))?
             .ok_or_else(|| FleetError::Busy(format!("the template of edition `{edition}`")))
+    }
+
+    pub(super) async fn unlock_template(
+        &self,
+        client: &Connection,
+        lock: AdvisoryLock,
+    ) -> Result<(), FleetError> {
+        lock.release(client).await.doing(|| "releasing the template's lock".into())
     }
 
     /// Migrates the template that was in use before the ready one. It lacks only the newest files; a new template would
@@ -174,9 +183,13 @@ impl Fleet {
             doing: format!("building the template of edition `{}`", edition.name),
             source: Box::new(failure),
         })?;
+        let lineage =
+            Lineage { edition: edition.name.clone(), version: outcome.after, history: outcome.history };
+        // Before any tenant has this lineage, so that no router looks for its schema in vain.
+        self.record_schema(server, name, &lineage).await?;
         applied();
         database::seal(client, name).await?;
-        self.catalog.template_ready(name, outcome.after, &outcome.history).await?;
+        self.catalog.template_ready(name, lineage.version, &lineage.history).await?;
         self.ready(server, &edition.name).await?.ok_or_else(|| FleetError::Busy(format!("template `{name}`")))
     }
 
@@ -194,7 +207,7 @@ impl Fleet {
                 Err(error) => return Err(error),
             }
         }
-        Ok(())
+        Ok(self.catalog.schemas_sweep(server, &edition.name).await?)
     }
 }
 

@@ -9,13 +9,14 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::rate_limit::RateLimiters;
+use super::schemas::StoredSchemas;
 use super::share;
 use super::supervisor::Supervisor;
 use crate::catalog::Reader;
 use crate::directory::{self, Directory, RowChange};
 use crate::pg::Endpoint;
 use crate::pool::{Budget, Pools};
-use crate::rest::Rest;
+use crate::rest::{Rest, SharedSchemas};
 use crate::settings::{self, Settings};
 use crate::telemetry::{Metrics, Traffic};
 use crate::tenant::Part;
@@ -70,16 +71,18 @@ impl App {
         let pools = Pools::of_router(servers.collect(), Arc::clone(&keys), &settings.catalog.database);
         let (metrics, traffic) = (Metrics::default(), Traffic::default());
         let rate_limiters = Arc::new(RateLimiters::default());
-        let rest = Rest::new(pools.clone(), Arc::clone(&keys), metrics.clone());
+        // The settings were checked: the catalog's server is among them.
+        let reader = catalog
+            .map(|endpoint| Reader::new(endpoint, Arc::clone(&keys), settings.catalog.database.clone()));
+        let schemas = reader.clone().map(|reader| Arc::new(StoredSchemas(reader)) as Arc<dyn SharedSchemas>);
+        let rest = Rest::new(pools.clone(), Arc::clone(&keys), schemas, metrics.clone());
         let mut supervisor = Supervisor::new(metrics.clone());
         if settings.keys.master.is_none() {
             supervisor.keep("key_file", (Arc::clone(&settings), Arc::clone(&keys)), follow_key_file);
         }
         supervisor.keep("traffic", (traffic.clone(), directory.clone()), age);
         let mut leases = None;
-        // The settings were checked: the catalog's server is among them.
-        if let Some(endpoint) = catalog {
-            let reader = Reader::new(endpoint, keys, settings.catalog.database.clone());
+        if let Some(reader) = reader {
             let lessor = (reader.clone(), router_name());
             leases = Some(lessor.clone());
             supervisor.keep("leases", (pools.clone(), lessor), |(pools, (reader, router))| {
@@ -217,7 +220,7 @@ mod tests {
         let keys = Arc::new(KeyRing::generate().unwrap());
         let (directory, limiters) = (Directory::default(), RateLimiters::default());
         let pools = Pools::new(HashMap::new(), Arc::clone(&keys));
-        let rest = Rest::new(pools.clone(), keys, Metrics::default());
+        let rest = Rest::new(pools.clone(), keys, None, Metrics::default());
         // A request, and the limiter that counts it.
         let limiter = || {
             let tenant = directory.get(&tenant(1, None).id)?;

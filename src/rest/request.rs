@@ -111,7 +111,7 @@ impl Request {
             query.columns = None;
         }
         let content_type = media::content_type(&parts.headers);
-        let payload = match action {
+        let mut payload = match action {
             Action::Change(_, Change::Insert | Change::Update | Change::Put) | Action::Call(_, false) => {
                 Some(Payload::parse(body, &content_type, query.columns.is_some(), call)?)
             }
@@ -124,6 +124,12 @@ impl Request {
             _ => BTreeSet::new(),
         };
         let mut prefer = Prefer::parse(&parts.headers);
+        if let (Some(true), Some(columns), Some(Payload::Json(json))) =
+            (prefer.missing_default, &query.columns, &mut payload)
+            && !call
+        {
+            json.find_lacking(columns);
+        }
         if !api.db_tx_end.allows_override() {
             prefer.rollback = None;
         }

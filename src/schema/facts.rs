@@ -1,29 +1,35 @@
 //! `Facts`: what the catalog says, from which a `Schema` is worked out without asking again.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use super::{MediaHandler, Name, Relation, Representation, Routine};
 
+/// The form in which facts are stored. Raised with every change of what they hold or mean, so that a program reads only
+/// what one of its own kind wrote.
+pub const FORMAT: i32 = 1;
+
 /// What was read from one database. All lists may be in any order.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Facts {
-    /// Those of the exposed schemas. Views have no primary key yet.
+    /// Those of the schemas that were read. Views have no primary key yet.
     pub relations: Vec<Relation>,
-    /// Those of the exposed schemas.
+    /// Those of the schemas that were read.
     pub routines: Vec<Routine>,
     /// Those of all schemas: relationships between exposed views may come from tables that are not exposed.
     pub foreign_keys: Vec<ForeignKey>,
     /// Those of all schemas.
     pub primary_keys: Vec<PrimaryKey>,
-    /// What columns of exposed views show.
+    /// What columns of views show.
     pub view_columns: Vec<ViewColumn>,
     /// Functions from a row to rows.
     pub computed: Vec<ComputedRelationship>,
-    /// Of the exposed schemas.
+    /// Of the schemas that were read.
     pub media_handlers: Vec<MediaHandler>,
     /// Of all schemas.
     pub representations: Vec<Representation>,
-    /// `COMMENT ON SCHEMA` of the exposed schemas: schema and comment.
+    /// `COMMENT ON SCHEMA` of the schemas that were read: schema and comment.
     pub comments: Vec<(String, String)>,
     /// See [`Schema::server_version`](super::Schema::server_version).
     pub server_version: i32,
@@ -31,6 +37,41 @@ pub struct Facts {
     pub geojson: Option<Name>,
     /// See [`Schema::time_zones`](super::Schema::time_zones).
     pub time_zones: Vec<String>,
+}
+
+impl Facts {
+    /// In the form [`FORMAT`], to be stored.
+    ///
+    /// # Errors
+    /// Never in practice: no part is a map with keys that JSON can't write.
+    pub fn to_json(&self) -> Result<String, serde_json::Error> {
+        serde_json::to_string(self)
+    }
+
+    /// Reads what [`Facts::to_json`] wrote.
+    ///
+    /// # Errors
+    /// When it is of another form.
+    pub fn from_json(text: &str) -> Result<Self, serde_json::Error> {
+        serde_json::from_str(text)
+    }
+
+    /// What remains where only `exposed` schemas are, and views of theirs and of `extra_search_path` are looked through:
+    /// the same as reading no more than that.
+    #[must_use]
+    pub fn select(mut self, exposed: &[String], extra_search_path: &[String]) -> Self {
+        let shown: BTreeSet<&str> = exposed.iter().map(String::as_str).collect();
+        let seen: BTreeSet<&str> = exposed.iter().chain(extra_search_path).map(String::as_str).collect();
+        self.relations.retain(|relation| shown.contains(relation.schema.as_str()));
+        self.routines.retain(|routine| shown.contains(routine.schema.as_str()));
+        self.media_handlers.retain(|handler| shown.contains(handler.function.schema.as_str()));
+        self.comments.retain(|(schema, _)| shown.contains(schema.as_str()));
+        self.view_columns.retain(|column| {
+            shown.contains(column.view.schema.as_str())
+                && column.through.iter().all(|schema| seen.contains(schema.as_str()))
+        });
+        self
+    }
 }
 
 /// A foreign key.
@@ -58,16 +99,19 @@ pub struct PrimaryKey {
 }
 
 /// A view's column that shows a table's column unchanged, perhaps through further views.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ViewColumn {
     /// The view.
     pub view: Name,
     /// Its column.
     pub column: String,
-    /// The table, or a view between the two.
+    /// The table.
     pub source: Name,
     /// Its column.
     pub source_column: String,
+    /// The schemas of the views between the two.
+    #[serde(default)]
+    pub through: Vec<String>,
 }
 
 /// A function from a relation's row to rows of a relation.

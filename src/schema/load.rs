@@ -1,4 +1,4 @@
-//! Reads the facts of a `Schema` from one connection: a few queries on `pg_catalog`, which any login may run.
+//! Reads `Facts` from one connection: a few queries on `pg_catalog`, which any login may run.
 
 use std::collections::HashMap;
 
@@ -7,9 +7,10 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio_postgres::types::{ToSql as _, Type};
 
+use super::Representation;
+use super::relationship::{MAX_PAIRS, TooMany};
 use super::view::{self, View};
 use super::{ComputedRelationship, Facts, ForeignKey, MediaHandler, Name, PrimaryKey};
-use super::{Representation, Schema};
 use crate::pg::wire::{Answer, Command, Connection, Names, Parameter, Query, Row, Step, WireError};
 
 /// Types outside pg_catalog are then spelled with their schema, and no temporary object hides one of the catalog.
@@ -20,6 +21,9 @@ const RELATIONS: &str = include_str!("sql/relations.sql");
 const KEYS: &str = include_str!("sql/keys.sql");
 const VIEWS: &str = include_str!("sql/views.sql");
 const ROUTINES: &str = include_str!("sql/routines.sql");
+/// `manybox` holds the history, which no API exposes.
+const SCHEMAS: &str = "SELECT nspname::pg_catalog.text FROM pg_catalog.pg_namespace \
+    WHERE nspname NOT LIKE 'pg\\_%' AND nspname NOT IN ('information_schema', 'manybox')";
 const DATABASE: &str = include_str!("sql/database.sql");
 
 /// Most bytes that these queries may answer together. A schema of 100 tables has some 200 kB; its owner can write a comment
@@ -63,16 +67,32 @@ struct Database {
     time_zones: Vec<String>,
 }
 
-/// Reads what is in `schemas`, in one transaction that sees one moment and is undone. Views in `extra_search_path` are
+/// What the queries answered. To make something of it takes the processor a while, perhaps seconds where a schema's owner
+/// means it so.
+#[derive(Debug)]
+pub struct Answers([Vec<Row>; 5]);
+
+/// Asks for all schemas but PostgreSQL's own and manybox's, as [`ask`] does.
+///
+/// # Errors
+/// As [`ask`].
+pub async fn ask_all(connection: &mut Connection) -> Result<Answers, SchemaError> {
+    let query = Query { sql: SCHEMAS, types: &[], key: None, parameters: &[] };
+    let (rows, _) = connection.rows(&query, MAX_CATALOG_ANSWER).await.map_err(too_long)?;
+    let schemas = rows.iter().map(|row| row.try_get(0)).collect::<Result<Vec<String>, _>>()?;
+    ask(connection, &schemas, &[]).await
+}
+
+/// Asks for what is in `schemas`, in one transaction that sees one moment and is undone. Views in `extra_search_path` are
 /// looked through, but show nothing of their own. Needs no role.
 ///
 /// # Errors
 /// When a statement fails or the connection breaks. A transaction may be open then.
-pub async fn load(
+pub async fn ask(
     connection: &mut Connection,
     schemas: &[String],
     extra_search_path: &[String],
-) -> Result<Schema, SchemaError> {
+) -> Result<Answers, SchemaError> {
     let exposed = names(schemas)?;
     let along = names(extra_search_path)?;
     let (exposed, along) =
@@ -93,43 +113,59 @@ pub async fn load(
     ];
     connection.command(&ROLLBACK, Names::None)?;
     connection.sync();
-    let [relations, routines, keys, views, database] = answers(connection, asked).await?;
-    let (relations, routines) = (parse(&relations)?, parse(&routines)?);
-    let (keys, views): (Vec<Key>, Vec<View>) = (parse(&keys)?, parse(&views)?);
-    let database: Vec<Database> = parse(&database)?;
-    let mut facts = Facts { relations, routines, ..Facts::default() };
-    let mut columns = HashMap::new();
-    for key in keys {
-        remember(&mut columns, &key.own);
-        match key.target {
-            Some(target) => {
-                remember(&mut columns, &target.side);
-                let other = target.side.columns.into_iter().map(|(_, name)| name);
-                facts.foreign_keys.push(ForeignKey {
-                    name: key.name,
+    answers(connection, asked).await.map(Answers)
+}
+
+impl Answers {
+    /// Their length in bytes.
+    #[allow(clippy::len_without_is_empty)]
+    pub fn len(&self) -> usize {
+        self.0.iter().flatten().map(Row::len).sum()
+    }
+
+    /// The facts in them.
+    ///
+    /// # Errors
+    /// [`SchemaError::Unreadable`].
+    pub fn into_facts(self) -> Result<Facts, SchemaError> {
+        let [relations, routines, keys, views, database] = self.0;
+        let (relations, routines) = (parse(relations)?, parse(routines)?);
+        let (keys, views): (Vec<Key>, Vec<View>) = (parse(keys)?, parse(views)?);
+        let database: Vec<Database> = parse(database)?;
+        let mut facts = Facts { relations, routines, ..Facts::default() };
+        let mut columns = HashMap::new();
+        for key in keys {
+            remember(&mut columns, &key.own);
+            match key.target {
+                Some(target) => {
+                    remember(&mut columns, &target.side);
+                    let other = target.side.columns.into_iter().map(|(_, name)| name);
+                    facts.foreign_keys.push(ForeignKey {
+                        name: key.name,
+                        relation: key.own.relation,
+                        columns: key.own.columns.into_iter().map(|(_, name)| name).zip(other).collect(),
+                        target: target.side.relation,
+                        unique: target.unique,
+                    });
+                }
+                None => facts.primary_keys.push(PrimaryKey {
                     relation: key.own.relation,
-                    columns: key.own.columns.into_iter().map(|(_, name)| name).zip(other).collect(),
-                    target: target.side.relation,
-                    unique: target.unique,
-                });
+                    columns: key.own.columns.into_iter().map(|(_, name)| name).collect(),
+                }),
             }
-            None => facts.primary_keys.push(PrimaryKey {
-                relation: key.own.relation,
-                columns: key.own.columns.into_iter().map(|(_, name)| name).collect(),
-            }),
         }
+        facts.view_columns = view::trace(views, &columns);
+        if let Some(database) = database.into_iter().next() {
+            facts.computed = database.computed;
+            facts.media_handlers = database.media_handlers;
+            facts.representations = database.representations;
+            facts.comments = database.comments;
+            facts.geojson = database.geojson;
+            facts.server_version = database.server_version;
+            facts.time_zones = database.time_zones;
+        }
+        Ok(facts)
     }
-    facts.view_columns = view::trace(views, &columns);
-    if let Some(database) = database.into_iter().next() {
-        facts.computed = database.computed;
-        facts.media_handlers = database.media_handlers;
-        facts.representations = database.representations;
-        facts.comments = database.comments;
-        facts.geojson = database.geojson;
-        facts.server_version = database.server_version;
-        facts.time_zones = database.time_zones;
-    }
-    Ok(Schema::new(facts)?)
 }
 
 fn remember(columns: &mut HashMap<view::Origin, (Name, String)>, side: &Side) {
@@ -158,10 +194,7 @@ async fn answers(connection: &mut Connection, asked: [Step; 5]) -> Result<[Vec<R
                 else {
                     continue;
                 };
-                let row = connection.row(step, left).await.map_err(|error| match error {
-                    WireError::TooLong { .. } => SchemaError::TooLong,
-                    other => other.into(),
-                })?;
+                let row = connection.row(step, left).await.map_err(too_long)?;
                 left -= row.len();
                 rows.push(row);
             }
@@ -177,8 +210,16 @@ async fn answers(connection: &mut Connection, asked: [Step; 5]) -> Result<[Vec<R
 
 /// The queries above make the JSON that is read here, so what can't be read comes from a server whose catalog we do not
 /// know.
-fn parse<T: DeserializeOwned>(rows: &[Row]) -> Result<Vec<T>, SchemaError> {
-    rows.iter().map(|row| Ok(serde_json::from_str(row.try_get(0)?)?)).collect()
+fn parse<T: DeserializeOwned>(rows: Vec<Row>) -> Result<Vec<T>, SchemaError> {
+    // One after the other is dropped, so that no more than one row is held twice.
+    rows.into_iter().map(|row| Ok(serde_json::from_str(row.try_get(0)?)?)).collect()
+}
+
+pub(super) fn too_long(error: WireError) -> SchemaError {
+    match error {
+        WireError::TooLong { .. } => SchemaError::TooLong,
+        other => other.into(),
+    }
 }
 
 /// Why a schema could not be read.
@@ -190,7 +231,18 @@ pub enum SchemaError {
     /// Its owner wrote more into it than is kept.
     #[error("what it says of the exposed schemas is longer than {MAX_CATALOG_ANSWER} bytes")]
     TooLong,
+    /// Its keys and views make more relationships than are kept.
+    #[error(
+        "its keys, and the views that show them, make relationships of more than {MAX_PAIRS} pairs of columns"
+    )]
+    TooMany,
     /// The server's catalog is not one that manybox knows.
     #[error("its pg_catalog answered in a form manybox does not know: {0}")]
     Unreadable(#[from] serde_json::Error),
+}
+
+impl From<TooMany> for SchemaError {
+    fn from(TooMany: TooMany) -> Self {
+        Self::TooMany
+    }
 }

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Name;
+
 /// A table, or what can be read like one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Relation {
@@ -50,10 +52,12 @@ pub enum Kind {
 pub struct Column {
     /// Its name, unquoted.
     pub name: String,
-    /// SQL text of its type with length and precision, and with the schema unless that is `pg_catalog`; quoted where
-    /// needed. The name of a domain where it has one: what a value is cast to, and what representations are found by.
+    /// Its type for people, with length and precision, and with the schema unless that is `pg_catalog`. The name of a
+    /// domain where it has one; representations are found by it.
     #[serde(rename = "type")]
     pub type_name: String,
+    /// What values are cast to. Length and precision are not part of it: whoever writes to the column applies them.
+    pub cast: Name,
     /// What OpenAPI shows: the type without length or precision, and of a domain over a type of `pg_catalog` that type.
     #[serde(default)]
     pub base_type: String,
@@ -61,7 +65,8 @@ pub struct Column {
     pub not_null: bool,
     /// Filled when an INSERT leaves it out: DEFAULT, identity or generated.
     pub has_default: bool,
-    /// SQL text of what `Prefer: missing=default` fills in: its DEFAULT, its domain's, or its sequence's next value.
+    /// SQL text of what fills it in: its DEFAULT, its domain's, or its sequence's next value. Only of databases that no
+    /// other tenant writes may it become part of a statement.
     #[serde(default)]
     pub default: Option<String>,
     /// GENERATED ALWAYS AS IDENTITY: an INSERT that names it fails.
@@ -85,7 +90,7 @@ pub struct ComputedColumn {
     pub name: String,
     /// The function's schema, which need not be the relation's.
     pub schema: String,
-    /// SQL text of its type, as for [`Column::type_name`].
+    /// Its type for people, as for [`Column::type_name`].
     #[serde(rename = "type")]
     pub type_name: String,
 }

@@ -2,7 +2,7 @@
 
 mod derive;
 
-pub(super) use derive::derive;
+pub(super) use derive::{MAX_PAIRS, TooMany, derive};
 
 use serde::Serialize;
 

@@ -29,9 +29,11 @@ pub struct Routine {
 pub struct Argument {
     /// Empty when it has none.
     pub name: String,
-    /// SQL text of its type, as for [`Column::type_name`](super::Column::type_name).
+    /// Its type for people, as for [`Column::type_name`](super::Column::type_name); functions don't know lengths.
     #[serde(rename = "type")]
     pub type_name: String,
+    /// What values are cast to.
+    pub cast: Name,
     /// Which way it goes.
     pub mode: Mode,
     /// May be left out of a call.
@@ -57,7 +59,7 @@ pub enum Mode {
 /// What a call gives.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Returns {
-    /// SQL text of the type.
+    /// The type for people.
     #[serde(rename = "type")]
     pub type_name: String,
     /// SETOF or TABLE.
@@ -119,18 +121,6 @@ impl Routine {
 }
 
 impl Argument {
-    /// What to cast a value to. Functions don't know the lengths of their arguments, so `character` means any number
-    /// of them, while in a cast it means one.
-    pub fn cast_type(&self) -> &str {
-        match self.type_name.as_str() {
-            "bit" => "bit varying",
-            "bit[]" => "bit varying[]",
-            "character" => "character varying",
-            "character[]" => "character varying[]",
-            other => other,
-        }
-    }
-
     /// Whether a call fails without it; a variadic argument without DEFAULT counts, as with PostgREST.
     pub fn is_required(&self) -> bool {
         !self.has_default

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::load::{MAX_CATALOG_ANSWER, SchemaError};
-use crate::pg::wire::{Connection, Query, Row, WireError};
+use super::load::{MAX_CATALOG_ANSWER, SchemaError, too_long};
+use crate::pg::wire::{Connection, Query, Row};
 
 /// PostgREST's in-database configuration; values of any use are shorter than 64 kB, and longer ones are not kept. What is said for this database wins over what is said for all.
 const IN_DATABASE: &str = "SELECT DISTINCT ON (name) name, value \
@@ -48,10 +48,6 @@ pub async fn role_settings(
 
 async fn rows(connection: &mut Connection, sql: &str) -> Result<Vec<Row>, SchemaError> {
     let query = Query { sql, types: &[], key: None, parameters: &[] };
-    let answer = connection.rows(&query, MAX_CATALOG_ANSWER).await;
-    let (rows, _) = answer.map_err(|error| match error {
-        WireError::TooLong { .. } => SchemaError::TooLong,
-        other => other.into(),
-    })?;
+    let (rows, _) = connection.rows(&query, MAX_CATALOG_ANSWER).await.map_err(too_long)?;
     Ok(rows)
 }

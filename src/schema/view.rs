@@ -1,6 +1,6 @@
 //! Which column of which relation each column of a view shows: read from the tree PostgreSQL keeps of the view.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 
 use serde::Deserialize;
 
@@ -8,6 +8,10 @@ use super::{Name, ViewColumn};
 
 /// A relation's column as the catalog numbers them: oid and attnum.
 pub(super) type Origin = (u32, i32);
+
+/// Most views that are looked through between a view's column and a table's. `CREATE OR REPLACE VIEW` can make two views
+/// show each other, and more than these can't be queried anyway.
+const MAX_DEPTH: usize = 100;
 
 /// A view as `sql/views.sql` gives it. The catalog has no other record of what its columns show: `pg_depend` names
 /// all columns that it reads, not which comes out where.
@@ -36,10 +40,10 @@ pub(super) fn trace(views: Vec<View>, keys: &HashMap<Origin, (Name, String)>) ->
     let mut found = Vec::new();
     for (oid, (view, _, columns)) in names.iter().filter(|(_, (_, exposed, _))| *exposed) {
         for (number, column) in columns {
-            // CREATE OR REPLACE VIEW can make two views show each other.
-            let mut seen = HashSet::new();
+            let mut through: Vec<&str> = Vec::new();
             let mut at = (*oid, *number);
-            while let Some(origin) = shows.get(&at).filter(|_| seen.insert(at)) {
+            for _ in 0..MAX_DEPTH {
+                let Some(origin) = shows.get(&at) else { break };
                 at = *origin;
                 if let Some((source, source_column)) = keys.get(&at) {
                     found.push(ViewColumn {
@@ -47,8 +51,13 @@ pub(super) fn trace(views: Vec<View>, keys: &HashMap<Origin, (Name, String)>) ->
                         column: column.clone(),
                         source: source.clone(),
                         source_column: source_column.clone(),
+                        through: through.into_iter().map(str::to_owned).collect(),
                     });
+                    // Only tables have keys, and they show nothing.
+                    break;
                 }
+                // A view that was not read ends the way at the next look-up.
+                through.extend(names.get(&at.0).map(|(view, ..)| view.schema.as_str()));
             }
         }
     }

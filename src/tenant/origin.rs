@@ -1,11 +1,8 @@
 //! `Origin`: whether manybox made a tenant's database or found it, and what follows from that.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-
-use super::TenantId;
 
 /// Where a tenant's database comes from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -19,8 +16,8 @@ pub enum Origin {
 
 /// Which schema a database has: the edition, its version, and a digest of the history that led there.
 ///
-/// Two databases with equal lineages were made by the same files in the same order, so they have the same
-/// schema: the router introspects one of them and shares what it read.
+/// Two databases with equal lineages were made by the same files in the same order, so they have the same schema, as long as
+/// no tenant changed its own: it is read from the template, once for all of them.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize)]
 pub struct Lineage {
     /// The edition's name, as in `migrations/<edition>/`.
@@ -38,25 +35,6 @@ pub struct Adopted {
     pub database: String,
     /// The role that the router logs in as.
     pub login_role: String,
-}
-
-/// Whose schema a tenant has. Tenants with equal values have the same, so it is read once for all of them.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum SchemaLineage<'a> {
-    /// That of its lineage, which other tenants may share.
-    Shared(Cow<'a, Lineage>),
-    /// One of its own: of an adopted database only its owner knows what it holds.
-    Own(Cow<'a, TenantId>),
-}
-
-impl SchemaLineage<'_> {
-    /// The same, to be kept.
-    pub fn into_owned(self) -> SchemaLineage<'static> {
-        match self {
-            Self::Shared(lineage) => SchemaLineage::Shared(Cow::Owned(lineage.into_owned())),
-            Self::Own(id) => SchemaLineage::Own(Cow::Owned(id.into_owned())),
-        }
-    }
 }
 
 /// Secrets by name (`jwt_secret`, `password`), each sealed with a master key for one tenant. Opened by

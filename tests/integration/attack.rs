@@ -1,3 +1,5 @@
 //! Attacks: what a hostile tenant tries on its neighbours and on manybox, each by its name.
 
 mod killer;
+mod schema;
+mod script;

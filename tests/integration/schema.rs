@@ -1,7 +1,7 @@
 //! The schema as it is read from a database: keys seen through views, cardinalities, computed columns, what may change.
 
 use manybox::pool::Budget;
-use manybox::schema::{self, Join, Kind, Schema};
+use manybox::schema::{self, Facts, Join, Kind, Schema};
 
 use crate::support::TestFleet;
 
@@ -25,7 +25,8 @@ const TABLES: &str = "
 
 async fn read(fleet: &TestFleet) -> Schema {
     let mut checkout = fleet.pools(Budget::default()).checkout(&fleet.tenant("acme").await).await.unwrap();
-    schema::load(checkout.wire(), &["public".into()], &[]).await.unwrap()
+    let answers = schema::ask(checkout.wire(), &["public".into()], &[]).await.unwrap();
+    Schema::new(answers.into_facts().unwrap()).unwrap()
 }
 
 /// Cardinality and target of each relationship from a relation, with the key that makes it.
@@ -53,7 +54,7 @@ async fn a_comment_that_is_a_book_is_not_kept() {
         EXECUTE format('COMMENT ON TABLE a IS %L', repeat('x', 68000000)); END $$";
     owner.batch_execute(long).await.unwrap();
     let mut checkout = fleet.pools(Budget::default()).checkout(&fleet.tenant("acme").await).await.unwrap();
-    let error = schema::load(checkout.wire(), &["public".into()], &[]).await.unwrap_err();
+    let error = schema::ask(checkout.wire(), &["public".into()], &[]).await.unwrap_err();
     assert!(error.to_string().contains("longer than"), "{error}");
 }
 
@@ -81,6 +82,54 @@ async fn what_a_database_contains() {
     let everything = schema.relation("public", "everything").unwrap();
     assert!(everything.primary_key.is_empty() && !everything.updatable);
     assert!(schema.relation("public", "pg_class").is_none());
+}
+
+/// More schemas, of which requests see some: views look through each other across them.
+const SCHEMAS: &str = "
+    CREATE SCHEMA inside; CREATE SCHEMA outside; CREATE SCHEMA extra;
+    CREATE VIEW inside.authors AS SELECT id, name FROM public.authors;
+    CREATE VIEW extra.authors AS SELECT id, name FROM public.authors;
+    CREATE VIEW outside.through_inside AS SELECT id AS who FROM inside.authors;
+    CREATE VIEW outside.through_extra AS SELECT id AS who FROM extra.authors;
+    CREATE VIEW outside.loops AS SELECT 1 AS id;
+    CREATE VIEW outside.looped AS SELECT id FROM outside.loops;
+    CREATE OR REPLACE VIEW outside.loops AS SELECT id FROM outside.looped;
+    CREATE VIEW outside.books AS SELECT * FROM public.books;
+    CREATE TABLE outside.notes (id int PRIMARY KEY, book_id bigint REFERENCES public.books);
+    CREATE FUNCTION outside.ask(it public.books) RETURNS SETOF outside.books LANGUAGE sql STABLE AS 'SELECT * FROM outside.books';
+    CREATE FUNCTION inside.ask() RETURNS int LANGUAGE sql AS 'SELECT 1';
+    CREATE DOMAIN \"application/x-test\" AS bytea;
+    CREATE FUNCTION outside.file() RETURNS \"application/x-test\" LANGUAGE sql AS 'SELECT NULL::bytea';
+    CREATE FUNCTION inside.file() RETURNS \"application/x-test\" LANGUAGE sql AS 'SELECT NULL::bytea';
+    COMMENT ON SCHEMA inside IS 'in'; COMMENT ON SCHEMA outside IS 'out';";
+
+#[tokio::test]
+async fn what_is_stored_serves_every_choice_of_schemas() {
+    let fleet = TestFleet::builder().tenants(&["acme"]).build().await;
+    let owner = fleet.owner("acme").await;
+    owner.batch_execute(TABLES).await.unwrap();
+    owner.batch_execute(SCHEMAS).await.unwrap();
+    let mut checkout = fleet.pools(Budget::default()).checkout(&fleet.tenant("acme").await).await.unwrap();
+    let all = schema::ask_all(checkout.wire()).await.unwrap().into_facts().unwrap();
+    let stored = all.to_json().unwrap();
+    assert!(all.relations.iter().all(|relation| relation.schema != "manybox"), "the history");
+    assert_eq!(Facts::from_json(&stored).unwrap(), all);
+    let choices: [(&[&str], &[&str]); 7] = [
+        (&["public"], &["extensions"]),
+        (&["public", "outside"], &["extensions"]),
+        (&["outside"], &[]),
+        (&["outside"], &["extra"]),
+        (&["outside", "inside"], &["extra"]),
+        (&["inside", "public"], &["public"]),
+        (&["none"], &["public"]),
+    ];
+    for (exposed, along) in choices {
+        let names = |list: &[&str]| list.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let (exposed, along) = (names(exposed), names(along));
+        let own = schema::ask(checkout.wire(), &exposed, &along).await.unwrap().into_facts().unwrap();
+        let selected = Facts::from_json(&stored).unwrap().select(&exposed, &along);
+        assert_eq!(Schema::new(selected).unwrap(), Schema::new(own).unwrap(), "{exposed:?} {along:?}");
+    }
 }
 
 #[tokio::test]

@@ -28,7 +28,8 @@ async fn known_beside(more: &str) -> (TestFleet, impl AsyncFn(&str) + use<>) {
     let owner = fleet.owner("acme").await;
     owner.batch_execute(THOUGHTS).await.unwrap();
     owner.batch_execute(more).await.unwrap();
-    for path in ["/acme/thoughts?select=id", "/acme/answers?select=id,thoughts(id)"] {
+    // The first is sent twice by the router, for the edition has no such table, and then without names.
+    for path in ["/acme/thoughts", "/acme/thoughts?select=id", "/acme/answers?select=id,thoughts(id)"] {
         assert_eq!(fleet.get(path).await.status, 200);
     }
     let ddl = async move |sql: &str| owner.batch_execute(sql).await.unwrap();

@@ -89,12 +89,12 @@ pub(super) fn plan<'a>(
                 Payload::Raw(body) => body.clone(),
                 Payload::Form(_) => return Err(Error::internal("a form has no argument without a name")),
             };
-            Arguments::Whole(body, &inputs[0].type_name)
+            Arguments::Whole(body, Name::from(&inputs[0].cast))
         }
         Some(Payload::Json(json)) => {
             let target = |argument: &&'a Argument| {
-                let (name, kind) = (argument.name.as_str(), argument.cast_type());
-                (Target { name, kind, convert: None, default: None }, argument.mode == Mode::Variadic)
+                let (name, cast) = (argument.name.as_str(), Name::from(&argument.cast));
+                (Target { name, cast, convert: None, default: None }, argument.mode == Mode::Variadic)
             };
             Arguments::Json(json, supplied.iter().map(target).collect())
         }
@@ -112,7 +112,7 @@ fn request_names(request: &Request, name: &str) -> bool {
 fn texts<'a>(
     supplied: &[&'a Argument],
     pairs: &'a [(String, String)],
-) -> Vec<(&'a str, &'a str, ArgumentValue<'a>)> {
+) -> Vec<(&'a str, Name<'a>, ArgumentValue<'a>)> {
     let text = |argument: &&'a Argument| {
         let values = pairs.iter().filter(|(name, _)| *name == argument.name);
         let mut values: Vec<&'a str> = values.map(|(_, value)| value.as_str()).collect();
@@ -122,7 +122,7 @@ fn texts<'a>(
             // Of several values for one argument the last is taken.
             ArgumentValue::Single(values.pop().unwrap_or_default())
         };
-        (argument.name.as_str(), argument.cast_type(), supplied)
+        (argument.name.as_str(), Name::from(&argument.cast), supplied)
     };
     supplied.iter().map(text).collect()
 }

@@ -11,6 +11,9 @@ use super::read;
 use super::tree::{Change, ChangeKind, Name, Read, Target, Values};
 use crate::schema::{Relation, Schema};
 
+/// What a domain representation is made of.
+const JSON: Name<'static> = Name { schema: "pg_catalog", name: "json" };
+
 /// Plans a change; `read` is the read of its rows.
 pub(super) fn plan<'a>(
     request: &'a Request,
@@ -23,8 +26,17 @@ pub(super) fn plan<'a>(
     let defaults = request.prefer.missing_default == Some(true) && method != Method::Put;
     let values = || -> Result<Values<'a>, Error> {
         let json = body(request)?;
-        let columns = request.columns.iter().map(|name| target(schema, relation, name));
-        Ok(Values { json, columns: columns.collect::<Result<_, _>>()?, defaults })
+        let (mut columns, mut defaulted) = (Vec::new(), Vec::new());
+        for name in &request.columns {
+            let (mut target, default) = target(schema, relation, name)?;
+            if default.is_some() && defaults && json.lacking.everywhere.contains(name) {
+                defaulted.push(target.name);
+                continue;
+            }
+            target.default = default.filter(|_| defaults && json.lacking.somewhere.contains(name));
+            columns.push(target);
+        }
+        Ok(Values { json, columns, defaulted })
     };
     let mut filters = read::conditions(schema, relation, &request.query);
     let kind = match method {
@@ -73,13 +85,18 @@ fn names_one_row(request: &Request, key: &[&str]) -> bool {
         && query.filters.iter().all(|(path, f)| !path.is_empty() || (!f.negated && equal(&f.test)))
 }
 
-fn target<'a>(schema: &'a Schema, relation: &'a Relation, name: &str) -> Result<Target<'a>, Error> {
+/// Where the value of this key goes, and the column's default.
+fn target<'a>(
+    schema: &'a Schema,
+    relation: &'a Relation,
+    name: &str,
+) -> Result<(Target<'a>, Option<&'a str>), Error> {
     let column = relation.column(name).ok_or_else(|| {
         let message =
             format!("Could not find the '{name}' column of '{}' in the schema cache", relation.name);
         Error::new(Code::ColumnNotFound, message)
     })?;
     let convert = schema.representation("json", &column.type_name).map(Name::from);
-    let kind = if convert.is_some() { "pg_catalog.json" } else { column.type_name.as_str() };
-    Ok(Target { name: &column.name, kind, convert, default: column.default.as_deref() })
+    let cast = if convert.is_some() { JSON } else { Name::from(&column.cast) };
+    Ok((Target { name: &column.name, cast, convert, default: None }, column.default.as_deref()))
 }

@@ -309,8 +309,8 @@ pub(crate) struct Values<'a> {
     pub(crate) json: &'a Json,
     /// The keys that are used, and where their values go.
     pub(crate) columns: Vec<Target<'a>>,
-    /// A missing key means the column's default instead of null.
-    pub(crate) defaults: bool,
+    /// Columns that get their default, because no row has a key for them.
+    pub(crate) defaulted: Vec<&'a str>,
 }
 
 /// Where the value of a body's key goes.
@@ -318,11 +318,12 @@ pub(crate) struct Values<'a> {
 pub(crate) struct Target<'a> {
     /// The column or argument; also the key.
     pub(crate) name: &'a str,
-    /// The type that PostgreSQL reads the value as; SQL text from its own catalog.
-    pub(crate) kind: &'a str,
+    /// The type that PostgreSQL reads the value as.
+    pub(crate) cast: Name<'a>,
     /// A domain representation: a function that makes the column's value of it.
     pub(crate) convert: Option<Name<'a>>,
-    /// The column's default; SQL text from PostgreSQL's catalog.
+    /// Where some rows have no key for it, and then get the column's default: that, as SQL text. PostgreSQL's own DEFAULT
+    /// stands for a column in all rows or in none.
     pub(crate) default: Option<&'a str>,
 }
 
@@ -343,11 +344,11 @@ pub(crate) struct Call<'a> {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Arguments<'a> {
     /// The whole body is the only argument, of this type.
-    Whole(Bytes, &'a str),
+    Whole(Bytes, Name<'a>),
     /// Keys of a JSON body; `true` for a VARIADIC argument.
     Json(&'a Json, Vec<(Target<'a>, bool)>),
     /// Texts of a form or a query string: name, type and value of each argument.
-    Texts(Vec<(&'a str, &'a str, ArgumentValue<'a>)>),
+    Texts(Vec<(&'a str, Name<'a>, ArgumentValue<'a>)>),
 }
 
 /// The value of an argument, as text.

@@ -30,6 +30,45 @@ pub(crate) struct Json {
     pub(crate) text: Bytes,
     /// The keys of its objects, which all have the same; none if the request has `columns`.
     pub(crate) keys: BTreeSet<String>,
+    /// Which of the `columns` its objects lack, where that was looked for.
+    pub(crate) lacking: Lacking,
+}
+
+/// Which of the columns that a request names the objects of its body have no key for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Lacking {
+    /// None of them has one.
+    pub(crate) everywhere: BTreeSet<String>,
+    /// Some have none, or nobody knows.
+    pub(crate) somewhere: BTreeSet<String>,
+}
+
+impl Lacking {
+    /// Looks through the objects. PostgreSQL has the words for what is no JSON, or no object.
+    fn of(text: &[u8], columns: &BTreeSet<String>) -> Self {
+        let unknown = || Self { everywhere: BTreeSet::new(), somewhere: columns.clone() };
+        let Ok(json) = std::str::from_utf8(text) else { return unknown() };
+        let rows: Result<Vec<&RawValue>, _> = match json.trim_ascii_start().bytes().next() {
+            Some(b'[') => serde_json::from_str(json),
+            _ => serde_json::from_str(json).map(|row| vec![row]),
+        };
+        let Ok(rows) = rows else { return unknown() };
+        let mut with: BTreeMap<&str, usize> = columns.iter().map(|column| (column.as_str(), 0)).collect();
+        for row in &rows {
+            let Ok(object) = serde_json::from_str::<Object<'_>>(row.get()) else { return unknown() };
+            for key in object.0.keys() {
+                if let Some(count) = with.get_mut(&*key.0) {
+                    *count += 1;
+                }
+            }
+        }
+        let mut lacking = Self::default();
+        for (column, count) in with.into_iter().filter(|(_, count)| *count < rows.len()) {
+            let place = if count == 0 { &mut lacking.everywhere } else { &mut lacking.somewhere };
+            place.insert(column.to_owned());
+        }
+        lacking
+    }
 }
 
 impl Json {
@@ -54,14 +93,19 @@ impl Json {
             }
             _ => {
                 serde_json::from_str::<IgnoredAny>(json).map_err(invalid)?;
-                return Ok(Self { text: Bytes::from_static(b"[]"), keys: BTreeSet::new() });
+                return Ok(Self::encoded(Bytes::from_static(b"[]"), BTreeSet::new()));
             }
         };
-        Ok(Self { text, keys })
+        Ok(Self::encoded(text, keys))
     }
 
-    fn encode(value: &Value, keys: BTreeSet<String>) -> Self {
-        Self { text: Bytes::from(value.to_string()), keys }
+    fn encoded(text: Bytes, keys: BTreeSet<String>) -> Self {
+        Self { text, keys, lacking: Lacking::default() }
+    }
+
+    /// Looks for the columns that its objects lack.
+    pub(super) fn find_lacking(&mut self, columns: &BTreeSet<String>) {
+        self.lacking = Lacking::of(&self.text, columns);
     }
 }
 
@@ -69,7 +113,7 @@ impl Payload {
     /// Reads a body. `columns`: the request names the keys itself.
     pub(super) fn parse(body: Bytes, media: &Media, columns: bool, call: bool) -> Result<Self, Error> {
         match media {
-            Media::Json if columns => Ok(Self::Json(Json { text: body, keys: BTreeSet::new() })),
+            Media::Json if columns => Ok(Self::Json(Json::encoded(body, BTreeSet::new()))),
             Media::Json if body.is_empty() && call => Json::parse(Bytes::from_static(b"{}")).map(Self::Json),
             Media::Json => Json::parse(body).map(Self::Json),
             Media::Csv => csv(&body).map(Self::Json),
@@ -81,7 +125,7 @@ impl Payload {
                 let object: Map<String, Value> =
                     fields.into_iter().map(|(key, value)| (key, Value::String(value))).collect();
                 let keys = object.keys().cloned().collect();
-                Ok(Self::Json(Json::encode(&Value::Object(object), keys)))
+                Ok(Self::Json(Json::encoded(Value::Object(object).to_string().into(), keys)))
             }
             Media::Plain | Media::Xml | Media::Octets if call => Ok(Self::Raw(body)),
             other => Err(Error::body(format!("Content-Type not acceptable: {}", other.name()))),
@@ -128,7 +172,7 @@ fn csv(body: &[u8]) -> Result<Json, Error> {
     }
     let keys = if json.len() == 1 { BTreeSet::new() } else { names.into_keys().map(str::to_owned).collect() };
     json.push(b']');
-    Ok(Json { text: json.into(), keys })
+    Ok(Json::encoded(json.into(), keys))
 }
 
 /// The keys of an object.
@@ -192,6 +236,28 @@ mod tests {
         }
         for bad in ["", "{", "{\"a\"}", "[1,]", "x", "{} {}", r#"{"\ud800":1}"#, r#"[{"\ud800":1}]"#] {
             assert_eq!(parse(bad, Media::Json), Err("Empty or invalid json".into()), "{bad}");
+        }
+    }
+
+    #[test]
+    fn columns_that_objects_lack_are_found() {
+        let columns: BTreeSet<String> = ["a", "b", "c"].map(str::to_owned).into();
+        for (text, everywhere, somewhere) in [
+            (r#"{"a":1,"\u0062":null}"#, "c", ""),
+            (r#" [{"a":1},{"a":2,"b":3}] "#, "c", "b"),
+            ("[{},{}]", "a,b,c", ""),
+            ("[]", "", ""),
+            ("[1]", "", "a,b,c"),
+            ("{", "", "a,b,c"),
+            ("null", "", "a,b,c"),
+        ] {
+            let lacking = Lacking::of(text.as_bytes(), &columns);
+            let names = |set: &BTreeSet<String>| set.iter().cloned().collect::<Vec<_>>().join(",");
+            assert_eq!(
+                (names(&lacking.everywhere), names(&lacking.somewhere)),
+                (everywhere.into(), somewhere.into()),
+                "{text}"
+            );
         }
     }
 

@@ -1,6 +1,6 @@
 //! Calls of functions.
 
-use super::super::plan::tree::{ArgumentValue, Arguments, Call, Qualifier, ResultShape, Values};
+use super::super::plan::tree::{ArgumentValue, Arguments, Call, Name, Qualifier, ResultShape, Values};
 use super::change;
 use super::condition;
 use super::snippet::Snippet;
@@ -10,6 +10,9 @@ use crate::pg::Ident;
 const CALL: &str = "_mb_call";
 /// The column of values that have no name. PostgREST calls it so, and it shows in CSV.
 pub(super) const VALUE: &str = "pgrst_scalar";
+
+/// The type whose values are bound as they are.
+const BYTEA: Name<'static> = Name { schema: "pg_catalog", name: "bytea" };
 
 /// The statement inside the WITH.
 pub(super) fn call(sql: &mut Snippet, call: &Call<'_>) {
@@ -27,7 +30,7 @@ pub(super) fn call(sql: &mut Snippet, call: &Call<'_>) {
     match &call.arguments {
         Arguments::Json(json, arguments) if !arguments.is_empty() => {
             let (columns, variadic): (Vec<_>, Vec<_>) = arguments.iter().cloned().unzip();
-            let values = Values { json, columns, defaults: false };
+            let values = Values { json, columns, defaulted: Vec::new() };
             change::rows(sql, &values, true);
             sql.push(", LATERAL ");
             function(sql, call, scalar, |sql| {
@@ -41,29 +44,34 @@ pub(super) fn call(sql: &mut Snippet, call: &Call<'_>) {
             sql.push("FROM ");
             function(sql, call, scalar, |_| {});
         }
-        Arguments::Whole(body, kind) => {
+        Arguments::Whole(body, cast) => {
             sql.push("FROM ");
             function(sql, call, scalar, |sql| {
-                if *kind == "bytea" {
+                if *cast == BYTEA {
                     // Its bytes, not a text of them.
                     sql.bind_bytes(body.clone());
                 } else {
                     sql.bind(body.clone());
                 }
-                sql.push("::").push_sql(kind);
+                sql.push("::");
+                condition::name(sql, *cast);
             });
         }
         Arguments::Texts(texts) => {
             sql.push("FROM ");
             function(sql, call, scalar, |sql| {
-                sql.join(texts, ", ", |sql, (name, kind, given)| match given {
-                    ArgumentValue::Single(text) => {
-                        sql.push(Ident::new(*name)).push(" := ").bind(*text).push("::").push_sql(kind);
+                sql.join(texts, ", ", |sql, (name, cast, given)| {
+                    match given {
+                        ArgumentValue::Single(text) => {
+                            sql.push(Ident::new(*name)).push(" := ").bind(*text);
+                        }
+                        ArgumentValue::Variadic(many) => {
+                            sql.push("VARIADIC ").push(Ident::new(*name)).push(" := ");
+                            sql.bind(condition::array(many.iter().copied()));
+                        }
                     }
-                    ArgumentValue::Variadic(many) => {
-                        sql.push("VARIADIC ").push(Ident::new(*name)).push(" := ");
-                        sql.bind(condition::array(many.iter().copied())).push("::").push_sql(kind);
-                    }
+                    sql.push("::");
+                    condition::name(sql, *cast);
                 });
             });
         }

@@ -1,6 +1,6 @@
 //! Changes, and the rows of a body: PostgreSQL reads the JSON itself, so no value is read twice.
 
-use super::super::plan::tree::{Change, ChangeKind, Name, Qualifier, Target, Values};
+use super::super::plan::tree::{Change, ChangeKind, Name, Qualifier, Values};
 use super::super::request::prefer::Resolution;
 use super::condition::{self, Embeds};
 use super::snippet::Snippet;
@@ -17,7 +17,7 @@ pub(super) fn change(sql: &mut Snippet, change: &Change<'_>) {
     let table = Qualifier::Relation(change.relation);
     match &change.kind {
         ChangeKind::Insert { values, conflict } => insert(sql, change, values, conflict.as_ref()),
-        ChangeKind::Update(values) if values.columns.is_empty() => {
+        ChangeKind::Update(values) if values.columns.is_empty() && values.defaulted.is_empty() => {
             // Nothing to set: nothing is changed, and the answer says so.
             sql.push("SELECT ");
             let table = Qualifier::Alias(change.relation.name.to_owned());
@@ -33,12 +33,13 @@ pub(super) fn change(sql: &mut Snippet, change: &Change<'_>) {
         ChangeKind::Update(values) => {
             sql.push("UPDATE ");
             condition::name(sql, change.relation);
-            sql.push(" SET ").join(&values.columns, ", ", |sql, column| {
-                sql.push(Ident::new(column.name))
-                    .push(" = ")
-                    .push(BODY)
-                    .push(".")
-                    .push(Ident::new(column.name));
+            sql.push(" SET ").join(names(values), ", ", |sql, (column, given)| {
+                sql.push(Ident::new(column)).push(" = ");
+                if given {
+                    sql.push(BODY).push(".").push(Ident::new(column));
+                } else {
+                    sql.push("DEFAULT");
+                }
             });
             sql.push(" ");
             rows(sql, values, false);
@@ -70,16 +71,13 @@ fn insert(
     values: &Values<'_>,
     conflict: Option<&(Vec<&str>, Resolution)>,
 ) {
-    let names = |sql: &mut Snippet, columns: &[Target<'_>]| {
-        sql.join(columns, ", ", |sql, column| {
-            sql.push(Ident::new(column.name));
-        });
-    };
     sql.push("INSERT INTO ");
     condition::name(sql, change.relation);
     if !values.columns.is_empty() {
-        sql.push(" (");
-        names(sql, &values.columns);
+        // What is left out gets its default.
+        sql.push(" (").join(&values.columns, ", ", |sql, column| {
+            sql.push(Ident::new(column.name));
+        });
         sql.push(")");
     }
     sql.push(" SELECT ").join(&values.columns, ", ", |sql, column| {
@@ -99,15 +97,21 @@ fn insert(
         sql.push(" ON CONFLICT (").join(key, ", ", |sql, column| {
             sql.push(Ident::new(*column));
         });
-        if *resolution == Resolution::Ignore || values.columns.is_empty() {
+        if *resolution == Resolution::Ignore || names(values).next().is_none() {
             sql.push(") DO NOTHING");
         } else {
-            sql.push(") DO UPDATE SET ").join(&values.columns, ", ", |sql, column| {
-                sql.push(Ident::new(column.name)).push(" = EXCLUDED.").push(Ident::new(column.name));
+            sql.push(") DO UPDATE SET ").join(names(values), ", ", |sql, (column, _)| {
+                sql.push(Ident::new(column)).push(" = EXCLUDED.").push(Ident::new(column));
             });
             sql.push(" WHERE ").push_sql(&counted("- 1")).push(" <> '-1'");
         }
     }
+}
+
+/// The columns that are set, and whether the body gives them; the others get their default.
+fn names<'v>(values: &'v Values<'_>) -> impl Iterator<Item = (&'v str, bool)> {
+    let given = values.columns.iter().map(|column| (column.name, true));
+    given.chain(values.defaulted.iter().map(|column| (*column, false)))
 }
 
 /// Counts, and is never what it is compared with.
@@ -120,7 +124,8 @@ fn counted(step: &str) -> String {
 /// `FROM … AS _mb_body`: the body's rows with typed columns. A call wants one row at most.
 pub(super) fn rows(sql: &mut Snippet, values: &Values<'_>, one: bool) {
     let object = values.json.is_object();
-    let (kind, reader, elements) = match (values.defaults, object) {
+    let with: Vec<_> = values.columns.iter().filter_map(|c| Some((c.name, c.default?))).collect();
+    let (kind, reader, elements) = match (!with.is_empty(), object) {
         (false, true) => ("json", "json_to_record", ""),
         (false, false) => ("json", "json_to_recordset", "json_array_elements"),
         (true, true) => ("jsonb", "jsonb_to_record", ""),
@@ -129,12 +134,11 @@ pub(super) fn rows(sql: &mut Snippet, values: &Values<'_>, one: bool) {
     let mut json = "_mb_payload.body";
     sql.push("FROM (SELECT ").bind(values.json.text.clone());
     sql.push("::pg_catalog.").push(kind).push(" AS body) AS _mb_payload, ");
-    if values.defaults {
+    if !with.is_empty() {
         json = "_mb_filled.body";
         sql.push("LATERAL (SELECT ");
         sql.push(if object { "" } else { "pg_catalog.jsonb_agg(" });
         sql.push("pg_catalog.jsonb_build_object(");
-        let with: Vec<_> = values.columns.iter().filter_map(|c| Some((c.name, c.default?))).collect();
         sql.join(with, ", ", |sql, (name, default)| {
             sql.bind(name).push("::pg_catalog.text, ").push_sql(default);
         });
@@ -158,7 +162,8 @@ pub(super) fn rows(sql: &mut Snippet, values: &Values<'_>, one: bool) {
     if !values.columns.is_empty() {
         sql.push("pg_catalog.").push(reader).push("(").push(json).push(") AS _(");
         sql.join(&values.columns, ", ", |sql, column| {
-            sql.push(Ident::new(column.name)).push(" ").push_sql(column.kind);
+            sql.push(Ident::new(column.name)).push(" ");
+            condition::name(sql, column.cast);
         });
         sql.push(")");
         sql.push(if one { " LIMIT 1" } else { "" });

@@ -75,7 +75,8 @@ impl Snippet {
         self
     }
 
-    /// Adds text that PostgreSQL's own catalog gave (a type, a default), or that this program made of constants.
+    /// Adds text that this program made of constants, or the default of a column: an expression as PostgreSQL wrote it, of
+    /// the edition's template or of the database that this statement is for, never of another tenant's.
     pub(crate) fn push_sql(&mut self, text: &str) -> &mut Self {
         self.text.push_str(text);
         self

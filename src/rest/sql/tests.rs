@@ -14,10 +14,21 @@ type Header<'a> = (&'a str, &'a str);
 /// Method, target, headers, body.
 type Case<'a, Target, Headers> = (&'a str, Target, Headers, &'a str);
 
+/// A type of PostgreSQL's by the name that its catalog has for it.
+fn cast(kind: &str) -> Json {
+    let name = match kind {
+        "bigint" => "int8",
+        "integer" => "int4",
+        "text[]" => "_text",
+        other => other,
+    };
+    json!({ "schema": "pg_catalog", "name": name })
+}
+
 fn relation(name: &str, key: &str, columns: &[(&str, &str, Option<&str>)]) -> Relation {
     let column = |(name, kind, default): &(&str, &str, Option<&str>)| {
         json!({
-            "name": name, "type": kind, "base_type": kind, "not_null": false, "has_default": default.is_some(),
+            "name": name, "type": kind, "cast": cast(kind), "base_type": kind, "not_null": false, "has_default": default.is_some(),
             "default": default, "identity": false, "generated": false, "comment": null,
         })
     };
@@ -30,7 +41,7 @@ fn relation(name: &str, key: &str, columns: &[(&str, &str, Option<&str>)]) -> Re
 }
 
 fn routine(name: &str, arguments: &[(&str, &str, &str)], returns: Json) -> Routine {
-    let argument = |(name, kind, mode): &(&str, &str, &str)| json!({ "name": name, "type": kind, "mode": mode, "has_default": *mode == "variadic" });
+    let argument = |(name, kind, mode): &(&str, &str, &str)| json!({ "name": name, "type": kind, "cast": cast(kind), "mode": mode, "has_default": *mode == "variadic" });
     from_value(json!({
         "schema": "api", "name": name, "comment": null, "volatility": "volatile",
         "arguments": arguments.iter().map(argument).collect::<Vec<_>>(), "returns": returns,
@@ -138,6 +149,8 @@ fn requests_become_sql() {
         ("GET", "/books?id=eq(any).{1,2}", &[("accept", "text/csv")], ""),
         ("POST", "/books?select=id", &represent, r#"[{"title":"a"},{"title":"b"}]"#),
         ("POST", "/books?columns=id,title", &upsert, r#"{"title":"a"}"#),
+        ("POST", "/books?columns=id,title", &upsert, r#"[{"title":"a"},{"id":2,"title":"b"}]"#),
+        ("PATCH", "/books?id=eq.1&columns=id,title", &upsert, r#"{"title":"a"}"#),
         ("PATCH", "/books?id=eq.1&select=title,authors(name)", &represent, r#"{"title":"a"}"#),
         ("PUT", "/authors?id=eq.1", &[], r#"{"id":1,"name":"a"}"#),
         ("DELETE", "/loans?days=gt.30", &[], ""),

@@ -5,19 +5,44 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use super::super::{Facts, ForeignKey, Name, ViewColumn};
 use super::{ColumnPair, Join, Junction, Relationship};
 
+/// For each way to choose them: columns of a view, one for each of a key.
+type Ways<'a> = Vec<Vec<&'a str>>;
+
+/// Most pairs of columns in the relationships of one database, of one direction. Keys, and the views that show them, make
+/// as many as the product of their numbers, so that a schema of some kilobytes could ask for any amount of memory.
+pub(in crate::schema) const MAX_PAIRS: usize = 100_000;
+
+/// There are more pairs of columns than [`MAX_PAIRS`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::schema) struct TooMany;
+
+/// What is left of [`MAX_PAIRS`].
+struct Room(usize);
+
+impl Room {
+    fn take(&mut self, pairs: usize) -> Result<(), TooMany> {
+        self.0 = self.0.checked_sub(pairs).ok_or(TooMany)?;
+        Ok(())
+    }
+}
+
 /// A view shows a column of a key once for each of these.
 type Shown<'a> = HashMap<(&'a Name, &'a str), BTreeMap<&'a Name, Vec<&'a str>>>;
 
 /// Fills in the primary keys of the views among `facts.relations`, and gives all relationships in their final order.
-pub(in crate::schema) fn derive(facts: &mut Facts) -> Vec<Relationship> {
+pub(in crate::schema) fn derive(facts: &mut Facts) -> Result<Vec<Relationship>, TooMany> {
     let mut columns = std::mem::take(&mut facts.view_columns);
     columns.sort();
     columns.dedup();
     let shown = shown(&columns);
-    view_keys(facts, &shown);
+    view_keys(facts, &shown)?;
     let exposed: BTreeSet<&str> = facts.relations.iter().map(|r| r.schema.as_str()).collect();
-    let mut found: Vec<_> = facts.foreign_keys.iter().flat_map(|key| forward(key, &shown)).collect();
-    found.extend(many_to_many(facts, &found));
+    let (mut found, mut room) = (Vec::new(), Room(MAX_PAIRS));
+    for key in &facts.foreign_keys {
+        forward(key, &shown, &mut found, &mut room)?;
+    }
+    let through = many_to_many(facts, &found, &mut room)?;
+    found.extend(through);
     let inverse: Vec<_> = found.iter().filter_map(inverse).collect();
     found.extend(inverse);
     // Only what one request can reach: both ends in its schema, a junction in any exposed one.
@@ -57,7 +82,7 @@ pub(in crate::schema) fn derive(facts: &mut Facts) -> Vec<Relationship> {
     };
     found.sort_by_cached_key(order);
     found.dedup();
-    found
+    Ok(found)
 }
 
 fn shown(columns: &[ViewColumn]) -> Shown<'_> {
@@ -74,17 +99,19 @@ fn choices<'a>(
     shown: &Shown<'a>,
     table: &'a Name,
     columns: impl Iterator<Item = &'a str>,
-) -> Vec<(&'a Name, Vec<Vec<&'a str>>)> {
+) -> Result<Vec<(&'a Name, Ways<'a>)>, TooMany> {
     let none = BTreeMap::new();
     let per_column: Vec<_> = columns.map(|c| shown.get(&(table, c)).unwrap_or(&none)).collect();
-    let Some((first, others)) = per_column.split_first() else { return Vec::new() };
-    let mut found = Vec::new();
+    let Some((first, others)) = per_column.split_first() else { return Ok(Vec::new()) };
+    let (mut found, mut room) = (Vec::new(), Room(MAX_PAIRS));
     for (view, names) in *first {
         let Some(more) = others.iter().map(|views| views.get(view)).collect::<Option<Vec<_>>>() else {
             continue;
         };
-        let mut ways: Vec<Vec<&str>> = names.iter().map(|name| vec![*name]).collect();
+        room.take(names.len())?;
+        let mut ways: Ways<'_> = names.iter().map(|name| vec![*name]).collect();
         for names in more {
+            room.take(ways.len().saturating_mul(names.len()))?;
             ways = ways
                 .iter()
                 .flat_map(|way| names.iter().map(|name| [way.as_slice(), &[*name]].concat()))
@@ -92,14 +119,14 @@ fn choices<'a>(
         }
         found.push((*view, ways));
     }
-    found
+    Ok(found)
 }
 
 /// A view has the keys of the tables it shows them of.
-fn view_keys(facts: &mut Facts, shown: &Shown<'_>) {
+fn view_keys(facts: &mut Facts, shown: &Shown<'_>) -> Result<(), TooMany> {
     let mut keys: BTreeMap<Name, Vec<String>> = BTreeMap::new();
     for key in &facts.primary_keys {
-        for (view, ways) in choices(shown, &key.relation, key.columns.iter().map(String::as_str)) {
+        for (view, ways) in choices(shown, &key.relation, key.columns.iter().map(String::as_str))? {
             // Any way will do: the columns are equal.
             let way = ways.into_iter().next().unwrap_or_default();
             keys.entry(view.clone()).or_default().extend(way.into_iter().map(str::to_owned));
@@ -109,24 +136,30 @@ fn view_keys(facts: &mut Facts, shown: &Shown<'_>) {
         let name = Name::new(relation.schema.as_str(), relation.name.as_str());
         relation.primary_key = keys.remove(&name).unwrap_or_default();
     }
+    Ok(())
 }
 
 /// From the side that holds the key to the other: the tables themselves, and views that show either side.
-fn forward<'a>(key: &'a ForeignKey, shown: &Shown<'a>) -> Vec<Relationship> {
+fn forward<'a>(
+    key: &'a ForeignKey,
+    shown: &Shown<'a>,
+    found: &mut Vec<Relationship>,
+    room: &mut Room,
+) -> Result<(), TooMany> {
     let own: Vec<&str> = key.columns.iter().map(|(own, _)| own.as_str()).collect();
     let other: Vec<&str> = key.columns.iter().map(|(_, other)| other.as_str()).collect();
-    let mut from = choices(shown, &key.relation, own.iter().copied());
-    let mut to = choices(shown, &key.target, other.iter().copied());
+    let mut from = choices(shown, &key.relation, own.iter().copied())?;
+    let mut to = choices(shown, &key.target, other.iter().copied())?;
     let tables = (from.len(), to.len());
     from.push((&key.relation, vec![own]));
     to.push((&key.target, vec![other]));
-    let mut found = Vec::new();
     for (i, (from, own)) in from.iter().enumerate() {
         for (j, (to, other)) in to.iter().enumerate() {
             for (own, other) in own.iter().flat_map(|own| other.iter().map(move |other| (own, other))) {
                 let columns: Vec<ColumnPair> =
                     own.iter().zip(other).map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect();
                 let constraint = key.name.clone();
+                room.take(columns.len())?;
                 found.push(Relationship {
                     from: (*from).clone(),
                     to: (*to).clone(),
@@ -142,7 +175,7 @@ fn forward<'a>(key: &'a ForeignKey, shown: &Shown<'a>) -> Vec<Relationship> {
             }
         }
     }
-    found
+    Ok(())
 }
 
 /// The same key from the other side.
@@ -171,7 +204,11 @@ fn swap(columns: &[ColumnPair]) -> Vec<ColumnPair> {
 }
 
 /// Two keys of one relation whose columns all belong to its primary key make it a junction.
-fn many_to_many(facts: &Facts, found: &[Relationship]) -> Vec<Relationship> {
+fn many_to_many(
+    facts: &Facts,
+    found: &[Relationship],
+    room: &mut Room,
+) -> Result<Vec<Relationship>, TooMany> {
     let mut keys: BTreeMap<&Name, Vec<&Relationship>> = BTreeMap::new();
     for r in found.iter().filter(|r| matches!(r.join, Join::ManyToOne { .. })) {
         keys.entry(&r.from).or_default().push(r);
@@ -187,6 +224,7 @@ fn many_to_many(facts: &Facts, found: &[Relationship]) -> Vec<Relationship> {
             if from == to || one.to.schema != other.to.schema {
                 continue;
             }
+            room.take(one.columns().len() + other.columns().len())?;
             made.push(Relationship {
                 from: one.to.clone(),
                 to: other.to.clone(),
@@ -203,5 +241,5 @@ fn many_to_many(facts: &Facts, found: &[Relationship]) -> Vec<Relationship> {
             });
         }
     }
-    made
+    Ok(made)
 }

@@ -15,6 +15,7 @@ columns AS (
     SELECT a.attrelid, json_agg(json_build_object(
             'name', a.attname,
             'type', format_type(a.atttypid, a.atttypmod),
+            'cast', json_build_object('schema', tn.nspname, 'name', t.typname),
             'base_type', CASE
                 WHEN t.typtype = 'd' AND base.typnamespace = 'pg_catalog'::regnamespace THEN format_type(base.oid, NULL)
                 WHEN t.typnamespace = 'pg_catalog'::regnamespace THEN format_type(a.atttypid, NULL)
@@ -41,6 +42,7 @@ columns AS (
     FROM pg_attribute a
     JOIN shown ON shown.oid = a.attrelid
     JOIN pg_type t ON t.oid = a.atttypid
+    JOIN pg_namespace tn ON tn.oid = t.typnamespace
     JOIN bases ON bases.oid = t.oid
     JOIN pg_type base ON base.oid = bases.base
     LEFT JOIN pg_attrdef e ON e.adrelid = a.attrelid AND e.adnum = a.attnum

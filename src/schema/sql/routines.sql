@@ -36,6 +36,7 @@ CROSS JOIN LATERAL (
     SELECT json_agg(json_build_object(
             'name', COALESCE(x.name, ''),
             'type', format_type(x.type, NULL),
+            'cast', json_build_object('schema', tn.nspname, 'name', t.typname),
             'mode', CASE x.mode WHEN 'i' THEN 'in' WHEN 'o' THEN 'out' WHEN 'b' THEN 'in_out' WHEN 'v' THEN 'variadic'
                                 ELSE 'table' END,
             -- Defaults belong to the last input arguments.
@@ -52,6 +53,8 @@ CROSS JOIN LATERAL (
         FROM unnest(COALESCE(p.proallargtypes, p.proargtypes::oid[])) WITH ORDINALITY AS a (type, position)
         CROSS JOIN LATERAL (SELECT COALESCE(p.proargmodes[a.position], 'i') AS mode) m
     ) x
+    JOIN pg_type t ON t.oid = x.type
+    JOIN pg_namespace tn ON tn.oid = t.typnamespace
 ) arguments
 WHERE n.nspname = ANY ($1)
     AND p.prokind = 'f'

@@ -7,7 +7,7 @@ use crate::schema::{Facts as Catalog, ForeignKey, Name, PrimaryKey};
 
 fn column(name: &str, sql: &str, more: Value) -> Value {
     let mut column = json!({
-        "name": name, "type": sql, "base_type": sql, "not_null": false, "has_default": false,
+        "name": name, "type": sql, "cast": { "schema": "pg_catalog", "name": sql }, "base_type": sql, "not_null": false, "has_default": false,
         "identity": false, "generated": false, "comment": null,
     });
     for (key, value) in more.as_object().unwrap() {
@@ -31,7 +31,7 @@ fn routine(
     comment: Option<&str>,
     arguments: &[(&str, &str, &str, bool)],
 ) -> Routine {
-    let argument = |(name, sql, mode, default): &(&str, &str, &str, bool)| json!({ "name": name, "type": sql, "mode": mode, "has_default": default });
+    let argument = |(name, sql, mode, default): &(&str, &str, &str, bool)| json!({ "name": name, "type": sql, "cast": { "schema": "pg_catalog", "name": sql }, "mode": mode, "has_default": default });
     from_value(json!({
         "schema": "api", "name": name, "comment": comment, "volatility": volatility,
         "arguments": arguments.iter().map(argument).collect::<Vec<_>>(),

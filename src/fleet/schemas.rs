@@ -1,0 +1,85 @@
+//! Schemas of lineages: read from a template that is about to be sealed, and stored in the catalog for routers.
+
+use std::sync::Arc;
+
+use super::{Fleet, FleetError, database};
+use crate::catalog::Template;
+use crate::pg::{Connection, Guard};
+use crate::schema::{FORMAT, Facts, SchemaError, ask_all};
+use crate::tenant::{Lineage, TenantId};
+
+impl Fleet {
+    /// Reads what `database`, of this lineage, contains, and stores it. No tenant may have had a hand in that database: the
+    /// schema is used for all tenants of the lineage.
+    pub(super) async fn record_schema(
+        &self,
+        server: &str,
+        database: &str,
+        lineage: &Lineage,
+    ) -> Result<(), FleetError> {
+        let failed = |source: SchemaError| FleetError::Schema { database: database.to_owned(), source };
+        let access = self.servers.get(server)?;
+        let guard: Guard = Arc::new(());
+        let opened = access.endpoint.open(access.admin()?, database, "", &guard).await;
+        let mut connection = opened.map_err(|source| FleetError::Server {
+            doing: format!("connecting to `{database}` to read its schema"),
+            source,
+        })?;
+        let answers = ask_all(&mut connection).await.map_err(failed)?;
+        drop(connection);
+        let facts: Facts = answers.into_facts().map_err(failed)?;
+        let facts = facts.to_json().map_err(|error| failed(error.into()))?;
+        Ok(self.catalog.schema_put(server, lineage, FORMAT, &facts).await?)
+    }
+
+    /// Stores the schemas of finished templates that the catalog does not have: those of a fleet that an older manybox
+    /// made. A template that can't be read is told of in the log and left out; its tenants are served by schemas of their
+    /// own until then.
+    ///
+    /// # Errors
+    /// When the catalog can't be read.
+    pub async fn record_missing_schemas(&self) -> Result<(), FleetError> {
+        for template in self.catalog.templates_without_schema(FORMAT).await? {
+            if let Err(error) = self.record_from_copy(&template).await {
+                let (database, edition) = (&template.database, &template.lineage.edition);
+                tracing::warn!(
+                    template = database,
+                    edition,
+                    %error,
+                    "the schema of edition {edition} can't be read from its template; every tenant's own is used"
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads a sealed template's schema from a copy: unsealed it could be neither trusted nor copied by others meanwhile.
+    async fn record_from_copy(&self, template: &Template) -> Result<(), FleetError> {
+        let Template { server, lineage, .. } = template;
+        let (_, client) = self.admin(server).await?;
+        let lock = self.lock_template(&client, server, &lineage.edition).await?;
+        // Somebody else may have stored it meanwhile, or brought the template to another version.
+        if !self.catalog.templates_without_schema(FORMAT).await?.contains(template) {
+            return self.unlock_template(&client, lock).await;
+        }
+        // In the catalog first, as a template that is being built: should this be killed, it is swept away as one.
+        let copy = format!("mb_t_{}", TenantId::random()?);
+        self.catalog.template_insert(&copy, server, &lineage.edition).await?;
+        let recorded = self.record_copy(&client, template, &copy).await;
+        database::drop(&client, &copy).await?;
+        self.catalog.template_delete(&copy).await?;
+        self.unlock_template(&client, lock).await?;
+        recorded
+    }
+
+    async fn record_copy(
+        &self,
+        client: &Connection,
+        template: &Template,
+        copy: &str,
+    ) -> Result<(), FleetError> {
+        database::create_closed(client, copy, &template.database).await?;
+        database::open(client, copy, &[]).await?;
+        self.record_schema(&template.server, copy, &template.lineage).await
+    }
+}
