@@ -2,16 +2,18 @@
 //!
 //! [`Rest::serve`] shows the stages on one page; each is a file, and uses earlier ones only:
 //! `request` (what is asked) -> `plan` (what that is in the schema) -> `sql` -> `execute` -> `response`. The first
-//! three are pure. Beside them: `auth` (who asks), `cache` (the schema), `context` (what a request brings to its
+//! three are pure, and `offload` takes the long ones beside the threads that serve requests. Beside them: `auth` (who asks), `cache` (the schema), `context` (what a request brings to its
 //! transaction), `body` (how an answer reaches the client), `error` (what a refusal looks like).
 
 mod auth;
 mod body;
 mod cache;
 mod context;
+mod documents;
 mod error;
 mod execute;
 mod header;
+mod offload;
 mod plan;
 mod request;
 mod response;
@@ -44,7 +46,9 @@ use crate::vault::KeyRing;
 use auth::{Caller, Keyring, Roles};
 use cache::{Cache, Entry};
 use context::{Access, RequestContext};
+use documents::{Documents, MAX_PRIVILEGES};
 use execute::{Answered, Ending, Expect, Failure, Job, Outcome, Output, Remedy};
+use offload::Offload;
 use plan::{Plan, Query, Source};
 use request::media::Media;
 use request::prefer::Count;
@@ -58,6 +62,8 @@ pub struct Rest {
     cache: Cache,
     metrics: Metrics,
     budget: body::Budget,
+    offload: Offload,
+    documents: Documents,
 }
 
 impl Rest {
@@ -69,12 +75,15 @@ impl Rest {
         schemas: Option<Arc<dyn SharedSchemas>>,
         metrics: Metrics,
     ) -> Self {
+        let offload = Offload::default();
         Self {
             pools,
             keys: Keyring::new(keys),
             cache: Cache::new(schemas, metrics.clone()),
             metrics,
             budget: body::Budget::default(),
+            documents: Documents::new(offload.clone()),
+            offload,
         }
     }
 
@@ -110,7 +119,7 @@ impl Rest {
         let mut timing = Timing::new(tenant.api.server_timing_enabled);
         let caller = self.caller(tenant, &parts.headers)?;
         timing.lap("jwt");
-        let (parts, request) = parse(parts, body, tenant).await?;
+        let (parts, request) = self.parse(parts, body, tenant).await?;
         timing.lap("parse");
         let mut context = RequestContext::new(tenant, &caller, &parts, &request.schema);
         if let Some(own) = configured.and_then(|configured| configured.roles.get(&caller.role)) {
@@ -160,6 +169,22 @@ impl Rest {
         self.attempt(tenant, request, context, entry, Names::None, timing).await
     }
 
+    /// The request; its head is given back.
+    async fn parse(
+        &self,
+        parts: Parts,
+        body: Bytes,
+        tenant: &Arc<Tenant>,
+    ) -> Result<(Parts, Request), Error> {
+        if body.len() <= SHORT_BODY && parts.uri.query().map_or(0, str::len) <= SHORT_QUERY {
+            let request = Request::parse(&parts, body, &tenant.api)?;
+            return Ok((parts, request));
+        }
+        let own = Arc::clone(tenant);
+        let parse = move || Request::parse(&parts, body, &own.api).map(|request| (parts, request));
+        Box::pin(self.offload.run(&tenant.id, parse)).await?
+    }
+
     fn caller(&self, tenant: &Tenant, headers: &http::HeaderMap) -> Result<Caller, Error> {
         let roles = if tenant.is_adopted() { Roles::Servers } else { Roles::Listed };
         auth::authenticate(headers, &tenant.api, || self.keys.get(tenant, &tenant.api), roles)
@@ -182,9 +207,20 @@ impl Rest {
         let response = match &plan {
             Plan::Info(methods) => response::info(methods),
             Plan::Document => {
-                let outcome = self.run(tenant, context, &document_job(tenant, request)).await?;
+                let outcome = self.run(tenant, context, &document_job(tenant, request)).await;
+                let outcome = outcome.map_err(|failure| match failure {
+                    Failure::TooLong => Failure::Unexpected(documents::too_long()),
+                    other => other,
+                })?;
                 timing.lap("transaction");
-                response::document(request, &entry.schema, &tenant.api, &outcome)
+                // Boxed as the other seldom parts are.
+                let document = match request.head {
+                    true => Ok(None),
+                    false => {
+                        Box::pin(self.documents.get(tenant, request, &entry.schema, &outcome)).await.map(Some)
+                    }
+                };
+                document.and_then(|document| response::document(request, document))
             }
             Plan::Query(query) => {
                 let context = own_context(tenant, context, query);
@@ -225,17 +261,8 @@ impl Rest {
 
 /// Longest body that is read where other requests are served too: some tenths of a millisecond.
 const SHORT_BODY: usize = 64 * 1024;
-
-/// The request; its head is given back. A long body is read beside the threads that serve the others.
-async fn parse(parts: Parts, body: Bytes, tenant: &Arc<Tenant>) -> Result<(Parts, Request), Error> {
-    if body.len() <= SHORT_BODY {
-        let request = Request::parse(&parts, body, &tenant.api)?;
-        return Ok((parts, request));
-    }
-    let tenant = Arc::clone(tenant);
-    let parse = move || Request::parse(&parts, body, &tenant.api).map(|request| (parts, request));
-    tokio::task::spawn_blocking(parse).await.map_err(|_| Error::internal("the body could not be read"))?
-}
+/// Longest query string, likewise. It may have 64 KiB, and each of its parts is looked at several times.
+const SHORT_QUERY: usize = 8 * 1024;
 
 /// The context with what this question wants besides.
 fn own_context<'a, 's>(
@@ -306,7 +333,7 @@ fn document_job(tenant: &Tenant, request: &Request) -> Job {
         ending: Ending::Undo,
         expect: Expect::default(),
         names: Names::Kept,
-        max_answer: tenant.limits.max_answer,
+        max_answer: tenant.limits.max_answer.min(MAX_PRIVILEGES),
     }
 }
 

@@ -66,8 +66,7 @@ const OWNERS: &[(&str, &str)] = &[
 ];
 
 /// What a REST request goes through, and what stands beside that: each uses only what comes before it.
-const STAGES: &str =
-    "header error root auth cache request context plan sql body execute response transaction";
+const STAGES: &str = "header error root auth cache offload request context plan sql body execute response documents transaction";
 
 const MAX_LINES: usize = 500;
 

@@ -2,11 +2,13 @@
 
 mod call;
 mod change;
+mod columns;
 mod join;
 mod media;
 mod read;
 mod suggest;
 pub(super) mod tree;
+mod work;
 
 use std::collections::BTreeMap;
 
@@ -18,6 +20,7 @@ use crate::policy::{Api, Limits};
 use crate::schema::{Relation, Routine, Schema, Volatility};
 use read::Context;
 use tree::{Call, Change, FromItem, Handler, Name, Read, ResultShape};
+use work::Work;
 
 /// The common table expression with the rows that a change or a call returned.
 pub(super) const SOURCE: &str = "_mb_source";
@@ -94,6 +97,7 @@ impl<'a> Plan<'a> {
             schema,
             aggregates: api.db_aggregates_enabled,
             max_rows: api.max_rows(limits),
+            work: Work::default(),
             change: matches!(request.action, Action::Change(..)),
         };
         let query = match &request.action {
@@ -213,7 +217,7 @@ fn refuse_unknown_preferences(request: &Request, schema: &Schema) -> Result<(), 
     if prefer.strict != Some(true) || unknown.is_empty() {
         return Ok(());
     }
-    let details = format!("Invalid preferences: {}", unknown.join(", "));
+    let details = format!("Invalid preferences: {}", listed(unknown));
     let message = "Invalid preferences given with handling=strict";
     Err(Error::new(Code::InvalidPreferences, message).with_details(details))
 }
@@ -223,6 +227,23 @@ fn unknown_relation(schema: &Schema, namespace: &str, name: &str) -> Error {
         .map(|near| format!("Perhaps you meant the table '{namespace}.{near}'"));
     let message = format!("Could not find the table '{namespace}.{name}' in the schema cache");
     Error::new(Code::TableNotFound, message).with_hint(hint)
+}
+
+/// Longest list in an error, in bytes. The caller, or the schema's owner, chooses how many names there are.
+const MAX_LISTED: usize = 4 * 1024;
+
+/// These with commas between; of a long list the beginning.
+fn listed(items: impl IntoIterator<Item = impl AsRef<str>>) -> String {
+    let mut list = String::new();
+    for (index, item) in items.into_iter().enumerate() {
+        list.push_str(if index == 0 { "" } else { ", " });
+        if list.len() > MAX_LISTED {
+            list.push('…');
+            break;
+        }
+        list.push_str(item.as_ref());
+    }
+    list
 }
 
 /// The keys of a map that may be missing.

@@ -2,8 +2,9 @@
 
 mod applied;
 mod chosen;
-mod openapi;
+pub(super) mod openapi;
 
+use bytes::Bytes;
 use http::header::{
     ACCESS_CONTROL_ALLOW_ORIGIN, ALLOW, CONTENT_LOCATION, CONTENT_RANGE, CONTENT_TYPE, LOCATION,
 };
@@ -16,9 +17,6 @@ use super::plan::{Query, Source};
 use super::request::media::Media;
 use super::request::prefer::{Count, Resolution};
 use super::request::{Action, Change, Request};
-use super::root::Root;
-use crate::policy::Api;
-use crate::schema::Schema;
 
 /// Longest `Content-Location`, in bytes. A list in a URL takes three times its length when it is encoded, and proxies
 /// and clients refuse answers with such a header.
@@ -38,37 +36,14 @@ pub(super) fn info(methods: &str) -> Result<Response<Answered>, Error> {
     Ok(answer(StatusCode::OK, headers, Answered::Nothing))
 }
 
-/// The document at the root, of what the outcome of [`privileges`](super::sql::document::privileges) lets the caller
-/// see; of everything when there was no such question.
+/// The document at the root; without one to HEAD.
 ///
 /// # Errors
-/// Never in practice: schemas have names that a header can hold, and privileges are JSON.
-pub(super) fn document(
-    request: &Request,
-    schema: &Schema,
-    api: &Api,
-    outcome: &Outcome,
-) -> Result<Response<Answered>, Error> {
+/// Never in practice: schemas have names that a header can hold.
+pub(super) fn document(request: &Request, document: Option<Bytes>) -> Result<Response<Answered>, Error> {
     let mut headers = HeaderMap::new();
     set_content_type(request, &Media::OpenApi, &mut headers)?;
-    if request.head {
-        return Ok(answer(StatusCode::OK, headers, Answered::Nothing));
-    }
-    let unreadable = |_| Error::internal("privileges or the document are no JSON");
-    let usable = match &outcome.body {
-        Answered::Whole(body) => Some(serde_json::from_slice(body).map_err(unreadable)?),
-        _ => None,
-    };
-    let proxy = api.openapi_server_proxy_uri.as_deref().and_then(Root::parse);
-    let facts = openapi::Facts {
-        schema,
-        namespace: &request.schema,
-        usable: usable.as_ref(),
-        root: proxy.as_ref().or(request.root.as_ref()),
-        secured: api.openapi_security_active,
-    };
-    let body = serde_json::to_vec(&openapi::document(&facts)).map_err(unreadable)?;
-    Ok(answer(StatusCode::OK, headers, Answered::Whole(body.into())))
+    Ok(answer(StatusCode::OK, headers, document.map_or(Answered::Nothing, Answered::Whole)))
 }
 
 /// The answer to a query.

@@ -1,7 +1,7 @@
 //! Where the API's root is for those who call it, for the OpenAPI document.
 
 /// The URL that all paths of an API come behind.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Root {
     /// `http` or `https`.
     pub scheme: String,

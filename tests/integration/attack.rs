@@ -3,3 +3,4 @@
 mod killer;
 mod schema;
 mod script;
+mod work;

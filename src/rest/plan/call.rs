@@ -1,14 +1,18 @@
 //! Function calls: the overload that fits the arguments.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::super::error::{Code, Error};
 use super::super::request::Request;
 use super::super::request::media::Media;
 use super::super::request::payload::Payload;
+use super::listed;
 use super::suggest::{self, LOOSE_SIMILARITY, STRICT_SIMILARITY};
 use super::tree::{ArgumentValue, Arguments, Call, Name, ResultShape, Target};
 use crate::schema::{Argument, Mode, Routine, Schema, Shape};
+
+/// Most arguments of all functions of one name together. To choose among more would take longer than the call of one.
+const MAX_ARGUMENTS: usize = 100_000;
 
 /// What a request has for choosing an overload.
 struct Invocation<'a> {
@@ -39,9 +43,11 @@ pub(super) fn find<'a>(
     };
     let invocation = Invocation { names, media: &request.content_type, post };
     let routines = schema.routines(&request.schema, name);
-    let named: Vec<_> = routines.iter().filter(|routine| fits(routine, &invocation)).collect();
-    let raw: Vec<_> =
-        routines.iter().filter(|r| !fits(r, &invocation) && takes_raw_body(r, &invocation)).collect();
+    if routines.iter().map(|routine| routine.arguments.len()).sum::<usize>() > MAX_ARGUMENTS {
+        return Err(ambiguous(&routines.iter().collect::<Vec<_>>()));
+    }
+    let (named, others): (Vec<_>, Vec<_>) = routines.iter().partition(|routine| fits(routine, &invocation));
+    let raw: Vec<_> = others.into_iter().filter(|routine| takes_raw_body(routine, &invocation)).collect();
     match (&named[..], &raw[..]) {
         ([routine], _) | ([], [routine]) => Ok(routine),
         ([], []) => Err(not_found(schema, &request.schema, name, &invocation)),
@@ -54,9 +60,20 @@ fn fits(routine: &Routine, invocation: &Invocation<'_>) -> bool {
     if inputs.is_empty() {
         return invocation.names.is_empty() && !invocation.has_raw_body();
     }
-    let known = |name: &&str| inputs.iter().any(|a| a.name == *name);
-    invocation.names.iter().all(known)
-        && inputs.iter().all(|a| !a.is_required() || invocation.names.contains(a.name.as_str()))
+    if invocation.names.len() > inputs.len() {
+        return false;
+    }
+    // An input has a name of its own, or none. So the request has no other names when it has as many as were found.
+    let (mut found, mut unnamed) = (0, false);
+    for argument in &inputs {
+        match invocation.names.contains(argument.name.as_str()) {
+            true if argument.name.is_empty() => unnamed = true,
+            true => found += 1,
+            false if argument.is_required() => return false,
+            false => {}
+        }
+    }
+    found + usize::from(unnamed) == invocation.names.len()
 }
 
 /// Whether the function has one unnamed argument, which takes the whole body.
@@ -80,8 +97,11 @@ pub(super) fn plan<'a>(
     returning: Vec<&'a str>,
 ) -> Result<Call<'a>, Error> {
     let inputs: Vec<&Argument> = routine.inputs().collect();
-    let supplied: Vec<&Argument> =
-        inputs.iter().copied().filter(|argument| request_names(request, &argument.name)).collect();
+    let names: HashSet<&str> = request.query.arguments.iter().map(|(name, _)| name.as_str()).collect();
+    let is_supplied = |argument: &&Argument| {
+        request.columns.contains(&argument.name) || names.contains(argument.name.as_str())
+    };
+    let supplied: Vec<&Argument> = inputs.iter().copied().filter(is_supplied).collect();
     let arguments = match &request.payload {
         Some(payload) if inputs.len() == 1 && inputs[0].name.is_empty() => {
             let body = match payload {
@@ -105,17 +125,19 @@ pub(super) fn plan<'a>(
     Ok(Call { function, arguments, result: result_shape(routine), returning })
 }
 
-fn request_names(request: &Request, name: &str) -> bool {
-    request.columns.contains(name) || request.query.arguments.iter().any(|(supplied, _)| supplied == name)
-}
-
 fn texts<'a>(
     supplied: &[&'a Argument],
     pairs: &'a [(String, String)],
 ) -> Vec<(&'a str, Name<'a>, ArgumentValue<'a>)> {
+    let mut given: HashMap<&str, Vec<&'a str>> =
+        supplied.iter().map(|argument| (argument.name.as_str(), Vec::new())).collect();
+    for (name, value) in pairs {
+        if let Some(values) = given.get_mut(name.as_str()) {
+            values.push(value);
+        }
+    }
     let text = |argument: &&'a Argument| {
-        let values = pairs.iter().filter(|(name, _)| *name == argument.name);
-        let mut values: Vec<&'a str> = values.map(|(_, value)| value.as_str()).collect();
+        let mut values = given.remove(argument.name.as_str()).unwrap_or_default();
         let supplied = if argument.mode == Mode::Variadic {
             ArgumentValue::Variadic(values)
         } else {
@@ -138,8 +160,8 @@ fn result_shape(routine: &Routine) -> ResultShape {
 
 /// 404 PGRST202, with a hint when a similar name exists.
 fn not_found(schema: &Schema, namespace: &str, name: &str, invocation: &Invocation<'_>) -> Error {
-    let names: Vec<&str> = invocation.names.iter().copied().collect();
-    let list = names.join(", ");
+    let names = &invocation.names;
+    let list = listed(names);
     let without = " without parameters".to_owned();
     let (with, mut searched) = match names.len() {
         0 => (without.clone(), without),
@@ -169,16 +191,12 @@ fn hint(schema: &Schema, namespace: &str, name: &str, supplied: &str) -> Option<
         return suggest::nearest(name, super::names(schema.routines.get(namespace)), STRICT_SIMILARITY)
             .map(str::to_owned);
     }
-    let signatures: Vec<String> = overloads
-        .iter()
-        .map(|routine| {
-            let mut names: Vec<&str> = routine.inputs().map(|a| a.name.as_str()).collect();
-            names.sort_unstable();
-            format!("({})", names.join(", "))
-        })
-        .collect();
-    let near =
-        suggest::nearest(&format!("({supplied})"), signatures.iter().map(String::as_str), LOOSE_SIMILARITY)?;
+    let signatures = overloads.iter().map(|routine| {
+        let mut names: Vec<&str> = routine.inputs().map(|a| a.name.as_str()).collect();
+        names.sort_unstable();
+        format!("({})", names.join(", "))
+    });
+    let near = suggest::nearest(&format!("({supplied})"), signatures, LOOSE_SIMILARITY)?;
     Some(format!("{name}{near}"))
 }
 
@@ -187,8 +205,8 @@ fn ambiguous(routines: &[&Routine]) -> Error {
         let arguments: Vec<_> = r.inputs().map(|a| format!("{} => {}", a.name, a.type_name)).collect();
         format!("{}.{}({})", r.schema, r.name, arguments.join(", "))
     };
-    let all: Vec<_> = routines.iter().map(signature).collect();
-    let message = format!("Could not choose the best candidate function between: {}", all.join(", "));
+    let all = listed(routines.iter().map(signature));
+    let message = format!("Could not choose the best candidate function between: {all}");
     let hint = "Try renaming the parameters or the function itself in the database so function overloading can be resolved";
     Error::new(Code::AmbiguousRpc, message).with_hint(hint)
 }

@@ -7,6 +7,7 @@ use super::super::request::filter::{Operator, Test};
 use super::super::request::payload::{Json, Payload};
 use super::super::request::prefer::{Resolution, Return};
 use super::super::request::{Change as Method, Request};
+use super::columns::Columns;
 use super::read;
 use super::tree::{Change, ChangeKind, Name, Read, Target, Values};
 use crate::schema::{Relation, Schema};
@@ -26,9 +27,10 @@ pub(super) fn plan<'a>(
     let defaults = request.prefer.missing_default == Some(true) && method != Method::Put;
     let values = || -> Result<Values<'a>, Error> {
         let json = body(request)?;
+        let known = Columns::of(Some(relation));
         let (mut columns, mut defaulted) = (Vec::new(), Vec::new());
         for name in &request.columns {
-            let (mut target, default) = target(schema, relation, name)?;
+            let (mut target, default) = target(schema, relation, &known, name)?;
             if default.is_some() && defaults && json.lacking.everywhere.contains(name) {
                 defaulted.push(target.name);
                 continue;
@@ -88,10 +90,11 @@ fn names_one_row(request: &Request, key: &[&str]) -> bool {
 /// Where the value of this key goes, and the column's default.
 fn target<'a>(
     schema: &'a Schema,
-    relation: &'a Relation,
+    relation: &Relation,
+    known: &Columns<'a>,
     name: &str,
 ) -> Result<(Target<'a>, Option<&'a str>), Error> {
-    let column = relation.column(name).ok_or_else(|| {
+    let column = known.get(name).ok_or_else(|| {
         let message =
             format!("Could not find the '{name}' column of '{}' in the schema cache", relation.name);
         Error::new(Code::ColumnNotFound, message)

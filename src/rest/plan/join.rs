@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::super::error::{Code, Error};
 use super::super::request::select::Embed;
+use super::listed;
 use super::suggest::{self, LOOSE_SIMILARITY};
 use super::tree::{JoinCondition, Name, Qualifier};
 use crate::schema::{ColumnPair, Join, Relationship, Schema};
@@ -109,7 +110,10 @@ fn not_found(schema: &Schema, origin: Name<'_>, asked: &Embed) -> Error {
     Error::new(Code::NoRelBetween, message).with_details(details).with_hint(hint)
 }
 
-/// 300 PGRST201, with all candidates.
+/// Most candidates that are described. Nobody reads more, and the schema's owner chooses how many there are.
+const MAX_DESCRIBED: usize = 100;
+
+/// 300 PGRST201, with the candidates.
 fn ambiguous(origin: Name<'_>, target: &str, several: &[&Relationship]) -> Error {
     let message = format!(
         "Could not embed because more than one relationship was found for '{}' and '{target}'",
@@ -122,12 +126,12 @@ fn ambiguous(origin: Name<'_>, target: &str, several: &[&Relationship]) -> Error
         };
         format!("'{}!{by}'", r.to.name)
     };
-    let choices = several.iter().map(choice).collect::<Vec<_>>().join(", ");
+    let choices = listed(several.iter().map(choice));
     let hint = format!(
         "Try changing '{target}' to one of the following: {choices}. Find the desired relationship in the \
          'details' key."
     );
-    let details: Vec<Value> = several.iter().map(|r| described(r)).collect();
+    let details: Vec<Value> = several.iter().take(MAX_DESCRIBED).map(|r| described(r)).collect();
     Error::new(Code::AmbiguousRelBetween, message).with_details(details).with_hint(hint)
 }
 

@@ -3,6 +3,7 @@
 use super::super::error::{Code, Error};
 use super::super::request::media::{Media, PlanMedia};
 use super::super::request::{Action, Request};
+use super::listed;
 use super::tree::{Handler, Name, Read};
 use crate::policy::Api;
 use crate::schema::{self, Schema, Target};
@@ -86,7 +87,7 @@ pub(super) fn document(request: &Request) -> Result<(), Error> {
 }
 
 fn not_acceptable(request: &Request) -> Error {
-    let names: Vec<_> = request.accept.iter().map(Media::name).collect();
-    let message = format!("None of these media types are available: {}", names.join(", "));
+    let names = listed(request.accept.iter().map(Media::name));
+    let message = format!("None of these media types are available: {names}");
     Error::new(Code::MediaTypeError, message)
 }

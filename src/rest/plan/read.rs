@@ -9,10 +9,12 @@ use super::super::request::query::Query;
 use super::super::request::range::Rows;
 use super::super::request::select::{self, Aggregate, Item};
 use super::super::request::{Field, Key, Step};
+use super::columns::Columns;
 use super::join;
 use super::tree::{
     Column, Condition, Embed, FromItem, Name, Operand, Order, OrderBy, Read, Shape, SpreadColumn,
 };
+use super::work::Work;
 use crate::schema::{Join, Relation, Schema};
 
 /// Longest identifier, in bytes: PostgreSQL cuts longer ones off, and two that begin alike become the same.
@@ -25,6 +27,7 @@ pub(super) struct Context<'a> {
     pub(super) max_rows: Option<u64>,
     /// The rows are those of a change, which has their conditions and limits already.
     pub(super) change: bool,
+    pub(super) work: Work,
 }
 
 /// One level of the select list, with what the other parameters have for it.
@@ -142,17 +145,18 @@ impl<'a> Level<'_, 'a> {
             || relation.is_some_and(|r| {
                 r.columns.iter().any(|c| json_representation(context.schema, &c.type_name).is_some())
             });
+        let known = Columns::of(relation);
         for column in &node.columns {
-            self.column(&mut read.columns, relation, column, expands);
+            self.column(&mut read.columns, &known, column, expands)?;
         }
         for compare in &node.compares {
-            read.filters.push(comparison(context.schema, relation, compare, &read.embeds));
+            read.filters.push(comparison(context.schema, &known, compare, &read.embeds));
         }
         for group in &node.groups {
-            read.filters.push(condition(context.schema, relation, group, &read.embeds));
+            read.filters.push(condition(context.schema, &known, group, &read.embeds));
         }
         for term in node.order {
-            read.order.push(self.term(relation, term, &read)?);
+            read.order.push(self.term(&known, term, &read)?);
         }
         read.rows = if context.change { node.rows } else { node.rows.at_most(context.max_rows) };
         Ok(read)
@@ -161,28 +165,29 @@ impl<'a> Level<'_, 'a> {
     fn column(
         &self,
         columns: &mut Vec<Column<'a>>,
-        relation: Option<&'a Relation>,
+        known: &Columns<'a>,
         item: &'a select::Column,
         expands: bool,
-    ) {
+    ) -> Result<(), Error> {
         let schema = self.context.schema;
         if item.field.name == "*"
             && item.field.path.is_empty()
             && item.aggregate.is_none()
             && expands
-            && let Some(relation) = relation
+            && !known.all().is_empty()
         {
-            columns.extend(relation.columns.iter().map(|column| {
+            self.context.work.columns(known.all().len())?;
+            columns.extend(known.all().iter().map(|column| {
                 let convert = json_representation(schema, &column.type_name);
                 let alias = convert.map(|_| column.name.clone());
                 let operand = Operand { convert, ..Operand::column(&column.name) };
                 Column { alias, ..Column::new(operand) }
             }));
-            return;
+            return Ok(());
         }
-        let mut operand = operand(relation, &item.field);
+        let mut operand = operand(known, &item.field);
         operand.convert =
-            column_type(relation, &item.field.name).and_then(|kind| json_representation(schema, kind));
+            column_type(known, &item.field.name).and_then(|kind| json_representation(schema, kind));
         // `count(*)` in the parent would count the parent's rows.
         operand.whole_row =
             self.spread.is_some() && item.aggregate == Some(Aggregate::Count) && item.field.name == "*";
@@ -197,18 +202,14 @@ impl<'a> Level<'_, 'a> {
             aggregate_cast: item.aggregate_cast.as_deref(),
             alias,
         });
+        Ok(())
     }
 
-    fn term(
-        &self,
-        relation: Option<&'a Relation>,
-        term: &'a Term,
-        read: &Read<'a>,
-    ) -> Result<Order<'a>, Error> {
+    fn term(&self, known: &Columns<'a>, term: &'a Term, read: &Read<'a>) -> Result<Order<'a>, Error> {
         let Term { embed, field, descending, nulls_first } = term;
         let (descending, nulls_first) = (*descending, *nulls_first);
         let Some(name) = embed else {
-            let operand = operand(relation, field);
+            let operand = operand(known, field);
             return Ok(Order { embed: None, operand, descending, nulls_first });
         };
         let at = read.embeds.iter().position(|embed| embed.name == name).ok_or_else(|| not_embedded(name))?;
@@ -219,7 +220,7 @@ impl<'a> Level<'_, 'a> {
                 format!("'{origin}' and '{name}' do not form a many-to-one or one-to-one relationship");
             return Err(Error::new(Code::RelatedOrderNotToOne, message).with_details(details));
         }
-        let operand = operand(None, field);
+        let operand = operand(&Columns::of(None), field);
         Ok(Order { embed: Some(at), operand, descending, nulls_first })
     }
 
@@ -229,6 +230,7 @@ impl<'a> Level<'_, 'a> {
         let context = self.context;
         let depth = self.depth + 1;
         let origin = self.origin;
+        context.work.relationships(context.schema.relationships(origin.schema, origin.name).len())?;
         let relationship = join::find(context.schema, origin, asked)?;
         let target = Name::from(&relationship.to);
         let label = label(&[origin.name, node.name()], depth);
@@ -257,6 +259,9 @@ impl<'a> Level<'_, 'a> {
             Some(Spread::ToOne) => Shape::Spread(hoist(&mut child)),
             Some(Spread::ToMany) => arrays(&label, &mut child)?,
         };
+        if let Shape::Spread(outputs) | Shape::SpreadArrays { outputs, .. } = &shape {
+            context.work.columns(outputs.len())?;
+        }
         let hidden = spread.is_none() && is_hidden(&child);
         let (name, target) = (node.name(), asked.name.as_str());
         Ok(Embed { label, name, target, inner: asked.inner, shape, to_one, hidden, read: child })
@@ -389,8 +394,8 @@ pub(super) fn named<'a>(read: &Read<'a>) -> Vec<&'a str> {
     names
 }
 
-fn column_type<'a>(relation: Option<&'a Relation>, name: &str) -> Option<&'a str> {
-    relation?.column(name).map(|column| column.type_name.as_str())
+fn column_type<'a>(known: &Columns<'a>, name: &str) -> Option<&'a str> {
+    known.get(name).map(|column| column.type_name.as_str())
 }
 
 /// The domain representation of a type in JSON, if it has one.
@@ -398,8 +403,8 @@ fn json_representation<'a>(schema: &'a Schema, kind: &str) -> Option<Name<'a>> {
     schema.representation(kind, "json").map(Name::from)
 }
 
-fn operand<'a>(relation: Option<&'a Relation>, field: &'a Field) -> Operand<'a> {
-    let json = matches!(column_type(relation, &field.name), Some("json" | "jsonb"));
+fn operand<'a>(known: &Columns<'a>, field: &'a Field) -> Operand<'a> {
+    let json = matches!(column_type(known, &field.name), Some("json" | "jsonb"));
     Operand { path: &field.path, json, ..Operand::column(&field.name) }
 }
 
@@ -415,7 +420,7 @@ fn last_key(field: &Field) -> Option<String> {
 
 fn comparison<'a>(
     schema: &'a Schema,
-    relation: Option<&'a Relation>,
+    known: &Columns<'a>,
     compare: &'a Compare,
     embeds: &[Embed<'a>],
 ) -> Condition<'a> {
@@ -426,8 +431,8 @@ fn comparison<'a>(
     {
         return Condition::Embed { embed, empty: !negated };
     }
-    let mut operand = operand(relation, field);
-    let column = relation.and_then(|relation| relation.column(&field.name));
+    let mut operand = operand(known, field);
+    let column = known.get(&field.name);
     operand.convert =
         column.and_then(|column| schema.representation("text", &column.type_name)).map(Name::from);
     let to_tsvector = column.is_some_and(|column| column.base_type != "tsvector");
@@ -437,16 +442,16 @@ fn comparison<'a>(
 /// A condition on a level's columns, or on its embeds.
 pub(super) fn condition<'a>(
     schema: &'a Schema,
-    relation: Option<&'a Relation>,
+    known: &Columns<'a>,
     filter: &'a Filter,
     embeds: &[Embed<'a>],
 ) -> Condition<'a> {
     match filter {
-        Filter::Compare(compare) => comparison(schema, relation, compare, embeds),
+        Filter::Compare(compare) => comparison(schema, known, compare, embeds),
         Filter::Group(group) => Condition::Group {
             negated: group.negated,
             any: group.any,
-            items: group.items.iter().map(|item| condition(schema, relation, item, embeds)).collect(),
+            items: group.items.iter().map(|item| condition(schema, known, item, embeds)).collect(),
         },
     }
 }
@@ -457,9 +462,10 @@ pub(super) fn conditions<'a>(
     relation: &'a Relation,
     query: &'a Query,
 ) -> Vec<Condition<'a>> {
+    let known = Columns::of(Some(relation));
     let own = query.filters.iter().filter(|(path, _)| path.is_empty());
-    let compares = own.map(|(_, compare)| comparison(schema, Some(relation), compare, &[]));
+    let compares = own.map(|(_, compare)| comparison(schema, &known, compare, &[]));
     let groups = query.logic.iter().filter(|(path, _)| path.is_empty());
-    let groups = groups.map(|(_, group)| condition(schema, Some(relation), group, &[]));
+    let groups = groups.map(|(_, group)| condition(schema, &known, group, &[]));
     compares.chain(groups).collect()
 }

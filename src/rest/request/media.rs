@@ -129,10 +129,14 @@ impl Media {
     }
 }
 
-/// `Accept`, the most preferred first; never empty.
+/// Most media ranges of `Accept` that count. Each is looked for among the handlers of the database.
+const MAX_RANGES: usize = 100;
+
+/// `Accept`, the most preferred first; never empty. Of a longer list the first [`MAX_RANGES`] count.
 pub(super) fn accept(headers: &HeaderMap) -> Vec<Media> {
     let texts = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
-    let mut ranges: Vec<_> = texts.flat_map(|text| split_at(text, ',')).filter_map(precedence).collect();
+    let mut ranges: Vec<_> =
+        texts.flat_map(|text| split_at(text, ',')).take(MAX_RANGES).filter_map(precedence).collect();
     // A stable sort: of equal ranges the first one wins.
     ranges.sort_by_key(|(precedence, _)| std::cmp::Reverse(*precedence));
     if ranges.is_empty() {
@@ -195,6 +199,7 @@ mod tests {
         assert_eq!(accepted("*/*, text/csv"), ["text/csv", "*/*"]);
         assert_eq!(accepted("a/b;x=1;q=0.8, c/d;q=0.9"), ["c/d", "a/b;x=1"]);
         assert_eq!(accept(&HeaderMap::new()), [Media::Any]);
+        assert_eq!(accepted(&"a/b,".repeat(10_000)).len(), MAX_RANGES);
     }
 
     #[test]

@@ -138,6 +138,8 @@ impl Payload {
 const MAX_CSV_GROWTH: usize = 16;
 /// The length of JSON that any CSV may become, in bytes.
 const MIN_CSV_LIMIT: usize = 1024 * 1024;
+/// The length of JSON beyond which it may be twice as long as its CSV and no longer, in bytes.
+const MAX_CSV_LIMIT: usize = 32 * 1024 * 1024;
 
 /// Rows under a header; `NULL` is null, as in PostgREST.
 fn csv(body: &[u8]) -> Result<Json, Error> {
@@ -151,7 +153,8 @@ fn csv(body: &[u8]) -> Result<Json, Error> {
     // Of several columns with one name the last is taken.
     let names: BTreeMap<&str, usize> =
         header.iter().enumerate().map(|(column, name)| (name, column)).collect();
-    let most = body.len().saturating_mul(MAX_CSV_GROWTH).max(MIN_CSV_LIMIT);
+    let most =
+        body.len().saturating_mul(MAX_CSV_GROWTH).clamp(MIN_CSV_LIMIT, MAX_CSV_LIMIT.max(2 * body.len()));
     let mut json = vec![b'['];
     let mut record = csv::StringRecord::new();
     while reader.read_record(&mut record).map_err(bad)? {
@@ -166,7 +169,8 @@ fn csv(body: &[u8]) -> Result<Json, Error> {
         serde_json::Serializer::new(&mut json).collect_map(row).map_err(unwritten)?;
         if json.len() > most {
             return Err(Error::body(format!(
-                "The CSV's names, which stand in every row, make it more than {MAX_CSV_GROWTH} times as long"
+                "The CSV's names, which stand in every row, make it more than {MAX_CSV_GROWTH} times as long, or longer than \
+                 {most} bytes"
             )));
         }
     }

@@ -65,10 +65,14 @@ impl Query {
             let (before, last) = key.rsplit_once('.').unwrap_or(("", key));
             match last {
                 "limit" | "offset" => {
-                    let at = ranges.iter().position(|(name, ..)| *name == before).unwrap_or_else(|| {
-                        ranges.push((before, None, None));
-                        ranges.len() - 1
-                    });
+                    let at = match ranges.iter().position(|(name, ..)| *name == before) {
+                        Some(at) => at,
+                        None => {
+                            refuse_many(ranges.len(), "limits")?;
+                            ranges.push((before, None, None));
+                            ranges.len() - 1
+                        }
+                    };
                     let (_, limit, offset) = &mut ranges[at];
                     *(if last == "limit" { limit } else { offset }) = Some(value);
                 }
@@ -76,6 +80,7 @@ impl Query {
                     let order = order::order(key, value)?;
                     // Of several for one level the first is taken.
                     if !query.order.iter().any(|(path, _)| *path == order.0) {
+                        refuse_many(query.order.len(), "orders")?;
                         query.order.push(order);
                     }
                 }
@@ -100,6 +105,16 @@ impl Query {
         }
         Ok(query)
     }
+}
+
+/// Refuses one more of what there is once for each level: each is compared with those before it.
+fn refuse_many(present: usize, what: &str) -> Result<(), Error> {
+    let most = select::MAX_EMBEDS + 1;
+    if present < most {
+        return Ok(());
+    }
+    let details = format!("it has {what} for more than {most} levels");
+    Err(Error::query("\"failed to parse query string\"", details))
 }
 
 /// A key, and its value if it has one.
@@ -204,6 +219,17 @@ mod tests {
             assert_eq!(
                 code(format!("select={}", vec![text; most + 1].join(","))).map(|_| ()),
                 Err(Code::QueryParamError)
+            );
+        }
+        for kind in ["limit=1", "offset=1", "order=a"] {
+            let levels = |count: usize| {
+                (0..count).map(|level| format!("e{level}.{kind}")).collect::<Vec<_>>().join("&")
+            };
+            assert!(code(levels(select::MAX_EMBEDS + 1)).is_ok(), "{kind}");
+            assert_eq!(
+                code(levels(select::MAX_EMBEDS + 2)).map(|_| ()),
+                Err(Code::QueryParamError),
+                "{kind}"
             );
         }
         assert!(code(format!("select=a{}", "->b".repeat(100))).is_ok());

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::super::root::Root;
-use crate::schema::{Argument, Relation, Routine, Schema};
+use crate::schema::{Argument, Column, Relation, Routine, Schema};
 
 /// PostgREST's version whose API this is: what its tools look for in `info`.
 const VERSION: &str = "14.17";
@@ -21,21 +21,21 @@ const OBJECT: &str = "application/vnd.pgrst.object+json";
 const OBJECT_STRIPPED: &str = "application/vnd.pgrst.object+json;nulls=stripped";
 
 /// What a document is made of.
-pub(super) struct Facts<'a> {
-    pub(super) schema: &'a Schema,
+pub(in crate::rest) struct Facts<'a> {
+    pub(in crate::rest) schema: &'a Schema,
     /// The database's schema that is described.
-    pub(super) namespace: &'a str,
+    pub(in crate::rest) namespace: &'a str,
     /// What the caller may use of it; `None` for everything.
-    pub(super) usable: Option<&'a Usable>,
+    pub(in crate::rest) usable: Option<&'a Usable>,
     /// The API's URL; `None` if it is not known.
-    pub(super) root: Option<&'a Root>,
+    pub(in crate::rest) root: Option<&'a Root>,
     /// Whether the document asks for a token.
-    pub(super) secured: bool,
+    pub(in crate::rest) secured: bool,
 }
 
 /// What the request's role may use: the body of [`privileges`](super::super::sql::document::privileges).
 #[derive(Debug, Default, Deserialize)]
-pub(super) struct Usable {
+pub(in crate::rest) struct Usable {
     relations: HashSet<String>,
     routines: Vec<Executable>,
 }
@@ -55,8 +55,32 @@ struct Function<'a> {
     arguments: Vec<(&'a Argument, &'a str)>,
 }
 
+/// About how long the document will be, in bytes: counted before any of it is made, for that takes several times as much.
+pub(in crate::rest) fn length(facts: &Facts<'_>) -> usize {
+    let comment = |comment: &Option<String>| comment.as_ref().map_or(0, String::len);
+    let column = |relation: &Relation, column: &Column| {
+        // A property, a filter, and three references to that.
+        let named = 6 * column.name.len() + 4 * relation.name.len() + 2 * comment(&column.comment);
+        let kind = column.base_type.len() + column.default.as_ref().map_or(0, String::len);
+        let labels = column.enum_values.iter().map(|label| label.len() + 3).sum::<usize>();
+        named + kind + labels + 350
+    };
+    let relation = |relation: &&Relation| {
+        let columns = relation.columns.iter().map(|c| column(relation, c)).sum::<usize>();
+        columns + 15 * relation.name.len() + 5 * comment(&relation.comment) + 1500
+    };
+    let function = |function: &Function<'_>| {
+        let argument =
+            |(argument, shown): &(&Argument, &str)| 3 * argument.name.len() + 2 * shown.len() + 150;
+        let arguments = function.arguments.iter().map(argument).sum::<usize>();
+        arguments + 3 * function.routine.name.len() + 3 * comment(&function.routine.comment) + 600
+    };
+    relations(facts).iter().map(relation).sum::<usize>()
+        + functions(facts).iter().map(function).sum::<usize>()
+}
+
 /// The document.
-pub(super) fn document(facts: &Facts<'_>) -> Value {
+pub(in crate::rest) fn document(facts: &Facts<'_>) -> Value {
     let (relations, functions) = (relations(facts), functions(facts));
     let media = json!([JSON, OBJECT_STRIPPED, OBJECT, "text/csv"]);
     let description = "Add the token prepending \"Bearer \" (without quotes) to it";
