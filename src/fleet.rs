@@ -6,8 +6,11 @@ mod check;
 mod database;
 mod init;
 mod lifecycle;
+mod migrator;
 mod provision;
 mod rekey;
+mod rights;
+mod roles;
 mod router;
 mod schemas;
 mod secrets;
@@ -18,8 +21,11 @@ pub use adopt::{Adoption, AdoptionSpec};
 pub use apply::{Change, Plan};
 pub use check::{Finding, check};
 pub use init::init;
+pub use migrator::Migrator;
 pub use provision::TenantSpec;
-pub use server::{FleetServer, MIGRATOR, OWNER, Servers};
+pub use rights::OutdatedDatabase;
+pub use roles::{HISTORY, MIGRATORS, OWNER, catalog_migrator, catalog_owner, migrator_of};
+pub use server::{FleetServer, Servers};
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
@@ -218,20 +224,20 @@ impl Fleet {
     /// How migrations run by the settings.
     pub fn migrate_options(&self) -> migrate::Options {
         migrate::Options {
-            owner: OWNER.to_owned(),
+            roles: roles::of_tenants(),
             lock_timeout: self.settings.migrate.lock_timeout,
             retries: self.settings.migrate.lock_retries,
             ..migrate::Options::default()
         }
     }
 
-    /// The databases of a server in which not everything belongs to the owner, asked in one question for all of them.
+    /// The databases of a server in which not everything belongs to its owners, asked in one question for all of them.
     ///
     /// # Errors
     /// When the server can't be reached.
     pub async fn databases_with_foreign_objects(&self, server: &str) -> Result<HashSet<String>, FleetError> {
         let (_, client) = self.admin(server).await?;
-        let found = migrate::databases_with_foreign_objects(&client, OWNER)
+        let found = migrate::databases_with_foreign_objects(&client, &roles::of_tenants())
             .await
             .doing(|| "looking at who owns what".into())?;
         self.keep(server, client);

@@ -7,6 +7,7 @@
 mod edition;
 mod engine;
 mod file;
+mod guard;
 mod history;
 mod inert;
 mod lint;
@@ -25,6 +26,6 @@ pub use history::lineage;
 pub use lint::Finding;
 pub use outcome::{FailureKind, MigrationFailure, MigrationOutcome};
 pub use runner::{Options, migrate};
-pub use session::databases_with_foreign_objects;
+pub use session::{Roles, databases_with_foreign_objects};
 pub use status::{Standing, standing};
-pub use template::prepare_template;
+pub use template::{TakenOver, prepare_template, take_over_history};

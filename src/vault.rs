@@ -5,6 +5,6 @@ mod key_file;
 mod keyring;
 mod seal;
 
-pub use credentials::{migrator_login, scram_verifier};
+pub use credentials::{random_login, scram_verifier};
 pub use keyring::{KeyRing, MasterKey, VaultError};
 pub use seal::PASSWORD;

@@ -17,7 +17,7 @@ pub(super) struct Apply {
 
 impl Apply {
     pub(super) async fn run(self, context: &Context, output: Output) -> Done {
-        let fleet = if self.dry_run { context.fleet().await? } else { context.init().await? };
+        let fleet = if self.dry_run { context.fleet().await? } else { context.init(output).await? };
         let plan = fleet.plan().await?;
         if !self.dry_run {
             execute(&fleet, &plan.changes, self.jobs, output).await?;

@@ -2,11 +2,16 @@
 
 use std::sync::Arc;
 
-use super::{Done, Failure};
+use futures_util::stream::{self, StreamExt as _};
+
+use super::{Done, Failure, Output};
 use crate::embedded::{self, Embedded};
 use crate::fleet::{self, Fleet, Servers};
 use crate::settings::Settings;
 use crate::vault::KeyRing;
+
+/// Databases whose rights are renewed at the same time.
+const RENEWED_AT_A_TIME: usize = 4;
 
 pub(super) struct Context {
     pub(super) settings: Settings,
@@ -29,11 +34,16 @@ impl Context {
         Ok(Fleet::open(self.settings.clone(), self.servers.clone(), Arc::new(keys)).await?)
     }
 
-    /// Makes what is missing of key, roles, catalog and stored schemas, and opens the fleet.
-    pub(super) async fn init(&self) -> Result<Fleet, Failure> {
+    /// Makes what is missing of key, roles, catalog and stored schemas, opens the fleet, and gives databases of earlier versions the
+    /// rights of this one. What it changed behind somebody's back it says on standard error.
+    pub(super) async fn init(&self, output: Output) -> Result<Fleet, Failure> {
+        let spinner = output.spinner("preparing servers and catalog");
         let keys = KeyRing::load_or_create(&self.settings.keys)?;
-        fleet::init(&self.settings, &self.servers, &keys).await?;
+        let made = fleet::init(&self.settings, &self.servers, &keys).await;
+        spinner.finish_and_clear();
+        made?;
         let fleet = self.fleet().await?;
+        renew(&fleet, output).await?;
         fleet.record_missing_schemas().await?;
         Ok(fleet)
     }
@@ -45,6 +55,40 @@ impl Context {
             None => Ok(()),
         }
     }
+}
+
+/// Renews the rights of outdated databases, a few at a time. One that can't be does not stop the others.
+async fn renew(fleet: &Fleet, output: Output) -> Done {
+    let outdated = fleet.outdated_databases().await?;
+    let bar = output.bar(outdated.len(), "renewing rights");
+    let renewed: Vec<_> = stream::iter(&outdated)
+        .map(|database| async {
+            let outcome = fleet.renew_rights(database).await;
+            bar.inc(1);
+            (&database.whose, outcome)
+        })
+        .buffer_unordered(RENEWED_AT_A_TIME)
+        .collect()
+        .await;
+    bar.finish_and_clear();
+    let mut failures = Vec::new();
+    for (whose, outcome) in renewed {
+        match outcome {
+            Ok(removed) => removed.iter().for_each(|what| output.note(&format!("{whose}: removed {what}"))),
+            Err(error) => failures.push(format!("{whose}: {error}")),
+        }
+    }
+    for undone in fleet.undo_role_settings().await? {
+        output.note(&undone);
+    }
+    if failures.is_empty() {
+        return Ok(());
+    }
+    let (failed, all) = (failures.len(), outdated.len());
+    Err(Failure(format!(
+        "the rights of {failed} of {all} databases stay as they were:\n  {}",
+        failures.join("\n  ")
+    )))
 }
 
 /// Starts or joins the private PostgreSQL when the settings name no server.

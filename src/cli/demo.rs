@@ -10,9 +10,7 @@ const TOKEN: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
 
 pub(super) async fn demo(context: &Context) -> Done {
     let output = Output { json: false };
-    let spinner = output.spinner("preparing PostgreSQL and the catalog");
-    let fleet = context.init().await?;
-    spinner.finish_and_clear();
+    let fleet = context.init(output).await?;
     let plan = fleet.plan().await?;
     apply::execute(&fleet, &plan.changes, 4, output).await?;
     let bar = output.bar(context.settings.tenants.len(), "filling with data");

@@ -44,6 +44,15 @@ impl Output {
         Ok(())
     }
 
+    /// Prints what somebody should know besides the answer, on standard error.
+    pub(super) fn note(self, text: &str) {
+        if self.json {
+            eprintln!("{}", serde_json::json!({ "note": text }));
+        } else {
+            eprintln!("manybox: {text}");
+        }
+    }
+
     /// Prints a failure and gives its exit code.
     pub(super) fn failed(self, failure: &Failure) -> ExitCode {
         if self.json {

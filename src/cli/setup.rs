@@ -15,9 +15,7 @@ use crate::vault::KeyRing;
 const KEY_FILE_NOTICE: Duration = Duration::from_secs(3);
 
 pub(super) async fn init(context: &Context, output: Output) -> Done {
-    let spinner = output.spinner("preparing servers and catalog");
-    context.init().await?;
-    spinner.finish_and_clear();
+    context.init(output).await?;
     let place = &context.settings.catalog;
     let answer = serde_json::json!({ "catalog": place.database, "server": place.server });
     output.answer(&answer, |_| {

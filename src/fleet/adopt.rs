@@ -1,6 +1,6 @@
 //! Adopt: a tenant over a database that is there already, with its own schema and roles. Nothing in it is changed.
 
-use super::server::{MIGRATOR, OWNER};
+use super::roles::{catalog_migrator, catalog_owner};
 use super::{Doing, Fleet, FleetError};
 use crate::catalog::{Filter, NewTenant, TenantRow};
 use crate::pg::{self, Connection, Login};
@@ -126,7 +126,8 @@ impl Fleet {
             )));
         }
         let admin = self.servers.get(server)?.admin().map(|admin| admin.user.as_str()).unwrap_or_default();
-        let ours = [admin, OWNER, MIGRATOR, &router].contains(&login_role.as_str());
+        let of_catalog = [router, catalog_owner(catalog), catalog_migrator(catalog)];
+        let ours = admin == login_role || of_catalog.contains(login_role);
         if ours || login_role.starts_with(OURS) {
             return Err(FleetError::Settings(format!(
                 "role `{login_role}` is manybox's own: its clients would have what it has; give --login-role another"

@@ -1,7 +1,9 @@
 //! Check: tries on a scratch database everything manybox will need of a server, and names the GRANT that is missing.
 
-use super::server::{MIGRATOR, OWNER, prepare, run, version};
-use super::{Doing, FleetError, FleetServer, database};
+use super::database::DatabaseRights;
+use super::roles::{self, HISTORY, MIGRATORS, OWNER, migrator_of};
+use super::server::{prepare, run, version};
+use super::{Doing, FleetError, FleetServer, database, rights};
 use crate::pg::{Ident, literal};
 use crate::settings::Settings;
 use crate::tenant::TenantId;
@@ -64,9 +66,9 @@ pub async fn check(settings: &Settings, server: &FleetServer) -> Result<Vec<Find
     let roles = prepare(server, &client, &settings.roles()).await;
     let set = if major >= 16 { " WITH SET TRUE, INHERIT TRUE" } else { "" };
     note(
-        "roles: owner, migrator, API roles",
+        "roles: owners, migrators, API roles",
         roles,
-        format!("ALTER ROLE {admin} CREATEROLE; GRANT {} TO {admin}{set};", Ident::new(OWNER)),
+        format!("ALTER ROLE {admin} CREATEROLE; GRANT {OWNER}, {HISTORY} TO {admin}{set};"),
     );
     let login = run(
         &client,
@@ -88,18 +90,16 @@ pub async fn check(settings: &Settings, server: &FleetServer) -> Result<Vec<Find
     }
     let created = database::create_closed(&client, &scratch, "template0").await;
     if note("create a database, closed", created, format!("ALTER ROLE {admin} CREATEDB;")) {
-        let opened = database::open(&client, &scratch, &[&scratch]).await;
+        let migrator = migrator_of(&scratch);
+        let rights = DatabaseRights { owner: OWNER, logins: &[&scratch, &migrator] };
+        let opened =
+            database::open(&client, &scratch, &rights, &roles::migrator(&migrator, MIGRATORS, false)).await;
         note("set its ACL and open it", opened, format!("ALTER DATABASE {scratch_ident} OWNER TO {admin};"));
         let inside = try_template(settings, server, &scratch, &mut note).await;
         note(
             "work in it as admin and as migrator",
             inside,
-            format!(
-                "GRANT {} TO {admin}{set}; GRANT {} TO {};",
-                Ident::new(OWNER),
-                Ident::new(OWNER),
-                Ident::new(MIGRATOR)
-            ),
+            format!("GRANT {OWNER}, {HISTORY} TO {admin}{set}; GRANT {OWNER} TO {MIGRATORS};"),
         );
     }
     let signal = "SELECT pg_catalog.pg_has_role(current_user, 'pg_signal_backend', 'USAGE')";
@@ -145,10 +145,9 @@ async fn try_template(
     scratch: &str,
     note: &mut impl FnMut(&str, Result<(), FleetError>, String) -> bool,
 ) -> Result<(), FleetError> {
-    let admin = server.connect_admin_to(scratch).await?;
-    crate::migrate::prepare_template(&admin, OWNER, &settings.roles())
-        .await
-        .doing(|| "preparing a template".into())?;
+    let mut admin = server.connect_admin_inside(scratch).await?;
+    let taken = crate::migrate::prepare_template(&mut admin, &roles::of_tenants(), &settings.roles()).await;
+    rights::all_taken(scratch, taken.doing(|| "preparing a template".into())?)?;
     let wanted: std::collections::BTreeSet<_> =
         settings.editions.values().flat_map(|e| &e.extensions).collect();
     for extension in wanted {
@@ -164,9 +163,8 @@ async fn try_template(
         );
     }
     admin.close().await;
-    let migrator = server.connect_migrator(scratch).await?;
-    run(&migrator, &format!("SET ROLE {}", Ident::new(OWNER))).await?;
+    let migrator = server.migrator(scratch).await?;
+    run(&migrator, &format!("SET ROLE {OWNER}")).await?;
     run(&migrator, "CREATE TABLE public.manybox_check (a int)").await?;
-    migrator.close().await;
-    Ok(())
+    migrator.close().await
 }

@@ -6,7 +6,8 @@ use tokio::time::{Instant, sleep};
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
-use super::server::{MIGRATOR, OWNER, run};
+use super::roles::{self, MIGRATORS, OWNER, migrator_of};
+use super::server::{role_exists, run};
 use super::{Doing, FleetError};
 use crate::pg::Ident;
 
@@ -22,16 +23,26 @@ pub(super) async fn exists(client: &Client, database: &str) -> Result<bool, Flee
         .doing(|| format!("looking for database `{database}`"))
 }
 
-/// Whether a login and a database of this name are there.
-pub(super) async fn found(client: &Client, name: &str) -> Result<(bool, bool), FleetError> {
+/// What is there of a tenant.
+pub(super) struct Found {
+    pub(super) login: bool,
+    pub(super) migrator: bool,
+    pub(super) database: bool,
+}
+
+/// Whether a login and a database of this name are there, and the database's migrator.
+pub(super) async fn found(client: &Client, name: &str) -> Result<Found, FleetError> {
     client
         .query_one(
             "SELECT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = $1),
+                    EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = $2),
                     EXISTS (SELECT FROM pg_catalog.pg_database WHERE datname = $1)",
-            &[&name],
+            &[&name, &migrator_of(name)],
         )
         .await
-        .and_then(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
+        .and_then(|row| {
+            Ok(Found { login: row.try_get(0)?, migrator: row.try_get(1)?, database: row.try_get(2)? })
+        })
         .doing(|| format!("looking for role and database `{name}`"))
 }
 
@@ -47,25 +58,28 @@ pub(super) async fn create_closed(client: &Client, database: &str, template: &st
     run(client, &sql).await
 }
 
-/// Takes everything on a closed database from PUBLIC, grants CONNECT to `logins`, and opens it.
-///
-/// Owner and migrator get in as well; the owner may create schemas, but not pass that right on.
+/// Who gets what on a database.
+pub(super) struct DatabaseRights<'a> {
+    /// May create schemas, but not pass that right on, nor connect: whatever could log in with the rights of a role that
+    /// all tenants have would reach all databases.
+    pub(super) owner: &'a str,
+    /// May connect.
+    pub(super) logins: &'a [&'a str],
+}
+
+/// Runs the statements `first`, which make the logins, takes everything on the database from PUBLIC and from roles
+/// that all tenants have, grants what `rights` says, and opens it, in one transaction: every commit waits for the disk,
+/// behind the copies of other databases.
 ///
 /// # Errors
 /// When the ACL that is read back is not what was asked for: a REVOKE without the right only warns (01006).
-pub(super) async fn open(client: &Client, database: &str, logins: &[&str]) -> Result<(), FleetError> {
-    open_with(client, database, logins, "").await
-}
-
-/// The same, with the statements `first`, which make the logins, in the same transaction. Every commit waits for the
-/// disk, behind the copies of other databases.
-pub(super) async fn open_with(
+pub(super) async fn open(
     client: &Client,
     database: &str,
-    logins: &[&str],
+    rights: &DatabaseRights<'_>,
     first: &str,
 ) -> Result<(), FleetError> {
-    let opened = opening(client, database, logins, first).await;
+    let opened = opening(client, database, rights, first).await;
     if opened.is_err() {
         // Its own outcome adds nothing: where it fails the session is over.
         let _ = client.batch_execute("ROLLBACK").await;
@@ -73,26 +87,43 @@ pub(super) async fn open_with(
     opened
 }
 
-async fn opening(client: &Client, database: &str, logins: &[&str], first: &str) -> Result<(), FleetError> {
+async fn opening(
+    client: &Client,
+    database: &str,
+    rights: &DatabaseRights<'_>,
+    first: &str,
+) -> Result<(), FleetError> {
     let name = Ident::new(database);
-    let (owner, migrator) = (Ident::new(OWNER), Ident::new(MIGRATOR));
     let mut sql = format!(
         "BEGIN;
          {first}
-         REVOKE ALL ON DATABASE {name} FROM PUBLIC;
-         GRANT CONNECT, CREATE ON DATABASE {name} TO {owner};
-         GRANT CONNECT ON DATABASE {name} TO {migrator};"
+         REVOKE ALL ON DATABASE {name} FROM PUBLIC, {}, {};
+         GRANT CREATE ON DATABASE {name} TO {};",
+        Ident::new(OWNER),
+        Ident::new(MIGRATORS),
+        Ident::new(rights.owner)
     );
-    for login in logins {
+    for login in rights.logins {
         sql.push_str(&format!("GRANT CONNECT ON DATABASE {name} TO {};", Ident::new(*login)));
     }
     client.batch_execute(&sql).await.doing(|| format!("setting the rights on database `{database}`"))?;
 
-    let mut expected =
-        vec![format!("{MIGRATOR}:CONNECT"), format!("{OWNER}:CONNECT"), format!("{OWNER}:CREATE")];
-    expected.extend(logins.iter().map(|login| format!("{login}:CONNECT")));
+    let mut expected = vec![format!("{}:CREATE", rights.owner)];
+    expected.extend(rights.logins.iter().map(|login| format!("{login}:CONNECT")));
     expected.sort();
-    let granted: Vec<String> = client
+    let mut granted = granted(client, database).await?;
+    granted.sort();
+    if granted != expected {
+        return Err(FleetError::Settings(format!(
+            "database `{database}` stays closed: its ACL is {granted:?} where {expected:?} was asked for; does the admin own it?"
+        )));
+    }
+    run(client, &format!("ALTER DATABASE {name} ALLOW_CONNECTIONS true; COMMIT")).await
+}
+
+/// What is granted on a database to others than its owner, as `role:PRIVILEGE`.
+async fn granted(client: &Client, database: &str) -> Result<Vec<String>, FleetError> {
+    client
         .query_one(
             "SELECT ARRAY(
                 SELECT CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE r.rolname END || ':' || a.privilege_type
@@ -104,15 +135,25 @@ async fn opening(client: &Client, database: &str, logins: &[&str], first: &str) 
         )
         .await
         .and_then(|row| row.try_get(0))
-        .doing(|| format!("reading back the ACL of database `{database}`"))?;
-    let mut granted = granted;
-    granted.sort();
-    if granted != expected {
-        return Err(FleetError::Settings(format!(
-            "database `{database}` stays closed: its ACL is {granted:?} where {expected:?} was asked for; does the admin own it?"
-        )));
-    }
-    run(client, &format!("ALTER DATABASE {name} ALLOW_CONNECTIONS true; COMMIT")).await
+        .doing(|| format!("reading back the ACL of database `{database}`"))
+}
+
+/// Makes the migrator of a database that is open already, and takes from roles that all tenants have what they must
+/// not have there. What an operator granted to others stays.
+pub(super) async fn give_migrator(client: &Client, database: &str) -> Result<(), FleetError> {
+    let (name, login) = (Ident::new(database), migrator_of(database));
+    let there = role_exists(client, &login).await?;
+    let sql = format!(
+        "{} REVOKE ALL ON DATABASE {name} FROM PUBLIC, {owner}, {migrators};
+         GRANT CREATE ON DATABASE {name} TO {owner};
+         GRANT CONNECT ON DATABASE {name} TO {};",
+        roles::migrator(&login, MIGRATORS, there),
+        Ident::new(&login),
+        owner = Ident::new(OWNER),
+        migrators = Ident::new(MIGRATORS),
+    );
+    // One message, and so one transaction.
+    client.batch_execute(&sql).await.doing(|| format!("giving database `{database}` its migrator"))
 }
 
 /// Closes a finished template, for everybody.
@@ -140,17 +181,31 @@ async fn sessions(client: &Client, database: &str) -> Result<i64, FleetError> {
         .doing(|| format!("counting the sessions of database `{database}`"))
 }
 
-/// Drops a database with whatever sessions it has; one that is gone already is fine.
+/// Drops a database with whatever sessions it has, and its migrator; what is gone already is fine.
 ///
 /// # Errors
 /// With `object_in_use` when a database is being copied from it.
 pub(super) async fn drop(client: &Client, database: &str) -> Result<(), FleetError> {
     let name = Ident::new(database);
-    if !exists(client, database).await? {
-        return Ok(());
+    if exists(client, database).await? {
+        run(client, &format!("ALTER DATABASE {name} IS_TEMPLATE false ALLOW_CONNECTIONS false")).await?;
+        run(client, &format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)")).await?;
     }
-    run(client, &format!("ALTER DATABASE {name} IS_TEMPLATE false ALLOW_CONNECTIONS false")).await?;
-    run(client, &format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)")).await
+    let migrator = migrator_of(database);
+    match run(client, &format!("DROP ROLE IF EXISTS {}", Ident::new(&migrator))).await {
+        // A file granted it something, and copies of a template have that as well. NOLOGIN and without CONNECT it can
+        // do nothing with it.
+        Err(FleetError::Server { source, .. })
+            if source.code() == Some(&SqlState::DEPENDENT_OBJECTS_STILL_EXIST) =>
+        {
+            tracing::warn!(
+                role = migrator,
+                "role `{migrator}` stays: other databases name it in what they grant"
+            );
+            Ok(())
+        }
+        outcome => outcome,
+    }
 }
 
 /// Ends every session of a login, and waits until their backends have exited.

@@ -1,9 +1,11 @@
-//! Init: the roles of every server, and the catalog. Run again, it changes nothing.
+//! Init: the roles of every server, and the catalog with its owner and its migrator. Run again, it changes nothing.
 
 use std::time::Duration;
 
-use super::server::{OWNER, prepare, run};
-use super::{Doing, FleetError, Servers, database, router};
+use super::database::DatabaseRights;
+use super::roles::{self, OWNER, catalog_migrator, catalog_owner};
+use super::server::{grant_to_admin, make_role, prepare, role_exists, run};
+use super::{Doing, FleetError, Migrator, Servers, database, rights, router};
 use crate::catalog::{self, Catalog};
 use crate::migrate;
 use crate::pg::{AdvisoryLock, Ident, Waits};
@@ -25,11 +27,15 @@ pub async fn init(settings: &Settings, servers: &Servers, keys: &KeyRing) -> Res
             .await
             .doing(|| format!("locking server `{name}`"))?
             .ok_or_else(|| FleetError::Busy(format!("server `{name}`")))?;
-        prepare(server, &client, &settings.roles()).await?;
-        router::prepare(server, &client, keys, &settings.catalog.database).await?;
-        if name == settings.catalog.server {
-            make_catalog(settings, server, &client, keys).await?;
-        }
+        let work = async {
+            prepare(server, &client, &settings.roles()).await?;
+            router::prepare(server, &client, keys, &settings.catalog.database).await?;
+            if name == settings.catalog.server {
+                make_catalog(settings, server, &client, keys).await?;
+            }
+            Ok::<_, FleetError>(())
+        };
+        server.unhindered(work).await?;
         lock.release(&client).await.doing(|| "releasing the server's lock".into())?;
     }
     let (server, name) = (servers.get(&settings.catalog.server)?, &settings.catalog.database);
@@ -49,17 +55,28 @@ async fn make_catalog(
 ) -> Result<(), FleetError> {
     let name = &settings.catalog.database;
     let router = keys.newest().router_login(name);
+    // Nobody who may become the owner of tenants' objects may have a say here.
+    let (owner, migrator) = (catalog_owner(name), catalog_migrator(name));
+    make_role(client, &owner).await?;
+    grant_to_admin(server, client, &owner).await?;
     if !database::exists(client, name).await? {
         database::create_closed(client, name, "template0").await?;
     }
-    database::open(client, name, &[&router.user]).await?;
+    let rights = DatabaseRights { owner: &owner, logins: &[&router.user, &migrator] };
+    let there = role_exists(client, &migrator).await?;
+    database::open(client, name, &rights, &roles::migrator(&migrator, &owner, there)).await?;
 
-    let admin = server.connect_admin_to(name).await?;
-    migrate::prepare_template(&admin, OWNER, &[]).await.doing(|| "preparing the catalog".into())?;
+    let mut admin = server.connect_admin_inside(name).await?;
+    take_from_tenants_owner(&admin, &owner).await?;
+    let of_catalog = roles::of_catalog(name);
+    let taken = migrate::prepare_template(&mut admin, &of_catalog, &[]).await;
+    rights::all_taken(name, taken.doing(|| "preparing the catalog".into())?)?;
     let edition = migrate::Edition::embedded("catalog", catalog::MIGRATIONS)?;
-    let mut migrator = server.connect_migrator(name).await?;
-    let options = migrate::Options { owner: OWNER.to_owned(), ..migrate::Options::default() };
-    migrate::migrate(&mut migrator, &edition, &options).await.map_err(|failure| FleetError::Migrate {
+    let mut migrator = Migrator::open(server, server.connect_admin().await?, name, migrator).await?;
+    let options = migrate::Options { roles: of_catalog, ..migrate::Options::default() };
+    let migrated = migrate::migrate(&mut migrator, &edition, &options).await;
+    migrator.close().await?;
+    migrated.map_err(|failure| FleetError::Migrate {
         doing: "upgrading the catalog".into(),
         source: Box::new(failure),
     })?;
@@ -70,4 +87,15 @@ async fn make_catalog(
          GRANT EXECUTE ON FUNCTION catalog.renew_lease, catalog.end_leases TO {role};"
     );
     run(&admin, &grants).await
+}
+
+/// Catalogs of earlier versions belonged to the owner of tenants' objects.
+async fn take_from_tenants_owner(admin: &tokio_postgres::Client, owner: &str) -> Result<(), FleetError> {
+    let theirs = Ident::new(OWNER);
+    let sql = format!(
+        "ALTER DEFAULT PRIVILEGES FOR ROLE {theirs} GRANT EXECUTE ON FUNCTIONS TO PUBLIC;
+         REASSIGN OWNED BY {theirs} TO {}",
+        Ident::new(owner)
+    );
+    run(admin, &sql).await
 }

@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use tokio_postgres::Client;
+
 use super::server::{role_exists, run};
 use super::{Doing, Fleet, FleetError, database};
 use crate::catalog::TenantRow;
 use crate::pg::{AdvisoryLock, Ident, literal};
-use crate::tenant::{State, TenantId, Verb};
+use crate::tenant::{Record, State, TenantId, Verb};
 
 /// How long to wait for another command that is at work on the same tenant.
 const LOCK_WAIT: Duration = Duration::from_secs(60);
@@ -37,7 +39,7 @@ impl Fleet {
     pub async fn settle(&self, id: &TenantId) -> Result<TenantRow, FleetError> {
         let unknown = || FleetError::Unknown(id.to_string());
         let row = self.catalog.tenant(id).await?.ok_or_else(unknown)?;
-        let (_, client) = self.admin(&row.record.server).await?;
+        let (server, client) = self.admin(&row.record.server).await?;
         let lock = AdvisoryLock::acquire(&client, id.lock_key(), LOCK_WAIT)
             .await
             .doing(|| format!("locking tenant `{}`", row.record.slug))?
@@ -57,44 +59,49 @@ impl Fleet {
             lock.release(&client).await.doing(|| "releasing the tenant's lock".into())?;
             return self.catalog.tenant(id).await?.ok_or_else(unknown);
         }
-        let name = id.database();
-        let role = Ident::new(&name);
-        match row.record.state {
-            // The tenant's own code can have changed its login's password and settings; this is how to mend that.
-            State::Active => {
-                let verifier = self.keys.newest().tenant_login(&row.record).verifier()?;
-                let sql = format!(
-                    "ALTER ROLE {role} LOGIN PASSWORD {}; ALTER ROLE {role} RESET ALL; \
-                     ALTER ROLE {role} IN DATABASE {role} RESET ALL",
-                    literal(&verifier)
-                );
-                run(&client, &sql).await?;
-            }
-            State::Suspended => {
-                run(&client, &format!("ALTER ROLE {role} NOLOGIN")).await?;
-                database::terminate(&client, &name).await?;
-            }
-            State::Retired => {
-                run(&client, &format!("ALTER ROLE {role} NOLOGIN")).await?;
-                database::drain(&client, &name, self.settings.listen.drain_timeout).await?;
-                database::terminate(&client, &name).await?;
-            }
-            State::Purging => {
-                if role_exists(&client, &name).await? {
-                    run(&client, &format!("ALTER ROLE {role} NOLOGIN")).await?;
-                    database::terminate(&client, &name).await?;
-                }
-                // The role last: a database without its role can still be found by the id that both are named by.
-                database::drop(&client, &name).await?;
-                run(&client, &format!("DROP ROLE IF EXISTS {role}")).await?;
-                self.catalog.tenant_purged(id).await?;
-            }
-            State::Creating | State::Purged => {}
-        }
+        server.unhindered(self.make_true(&client, &row.record)).await?;
         if !matches!(row.record.state, State::Creating | State::Purging | State::Purged) {
             self.catalog.tenant_settled(id).await?;
         }
         lock.release(&client).await.doing(|| "releasing the tenant's lock".into())?;
         self.catalog.tenant(id).await?.ok_or_else(unknown)
+    }
+    /// Has the server do what the state of a tenant says whose database manybox made.
+    async fn make_true(&self, client: &Client, record: &Record) -> Result<(), FleetError> {
+        let (id, name) = (&record.id, record.id.database());
+        let role = Ident::new(&name);
+        match record.state {
+            // The tenant's own code can have changed its login's password and settings; this is how to mend that.
+            State::Active => {
+                let verifier = self.keys.newest().tenant_login(record).verifier()?;
+                let sql = format!(
+                    "ALTER ROLE {role} LOGIN PASSWORD {}; ALTER ROLE {role} RESET ALL; \
+                     ALTER ROLE {role} IN DATABASE {role} RESET ALL",
+                    literal(&verifier)
+                );
+                run(client, &sql).await?;
+            }
+            State::Suspended => {
+                run(client, &format!("ALTER ROLE {role} NOLOGIN")).await?;
+                database::terminate(client, &name).await?;
+            }
+            State::Retired => {
+                run(client, &format!("ALTER ROLE {role} NOLOGIN")).await?;
+                database::drain(client, &name, self.settings.listen.drain_timeout).await?;
+                database::terminate(client, &name).await?;
+            }
+            State::Purging => {
+                if role_exists(client, &name).await? {
+                    run(client, &format!("ALTER ROLE {role} NOLOGIN")).await?;
+                    database::terminate(client, &name).await?;
+                }
+                // The role last: a database without its role can still be found by the id that both are named by.
+                database::drop(client, &name).await?;
+                run(client, &format!("DROP ROLE IF EXISTS {role}")).await?;
+                self.catalog.tenant_purged(id).await?;
+            }
+            State::Creating | State::Purged => {}
+        }
+        Ok(())
     }
 }

@@ -5,6 +5,8 @@ use std::time::Duration;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
+use super::database::DatabaseRights;
+use super::roles::{self, MIGRATORS, OWNER, migrator_of};
 use super::{Doing, Fleet, FleetError, database};
 use crate::catalog::{NewTenant, Template, TenantRow};
 use crate::pg::{AdvisoryLock, Ident, literal};
@@ -72,11 +74,14 @@ impl Fleet {
         let (_, client) = self.admin(&server).await?;
         let name = id.database();
         let foreign = |what| FleetError::Foreign { what, name: name.clone(), server: server.clone() };
-        match database::found(&client, &name).await? {
-            (true, _) => return Err(foreign("role")),
-            (_, true) => return Err(foreign("database")),
-            (false, false) => self.keep(&server, client),
+        let found = database::found(&client, &name).await?;
+        if found.database {
+            return Err(foreign("database"));
         }
+        if found.login || found.migrator {
+            return Err(foreign("role"));
+        }
+        self.keep(&server, client);
         let (_, api) = spec.overrides.applied_to(Limits::default(), self.settings.edition_api(&edition));
         self.settings.check_roles(&api)?;
         let new = NewTenant {
@@ -106,7 +111,7 @@ impl Fleet {
     /// When a server refuses; what was made stays for the next attempt.
     pub async fn finish_create(&self, row: &TenantRow) -> Result<TenantRow, FleetError> {
         let record = &row.record;
-        let (_, client) = self.admin(&record.server).await?;
+        let (server, client) = self.admin(&record.server).await?;
         let busy = || FleetError::Busy(format!("tenant `{}`", record.slug));
         // Held by the connection that runs CREATE DATABASE. Its backend outlives a kill -9 of this process, and the next
         // attempt can tell what is there only after it has ended.
@@ -116,7 +121,7 @@ impl Fleet {
             .ok_or_else(busy)?;
         let current = self.catalog.tenant(&record.id).await?.ok_or_else(busy)?;
         if current.record.state == State::Creating {
-            self.make(&client, &current.record).await?;
+            server.unhindered(self.make(&client, &current.record)).await?;
         }
         lock.release(&client).await.doing(|| "releasing the tenant's lock".into())?;
         self.keep(&record.server, client);
@@ -127,14 +132,18 @@ impl Fleet {
     /// What an interrupted attempt left is made anew.
     async fn make(&self, client: &Client, record: &Record) -> Result<(), FleetError> {
         let name = record.id.database();
-        let (has_login, has_database) = database::found(client, &name).await?;
-        if has_database {
+        let mut found = database::found(client, &name).await?;
+        if found.database {
             // Nobody knows which template it was copied from. A new copy takes milliseconds.
             database::drop(client, &name).await?;
+            found = database::found(client, &name).await?;
         }
         let template = self.copy(client, record).await?;
-        let login = self.login(record, has_login)?;
-        database::open_with(client, &name, &[&name], &login).await?;
+        let migrator = migrator_of(&name);
+        let mut logins = self.login(record, found.login)?;
+        logins.push_str(&roles::migrator(&migrator, MIGRATORS, found.migrator));
+        let rights = DatabaseRights { owner: OWNER, logins: &[&name, &migrator] };
+        database::open(client, &name, &rights, &logins).await?;
         let newest = self.keys.newest().id();
         if record.key != newest {
             let sealed = self.resealed(record)?;

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use super::database::DatabaseRights;
+use super::roles::OWNER;
 use super::{Fleet, FleetError, database};
 use crate::catalog::Template;
 use crate::pg::{Connection, Guard};
@@ -79,7 +81,8 @@ impl Fleet {
         copy: &str,
     ) -> Result<(), FleetError> {
         database::create_closed(client, copy, &template.database).await?;
-        database::open(client, copy, &[]).await?;
+        let rights = DatabaseRights { owner: OWNER, logins: &[] };
+        database::open(client, copy, &rights, "").await?;
         self.record_schema(&template.server, copy, &template.lineage).await
     }
 }

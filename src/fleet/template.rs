@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use ring::digest::{SHA256, digest};
 
-use super::server::OWNER;
-use super::{Doing, Fleet, FleetError, database};
+use super::database::DatabaseRights;
+use super::roles::{self, MIGRATORS, OWNER, migrator_of};
+use super::{Doing, Fleet, FleetError, database, rights};
 use crate::catalog::Template;
 use crate::migrate::{self, Standing, standing};
 use crate::pg::{AdvisoryLock, Connection, Ident};
@@ -116,8 +117,11 @@ impl Fleet {
             return Ok(None);
         };
         self.catalog.template_reuse(&old.database).await?;
+        let access = self.servers.get(server)?;
         let brought = async {
-            database::unseal(client, &old.database).await?;
+            access.unhindered(database::unseal(client, &old.database)).await?;
+            // It may be from before there was one for each database.
+            access.unhindered(database::give_migrator(client, &old.database)).await?;
             self.bring_up(client, server, edition, &old.database, applied).await
         };
         match brought.await {
@@ -145,7 +149,10 @@ impl Fleet {
         let name = format!("mb_t_{}", TenantId::random()?);
         self.catalog.template_insert(&name, server, &edition.name).await?;
         database::create_closed(client, &name, "template0").await?;
-        database::open(client, &name, &[]).await?;
+        let migrator = migrator_of(&name);
+        let rights = DatabaseRights { owner: OWNER, logins: &[&migrator] };
+        let logins = roles::migrator(&migrator, MIGRATORS, false);
+        self.servers.get(server)?.unhindered(database::open(client, &name, &rights, &logins)).await?;
         self.bring_up(client, server, edition, &name, applied).await
     }
 
@@ -159,10 +166,9 @@ impl Fleet {
         applied: &(dyn Fn() + Sync),
     ) -> Result<Template, FleetError> {
         let access = self.servers.get(server)?;
-        let admin = access.connect_admin_to(name).await?;
-        migrate::prepare_template(&admin, OWNER, &self.settings.roles())
-            .await
-            .doing(|| format!("preparing template `{name}`"))?;
+        let mut admin = access.connect_admin_inside(name).await?;
+        let taken = migrate::prepare_template(&mut admin, &roles::of_tenants(), &self.settings.roles()).await;
+        rights::all_taken(name, taken.doing(|| format!("preparing template `{name}`"))?)?;
         let extensions = self.settings.editions.get(&edition.name).map(|e| e.extensions.as_slice());
         for extension in extensions.unwrap_or_default() {
             let sql =
@@ -176,9 +182,9 @@ impl Fleet {
         }
         admin.close().await;
 
-        let mut migrator = access.connect_migrator(name).await?;
+        let mut migrator = self.migrator(server, name).await?;
         let outcome = migrate::migrate(&mut migrator, edition, &self.migrate_options()).await;
-        migrator.close().await;
+        self.close_migrator(server, migrator).await?;
         let outcome = outcome.map_err(|failure| FleetError::Migrate {
             doing: format!("building the template of edition `{}`", edition.name),
             source: Box::new(failure),
@@ -188,7 +194,7 @@ impl Fleet {
         // Before any tenant has this lineage, so that no router looks for its schema in vain.
         self.record_schema(server, name, &lineage).await?;
         applied();
-        database::seal(client, name).await?;
+        access.unhindered(database::seal(client, name)).await?;
         self.catalog.template_ready(name, lineage.version, &lineage.history).await?;
         self.ready(server, &edition.name).await?.ok_or_else(|| FleetError::Busy(format!("template `{name}`")))
     }
@@ -200,7 +206,8 @@ impl Fleet {
         let edition = self.edition(edition)?;
         let kept = ours.clone().rfind(|t| reusable(t, &edition)).map(|t| &t.database);
         for template in ours.filter(|t| t.state != "ready" && Some(&t.database) != kept) {
-            match database::drop(client, &template.database).await {
+            let dropping = database::drop(client, &template.database);
+            match self.servers.get(server)?.unhindered(dropping).await {
                 Ok(()) => self.catalog.template_delete(&template.database).await?,
                 // A create is copying it; the next sweep drops it.
                 Err(error) if database::in_use(&error) => {}

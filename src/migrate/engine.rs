@@ -9,8 +9,9 @@ use time::format_description::well_known::Rfc3339;
 use tokio_postgres::Client;
 
 use super::file::File;
+use super::guard;
 use super::history::{self, ALL, Applied, HISTORY, HistoryError};
-use super::session::{LOCK, State, StatementError, answers, first_row};
+use super::session::{LOCK, Roles, State, StatementError, answers, first_row};
 use crate::pg::literal;
 
 /// A transaction that has just been opened.
@@ -20,6 +21,8 @@ pub(super) struct OpenTransaction {
     pub(super) locked: bool,
     /// Who logged in.
     pub(super) session_user: String,
+    /// Whether the history's tables can't have anything of a stranger's; if not, [`guard::strangers`] says what they have.
+    pub(super) sound: bool,
     /// All that was applied, read under the lock.
     pub(super) history: Vec<Applied>,
 }
@@ -29,10 +32,18 @@ pub(super) struct OpenTransaction {
 ///
 /// # Errors
 /// When any of it fails; in a database without a history too. The transaction is to be rolled back then.
-pub(super) async fn begin(client: &Client, pin: &str) -> Result<OpenTransaction, HistoryError> {
-    let sql = format!("BEGIN; {pin}; SELECT pg_catalog.pg_try_advisory_lock({LOCK}), session_user; {ALL}");
+pub(super) async fn begin(
+    client: &Client,
+    roles: &Roles,
+    pin: &str,
+) -> Result<OpenTransaction, HistoryError> {
+    let (writer, owner) = (roles.set_writer(), roles.set_owner());
+    let sql = format!(
+        "BEGIN; {pin}; {writer}; SELECT pg_catalog.pg_try_advisory_lock({LOCK}), session_user, ({}); {ALL}; {owner}",
+        guard::sound(roles)
+    );
     let answers = answers(client.simple_query(&sql).await?);
-    let [.., found, rows] = answers.as_slice() else {
+    let [.., found, rows, _] = answers.as_slice() else {
         return Err(HistoryError::Tampered("the history gave no answer".into()));
     };
     let Some(found) = found.first() else {
@@ -41,6 +52,7 @@ pub(super) async fn begin(client: &Client, pin: &str) -> Result<OpenTransaction,
     Ok(OpenTransaction {
         locked: found.try_get(0)? == Some("t"),
         session_user: found.try_get(1)?.unwrap_or_default().to_owned(),
+        sound: found.try_get(2)? == Some("t"),
         history: history::rows(rows)?,
     })
 }
@@ -56,16 +68,25 @@ pub(super) struct FileEffects {
 ///
 /// # Errors
 /// The file's own error, or that of its deferred constraints or its row. The transaction is to be rolled back then.
-pub(super) async fn apply(client: &Client, file: &File, owner: &str) -> Result<FileEffects, StatementError> {
-    // Runs under the role that the file left. Deferred constraints are checked before we look.
-    let after =
-        format!("SET CONSTRAINTS ALL IMMEDIATE; {}; {}; {ALL}", insert(file)?, State::question(owner));
+pub(super) async fn apply(
+    client: &Client,
+    file: &File,
+    roles: &Roles,
+) -> Result<FileEffects, StatementError> {
+    // Deferred constraints are checked before we look, and under the role that the file left.
+    let after = format!(
+        "SET CONSTRAINTS ALL IMMEDIATE; {}; {}; {}; {ALL}; {}",
+        State::question(roles),
+        roles.set_writer(),
+        insert(file)?,
+        roles.set_owner()
+    );
     let (applied, after) = join(client.batch_execute(&file.sql), client.simple_query(&after)).await;
     applied?;
     let answers = answers(after.map_err(ours)?);
     Ok(FileEffects {
-        state: State::read(first_row(answers.get(2))?)?,
-        history: history::rows(answers.get(3).map_or(&[], Vec::as_slice)),
+        state: State::read(first_row(answers.get(1))?)?,
+        history: history::rows(answers.get(4).map_or(&[], Vec::as_slice)),
     })
 }
 
@@ -74,8 +95,8 @@ pub(super) async fn apply(client: &Client, file: &File, owner: &str) -> Result<F
 ///
 /// # Errors
 /// The file's own error, or that of its row. The transaction is to be rolled back then.
-pub(super) async fn apply_inert(client: &Client, file: &File) -> Result<(), StatementError> {
-    let after = format!("{}; COMMIT", insert(file)?);
+pub(super) async fn apply_inert(client: &Client, file: &File, roles: &Roles) -> Result<(), StatementError> {
+    let after = format!("{}; {}; COMMIT; {}", roles.set_writer(), insert(file)?, roles.set_owner());
     let (applied, after) = join(client.batch_execute(&file.sql), client.batch_execute(&after)).await;
     applied?;
     after.map_err(ours)

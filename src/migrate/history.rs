@@ -7,11 +7,11 @@ use tokio_postgres::{Client, SimpleQueryRow};
 
 use super::edition::Edition;
 use super::file::{File, digest};
-use super::session::{StatementError, answers};
+use super::session::answers;
 use crate::pg;
 use crate::tenant::Lineage;
 
-/// refinery's table, in a schema that no API exposes.
+/// refinery's table, in a schema that no API exposes and that is not the tenants' owner's.
 pub(super) const HISTORY: &str = "manybox.schema_history";
 /// Files outside transactions that were begun and not recorded yet.
 pub(super) const UNFINISHED: &str = "manybox.schema_unfinished";
@@ -95,37 +95,7 @@ pub(super) fn rows(rows: &[SimpleQueryRow]) -> Result<Vec<Applied>, HistoryError
     Ok(applied)
 }
 
-/// Makes the tables of the history when they are missing; nobody but the owner has rights there.
-pub(super) async fn ensure_history(client: &Client) -> Result<(), StatementError> {
-    let there = client
-        .query_typed(
-            "SELECT pg_catalog.to_regnamespace('manybox') IS NOT NULL,
-                    pg_catalog.to_regclass($1) IS NOT NULL AND pg_catalog.to_regclass($2) IS NOT NULL",
-            &[(&HISTORY, Type::TEXT), (&UNFINISHED, Type::TEXT)],
-        )
-        .await?;
-    let (schema, tables) = match there.first() {
-        Some(row) => (row.try_get(0)?, row.try_get(1)?),
-        None => (false, false),
-    };
-    if tables {
-        return Ok(());
-    }
-    // CREATE SCHEMA IF NOT EXISTS needs the right to create one even when there is one.
-    let schema = if schema { "" } else { "CREATE SCHEMA manybox; REVOKE ALL ON SCHEMA manybox FROM PUBLIC;" };
-    // The first table as refinery would make it.
-    let sql = format!(
-        "{schema}
-         CREATE TABLE IF NOT EXISTS {HISTORY} (
-             version int4 PRIMARY KEY, name varchar(255), applied_on varchar(255), checksum varchar(255));
-         CREATE TABLE IF NOT EXISTS {UNFINISHED} (
-             version int4 PRIMARY KEY, begun_at timestamptz NOT NULL DEFAULT pg_catalog.now());
-         REVOKE ALL ON {HISTORY}, {UNFINISHED} FROM PUBLIC"
-    );
-    Ok(client.batch_execute(&sql).await?)
-}
-
-/// What schema the database behind `client` has, by its own history. Needs the owner's rights.
+/// What schema the database behind `client` has, by its own history. Needs the rights of the history's writer.
 ///
 /// # Errors
 /// When the connection fails or the role may not read the history. A tampered row gives a lineage that no edition

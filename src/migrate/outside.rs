@@ -12,22 +12,25 @@ use tokio_postgres::Client;
 use super::file::File;
 use super::history::{HISTORY, UNFINISHED};
 use super::resumable::{ResumableStatement, step};
-use super::session::StatementError;
+use super::session::{Roles, StatementError};
 use super::statements::split;
 use crate::pg::Ident;
 
 /// Runs a marked file and writes its history row, continuing what an interrupted run left.
-pub(super) async fn run(client: &mut Client, file: &File) -> Result<(), StatementError> {
+pub(super) async fn run(client: &mut Client, file: &File, roles: &Roles) -> Result<(), StatementError> {
+    let (writer, owner) = (roles.set_writer(), roles.set_owner());
     let step = split(&file.sql)
         .ok()
         .and_then(|statements| statements.iter().next().and_then(|statement| step(&statement).ok()))
         .ok_or_else(|| {
             StatementError::ours(format!("{} holds no statement that we know", file.file_name()))
         })?;
+    client.batch_execute(&writer).await?;
     let begun = client
         .query_opt(&format!("SELECT FROM {UNFINISHED} WHERE version = $1"), &[&file.version])
         .await?
         .is_some();
+    client.batch_execute(&owner).await?;
     let found = look_for(client, &step).await?;
     match (begun, found) {
         // Not ours to judge: whoever built it may have built something else under the name.
@@ -37,13 +40,15 @@ pub(super) async fn run(client: &mut Client, file: &File) -> Result<(), Statemen
                 if found == Found::Invalid { ", and invalid" } else { "" }
             )));
         }
-        (true, Found::Valid) => return record(client, file).await,
+        (true, Found::Valid) => return record(client, file, roles).await,
         (true, Found::Invalid) => drop_index(client, &step).await?,
         (true, Found::Nothing) => {}
         (false, Found::Nothing) => {
+            client.batch_execute(&writer).await?;
             client
                 .execute(&format!("INSERT INTO {UNFINISHED} (version) VALUES ($1)"), &[&file.version])
                 .await?;
+            client.batch_execute(&owner).await?;
         }
     }
     if let Err(error) = client.batch_execute(&file.sql).await {
@@ -53,18 +58,21 @@ pub(super) async fn run(client: &mut Client, file: &File) -> Result<(), Statemen
             if look_for(client, &step).await? == Found::Invalid {
                 drop_index(client, &step).await?;
             }
+            client.batch_execute(&writer).await?;
             client.execute(&format!("DELETE FROM {UNFINISHED} WHERE version = $1"), &[&file.version]).await?;
         }
         return Err(error.into());
     }
-    record(client, file).await
+    record(client, file, roles).await
 }
 
 /// Writes the row that refinery would have written.
-async fn record(client: &mut Client, file: &File) -> Result<(), StatementError> {
+async fn record(client: &mut Client, file: &File, roles: &Roles) -> Result<(), StatementError> {
     let applied_on =
         OffsetDateTime::now_utc().format(&Rfc3339).map_err(|e| StatementError::ours(e.to_string()))?;
     let transaction = client.transaction().await?;
+    let writer = Ident::new(&roles.writer);
+    transaction.batch_execute(&format!("SET LOCAL ROLE {writer}")).await?;
     transaction.execute(&format!("DELETE FROM {UNFINISHED} WHERE version = $1"), &[&file.version]).await?;
     transaction
         .execute(

@@ -12,8 +12,8 @@ use super::engine::FileEffects;
 use super::file::File;
 use super::history::{self, Applied, Disagreement, HistoryError, digest_of};
 use super::outcome::{FailureKind, MigrationFailure, MigrationOutcome};
-use super::session::{self, State, StatementError};
-use super::{engine, outside};
+use super::session::{self, Roles, State, StatementError};
+use super::{engine, guard, outside};
 use crate::backoff::Backoff;
 use crate::pg::AdvisoryLock;
 
@@ -26,8 +26,8 @@ const BACKOFF: Backoff = Backoff::new(Duration::from_millis(200), Duration::from
 /// How a database is migrated.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
-    /// The role that owns the tenants' objects. The login must be a member of it.
-    pub owner: String,
+    /// Whose what is in the database.
+    pub roles: Roles,
     /// How long a statement of a file waits for a lock. Keep it short: all requests for the same table wait behind
     /// it. Files outside transactions hold nobody up, and wait for `lock_wait` instead.
     pub lock_timeout: Duration,
@@ -39,17 +39,17 @@ pub struct Options {
     pub statement_timeout: Option<Duration>,
     /// The newest version to apply; `None` for all.
     pub target: Option<i32>,
-    /// Whether everything in the database is known to belong to the owner; see
+    /// Whether everything in the database is known to belong to its owners; see
     /// [`databases_with_foreign_objects`](super::databases_with_foreign_objects). Then the database is not asked
     /// again after files that can't have changed it.
     pub all_owned: bool,
 }
 
 impl Default for Options {
-    /// The usual waits, for objects owned by `mb_owner`.
+    /// The usual waits, in a tenant's database.
     fn default() -> Self {
         Self {
-            owner: "mb_owner".to_owned(),
+            roles: Roles::default(),
             lock_timeout: Duration::from_secs(2),
             retries: 5,
             lock_wait: Duration::from_secs(60),
@@ -143,7 +143,7 @@ struct LockedSession {
 }
 
 fn pinned(options: &Options, lock_timeout: Duration) -> String {
-    session::pinned(&options.owner, lock_timeout, options.statement_timeout)
+    session::pinned(&options.roles, lock_timeout, options.statement_timeout)
 }
 
 /// Waits for the database's migration lock. Leaves a transaction open for the first file, so that usually this is one
@@ -152,8 +152,11 @@ async fn lock_session(client: &Client, options: &Options) -> Result<LockedSessio
     let pin = pinned(options, options.lock_timeout);
     let deadline = Instant::now() + options.lock_wait;
     loop {
-        match engine::begin(client, &pin).await {
-            Ok(engine::OpenTransaction { locked: true, session_user, history }) => {
+        match engine::begin(client, &options.roles, &pin).await {
+            Ok(engine::OpenTransaction { locked: true, session_user, sound, history }) => {
+                if !sound {
+                    refuse_strangers(client, &options.roles).await?;
+                }
                 return Ok(LockedSession { session: session_user, open: true, history });
             }
             Ok(_) => client.batch_execute("ROLLBACK").await.map_err(StatementError::from)?,
@@ -178,8 +181,8 @@ async fn lock_step_by_step(
     if let Err(error) = client.batch_execute(&pinned(options, options.lock_timeout)).await {
         let error = StatementError::from(error);
         let message = format!(
-            "the login can't become `{0}`: {error}; run `GRANT {0} TO` it as the server's administrator",
-            options.owner
+            "the login can't become `{}`: {error}; run `manybox init`, which gives each database its migrator",
+            options.roles.owner
         );
         return Err(if error.lost { error.into() } else { Stop(FailureKind::Owner, message) });
     }
@@ -189,8 +192,25 @@ async fn lock_step_by_step(
     if lock.is_none() {
         return Err(busy(options));
     }
-    let (state, history) = join(session::state(client, &options.owner), history::read(client)).await;
-    Ok(LockedSession { session: state?.session_user, open: false, history: history.map_err(unread)? })
+    let session = session::state(client, &options.roles).await?.session_user;
+    refuse_strangers(client, &options.roles).await?;
+    client.batch_execute(&options.roles.set_writer()).await.map_err(StatementError::from)?;
+    let history = history::read(client).await.map_err(unread)?;
+    client.batch_execute(&options.roles.set_owner()).await.map_err(StatementError::from)?;
+    Ok(LockedSession { session, open: false, history })
+}
+
+/// Refuses a history whose tables have something of a stranger's, which may be there to run when they are written to.
+async fn refuse_strangers(client: &Client, roles: &Roles) -> Result<(), Stop> {
+    let strangers = guard::strangers(client, roles).await.map_err(StatementError::from)?;
+    if strangers.is_empty() {
+        return Ok(());
+    }
+    let message = format!(
+        "the schema `manybox` has what manybox did not make, so nothing was written: {}; run `manybox init`",
+        strangers.join("; ")
+    );
+    Err(Stop(FailureKind::Divergent, message))
 }
 
 fn busy(options: &Options) -> Stop {
@@ -216,12 +236,9 @@ async fn files(
     })?;
     let target = options.target.unwrap_or(i32::MAX);
     let pending = &pending[..pending.partition_point(|file| file.version <= target)];
-    // An open transaction says that the history is there; files outside transactions need a second table.
-    if !open && !pending.is_empty() || pending.iter().any(|file| !file.transactional) {
-        if std::mem::take(&mut open) {
-            client.batch_execute("COMMIT").await.map_err(StatementError::from)?;
-        }
-        history::ensure_history(client).await?;
+    if open && pending.iter().any(|file| !file.transactional) {
+        open = false;
+        client.batch_execute("COMMIT").await.map_err(StatementError::from)?;
     }
     for file in pending {
         apply(client, file, options, progress, &session, std::mem::take(&mut open)).await?;
@@ -286,21 +303,22 @@ async fn apply_in_transaction(
     session: &str,
     open: bool,
 ) -> Result<Result<(), StatementError>, Stop> {
+    let roles = &options.roles;
     if file.inert && options.all_owned {
         if !open {
-            let begun = engine::begin(client, &pinned(options, options.lock_timeout)).await;
+            let begun = engine::begin(client, roles, &pinned(options, options.lock_timeout)).await;
             if !begun.map_err(unread)?.locked {
                 return Err(busy(options));
             }
         }
-        return Ok(engine::apply_inert(client, file).await.map(|()| progress.done(file)));
+        return Ok(engine::apply_inert(client, file, roles).await.map(|()| progress.done(file)));
     }
-    let owner = &options.owner;
     let applying = if open {
-        engine::apply(client, file, owner).await
+        engine::apply(client, file, roles).await
     } else {
         let pin = pinned(options, options.lock_timeout);
-        let (begun, applying) = join(engine::begin(client, &pin), engine::apply(client, file, owner)).await;
+        let (begun, applying) =
+            join(engine::begin(client, roles, &pin), engine::apply(client, file, roles)).await;
         if !begun.map_err(unread)?.locked {
             return Err(busy(options));
         }
@@ -318,13 +336,13 @@ async fn apply_in_transaction(
         return Err(Stop(FailureKind::Session, message));
     }
     if state.has_foreign_objects
-        && let Some(object) = session::foreign_object(client, owner).await?
+        && let Some(object) = session::foreign_object(client, roles).await?
     {
         // Whose is it? Rolled back, what the file made is gone.
         client.batch_execute("ROLLBACK").await.map_err(StatementError::from)?;
-        let before = session::foreign_object(client, owner).await?;
+        let before = session::foreign_object(client, roles).await?;
         let when = if before.is_some() { "before any file was applied" } else { when.as_str() };
-        return Err(not_the_owners(before.as_ref().unwrap_or(&object), when, owner));
+        return Err(not_the_owners(before.as_ref().unwrap_or(&object), when, &roles.owner));
     }
     check_state(&state, options, session, &when)?;
     if history.map_err(unread)? != expected {
@@ -350,17 +368,18 @@ async fn apply_outside_transaction(
     check(client, options, session, &format!("before {}", file.file_name())).await?;
     // Nobody waits behind it, so it may wait for long.
     client.batch_execute(&pinned(options, options.lock_wait)).await.map_err(StatementError::from)?;
-    if let Err(error) = outside::run(client, file).await {
+    if let Err(error) = outside::run(client, file, &options.roles).await {
         return Ok(Err(error));
     }
     // In one round trip, and in this order: the check sees the session as the file left it; the history can be read
     // only under our own role again.
     let when = format!("after {}", file.file_name());
     let checked = check(client, options, session, &when);
-    let pin = pinned(options, options.lock_timeout);
+    let pin = format!("{}; {}", pinned(options, options.lock_timeout), options.roles.set_writer());
     let (checked, pinned, rows) =
         join3(checked, client.batch_execute(&pin), history::read_known(client)).await;
     pinned.map_err(StatementError::from)?;
+    client.batch_execute(&options.roles.set_owner()).await.map_err(StatementError::from)?;
     let mut expected = progress.rows.clone();
     expected.push(history::row_of(file));
     progress.rows = rows.map_err(unread)?;
@@ -386,13 +405,12 @@ fn failed(file: &File, error: StatementError) -> Stop {
             format!("{name}: {error}; whether it was applied shows at the next run"),
         );
     }
-    // The row is written in the file's own transaction, by whoever the file left us as.
     if error.code == Some(SqlState::INSUFFICIENT_PRIVILEGE)
         && (error.text.contains("schema_history") || error.text.contains("schema manybox"))
     {
         return Stop(
             FailureKind::Owner,
-            format!("{name} leaves the owner's role, so it was rolled back: {error}"),
+            format!("{name} would have changed the history of migrations, which is not the owner's: {error}"),
         );
     }
     let line = error.position.map(|position| {
@@ -404,20 +422,23 @@ fn failed(file: &File, error: StatementError) -> Stop {
 
 /// Checks that we are still who we were, under our lock, and that everything belongs to the owner.
 async fn check(client: &Client, options: &Options, session: &str, when: &str) -> Result<(), Stop> {
-    let state = session::state(client, &options.owner).await?;
+    let state = session::state(client, &options.roles).await?;
     check_state(&state, options, session, when)?;
     if state.has_foreign_objects
-        && let Some(object) = session::foreign_object(client, &options.owner).await?
+        && let Some(object) = session::foreign_object(client, &options.roles).await?
     {
-        return Err(not_the_owners(&object, when, &options.owner));
+        return Err(not_the_owners(&object, when, &options.roles.owner));
     }
     Ok(())
 }
 
 fn check_state(state: &State, options: &Options, session: &str, when: &str) -> Result<(), Stop> {
-    let owner = &options.owner;
+    let owner = &options.roles.owner;
     if state.current_user != *owner {
-        let message = format!("{when} the role is `{}` instead of `{owner}`", state.current_user);
+        let message = format!(
+            "{when} the role is `{}` instead of `{owner}`; what leaves the owner's role is rolled back",
+            state.current_user
+        );
         return Err(Stop(FailureKind::Owner, message));
     }
     if session != state.session_user {

@@ -13,6 +13,47 @@ use crate::pg::{Error, Ident, literal};
 /// The advisory lock that a migrator of a database holds. Advisory locks are apart for each database.
 pub(super) const LOCK: i64 = i64::from_be_bytes(*b"mb:migra");
 
+/// The roles of a database that is migrated.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Roles {
+    /// Owns everything that files make. The login must be able to become it.
+    pub owner: String,
+    /// Owns the schema `manybox` with the history. The login must not be able to become it: whoever owns a table can
+    /// have code of its own run by those who write to it.
+    pub history: String,
+    /// May read and write the history. The login must be able to become it.
+    pub writer: String,
+}
+
+impl Default for Roles {
+    /// Those of tenants' databases.
+    fn default() -> Self {
+        Self { owner: "mb_owner".into(), history: "mb_history".into(), writer: "mb_migrator".into() }
+    }
+}
+
+impl Roles {
+    /// The same role for all: of a database in which no stranger's code runs.
+    pub fn all(role: &str) -> Self {
+        Self { owner: role.to_owned(), history: role.to_owned(), writer: role.to_owned() }
+    }
+
+    /// The statement that makes the session the owner's.
+    pub(super) fn set_owner(&self) -> String {
+        format!("SET ROLE {}", Ident::new(&self.owner))
+    }
+
+    /// The statement that lets the session at the history.
+    pub(super) fn set_writer(&self) -> String {
+        format!("SET ROLE {}", Ident::new(&self.writer))
+    }
+
+    /// Those that may own something in the database, as literals for `::regrole`.
+    fn owners(&self) -> [String; 2] {
+        [&self.owner, &self.history].map(|role| Ident::new(role).to_string())
+    }
+}
+
 /// Why a statement failed, or one of our own checks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct StatementError {
@@ -75,16 +116,16 @@ impl fmt::Display for StatementError {
 
 /// The statements that make the session what each file expects, whatever the one before left: the owner's role,
 /// objects made in `public`, strings read as the linter read them.
-pub(super) fn pinned(owner: &str, lock_timeout: Duration, statement_timeout: Option<Duration>) -> String {
+pub(super) fn pinned(roles: &Roles, lock_timeout: Duration, statement_timeout: Option<Duration>) -> String {
     // 0 would mean no timeout at all.
     let lock = lock_timeout.as_millis().max(1);
     let statement = statement_timeout.map_or(0, |timeout| timeout.as_millis().max(1));
     // DISCARD TEMP too: otherwise it would depend on the number of calls whether a file sees the temporary tables of
     // the one before.
     format!(
-        "RESET ALL; DISCARD TEMP; SET ROLE {}; SET search_path TO public; SET standard_conforming_strings = on; \
+        "RESET ALL; DISCARD TEMP; {}; SET search_path TO public; SET standard_conforming_strings = on; \
          SET client_min_messages = warning; SET lock_timeout = {}; SET statement_timeout = {}",
-        Ident::new(owner),
+        roles.set_owner(),
         literal(&lock.to_string()),
         literal(&statement.to_string()),
     )
@@ -123,7 +164,7 @@ pub(super) struct State {
     pub(super) locked: bool,
     /// Whether a transaction was open before the question.
     pub(super) in_transaction: bool,
-    /// Whether some object doesn't belong to the owner; [`foreign_object`] says which.
+    /// Whether some object belongs neither to the owner nor to the history's; [`foreign_object`] says which.
     pub(super) has_foreign_objects: bool,
 }
 
@@ -137,15 +178,15 @@ impl State {
     /// The lock is taken once more rather than looked up in pg_locks; a session may hold it many times. If a file
     /// released it, it is ours again, or another migrator has it and we stop. What a migrator applied in between shows
     /// in the history.
-    pub(super) fn question(owner: &str) -> String {
+    pub(super) fn question(roles: &Roles) -> String {
+        let [owner, history] = roles.owners().map(|role| literal(&role));
         format!(
             "SELECT current_user, session_user,
                     pg_catalog.pg_try_advisory_lock({LOCK}),
                     pg_catalog.now() <> pg_catalog.statement_timestamp(),
                     EXISTS (SELECT FROM pg_catalog.pg_shdepend d
                             WHERE d.dbid = pg_catalog.split_part(pg_catalog.pg_relation_filepath('pg_catalog.pg_class'), '/', -2)::oid
-                              AND d.deptype = 'o' AND d.refobjid <> {}::pg_catalog.regrole)",
-            literal(&Ident::new(owner).to_string())
+                              AND d.deptype = 'o' AND d.refobjid NOT IN ({owner}::pg_catalog.regrole, {history}::pg_catalog.regrole))"
         )
     }
 
@@ -174,38 +215,41 @@ WITH object AS (
 SELECT pg_catalog.pg_describe_object(o.class, o.oid, 0), pg_catalog.pg_get_userbyid(o.owner)::text
 FROM object o JOIN pg_catalog.pg_namespace n ON n.oid = o.schema
 WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
-  AND o.owner <> $1::text::pg_catalog.regrole
+  AND o.owner <> ALL ($1::text[]::pg_catalog.regrole[])
   AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
                   WHERE d.classid = o.class AND d.objid = o.oid AND d.deptype IN ('e', 'i'))
 ORDER BY o.class, o.oid LIMIT 1";
 
-/// The databases of the server in which something doesn't belong to the owner, or may not: pg_shdepend is one for all.
+/// The databases of the server in which something belongs neither to the owner nor to the history's, or may not: pg_shdepend is one for all.
 /// Any login may ask.
 ///
 /// # Errors
 /// When the connection fails, or there is no such owner.
-pub async fn databases_with_foreign_objects(client: &Client, owner: &str) -> Result<HashSet<String>, Error> {
+pub async fn databases_with_foreign_objects(
+    client: &Client,
+    roles: &Roles,
+) -> Result<HashSet<String>, Error> {
     let sql = "SELECT datname::text FROM pg_catalog.pg_database
                WHERE oid IN (SELECT dbid FROM pg_catalog.pg_shdepend
-                             WHERE deptype = 'o' AND refobjid <> $1::text::pg_catalog.regrole)";
-    let owner = Ident::new(owner).to_string();
-    let rows = client.query_typed(sql, &[(&owner, Type::TEXT)]).await?;
+                             WHERE deptype = 'o' AND refobjid <> ALL ($1::text[]::pg_catalog.regrole[]))";
+    let owners = roles.owners();
+    let rows = client.query_typed(sql, &[(&owners.as_slice(), Type::TEXT_ARRAY)]).await?;
     Ok(rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?)
 }
 
 /// Asks for the [`State`].
-pub(super) async fn state(client: &Client, owner: &str) -> Result<State, StatementError> {
-    let answers = answers(client.simple_query(&State::question(owner)).await?);
+pub(super) async fn state(client: &Client, roles: &Roles) -> Result<State, StatementError> {
+    let answers = answers(client.simple_query(&State::question(roles)).await?);
     State::read(first_row(answers.first())?)
 }
 
 /// An object that doesn't belong to the owner and is nobody's part, with whom it belongs to.
 pub(super) async fn foreign_object(
     client: &Client,
-    owner: &str,
+    roles: &Roles,
 ) -> Result<Option<(String, String)>, StatementError> {
-    let owner = Ident::new(owner).to_string();
-    let rows = client.query_typed(FOREIGN, &[(&owner, Type::TEXT)]).await?;
+    let owners = roles.owners();
+    let rows = client.query_typed(FOREIGN, &[(&owners.as_slice(), Type::TEXT_ARRAY)]).await?;
     Ok(rows
         .first()
         .map(|row| Ok::<_, tokio_postgres::Error>((row.try_get(0)?, row.try_get(1)?)))

@@ -184,10 +184,14 @@ async fn migrate_tenant(
         let Some(edition) = edition else {
             return Err(FleetError::Settings(format!("there is no edition `{}`", step.lineage.edition)));
         };
-        let server = fleet.servers.get(&tenant.server)?;
-        let mut client = server.connect_migrator(&tenant.id.database()).await?;
+        let mut migrator = fleet.migrator(&tenant.server, &tenant.id.database()).await?;
         let options = migrate::Options { all_owned, ..fleet.migrate_options() };
-        Ok(migrate::migrate(&mut client, edition, &options).await)
+        let outcome = migrate::migrate(&mut migrator, edition, &options).await;
+        if let Err(error) = fleet.close_migrator(&tenant.server, migrator).await {
+            // What was applied stands. The next use of the login closes it, and so does `manybox init`.
+            tracing::warn!(tenant.id = %tenant.id, error = %error, "the migrator of tenant {} stays open", tenant.slug);
+        }
+        Ok(outcome)
     };
     let (stands, failure) = match outcome.await {
         Ok(Ok(outcome)) => (Some((outcome.after, outcome.history)), None),

@@ -74,14 +74,16 @@ impl KeyRing {
     }
 }
 
-/// The migrator's login. It derives from the admin's password and not from the master key, because `serve` holds the
-/// master key and must not be able to become the migrator.
-pub fn migrator_login(admin: &Login, user: &str) -> Login {
-    let password = admin.password.as_ref().map_or("", Secret::expose);
-    let key = hmac::Key::new(HMAC_SHA256, password.as_bytes());
-    let derived = hmac::sign(&key, format!("manybox migrator {user}").as_bytes());
-    let password = Secret::new(URL_SAFE_NO_PAD.encode(derived));
-    Login { user: user.to_owned(), password: Some(password) }
+/// A login of this role with a new random password, for one use: it is kept nowhere, and derives from nothing.
+///
+/// # Errors
+/// When the operating system gives no random bytes.
+pub fn random_login(user: &str) -> Result<Login, VaultError> {
+    let mut bytes = [0_u8; 32];
+    getrandom::fill(&mut bytes)
+        .map_err(|e| VaultError::new(format!("no random bytes from the operating system: {e}")))?;
+    let password = Secret::new(URL_SAFE_NO_PAD.encode(bytes));
+    Ok(Login { user: user.to_owned(), password: Some(password) })
 }
 
 impl Login {
@@ -136,11 +138,6 @@ mod tests {
         assert_eq!(
             ring.router_logins("manybox").newest.password,
             Some(Secret::new("vUC9HtBm4kyWK25oULGSVQ4XxUoQqbkq8-QR0BdWSHg"))
-        );
-        let admin = Login { user: "postgres".into(), password: Some(Secret::new("hunter2")) };
-        assert_eq!(
-            migrator_login(&admin, "mb_migrator").password,
-            Some(Secret::new("3D35wGB4TBi9EHC6AeRGFkxerEi1vYcv1lHD5ORS_Ok"))
         );
         let verifier = "SCRAM-SHA-256$1:c2l4dGVlbiBieXRlcyBpbg==$JEWWzbQFHKdPe5ua0V25Se8+DWwLC9A6AnDQ5D3a9/w=:xs9iiGxJlt/hDud1G4QUj62weovKVenssmvOyOwXZUc=";
         assert_eq!(salted_verifier(&Secret::new("pencil"), *b"sixteen bytes in"), verifier);

@@ -1,6 +1,7 @@
 //! Attacks: what a hostile tenant tries on its neighbours and on manybox, each by its name.
 
 mod killer;
+mod roles;
 mod schema;
 mod script;
 mod work;

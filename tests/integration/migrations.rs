@@ -133,9 +133,9 @@ async fn what_a_file_may_not_leave_is_rolled_back_with_it() {
         ("DO $$ BEGIN DELETE FROM manybox.schema_history WHERE version = 1; END $$", "changed the history"),
         ("DO $$ BEGIN PERFORM set_config('role', 'mb_migrator', false); END $$", "leaves the owner's role"),
         (
-            "DO $$ BEGIN GRANT CREATE ON SCHEMA public TO mb_migrator; PERFORM set_config('role', 'none', false);
+            "DO $$ BEGIN GRANT USAGE, CREATE ON SCHEMA public TO PUBLIC; PERFORM set_config('role', 'none', false);
              CREATE TABLE public.stray (a int); PERFORM set_config('role', 'mb_owner', false); END $$",
-            "belongs to `mb_migrator`",
+            "belongs to `mb_m_",
         ),
         ("INSERT INTO items (id, name) SELECT 1, 'a' FROM generate_series(1, 2)", "duplicate key"),
     ] {
@@ -168,7 +168,7 @@ async fn of_files_that_only_define_the_one_that_fails_is_rolled_back() {
 /// What the tenant's database says was applied.
 async fn versions(fleet: &TestFleet, slug: &str) -> Vec<i32> {
     let sql = "SELECT version FROM manybox.schema_history ORDER BY version";
-    fleet.owner(slug).await.query(sql, &[]).await.unwrap().iter().map(|row| row.get(0)).collect()
+    fleet.admin(slug).await.query(sql, &[]).await.unwrap().iter().map(|row| row.get(0)).collect()
 }
 
 #[tokio::test]
@@ -210,8 +210,8 @@ async fn refinery_reads_the_history() {
     assert_eq!(fleet.run(&["migrate"]).await.0, 0);
     let mut runner = refinery::Runner::new(&[]);
     runner.set_migration_table_name("manybox.schema_history");
-    let mut owner = fleet.owner("a").await;
-    let applied = runner.get_applied_migrations_async(&mut *owner).await.unwrap();
+    let mut admin = fleet.admin("a").await;
+    let applied = runner.get_applied_migrations_async(&mut *admin).await.unwrap();
     let third = refinery::Migration::unapplied("V3__third.sql", text).unwrap();
     assert_eq!(applied.iter().map(refinery::Migration::version).collect::<Vec<_>>(), [1, 2, 3]);
     assert_eq!((applied[2].name(), applied[2].checksum()), ("third", third.checksum()));
@@ -244,7 +244,7 @@ async fn templates_take_turns() {
         fleet.fleet.catalog.templates().await.unwrap().into_iter().find(|t| t.state == "stale").unwrap();
     let name = &stale.database;
     admin.batch_execute(&format!("ALTER DATABASE {name} ALLOW_CONNECTIONS true")).await.unwrap();
-    let hand = fleet.fleet.servers.get("main").unwrap().connect_migrator(name).await.unwrap();
+    let hand = fleet.fleet.servers.get("main").unwrap().connect_admin_to(name).await.unwrap();
     hand.batch_execute("SET ROLE mb_owner; CREATE TABLE public.more_7 (a int)").await.unwrap();
     hand.close().await;
     add(&fleet, "V7__more.sql", "CREATE TABLE more_7 (a int);");

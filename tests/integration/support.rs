@@ -188,11 +188,9 @@ impl TestFleet {
         server.connect_admin_to(&record.id.database()).await.expect("the admin gets in")
     }
 
-    /// The migrator as the owner, in the tenant's database: for DDL behind manybox's back.
+    /// The owner in the tenant's database, for DDL behind manybox's back: what its own code may do, by an admin's session.
     pub(crate) async fn owner(&self, slug: &str) -> Connection {
-        let record = self.row(slug).await.record;
-        let server = self.fleet.servers.get(&record.server).expect("its server");
-        let client = server.connect_migrator(&record.id.database()).await.expect("the migrator gets in");
+        let client = self.admin(slug).await;
         client.batch_execute("SET ROLE mb_owner").await.expect("it may become the owner");
         client
     }

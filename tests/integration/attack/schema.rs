@@ -407,7 +407,7 @@ async fn without_a_stored_schema_everybody_is_served_by_its_own() {
     let catalog = fleet.fleet.settings.catalog.database.clone();
     let server = fleet.fleet.servers.get("main").unwrap().clone();
     let admin = server.connect_admin_to(&catalog).await.unwrap();
-    let empty = "SET ROLE mb_owner; DELETE FROM catalog.schema; RESET ROLE";
+    let empty = "DELETE FROM catalog.schema";
     admin.batch_execute(empty).await.unwrap();
     fleet.owner("mallory").await.batch_execute(POISON).await.unwrap();
     fleet.start_router().await;
@@ -415,17 +415,11 @@ async fn without_a_stored_schema_everybody_is_served_by_its_own() {
     defaults_are_the_editions(&fleet).await;
     assert!(schema_reads(&fleet).await >= 2);
     // A catalog that can't be asked is no different.
-    admin
-        .batch_execute("SET ROLE mb_owner; ALTER TABLE catalog.schema RENAME TO gone; RESET ROLE")
-        .await
-        .unwrap();
+    admin.batch_execute("ALTER TABLE catalog.schema RENAME TO gone").await.unwrap();
     fleet.start_router().await;
     ask_first(&fleet).await;
     assert_eq!(fleet.get("/acme/parents?select=id,kids(id)").await.status, 200);
-    admin
-        .batch_execute("SET ROLE mb_owner; ALTER TABLE catalog.gone RENAME TO schema; RESET ROLE")
-        .await
-        .unwrap();
+    admin.batch_execute("ALTER TABLE catalog.gone RENAME TO schema").await.unwrap();
 
     // An operator's next command stores what is missing, from the sealed templates.
     let (code, _, error) = fleet.run(&["init"]).await;
