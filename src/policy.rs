@@ -9,7 +9,7 @@ mod limits;
 mod overrides;
 mod secret;
 
-pub use api::{Api, Function, OpenApiMode, TxEnd};
+pub use api::{Api, Function, OpenApiMode, TxEnd, Verbosity};
 pub use js_path::JsPath;
 pub use keys::{Effective, JWT_SECRET, KEYS, Key, Scope};
 pub use limits::Limits;

@@ -116,6 +116,19 @@ impl Rest {
         let configured = known.as_ref().and_then(|entry| entry.configured.as_ref());
         let over = configured.map(|configured| configured.applied_to(tenant));
         let tenant = over.as_ref().unwrap_or(tenant);
+        let answer = self.answer_with(tenant, known.as_ref(), parts, body).await;
+        answer.map_err(|error| error.with_verbosity(tenant.api.client_error_verbosity))
+    }
+
+    /// Answers with the settings that hold; `known` is the schema where it had to be read for them.
+    async fn answer_with(
+        &self,
+        tenant: &Arc<Tenant>,
+        known: Option<&Arc<Entry>>,
+        parts: Parts,
+        body: Bytes,
+    ) -> Result<http::Response<Body>, Error> {
+        let configured = known.and_then(|entry| entry.configured.as_ref());
         let mut timing = Timing::new(tenant.api.server_timing_enabled);
         let caller = self.caller(tenant, &parts.headers)?;
         timing.lap("jwt");
@@ -125,8 +138,8 @@ impl Rest {
         if let Some(own) = configured.and_then(|configured| configured.roles.get(&caller.role)) {
             context = context.with_role_settings(tenant, own);
         }
-        let entry = match known.clone() {
-            Some(entry) => entry,
+        let entry = match known {
+            Some(entry) => Arc::clone(entry),
             None => self.cache.get(tenant, &self.pools).await?,
         };
         let first = self.attempt(tenant, &request, &context, &entry, Names::Kept, &mut timing).await;

@@ -6,7 +6,6 @@
 //! | what can be embedded in a relation | [`Schema::relationships`] |
 //! | how a domain's values look outside | [`Schema::representation`] |
 //! | who makes the body for a media type | [`Schema::media_handler`] |
-//! | whether a time zone exists | [`Schema::time_zones`] |
 //! | what the database says about roles and settings | [`in_database_settings`], [`role_settings`] |
 //!
 //! [`ask`] reads `pg_catalog`, [`Answers::into_facts`] makes [`Facts`] of what it says, and [`Schema::new`] works out the
@@ -30,7 +29,7 @@ pub use relationship::{ColumnPair, Join, Junction, Relationship};
 pub use routine::{Argument, Mode, Returns, Routine, Shape, Volatility};
 pub use settings::{in_database_settings, role_settings};
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::{fmt, io};
 
 use ring::digest::{Context, SHA256};
@@ -81,8 +80,6 @@ pub struct Schema {
     pub geojson: Option<Name>,
     /// PostgreSQL's version as a number: 150018 for 15.18. Not part of the fingerprint.
     pub server_version: i32,
-    /// The names that `Prefer: timezone=` may have, spelled so. Not part of the fingerprint.
-    pub time_zones: BTreeSet<String>,
 }
 
 impl Schema {
@@ -102,7 +99,6 @@ impl Schema {
             media_handlers: BTreeMap::new(),
             geojson: facts.geojson,
             server_version: facts.server_version,
-            time_zones: facts.time_zones.into_iter().collect(),
         };
         for relation in facts.relations {
             let named = schema.relations.entry(relation.schema.clone()).or_default();

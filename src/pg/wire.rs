@@ -159,8 +159,14 @@ pub struct Connection {
     /// What of the current row was not read: bytes, and values.
     row_left: (usize, u16),
     is_standby: bool,
+    /// How often a client chose the time zone.
+    zones: u32,
     cancel: CancelKey,
 }
+
+/// Time zones that clients may choose in one session. The server keeps what it knows of each (24 KB) for as long as the
+/// session lives, and takes any number of them: `X1`, `X2`, and so on.
+const MAX_ZONES: u32 = 200;
 
 struct Preparing {
     step: Step,
@@ -192,6 +198,7 @@ impl Connection {
             described: Vec::new(),
             row_left: (0, 0),
             is_standby: begun.is_standby,
+            zones: 0,
             cancel: CancelKey { address, process: begun.process, secret: begun.secret },
         })
     }
@@ -214,6 +221,16 @@ impl Connection {
             && self.status == Status::Idle
             && self.row_left.0 == 0
             && self.transport.is_empty()
+    }
+
+    /// Notes that a time zone is set which a client chose.
+    pub fn note_zone(&mut self) {
+        self.zones = self.zones.saturating_add(1);
+    }
+
+    /// Whether the server keeps so much for the session that a new one should take its place.
+    pub fn is_worn(&self) -> bool {
+        self.zones >= MAX_ZONES
     }
 
     /// Whether everything that was asked has been answered.

@@ -44,6 +44,10 @@ pub struct Api {
     pub server_cors_allowed_origins: Option<Vec<String>>,
     /// Whether answers say in `Server-Timing` what took how long.
     pub server_timing_enabled: bool,
+    /// What the JSON of an error has.
+    pub client_error_verbosity: Verbosity,
+    /// Whether filters, orders and limits may name an embed by its target although it has an alias.
+    pub url_use_legacy_target_names: bool,
     /// What tokens are checked with, if not with the tenant's derived key: a text, a JWK or a JWKS. `None` also where
     /// the catalog holds it sealed (`tenant::Record::sealed`).
     #[serde(skip)]
@@ -96,6 +100,8 @@ impl Api {
             openapi_server_proxy_uri: None,
             server_cors_allowed_origins: None,
             server_timing_enabled: false,
+            client_error_verbosity: Verbosity::Verbose,
+            url_use_legacy_target_names: true,
             jwt_secret: None,
             jwt_secret_is_base64: false,
             jwt_aud: None,
@@ -148,6 +154,27 @@ impl TxEnd {
     }
 }
 
+/// What the JSON of an error has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verbosity {
+    /// `code`, `message`, `details` and `hint`.
+    Verbose,
+    /// `code` and `message`.
+    Minimal,
+}
+
+impl Verbosity {
+    const ALL: [Self; 2] = [Self::Verbose, Self::Minimal];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Verbose => "verbose",
+            Self::Minimal => "minimal",
+        }
+    }
+}
+
 /// What the OpenAPI document shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -193,6 +220,12 @@ impl fmt::Display for OpenApiMode {
     }
 }
 
+impl fmt::Display for Verbosity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
 impl fmt::Display for Function {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.schema.iter().try_for_each(|schema| write!(f, "{schema}."))?;
@@ -215,6 +248,15 @@ impl FromStr for OpenApiMode {
     fn from_str(text: &str) -> Result<Self, Invalid> {
         let known = Self::ALL.into_iter().find(|mode| mode.as_str() == text);
         known.ok_or_else(|| Invalid(format!("`{text}` is not a mode of the OpenAPI document")))
+    }
+}
+
+impl FromStr for Verbosity {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let known = Self::ALL.into_iter().find(|verbosity| verbosity.as_str() == text);
+        known.ok_or_else(|| Invalid(format!("`{text}` is not a verbosity of errors")))
     }
 }
 

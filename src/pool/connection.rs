@@ -27,7 +27,7 @@ impl Connection {
 
 impl Session for Connection {
     fn is_usable(&mut self) -> bool {
-        !self.wire.is_closed() && self.wire.is_settled()
+        !self.wire.is_closed() && self.wire.is_settled() && !self.wire.is_worn()
     }
 
     fn epoch(&self) -> u64 {

@@ -85,6 +85,7 @@ pub(crate) struct RequestContext<'a> {
     /// Those that not every request has: name and value.
     more: Vec<(String, String)>,
     isolation: Isolation,
+    sets_timezone: bool,
 }
 
 impl<'a> RequestContext<'a> {
@@ -97,6 +98,7 @@ impl<'a> RequestContext<'a> {
             parts,
             more: more.map(|(name, value)| (format!("app.settings.{name}"), value.clone())).collect(),
             isolation: Isolation::default(),
+            sets_timezone: false,
         }
     }
 
@@ -121,11 +123,17 @@ impl<'a> RequestContext<'a> {
         self
     }
 
-    /// Adds the time zone that the request prefers; the plan knows that there is one of this name.
+    /// Adds the time zone that the request prefers, which PostgreSQL may refuse (22023).
     #[must_use]
     pub(crate) fn with_timezone(mut self, zone: &str) -> Self {
         self.add("timezone".into(), zone);
+        self.sets_timezone = true;
         self
+    }
+
+    /// Whether the request chose a time zone.
+    pub(crate) fn sets_timezone(&self) -> bool {
+        self.sets_timezone
     }
 
     /// The tier's `statement_timeout` is the session's; a longer one doesn't count.

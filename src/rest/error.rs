@@ -11,8 +11,9 @@ use std::fmt;
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE, HeaderName, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, Response, StatusCode};
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use crate::policy::Verbosity;
 use crate::pool::{self, Wait};
 
 /// A refusal in the shape that PostgREST made known: `{code, message, details, hint}`.
@@ -25,6 +26,7 @@ struct Inner {
     message: String,
     details: Value,
     hint: Value,
+    verbosity: Verbosity,
     headers: Vec<(HeaderName, HeaderValue)>,
 }
 
@@ -45,7 +47,8 @@ impl Error {
     /// A refusal with this code, whose status the response gets, and a sentence for whoever reads it.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
         let (message, details, hint) = (message.into(), Value::Null, Value::Null);
-        Self(Box::new(Inner { code, message, details, hint, headers: Vec::new() }))
+        let (verbosity, headers) = (Verbosity::Verbose, Vec::new());
+        Self(Box::new(Inner { code, message, details, hint, verbosity, headers }))
     }
 
     /// 400 PGRST100: the query string can't be read.
@@ -95,6 +98,13 @@ impl Error {
         self
     }
 
+    /// Sets what the response's JSON has. What is logged stays whole.
+    #[must_use]
+    pub(crate) fn with_verbosity(mut self, verbosity: Verbosity) -> Self {
+        self.0.verbosity = verbosity;
+        self
+    }
+
     /// Adds a header to the response.
     #[must_use]
     pub fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
@@ -122,13 +132,18 @@ impl Error {
         &self.0.message
     }
 
-    /// The response: JSON that always has all four keys, as PostgREST's clients expect. A 401 has a challenge and a 503
+    /// The response: JSON that has all four keys, as PostgREST's clients expect, unless a tenant wants less. A 401 has a challenge and a 503
     /// a `Retry-After`, also where the error brings none. The [`Code`] is among the response's extensions, for whoever
     /// counts refusals.
     pub fn into_response(self) -> Response<Bytes> {
-        let Inner { code, message, details, hint, headers: own } = *self.0;
+        let Inner { code, message, details, hint, verbosity, headers: own } = *self.0;
         let text = code.as_str();
-        let body = serde_json::json!({ "code": text, "details": details, "hint": hint, "message": message });
+        let body = match verbosity {
+            Verbosity::Verbose => {
+                json!({ "code": text, "details": details, "hint": hint, "message": message })
+            }
+            Verbosity::Minimal => json!({ "code": text, "message": message }),
+        };
         let mut response = Response::new(Bytes::from(body.to_string()));
         *response.status_mut() = code.status();
         let headers = response.headers_mut();

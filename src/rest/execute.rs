@@ -219,6 +219,9 @@ fn write(
     let parameters: Vec<_> = values.iter().map(|value| Parameter::text(value)).collect();
     let sql = context.sql();
     wire.query(&Query { sql: &sql, types: &[], key: kept(&keys.context), parameters: &parameters })?;
+    if context.sets_timezone() {
+        wire.note_zone();
+    }
     if let Some(before) = &job.before {
         wire.query(&Query { sql: before, types: &[], key: None, parameters: &[] })?;
     }

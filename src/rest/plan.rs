@@ -53,7 +53,7 @@ pub(super) struct Query<'a> {
     pub(super) returns: Option<Return>,
     /// Existing rows are replaced, and the answer depends on how many were.
     pub(super) merges: bool,
-    /// `timezone=`, if PostgreSQL has that zone.
+    /// `timezone=`.
     pub(super) timezone: Option<&'a str>,
 }
 
@@ -96,6 +96,7 @@ impl<'a> Plan<'a> {
         let context = Context {
             schema,
             aggregates: api.db_aggregates_enabled,
+            legacy_target_names: api.url_use_legacy_target_names,
             max_rows: api.max_rows(limits),
             work: Work::default(),
             change: matches!(request.action, Action::Change(..)),
@@ -129,9 +130,9 @@ fn plan_read<'a>(
     let name = Name { schema: &relation.schema, name: &relation.name };
     let read = read::plan(context, &request.query, request.rows, FromItem::Relation(name), name)?;
     let (handler, media) = media::negotiate(request, api, context.schema, Some(name), &read)?;
-    refuse_unknown_preferences(request, context.schema)?;
+    refuse_unknown_preferences(request)?;
     let handler = if request.head { Handler::None } else { handler };
-    Ok(query(request, context.schema, Source::Read, read, handler, media))
+    Ok(query(request, Source::Read, read, handler, media))
 }
 
 fn plan_change<'a>(
@@ -144,10 +145,10 @@ fn plan_change<'a>(
     let name = Name { schema: &relation.schema, name: &relation.name };
     let read = read::plan(context, &request.query, request.rows, FromItem::Cte, name)?;
     let change = change::plan(request, context.schema, relation, method, &read)?;
-    refuse_unknown_preferences(request, context.schema)?;
+    refuse_unknown_preferences(request)?;
     let (handler, media) = media::negotiate(request, api, context.schema, Some(name), &read)?;
     let handler = if request.prefer.wants_rows() { handler } else { Handler::None };
-    let mut query = query(request, context.schema, Source::Change(change), read, handler, media);
+    let mut query = query(request, Source::Change(change), read, handler, media);
     query.writes = true;
     query.merges = method == Method::Put
         || (method == Method::Insert && request.prefer.resolution == Some(Resolution::Merge));
@@ -174,27 +175,25 @@ fn plan_call<'a>(
     }
     let call = call::plan(request, routine, needed)?;
     let (handler, media) = media::negotiate(request, api, context.schema, Some(origin), &read)?;
-    refuse_unknown_preferences(request, context.schema)?;
+    refuse_unknown_preferences(request)?;
     if request.prefer.at_most().is_some() && !routine.returns.set {
         let message =
             "Function must return SETOF or TABLE when max-affected preference is used with handling=strict";
         return Err(Error::new(Code::MaxAffectedRpcViolation, message));
     }
     let handler = if request.head { Handler::None } else { handler };
-    let mut query = query(request, context.schema, Source::Call(call, routine), read, handler, media);
+    let mut query = query(request, Source::Call(call, routine), read, handler, media);
     query.writes = post && routine.volatility == Volatility::Volatile;
     Ok(query)
 }
 
 fn query<'a>(
     request: &'a Request,
-    schema: &Schema,
     source: Source<'a>,
     read: Read<'a>,
     handler: Handler<'a>,
     media: Media,
 ) -> Query<'a> {
-    let timezone = request.prefer.timezone.as_deref().filter(|zone| schema.time_zones.contains(*zone));
     Query {
         source,
         read,
@@ -203,21 +202,17 @@ fn query<'a>(
         writes: false,
         returns: request.prefer.returns,
         merges: false,
-        timezone,
+        timezone: request.prefer.timezone.as_deref(),
     }
 }
 
 /// Refuses unknown preferences under `handling=strict`.
-fn refuse_unknown_preferences(request: &Request, schema: &Schema) -> Result<(), Error> {
+fn refuse_unknown_preferences(request: &Request) -> Result<(), Error> {
     let prefer = &request.prefer;
-    let zone = prefer.timezone.as_deref().filter(|zone| schema.time_zones.contains(*zone));
-    let known = zone.map(|zone| format!("timezone={zone}"));
-    let unknown: Vec<&str> =
-        prefer.unknown.iter().filter(|u| known.as_ref() != Some(u)).map(String::as_str).collect();
-    if prefer.strict != Some(true) || unknown.is_empty() {
+    if prefer.strict != Some(true) || prefer.unknown.is_empty() {
         return Ok(());
     }
-    let details = format!("Invalid preferences: {}", listed(unknown));
+    let details = format!("Invalid preferences: {}", listed(&prefer.unknown));
     let message = "Invalid preferences given with handling=strict";
     Err(Error::new(Code::InvalidPreferences, message).with_details(details))
 }

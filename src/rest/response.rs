@@ -6,13 +6,15 @@ pub(super) mod openapi;
 
 use bytes::Bytes;
 use http::header::{
-    ACCESS_CONTROL_ALLOW_ORIGIN, ALLOW, CONTENT_LOCATION, CONTENT_RANGE, CONTENT_TYPE, LOCATION,
+    ACCESS_CONTROL_ALLOW_ORIGIN, ALLOW, CONTENT_LOCATION, CONTENT_RANGE, CONTENT_TYPE, LOCATION, VARY,
+    WARNING,
 };
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::error::Error;
 use super::execute::{Answered, Outcome};
+use super::plan::tree::Read;
 use super::plan::{Query, Source};
 use super::request::media::Media;
 use super::request::prefer::{Count, Resolution};
@@ -21,6 +23,12 @@ use super::request::{Action, Change, Request};
 /// Longest `Content-Location`, in bytes. A list in a URL takes three times its length when it is encoded, and proxies
 /// and clients refuse answers with such a header.
 const MAX_CONTENT_LOCATION: usize = 8 * 1024;
+
+/// What an answer depends on besides its URL and its token, unless a function says otherwise.
+const VARIES: &str = "Accept, Prefer, Range";
+
+/// Longest `Warning`, in bytes. Names in it are as long as the caller's URL.
+const MAX_WARNING: usize = 2 * 1024;
 
 /// All but the unreserved characters of RFC 3986.
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
@@ -87,7 +95,8 @@ pub(super) fn build(
                 if !outcome.location.is_empty() {
                     headers.insert(LOCATION, value(&location(change.relation.name, &outcome.location))?);
                 }
-                let replaced = outcome.inserted.is_some_and(|made| made <= 0)
+                let replaced = query.merges
+                    && outcome.inserted.unwrap_or_default() <= 0
                     && request.prefer.resolution == Some(Resolution::Merge);
                 (if replaced { StatusCode::OK } else { StatusCode::CREATED }, whole)
             }
@@ -107,6 +116,9 @@ pub(super) fn build(
     if let Some(applied) = applied::applied(query, request) {
         headers.insert("preference-applied", value(&applied)?);
     }
+    if let Some(warning) = warning(&query.read) {
+        headers.insert(WARNING, warning);
+    }
     if shown {
         set_content_type(request, &query.media, &mut headers)?;
     }
@@ -115,11 +127,32 @@ pub(super) fn build(
     Ok(answer(status, headers, if shown { body } else { Answered::Nothing }))
 }
 
-fn answer(status: StatusCode, headers: HeaderMap, body: Answered) -> Response<Answered> {
+fn answer(status: StatusCode, mut headers: HeaderMap, body: Answered) -> Response<Answered> {
+    headers.entry(VARY).or_insert(HeaderValue::from_static(VARIES));
     let mut response = Response::new(body);
     *response.status_mut() = status;
     *response.headers_mut() = headers;
     response
+}
+
+/// PostgREST's own words, for clients that look for them (RFC 7234, 5.5: warn-code, warn-agent, warn-text).
+fn warning(read: &Read<'_>) -> Option<HeaderValue> {
+    let names = read.named_by_target();
+    if names.is_empty() {
+        return None;
+    }
+    let pair = |(target, alias): &(&str, &str)| format!("`{target}` to `{alias}`");
+    let updates =
+        names.iter().map(pair).collect::<Vec<_>>().join(", ").replace('\\', "\\\\").replace('"', "\\\"");
+    let warning = |update: &str| {
+        format!(
+            "299 PostgRESTv16.2 \"Embedded resource was referenced by relation name even though it has an alias. This is \
+             deprecated and will stop working in a future release. Update {update} in query string filters, orders or \
+             limits.\""
+        )
+    };
+    let named = HeaderValue::try_from(warning(&updates)).ok().filter(|named| named.len() <= MAX_WARNING);
+    named.or_else(|| HeaderValue::try_from(warning("its name to the alias")).ok())
 }
 
 fn value(text: &str) -> Result<HeaderValue, Error> {

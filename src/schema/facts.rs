@@ -35,8 +35,6 @@ pub struct Facts {
     pub server_version: i32,
     /// See [`Schema::geojson`](super::Schema::geojson).
     pub geojson: Option<Name>,
-    /// See [`Schema::time_zones`](super::Schema::time_zones).
-    pub time_zones: Vec<String>,
 }
 
 impl Facts {

@@ -64,7 +64,6 @@ struct Database {
     comments: Vec<(String, String)>,
     geojson: Option<Name>,
     server_version: i32,
-    time_zones: Vec<String>,
 }
 
 /// What the queries answered. To make something of it takes the processor a while, perhaps seconds where a schema's owner
@@ -162,7 +161,6 @@ impl Answers {
             facts.comments = database.comments;
             facts.geojson = database.geojson;
             facts.server_version = database.server_version;
-            facts.time_zones = database.time_zones;
         }
         Ok(facts)
     }

@@ -16,6 +16,7 @@ mod metrics;
 mod migrations;
 mod openapi;
 mod pool;
+mod postgrest16;
 mod program;
 mod requests;
 mod rest;

@@ -223,6 +223,7 @@ fn connected() -> (Connection, UnixStream) {
         described: Vec::new(),
         row_left: (0, 0),
         is_standby: false,
+        zones: 0,
         cancel: CancelKey { address, process: 0, secret: 0 },
     };
     (connection, theirs)

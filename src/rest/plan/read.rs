@@ -25,6 +25,8 @@ pub(super) struct Context<'a> {
     pub(super) schema: &'a Schema,
     pub(super) aggregates: bool,
     pub(super) max_rows: Option<u64>,
+    /// An embed that has an alias may also be named by its target.
+    pub(super) legacy_target_names: bool,
     /// The rows are those of a change, which has their conditions and limits already.
     pub(super) change: bool,
     pub(super) work: Work,
@@ -33,6 +35,8 @@ pub(super) struct Context<'a> {
 /// One level of the select list, with what the other parameters have for it.
 struct Node<'a> {
     embed: Option<&'a select::Embed>,
+    /// A parameter named it by its target although it has an alias.
+    by_target: bool,
     columns: Vec<&'a select::Column>,
     children: Vec<Node<'a>>,
     compares: Vec<&'a Compare>,
@@ -51,7 +55,7 @@ impl<'a> Node<'a> {
             }
         }
         let (compares, groups, order) = (Vec::new(), Vec::new(), &[][..]);
-        Self { embed, columns, children, compares, groups, order, rows: Rows::default() }
+        Self { embed, by_target: false, columns, children, compares, groups, order, rows: Rows::default() }
     }
 
     /// Its name in the answer and in the other parameters.
@@ -60,13 +64,24 @@ impl<'a> Node<'a> {
     }
 
     /// The level that these names lead to.
-    fn at(&mut self, path: &[String]) -> Result<&mut Self, Error> {
+    fn at(&mut self, path: &[String], legacy: bool) -> Result<&mut Self, Error> {
         let Some((first, rest)) = path.split_first() else { return Ok(self) };
-        let named = |node: &&mut Self| {
-            node.embed.is_some_and(|e| e.name == *first || e.alias.as_ref() == Some(first))
+        let by_target = |node: &Self| node.embed.is_some_and(|embed| embed.name == *first);
+        let found = self.children.iter().position(|node| node.name() == first || (legacy && by_target(node)));
+        let Some(found) = found else {
+            let aliased = self.children.iter().find(|node| by_target(node));
+            return Err(aliased.map_or_else(|| not_embedded(first), |node| target_name(first, node.name())));
         };
-        self.children.iter_mut().find(named).ok_or_else(|| not_embedded(first))?.at(rest)
+        let node = &mut self.children[found];
+        node.by_target |= node.name() != first;
+        node.at(rest, legacy)
     }
+}
+
+fn target_name(target: &str, alias: &str) -> Error {
+    not_embedded(target)
+        .with_details("Target names are not allowed in filters if they have an alias")
+        .with_hint(format!("Change '{target}' to '{alias}' in filters, orders or limits."))
 }
 
 fn not_embedded(name: &str) -> Error {
@@ -88,20 +103,21 @@ pub(super) fn plan<'a>(
     origin: Name<'a>,
 ) -> Result<Read<'a>, Error> {
     let mut root = Node::new(None, &query.select);
+    let legacy = context.legacy_target_names;
     for (path, compare) in query.filters.iter().filter(|(path, _)| !context.change || !path.is_empty()) {
-        root.at(path)?.compares.push(compare);
+        root.at(path, legacy)?.compares.push(compare);
     }
     for (path, terms) in &query.order {
-        root.at(path)?.order = terms;
+        root.at(path, legacy)?.order = terms;
     }
     if !context.change {
         root.rows = rows;
         for (path, rows) in &query.ranges {
-            root.at(path)?.rows = *rows;
+            root.at(path, legacy)?.rows = *rows;
         }
     }
     for (path, group) in query.logic.iter().filter(|(path, _)| !context.change || !path.is_empty()) {
-        root.at(path)?.groups.push(group);
+        root.at(path, legacy)?.groups.push(group);
     }
     let alias = match from {
         FromItem::Cte => Some(origin.name.to_owned()),
@@ -264,7 +280,8 @@ impl<'a> Level<'_, 'a> {
         }
         let hidden = spread.is_none() && is_hidden(&child);
         let (name, target) = (node.name(), asked.name.as_str());
-        Ok(Embed { label, name, target, inner: asked.inner, shape, to_one, hidden, read: child })
+        let by_target = node.by_target;
+        Ok(Embed { label, name, target, by_target, inner: asked.inner, shape, to_one, hidden, read: child })
     }
 }
 

@@ -91,6 +91,16 @@ impl<'a> Read<'a> {
         }
     }
 
+    /// Targets and aliases of the embeds that a parameter named by their target, outer ones first.
+    pub(crate) fn named_by_target(&self) -> Vec<(&'a str, &'a str)> {
+        let mut names = Vec::new();
+        for embed in &self.embeds {
+            names.extend(embed.by_target.then_some((embed.target, embed.name)));
+            names.extend(embed.read.named_by_target());
+        }
+        names
+    }
+
     /// What qualifies its columns.
     pub(crate) fn qualifier(&self) -> Qualifier<'a> {
         match (&self.alias, &self.from) {
@@ -226,6 +236,8 @@ pub(crate) struct Embed<'a> {
     pub(crate) name: &'a str,
     /// What the caller named it by, without the alias.
     pub(crate) target: &'a str,
+    /// Another parameter named it by its target although it has an alias, which PostgREST 16 warns of.
+    pub(crate) by_target: bool,
     /// `!inner`: parents without it are left out.
     pub(crate) inner: bool,
     /// What becomes of its rows.

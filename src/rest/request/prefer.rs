@@ -48,11 +48,11 @@ pub(crate) struct Prefer {
     pub(crate) rollback: Option<bool>,
     /// `handling=strict` (true), or `handling=lenient`
     pub(crate) strict: Option<bool>,
-    /// `timezone=…`, whether PostgreSQL has that zone or not.
+    /// `timezone=…`; PostgreSQL knows whether there is such a zone.
     pub(crate) timezone: Option<String>,
     /// `max-affected=n`; counts with `handling=strict` only.
     pub(crate) max_affected: Option<i64>,
-    /// The unknown ones in their order. The time zone is among them: only the schema knows whether it exists.
+    /// The unknown ones in their order.
     pub(crate) unknown: Vec<String>,
 }
 
@@ -86,11 +86,7 @@ impl Prefer {
                         first(&mut prefer.max_affected, most);
                     }
                 }
-                ("timezone", zone) => {
-                    // Only the schema knows whether there is such a zone.
-                    first(&mut prefer.timezone, zone.to_owned());
-                    prefer.unknown.push(token.to_owned());
-                }
+                ("timezone", zone) => first(&mut prefer.timezone, zone.to_owned()),
                 ("", _) => {}
                 _ => prefer.unknown.push(token.to_owned()),
             }
@@ -120,7 +116,7 @@ mod tests {
         headers.append("prefer", "return=representation , max-affected=3, handling=strict".parse().unwrap());
         let prefer = Prefer::parse(&headers);
         assert_eq!((prefer.returns, prefer.count), (Some(Return::Minimal), Some(Count::Exact)));
-        assert_eq!(prefer.unknown, ["nonsense", "timezone=UTC"]);
+        assert_eq!(prefer.unknown, ["nonsense"]);
         assert_eq!(prefer.at_most(), Some(3));
     }
 }

@@ -106,7 +106,7 @@ pub(in crate::rest) fn document(facts: &Facts<'_>) -> Value {
             "externalDocs",
             json!({
                 "description": "PostgREST Documentation",
-                "url": "https://postgrest.org/en/v14/references/api.html",
+                "url": "https://postgrest.org/en/v16/references/api.html",
             }),
         ),
     ])

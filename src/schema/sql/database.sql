@@ -77,6 +77,5 @@ SELECT json_build_object(
         WHERE x.extname = 'postgis'
         LIMIT 1
     ),
-    'server_version', current_setting('server_version_num')::int4,
-    'time_zones', (SELECT json_agg(name) FROM pg_timezone_names)
+    'server_version', current_setting('server_version_num')::int4
 )::text
