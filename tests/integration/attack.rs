@@ -4,4 +4,5 @@ mod killer;
 mod roles;
 mod schema;
 mod script;
+mod sessions;
 mod work;

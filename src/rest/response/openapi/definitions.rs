@@ -1,5 +1,7 @@
 //! What the rows of relations look like: `definitions`.
 
+use std::collections::HashMap;
+
 use serde_json::{Map, Value};
 
 use super::{format, items, kind, object};
@@ -16,7 +18,11 @@ pub(super) fn definitions(schema: &Schema, relations: &[&Relation]) -> Value {
 
 fn row(schema: &Schema, relation: &Relation) -> Value {
     let required = relation.columns.iter().filter(|column| column.not_null);
-    let properties = relation.columns.iter().map(|c| (c.name.clone(), property(schema, relation, c)));
+    let referred = referred(schema, relation);
+    let properties = relation.columns.iter().map(|column| {
+        let referred = referred.get(column.name.as_str()).copied();
+        (column.name.clone(), property(relation, column, referred))
+    });
     let properties: Map<_, _> = properties.collect();
     object([
         ("description", relation.comment.as_deref().into()),
@@ -26,9 +32,12 @@ fn row(schema: &Schema, relation: &Relation) -> Value {
     ])
 }
 
-fn property(schema: &Schema, relation: &Relation, column: &Column) -> Value {
+/// The relation and the column that a foreign key refers to.
+type Referred<'a> = (&'a str, &'a str);
+
+fn property(relation: &Relation, column: &Column, referred: Option<Referred<'_>>) -> Value {
     object([
-        ("description", description(schema, relation, column).into()),
+        ("description", description(relation, column, referred).into()),
         ("default", column.default.as_deref().map_or(Value::Null, |sql| default(&column.base_type, sql))),
         ("enum", column.enum_values.iter().map(String::as_str).collect()),
         ("format", format(&column.base_type)),
@@ -39,12 +48,12 @@ fn property(schema: &Schema, relation: &Relation, column: &Column) -> Value {
 }
 
 /// The comment, and a note about keys: generators of forms and clients look for its tags.
-fn description(schema: &Schema, relation: &Relation, column: &Column) -> Option<String> {
+fn description(relation: &Relation, column: &Column, referred: Option<Referred<'_>>) -> Option<String> {
     let mut notes = String::new();
     if relation.is_key(&column.name) {
         notes.push_str("\nThis is a Primary Key.<pk/>");
     }
-    if let Some((table, key)) = referred(schema, relation, column) {
+    if let Some((table, key)) = referred {
         notes.push_str(&format!(
             "\nThis is a Foreign Key to `{table}.{key}`.<fk table='{table}' column='{key}'/>"
         ));
@@ -57,21 +66,21 @@ fn description(schema: &Schema, relation: &Relation, column: &Column) -> Option<
     Some(format!("{before}Note:{notes}"))
 }
 
-/// The relation and column that a foreign key of this one column refers to; a table rather than a view of it.
-fn referred<'a>(schema: &'a Schema, relation: &Relation, column: &Column) -> Option<(&'a str, &'a str)> {
-    let referring =
-        schema.relationships(&relation.schema, &relation.name).iter().filter_map(|r| match &r.join {
-            Join::ManyToOne { columns, .. } | Join::OneToOne { columns, is_parent: false, .. } => {
-                match &columns[..] {
-                    [(own, other)] if *own == column.name => {
-                        Some((r.to_view, r.to.name.as_str(), other.as_str()))
-                    }
-                    _ => None,
-                }
-            }
-            _ => None,
-        });
-    referring.min_by_key(|(view, ..)| *view).map(|(_, table, key)| (table, key))
+/// By column, what a foreign key of that one column refers to; a table rather than a view of it. Of several the first.
+fn referred<'a>(schema: &'a Schema, relation: &Relation) -> HashMap<&'a str, Referred<'a>> {
+    let mut found: HashMap<&str, (bool, Referred<'_>)> = HashMap::new();
+    for r in schema.relationships(&relation.schema, &relation.name) {
+        let (Join::ManyToOne { columns, .. } | Join::OneToOne { columns, is_parent: false, .. }) = &r.join
+        else {
+            continue;
+        };
+        let [(own, other)] = &columns[..] else { continue };
+        let place = found.entry(own).or_insert((r.to_view, (&r.to.name, other)));
+        if place.0 && !r.to_view {
+            *place = (false, (&r.to.name, other));
+        }
+    }
+    found.into_iter().map(|(column, (_, referred))| (column, referred)).collect()
 }
 
 /// The value that a DEFAULT stands for. An expression can only be shown where a text can.

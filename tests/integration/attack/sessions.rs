@@ -1,0 +1,189 @@
+//! What a request's code leaves in the session that the next request gets: each leftover, for each way a request ends.
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::support::{Answer, TestFleet, eventually};
+
+/// What code can leave, as the statement that leaves it. Some are refused; then there is nothing to leave.
+const LEFTOVERS: [&str; 34] = [
+    "SET work_mem = '9MB'",
+    "SET search_path = evil, pg_catalog",
+    "SET client_encoding = 'LATIN1'",
+    "SET DateStyle = 'German'",
+    "SET IntervalStyle = 'iso_8601'",
+    "SET TimeZone = 'Asia/Tokyo'",
+    "SET standard_conforming_strings = off",
+    "SET bytea_output = 'escape'",
+    "SET extra_float_digits = -10",
+    "SET client_min_messages = 'debug5'",
+    "SET application_name = 'psql'",
+    "SET default_transaction_read_only = on",
+    "SET default_transaction_isolation = 'serializable'",
+    "SET statement_timeout = '1ms'",
+    "SET lock_timeout = '1ms'",
+    "SET idle_in_transaction_session_timeout = '1h'",
+    "SET client_connection_check_interval = 0",
+    "SET row_security = off",
+    "SET plan_cache_mode = 'force_generic_plan'",
+    "SET session_replication_role = 'replica'",
+    "SELECT set_config('app.left', 'over', false)",
+    "SELECT set_config('request.jwt.claims', '{\"role\":\"service\"}', false)",
+    "SELECT set_config('response.headers', '[{\"X-Left\": \"over\"}]', false)",
+    "SET ROLE service",
+    "RESET ROLE",
+    "DO $$ BEGIN EXECUTE 'SET SESSION AUTHORIZATION ' || quote_ident(session_user); END $$",
+    "LISTEN gossip",
+    "DECLARE held CURSOR WITH HOLD FOR SELECT 1",
+    "SELECT pg_advisory_lock(42)",
+    "SELECT pg_advisory_lock_shared(4, 2)",
+    "CREATE TEMPORARY TABLE items (id int)",
+    "SELECT nextval('numbers')",
+    "SELECT lo_open(lo_create(0), 131072)",
+    // It stays, and harms nobody: docs/security.md, "What stays in a session".
+    "PREPARE left_over AS SELECT 1",
+];
+
+const OBJECTS: &str = "
+    CREATE SEQUENCE numbers;
+    CREATE TABLE leavers (id int PRIMARY KEY, sql text, sleep float DEFAULT 0, fails boolean DEFAULT false);
+    CREATE FUNCTION run(q text, sleep float, fails boolean) RETURNS text LANGUAGE plpgsql AS $$ BEGIN
+        EXECUTE q;
+        PERFORM pg_sleep(sleep);
+        IF fails THEN RAISE 'on purpose'; END IF;
+        RETURN 'left';
+    END $$;
+    CREATE FUNCTION leave(leavers) RETURNS text LANGUAGE sql VOLATILE AS 'SELECT run($1.sql, $1.sleep, $1.fails)';
+    CREATE FUNCTION read(q text) RETURNS text LANGUAGE sql STABLE AS 'SELECT run(q, 0, false)';
+    CREATE FUNCTION left_by() RETURNS trigger LANGUAGE plpgsql AS
+        'BEGIN PERFORM run(NEW.sql, NEW.sleep, NEW.fails); RETURN NEW; END';
+    CREATE TABLE changes (LIKE leavers INCLUDING ALL);
+    CREATE TRIGGER left_by BEFORE INSERT ON changes FOR EACH ROW EXECUTE FUNCTION left_by();
+    CREATE FUNCTION last() RETURNS bigint LANGUAGE plpgsql STABLE AS
+        'BEGIN RETURN lastval(); EXCEPTION WHEN object_not_in_prerequisite_state THEN RETURN NULL; END';
+    CREATE FUNCTION session_state() RETURNS json LANGUAGE sql STABLE AS $$ SELECT json_build_object(
+        'pid', pg_backend_pid(),
+        'users', ARRAY[session_user, current_user, current_setting('role'), current_setting('session_authorization')],
+        'settings', (SELECT json_object_agg(name, setting ORDER BY name) FROM pg_settings),
+        'placeholder', COALESCE(current_setting('app.left', true), ''),
+        'claims', current_setting('request.jwt.claims'),
+        'cursors', (SELECT json_agg(name) FROM pg_cursors WHERE is_holdable),
+        'locks', (SELECT json_agg(l) FROM pg_locks l WHERE locktype = 'advisory' AND pid = pg_backend_pid()),
+        'channels', (SELECT json_agg(c) FROM pg_listening_channels() c),
+        'temporary', (SELECT json_agg(relname) FROM pg_class WHERE relnamespace = pg_my_temp_schema()),
+        'last', last()) $$;
+    GRANT USAGE ON SEQUENCE numbers TO anon;
+    GRANT SELECT, INSERT, UPDATE ON leavers, changes TO anon;
+    GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA public TO anon;";
+
+/// How a request ends after it left something.
+const ENDINGS: [&str; 9] = [
+    "a read of a relation",
+    "a read by a function",
+    "a call that commits",
+    "a call that is rolled back as preferred",
+    "a change",
+    "a change that is judged by its outcome",
+    "an error",
+    "an error in a read",
+    "the end of its time",
+];
+
+async fn request(fleet: &TestFleet, ending: &str, number: usize, sql: &str) -> Answer {
+    let call = async |prefer: &str, body: Value| {
+        fleet.send(Method::POST, "/acme/rpc/run", None, prefer, &body.to_string()).await
+    };
+    let row = json!({ "id": number, "sql": sql });
+    match ending {
+        "a read of a relation" => fleet.get(&format!("/acme/leavers?select=leave&id=eq.{number}")).await,
+        "a read by a function" => {
+            let query: String =
+                form_urlencoded::Serializer::new(String::new()).append_pair("q", sql).finish();
+            fleet.get(&format!("/acme/rpc/read?{query}")).await
+        }
+        "a call that commits" => call("", json!({ "q": sql, "sleep": 0, "fails": false })).await,
+        "a call that is rolled back as preferred" => {
+            call("tx=rollback", json!({ "q": sql, "sleep": 0, "fails": false })).await
+        }
+        "a change" => fleet.send(Method::POST, "/acme/changes", None, "", &row.to_string()).await,
+        "a change that is judged by its outcome" => {
+            let path = format!("/acme/changes?id=eq.{}", number + 1000);
+            let row = json!({ "id": number + 1000, "sql": sql, "sleep": 0, "fails": false });
+            fleet.send(Method::PUT, &path, None, "", &row.to_string()).await
+        }
+        "an error" => call("", json!({ "q": sql, "sleep": 0, "fails": true })).await,
+        "an error in a read" => {
+            fleet.get(&format!("/acme/leavers?select=leave,sql::int&id=eq.{number}")).await
+        }
+        "the end of its time" => call("", json!({ "q": sql, "sleep": 30, "fails": false })).await,
+        other => panic!("{other}"),
+    }
+}
+
+/// What the next request finds, and by which backend.
+async fn state(fleet: &TestFleet) -> (Value, Value) {
+    let answer = fleet.get("/acme/rpc/session_state").await;
+    assert_eq!(answer.status, 200, "{}", answer.text);
+    assert!(!answer.headers.contains_key("x-left"));
+    let mut state = answer.json();
+    let pid = state["pid"].take();
+    (state, pid)
+}
+
+/// One connection, so that the next request gets the session, or a new one if it was closed.
+async fn fleet() -> TestFleet {
+    let toml = "[tiers.standard]\nmax_connections = 1\nstatement_timeout = '500ms'
+                [defaults.api]\ndb_tx_end = 'commit-allow-override'";
+    let fleet = TestFleet::builder().toml(toml).tenants(&["acme"]).serve().await;
+    let owner = fleet.owner("acme").await;
+    owner.batch_execute(OBJECTS).await.unwrap();
+    for (number, sql) in LEFTOVERS.iter().enumerate() {
+        let number = i32::try_from(number).unwrap();
+        owner.execute("INSERT INTO leavers (id, sql) VALUES ($1, $2)", &[&number, sql]).await.unwrap();
+    }
+    eventually("the schema was read again", || async {
+        fleet.get("/acme/leavers?id=eq.-1").await.status == 200
+            && fleet.get("/acme/rpc/session_state").await.status == 200
+    })
+    .await;
+    fleet
+}
+
+#[tokio::test]
+async fn nothing_is_left_however_a_request_ends() {
+    let fleet = fleet().await;
+    let (clean, _) = state(&fleet).await;
+    for ending in ENDINGS {
+        let (mut kept, mut succeeded) = (0, 0);
+        for (number, sql) in LEFTOVERS.iter().enumerate() {
+            let (_, before) = state(&fleet).await;
+            let answer = request(&fleet, ending, number, sql).await;
+            succeeded += usize::from(answer.status.is_success());
+            let (after, pid) = state(&fleet).await;
+            assert_eq!(after, clean, "{sql}: {ending}: {}", answer.text);
+            kept += usize::from(pid == before);
+        }
+        // The sessions are used again, and not all closed: or else this would show nothing.
+        assert!(kept > LEFTOVERS.len() / 2, "{ending}: {kept}");
+        assert_eq!(
+            succeeded > LEFTOVERS.len() / 2,
+            !ending.contains("error") && !ending.contains("end of"),
+            "{ending}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_left_by_whoever_hangs_up() {
+    let fleet = fleet().await;
+    let (clean, _) = state(&fleet).await;
+    let is_refused = |sql: &&str| sql.contains("TEMPORARY") || sql.contains("session_replication_role");
+    for sql in LEFTOVERS.into_iter().filter(|sql| !is_refused(sql)) {
+        let body = json!({ "q": sql, "sleep": 30, "fails": false }).to_string();
+        let request = fleet.request(Method::POST, "/acme/rpc/run").header("Content-Type", "application/json");
+        let request = tokio::spawn(request.body(body).send());
+        fleet.until_under_way("acme").await;
+        request.abort();
+        assert_eq!(state(&fleet).await.0, clean, "{sql}");
+    }
+}
