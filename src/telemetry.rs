@@ -1,6 +1,7 @@
 //! Telemetry: what manybox says about itself while it runs: log lines, metrics, each tenant's traffic.
 
 mod metrics;
+pub mod printable;
 mod traffic;
 
 pub use metrics::{Metrics, Outcome, Stage};
@@ -8,7 +9,12 @@ pub use traffic::{Flow, Traffic};
 
 use std::io::IsTerminal as _;
 
+use tracing::Subscriber;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::util::SubscriberInitExt as _;
+
+use printable::{JsonLines, PrintableFields};
 
 /// Sends log lines to standard error: standard output belongs to a command's answer.
 ///
@@ -16,10 +22,22 @@ use tracing_subscriber::EnvFilter;
 /// it does as well. `json` writes one JSON object a line, for log collectors. Called once by a process; a second call
 /// is ignored, so that tests may call it too.
 pub fn init(service: bool, json: bool) {
+    let _ = subscriber(service, json, std::io::stderr().is_terminal(), std::io::stderr).try_init();
+}
+
+/// What [`init`] sets up. Values of a database, a header or a file reach no terminal as they are: here, for all of them.
+fn subscriber<W, M>(service: bool, json: bool, colours: bool, writer: M) -> Box<dyn Subscriber + Send + Sync>
+where
+    W: std::io::Write,
+    M: Fn() -> W + Send + Sync + 'static,
+    for<'a> M: MakeWriter<'a>,
+{
     // A command tells of failed migrations itself, at its end, and not across its progress bar.
     let usual = if service { "manybox=info,warn" } else { "warn,manybox::migrate=error" };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(usual));
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    let subscriber = subscriber.with_ansi(std::io::stderr().is_terminal());
-    let _ = if json { subscriber.json().try_init() } else { subscriber.compact().try_init() };
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours);
+    if json {
+        return Box::new(subscriber.json().with_writer(move || JsonLines(writer())).finish());
+    }
+    Box::new(subscriber.compact().fmt_fields(PrintableFields).with_writer(writer).finish())
 }

@@ -1,4 +1,5 @@
-//! Output: tables and sentences for people, JSON for programs, progress for those who wait at a terminal.
+//! Output: tables and sentences for people, JSON for programs, progress for those who wait at a terminal. What a
+//! terminal would obey in a database's or a file's words is escaped here, for all commands.
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -9,6 +10,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
 use super::{Done, Failure};
+use crate::telemetry::printable;
 
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Output {
@@ -19,9 +21,9 @@ impl Output {
     /// Prints a value as JSON, or as the text that `words` makes of it.
     pub(super) fn answer<T: Serialize>(self, value: &T, words: impl FnOnce(&T) -> String) -> Done {
         if self.json {
-            line(&serde_json::to_string_pretty(value)?)
+            self::json(value)?;
         } else {
-            line(&words(value))
+            line(&words(value));
         }
         Ok(())
     }
@@ -35,7 +37,7 @@ impl Output {
         none: &str,
     ) -> Done {
         if self.json {
-            line(&serde_json::to_string_pretty(rows)?);
+            self::json(rows)?;
         } else if rows.is_empty() {
             line(none);
         } else {
@@ -47,18 +49,20 @@ impl Output {
     /// Prints what somebody should know besides the answer, on standard error.
     pub(super) fn note(self, text: &str) {
         if self.json {
-            eprintln!("{}", serde_json::json!({ "note": text }));
+            eprintln!("{}", printable::json(&serde_json::json!({ "note": text }).to_string()));
         } else {
-            eprintln!("manybox: {text}");
+            eprintln!("manybox: {}", printable::one_line(text));
         }
     }
 
     /// Prints a failure and gives its exit code.
     pub(super) fn failed(self, failure: &Failure) -> ExitCode {
         if self.json {
-            eprintln!("{}", serde_json::json!({ "error": failure.0 }));
+            let error = serde_json::json!({ "error": failure.0 }).to_string();
+            eprintln!("{}", printable::json(&error));
         } else {
-            eprintln!("manybox: {}", failure.0);
+            // Further lines stand indented, so that no message can pass for another of ours.
+            eprintln!("manybox: {}", printable::lines(&failure.0).replace('\n', "\n  "));
         }
         ExitCode::from(1)
     }
@@ -73,7 +77,7 @@ impl Output {
 
     /// A spinner for work of unknown length. Silent when standard error is no terminal.
     pub(super) fn spinner(self, what: impl Into<String>) -> ProgressBar {
-        let spinner = ProgressBar::new_spinner().with_message(what.into());
+        let spinner = ProgressBar::new_spinner().with_message(printable::one_line(&what.into()).into_owned());
         spinner.set_draw_target(self.target());
         spinner.enable_steady_tick(Duration::from_millis(100));
         spinner
@@ -84,10 +88,36 @@ impl Output {
     }
 }
 
-/// A reader that went away (`manybox tenant list | head`) is no failure of ours, so this does not panic as
-/// `println!` does.
+/// Prints a text of one line or more.
+///
+/// A reader that went away (`manybox tenant list | head`) is no failure of ours, so this does not panic as `println!`
+/// does.
 pub(super) fn line(text: &str) {
-    let _ = writeln!(std::io::stdout().lock(), "{text}");
+    let _ = writeln!(std::io::stdout().lock(), "{}", printable::lines(text));
+}
+
+/// Prints a value as JSON.
+fn json<T: Serialize + ?Sized>(value: &T) -> Done {
+    let _ = writeln!(std::io::stdout().lock(), "{}", printable::json(&serde_json::to_string_pretty(value)?));
+    Ok(())
+}
+
+/// Prints a value as JSON on one line. `false` when the reader went away, which ends a stream that has no other end.
+pub(super) fn json_line<T: Serialize>(value: &T) -> Result<bool, Failure> {
+    let text = serde_json::to_string(value)?;
+    Ok(writeln!(std::io::stdout().lock(), "{}", printable::json(&text)).is_ok())
+}
+
+/// Puts a text on the cleared terminal, as far as it has room, and a line below it.
+pub(super) fn screen(text: &str, below: &str) -> Done {
+    // Written at once, so that nothing flickers.
+    let terminal = console::Term::buffered_stdout();
+    let rows = usize::from(terminal.size().0).saturating_sub(2);
+    terminal.clear_screen()?;
+    for row in text.lines().take(rows).chain([below]) {
+        terminal.write_line(&printable::one_line(row))?;
+    }
+    Ok(terminal.flush()?)
 }
 
 /// Rows under a header, without frames, so that columns can be cut out by other programs.
@@ -100,7 +130,7 @@ pub(super) fn table(columns: &[&str], rows: impl Iterator<Item = Vec<String>>) -
     }
     table.set_header(columns);
     for row in rows {
-        table.add_row(row);
+        table.add_row(row.iter().map(|cell| printable::one_line(cell)));
     }
     table
         .lines()

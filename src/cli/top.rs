@@ -1,7 +1,7 @@
 //! `manybox top`: what a running router does, tenant by tenant, as its admin port tells.
 
 use std::collections::HashMap;
-use std::io::{IsTerminal as _, Write as _};
+use std::io::IsTerminal as _;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -16,7 +16,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::keys::TerminalKeys;
-use super::output::{line, table};
+use super::output::{json_line, line, screen, table};
 use super::{Done, Failure, Output};
 use crate::admin::{ServerLine, TenantLine};
 use crate::settings::Settings;
@@ -134,7 +134,7 @@ impl Top {
                     before = None;
                     let said = format!("no answer from {address}, trying again");
                     if live {
-                        show(&said, "q quits")?
+                        screen(&said, "q quits")?
                     } else {
                         tracing::warn!("{said}")
                     }
@@ -144,12 +144,11 @@ impl Top {
             if let Some(before) = &before {
                 let sample = self.sample(before, &now);
                 if output.json {
-                    // A reader that went away ends the stream, which has no other end.
-                    if writeln!(std::io::stdout().lock(), "{}", serde_json::to_string(&sample)?).is_err() {
+                    if !json_line(&sample)? {
                         return Ok(());
                     }
                 } else if live {
-                    show(&text(&sample), "q quits")?;
+                    screen(&text(&sample), "q quits")?;
                 } else {
                     line(&text(&sample));
                 }
@@ -203,18 +202,6 @@ impl Top {
         tenants.truncate(self.limit);
         Sample { at: OffsetDateTime::now_utc(), seconds, servers: servers.collect(), tenants }
     }
-}
-
-/// Puts a text on the cleared terminal, as far as it has room, and a line below it.
-fn show(text: &str, below: &str) -> Done {
-    // Written at once, so that nothing flickers.
-    let terminal = console::Term::buffered_stdout();
-    let rows = usize::from(terminal.size().0).saturating_sub(2);
-    terminal.clear_screen()?;
-    for row in text.lines().take(rows).chain([below]) {
-        terminal.write_line(row)?;
-    }
-    Ok(terminal.flush()?)
 }
 
 async fn look(address: &str) -> Result<Look, Failure> {

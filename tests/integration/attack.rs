@@ -5,4 +5,5 @@ mod roles;
 mod schema;
 mod script;
 mod sessions;
+mod terminal;
 mod work;
