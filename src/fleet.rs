@@ -7,6 +7,7 @@ mod database;
 mod init;
 mod lifecycle;
 mod migrator;
+mod prepare;
 mod provision;
 mod rekey;
 mod rights;

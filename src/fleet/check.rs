@@ -1,8 +1,9 @@
 //! Check: tries on a scratch database everything manybox will need of a server, and names the GRANT that is missing.
 
 use super::database::DatabaseRights;
+use super::prepare::prepare;
 use super::roles::{self, HISTORY, MIGRATORS, OWNER, migrator_of};
-use super::server::{prepare, run, version};
+use super::server::{run, version};
 use super::{Doing, FleetError, FleetServer, database, rights};
 use crate::pg::{Ident, literal};
 use crate::settings::Settings;

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use super::database::DatabaseRights;
+use super::prepare::{grant_to_admin, make_role, prepare};
 use super::roles::{self, OWNER, catalog_migrator, catalog_owner};
-use super::server::{grant_to_admin, make_role, prepare, role_exists, run};
+use super::server::{role_exists, run};
 use super::{Doing, FleetError, Migrator, Servers, database, rights, router};
 use crate::catalog::{self, Catalog};
 use crate::migrate;

@@ -1,4 +1,4 @@
-//! Server: where it is, who administers it, and the roles every server of the fleet has.
+//! Server: where it is, who administers it, and how the control plane works there without being held up.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -6,9 +6,8 @@ use std::time::Duration;
 use tokio::time::timeout;
 use tokio_postgres::Client;
 
-use super::roles::{HISTORY, MIGRATORS, OWNER};
-use super::{Doing, FleetError, database};
-use crate::pg::{self, Connection, Endpoint, Ident, Login};
+use super::{Doing, FleetError};
+use crate::pg::{self, Connection, Endpoint, Login};
 use crate::settings::Settings;
 
 /// The database that CREATE and DROP DATABASE are sent from.
@@ -18,6 +17,21 @@ const MAINTENANCE: &str = "postgres";
 /// plans). 13 and 14 also had the fix, but are past their end of life, and 15 is the first with
 /// `pg_database_owner`-owned `public` and CREATE DATABASE … STRATEGY.
 const OLDEST_VERSIONS: [(i32, i32); 3] = [(15, 9), (16, 5), (17, 1)];
+
+/// How long the control plane waits for a lock before it looks who has it.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Ends the sessions that hold a lock on something that all databases of the server share (a role, a database, a setting),
+/// for which a session of ours has waited. Any tenant's code can take one and keep it: by `ALTER ROLE` of a role that it
+/// may become, for itself or in another's database, in a transaction that it does not end.
+const END_HOLDERS: &str = "
+SELECT pg_catalog.count(pg_catalog.pg_terminate_backend(holder.pid))
+FROM pg_catalog.pg_stat_activity ours
+JOIN pg_catalog.pg_locks l ON l.pid = ours.pid AND NOT l.granted AND COALESCE(l.database, 0) = 0
+CROSS JOIN LATERAL pg_catalog.unnest(pg_catalog.pg_blocking_pids(ours.pid)) AS blocking (pid)
+JOIN pg_catalog.pg_stat_activity holder ON holder.pid = blocking.pid
+JOIN pg_catalog.pg_roles r ON r.oid = holder.usesysid
+WHERE ours.usename = session_user AND holder.usename <> session_user AND NOT r.rolsuper";
 
 /// A PostgreSQL server of the fleet.
 #[derive(Debug, Clone)]
@@ -115,24 +129,7 @@ impl FleetServer {
         run(&connection, "SET search_path = pg_catalog, pg_temp").await?;
         Ok(connection)
     }
-}
 
-/// How long the control plane waits for a lock before it looks who has it.
-const PATIENCE: Duration = Duration::from_secs(1);
-
-/// Ends the sessions that hold a lock on something that all databases of the server share (a role, a database, a setting),
-/// for which a session of ours has waited. Any tenant's code can take one and keep it: by `ALTER ROLE` of a role that it
-/// may become, for itself or in another's database, in a transaction that it does not end.
-const END_HOLDERS: &str = "
-SELECT pg_catalog.count(pg_catalog.pg_terminate_backend(holder.pid))
-FROM pg_catalog.pg_stat_activity ours
-JOIN pg_catalog.pg_locks l ON l.pid = ours.pid AND NOT l.granted AND COALESCE(l.database, 0) = 0
-CROSS JOIN LATERAL pg_catalog.unnest(pg_catalog.pg_blocking_pids(ours.pid)) AS blocking (pid)
-JOIN pg_catalog.pg_stat_activity holder ON holder.pid = blocking.pid
-JOIN pg_catalog.pg_roles r ON r.oid = holder.usesysid
-WHERE ours.usename = session_user AND holder.usename <> session_user AND NOT r.rolsuper";
-
-impl FleetServer {
     /// Does work of the control plane on this server, and ends other sessions whose locks it waits for: nobody's
     /// transaction decides when a tenant is suspended, created or dropped.
     pub(super) async fn unhindered<T>(&self, work: impl Future<Output = T>) -> T {
@@ -193,77 +190,6 @@ pub(super) async fn role_exists(client: &Client, role: &str) -> Result<bool, Fle
         .await
         .map(|row| row.is_some())
         .doing(|| format!("looking for role `{role}`"))
-}
-
-/// Makes the roles that every server of the fleet has: the owner of tenants' objects, the owner of their histories, the
-/// group of the migrators, the API roles. What is there stays as it is, but for the one migrator that fleets had before
-/// there was one for each database: it is closed, and its sessions end.
-pub(super) async fn prepare(
-    server: &FleetServer,
-    client: &Client,
-    api_roles: &[String],
-) -> Result<(), FleetError> {
-    let name = server.endpoint.name();
-    version(client, name).await?;
-    for role in [OWNER, HISTORY, MIGRATORS].into_iter().chain(api_roles.iter().map(String::as_str)) {
-        make_role(client, role).await?;
-    }
-    let open = "SELECT FROM pg_catalog.pg_roles WHERE rolname = $1 AND rolcanlogin";
-    let open = client.query_opt(open, &[&MIGRATORS]).await.doing(|| "looking at the migrators".into())?;
-    if open.is_some() {
-        let sql = format!("ALTER ROLE {} NOLOGIN NOINHERIT PASSWORD NULL", Ident::new(MIGRATORS));
-        run(client, &sql).await?;
-        database::terminate(client, MIGRATORS).await?;
-    }
-    grant(client, OWNER, MIGRATORS).await?;
-    for role in [OWNER, HISTORY] {
-        grant_to_admin(server, client, role).await?;
-    }
-    Ok(())
-}
-
-/// Makes a role that nobody logs in as, unless it is there.
-pub(super) async fn make_role(client: &Client, role: &str) -> Result<(), FleetError> {
-    if role_exists(client, role).await? {
-        return Ok(());
-    }
-    run(client, &format!("CREATE ROLE {} NOLOGIN NOINHERIT", Ident::new(role))).await
-}
-
-/// Makes one role a member of another, unless it is one.
-pub(super) async fn grant(client: &Client, role: &str, to: &str) -> Result<(), FleetError> {
-    grant_if_missing(client, role, to, "MEMBER", "").await
-}
-
-/// Lets the admin do what the role may, without becoming it first.
-pub(super) async fn grant_to_admin(
-    server: &FleetServer,
-    client: &Client,
-    role: &str,
-) -> Result<(), FleetError> {
-    let (major, _) = version(client, server.endpoint.name()).await?;
-    // 16 and later: whoever creates a role administers it but neither inherits from it nor may become it.
-    let options = if major >= 16 { " WITH SET TRUE, INHERIT TRUE" } else { "" };
-    grant_if_missing(client, role, &server.admin()?.user, "USAGE", options).await
-}
-
-/// Makes a role a member of another, unless it is one in this way (`MEMBER`, or `USAGE`: without SET ROLE).
-async fn grant_if_missing(
-    client: &Client,
-    role: &str,
-    to: &str,
-    way: &str,
-    options: &str,
-) -> Result<(), FleetError> {
-    let member = client
-        .query_one("SELECT pg_catalog.pg_has_role($1::name, $2::name, $3)", &[&to, &role, &way])
-        .await
-        .and_then(|row| row.try_get::<_, bool>(0))
-        .doing(|| format!("asking whether `{to}` is a member of `{role}`"))?;
-    if !member {
-        run(client, &format!("GRANT {} TO {}{options}", Ident::new(role), Ident::new(to))).await?;
-    }
-    Ok(())
 }
 
 /// Runs a utility statement that takes no parameters.
