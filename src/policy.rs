@@ -3,17 +3,17 @@
 //! The names and meanings are PostgREST's where PostgREST has them. [`KEYS`] is the one table of all keys.
 
 mod api;
-mod js_path;
 mod keys;
 mod limits;
 mod overrides;
+mod role_path;
 mod secret;
 
 pub use api::{Api, Function, OpenApiMode, TxEnd, Verbosity};
-pub use js_path::JsPath;
 pub use keys::{Effective, JWT_SECRET, KEYS, Key, Scope};
 pub use limits::Limits;
 pub use overrides::{Overrides, Stored};
+pub use role_path::RolePath;
 pub use secret::Secret;
 
 /// Why a word given by a person or read from the catalog is not one of ours.

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use serde::Serialize;
 
-use super::{Invalid, JsPath, Limits, Secret};
+use super::{Invalid, Limits, RolePath, Secret};
 
 /// How a tenant's REST API is exposed. What each field means, how it is written and where it may be set stands in
 /// the table of [`Key`](super::Key)s.
@@ -57,7 +57,7 @@ pub struct Api {
     /// The audience that tokens with an `aud` must name; `None` for any.
     pub jwt_aud: Option<String>,
     /// Where the role is among the claims.
-    pub jwt_role_claim_key: JsPath,
+    pub jwt_role_claim_key: RolePath,
     /// `app.settings.NAME` in every request's transaction.
     pub app_settings: BTreeMap<String, String>,
 }
@@ -105,7 +105,7 @@ impl Api {
             jwt_secret: None,
             jwt_secret_is_base64: false,
             jwt_aud: None,
-            jwt_role_claim_key: JsPath::default(),
+            jwt_role_claim_key: RolePath::default(),
             app_settings: BTreeMap::new(),
         }
     }

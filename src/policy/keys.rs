@@ -259,7 +259,7 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         name: "jwt_role_claim_key",
-        expected: "a path such as .role, .\"my-role\"[0] or .roles[?(@ == \"x\")]",
+        expected: "a JSON Path such as $.role, $[\"my-role\"][0] or $.roles[?search(@, \"^app_\")]",
         doc: "where the role is among a token's claims",
         scope: Scope::Edition,
         in_database: true,

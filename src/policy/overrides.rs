@@ -276,7 +276,7 @@ mod tests {
             ("db_pre_request", "a.b.c", "a function"),
             ("server_cors_allowed_origins", "*", "origins such as"),
             ("jwt_secret", "short", "32 characters"),
-            ("jwt_role_claim_key", "role", "a path"),
+            ("jwt_role_claim_key", "role", "a JSON Path"),
             ("max_connections", "0", "a number from 1"),
             ("app.settings.a'b", "x", "letters, digits"),
         ] {

@@ -95,7 +95,8 @@ fn is_role_name(name: &str) -> bool {
 /// The role that the claims have at `jwt_role_claim_key`, or else the anonymous one; and whether it was claimed.
 fn role(claims: &mut Map<String, Value>, api: &Api) -> Result<(String, bool), Error> {
     let whole = Value::Object(std::mem::take(claims));
-    let claimed = api.jwt_role_claim_key.find(&whole).map(|role| match role {
+    let found = api.jwt_role_claim_key.find(&whole).map_err(|_| token::too_many_claims())?;
+    let claimed = found.map(|role| match role {
         Value::String(role) => role.clone(),
         // As PostgREST: other JSON is a role name too, which hardly exists.
         other => other.to_string(),

@@ -36,6 +36,11 @@ fn claims_error(message: &str) -> Error {
     refused(Code::JwtClaimsError, message)
 }
 
+/// PGRST303: the role can't be searched for in as many claims.
+pub(super) fn too_many_claims() -> Error {
+    claims_error("The claims have too many values to search for the role among them")
+}
+
 fn refused(code: Code, message: &str) -> Error {
     let challenge = format!("Bearer error=\"invalid_token\", error_description=\"{message}\"");
     let error = Error::new(code, message);
