@@ -15,6 +15,7 @@ mod execute;
 mod header;
 mod offload;
 mod plan;
+mod planned;
 mod request;
 mod response;
 mod root;
@@ -50,6 +51,7 @@ use documents::{Documents, MAX_PRIVILEGES};
 use execute::{Answered, Ending, Expect, Failure, Job, Outcome, Output, Remedy};
 use offload::Offload;
 use plan::{Plan, Query, Source};
+use planned::{Origins, Planned};
 use request::media::Media;
 use request::prefer::Count;
 use request::{Action, Change, Request};
@@ -133,6 +135,7 @@ impl Rest {
         let caller = self.caller(tenant, &parts.headers)?;
         timing.lap("jwt");
         let (parts, request) = self.parse(parts, body, tenant).await?;
+        let request = Arc::new(request);
         timing.lap("parse");
         let mut context = RequestContext::new(tenant, &caller, &parts, &request.schema);
         if let Some(own) = configured.and_then(|configured| configured.roles.get(&caller.role)) {
@@ -161,7 +164,7 @@ impl Rest {
     async fn again(
         &self,
         tenant: &Arc<Tenant>,
-        request: &Request,
+        request: &Arc<Request>,
         context: &RequestContext<'_>,
         entry: &Arc<Entry>,
         failure: Failure,
@@ -207,17 +210,25 @@ impl Rest {
     async fn attempt(
         &self,
         tenant: &Arc<Tenant>,
-        request: &Request,
+        request: &Arc<Request>,
         context: &RequestContext<'_>,
-        entry: &Entry,
+        entry: &Arc<Entry>,
         names: Names,
         timing: &mut Timing,
     ) -> Result<http::Response<Body>, Failure> {
         let max_rows = tenant.api.max_rows(&tenant.limits);
-        let plan =
-            Plan::new(request, &entry.schema, &tenant.api, &tenant.limits).map_err(Failure::Unexpected)?;
+        let (here, beside);
+        let (plan, long) = if plan::is_long(request, &entry.schema) {
+            let job;
+            (beside, job) = Box::pin(self.plan_long(tenant, request, entry, names)).await?;
+            (beside.plan(), job)
+        } else {
+            let made = Plan::new(request, &entry.schema, &tenant.api, &tenant.limits);
+            here = made.map_err(Failure::Unexpected)?;
+            (&here, None)
+        };
         timing.lap("plan");
-        let response = match &plan {
+        let response = match plan {
             Plan::Info(methods) => response::info(methods),
             Plan::Document => {
                 let outcome = self.run(tenant, context, &document_job(tenant, request)).await;
@@ -237,13 +248,36 @@ impl Rest {
             }
             Plan::Query(query) => {
                 let context = own_context(tenant, context, query);
-                let job = job(tenant, request, query, names);
+                let job = long.unwrap_or_else(|| job(tenant, request, query, names));
                 let outcome = self.run(tenant, &context, &job).await?;
                 timing.lap("transaction");
                 response::build(query, request, outcome, max_rows)
             }
         };
         Ok(response.map_err(Failure::Unexpected)?.map(Answered::start))
+    }
+
+    /// Plan and statements, made beside the threads that serve requests.
+    async fn plan_long(
+        &self,
+        tenant: &Arc<Tenant>,
+        request: &Arc<Request>,
+        entry: &Arc<Entry>,
+        names: Names,
+    ) -> Result<(Planned, Option<Job>), Failure> {
+        let (tenant, request) = (Arc::clone(tenant), Arc::clone(request));
+        let origins =
+            Origins { tenant: Arc::clone(&tenant), request: Arc::clone(&request), entry: Arc::clone(entry) };
+        let id = tenant.id.clone();
+        let make = move || {
+            let planned = Planned::make(origins)?;
+            let job = match planned.plan() {
+                Plan::Query(query) => Some(job(&tenant, &request, query, names)),
+                Plan::Document | Plan::Info(_) => None,
+            };
+            Ok((planned, job))
+        };
+        self.offload.run(&id, make).await.and_then(|made| made).map_err(Failure::Unexpected)
     }
 
     async fn run(

@@ -52,7 +52,7 @@ const OWNERS: &[(&str, &str)] = &[
     ),
     ("vault", "chacha20poly1305"),
     ("embedded", "uzers"),
-    ("rest", "equivalent form_urlencoded moka winnow"),
+    ("rest", "equivalent form_urlencoded moka self_cell winnow"),
     ("migrate", "refinery sqlparser"),
     ("front", "governor tokio_io_timeout tower tower_http"),
     ("cli", "clap comfy_table console indicatif"),
@@ -66,7 +66,7 @@ const OWNERS: &[(&str, &str)] = &[
 ];
 
 /// What a REST request goes through, and what stands beside that: each uses only what comes before it.
-const STAGES: &str = "header error root auth cache offload request context plan sql body execute response documents transaction";
+const STAGES: &str = "header error root auth cache offload request context plan planned sql body execute response documents transaction";
 
 const MAX_LINES: usize = 500;
 

@@ -25,6 +25,26 @@ use work::Work;
 /// The common table expression with the rows that a change or a call returned.
 pub(super) const SOURCE: &str = "_mb_source";
 
+/// What a request may name, in bytes, and how much of the schema may stand against that, for a plan of some tenths of a
+/// millisecond.
+const SHORT: usize = 8 * 1024;
+
+/// Whether to make the plan may take longer than other requests should wait for.
+pub(super) fn is_long(request: &Request, schema: &Schema) -> bool {
+    let compared = match &request.action {
+        Action::Call(name, _) | Action::CallInfo(name) => {
+            schema.routines(&request.schema, name).iter().map(|routine| routine.arguments.len()).sum()
+        }
+        Action::Read(name) | Action::Change(name, _) if request.query.select.len() > 1 => {
+            let columns = schema.relation(&request.schema, name).map_or(0, |relation| relation.columns.len());
+            let relationships = schema.relationships(&request.schema, name).len();
+            request.query.select.len() * (columns + relationships)
+        }
+        _ => 0,
+    };
+    request.query.canonical.len() + request.columns.len() > SHORT || compared > SHORT
+}
+
 /// What to do, with every name found in the schema.
 #[derive(Debug, PartialEq)]
 pub(super) enum Plan<'a> {
