@@ -43,6 +43,7 @@ const MAY_IMPORT: &[(&str, &str)] = &[
 
 /// Modules, and the crates that only they may name. One that a single module names belongs to it.
 const OWNERS: &[(&str, &str)] = &[
+    ("policy", "regex serde_json_path"),
     ("tenant", "idna"),
     ("settings", "config"),
     ("telemetry", "tracing_subscriber"),
