@@ -48,7 +48,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let stop = async {
         let _ = tokio::signal::ctrl_c().await;
     };
-    front::serve(listener, front::router_with(app.clone(), own), stop, Duration::from_secs(5)).await?;
+    let service = front::router_with(app.clone(), own);
+    front::serve(listener, service, app.clients.clone(), stop, Duration::from_secs(5)).await?;
     app.pools.close().await;
     if let Some(embedded) = embedded {
         embedded.stop().await?;

@@ -1,13 +1,16 @@
 //! Admin: the control-plane HTTP on its own port: whether the process lives, can serve, and what it does.
 
+mod access;
 mod report;
 mod scrape;
 
+pub use access::{Access, AccessError};
 pub use report::{ServerLine, TenantLine};
 
 use std::sync::Arc;
 
 use axum::extract::State;
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use axum::{Json, Router};
@@ -37,8 +40,8 @@ pub struct Admin {
     pub stopping: watch::Receiver<bool>,
 }
 
-/// The routes: `/live`, `/ready`, `/metrics`, `/servers`, `/tenants`.
-pub fn router(admin: Admin) -> Router {
+/// The routes: `/live`, `/ready`, `/metrics`, `/servers`, `/tenants`, for those who have access.
+pub fn router(admin: Admin, access: Access) -> Router {
     let admin = Arc::new(admin);
     let registry = Arc::new(scrape::registry(&admin));
     Router::new()
@@ -48,6 +51,7 @@ pub fn router(admin: Admin) -> Router {
         .route("/servers", get(|State(admin): State<Arc<Admin>>| async move { Json(admin.servers()) }))
         .route("/tenants", get(|State(admin): State<Arc<Admin>>| async move { Json(admin.tenants()) }))
         .with_state(admin)
+        .layer(from_fn_with_state(Arc::new(access), access::check))
 }
 
 async fn ready(State(admin): State<Arc<Admin>>) -> (StatusCode, Json<Value>) {

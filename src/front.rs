@@ -1,6 +1,7 @@
 //! Front: the data plane's HTTP. A request's tenant is known before its route is looked for.
 
 mod app;
+mod clients;
 mod cors;
 mod error;
 mod layers;
@@ -8,10 +9,12 @@ mod rate_limit;
 mod schemas;
 mod serve;
 mod share;
+mod socket;
 mod supervisor;
 mod tenant;
 
 pub use app::{App, DataPlane};
+pub use clients::Clients;
 pub use layers::{Service, router, router_with};
 pub use serve::serve;
 pub use tenant::{Tenant, Transaction};

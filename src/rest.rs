@@ -41,14 +41,15 @@ use crate::pg::wire::Names;
 use crate::pg::wire::ServerError;
 use crate::policy::OpenApiMode;
 use crate::pool::Pools;
+use crate::settings::ClientSettings;
 use crate::telemetry::{Metrics, Stage};
-use crate::tenant::Tenant;
+use crate::tenant::{Tenant, TenantId};
 use crate::vault::KeyRing;
 use auth::{Caller, Keyring, Roles};
 use cache::{Cache, Entry};
 use context::{Access, RequestContext};
 use documents::{Documents, MAX_PRIVILEGES};
-use execute::{Answered, Ending, Expect, Failure, Job, Outcome, Output, Remedy};
+use execute::{Ending, Expect, Failure, Job, Outcome, Output, Remedy};
 use offload::Offload;
 use plan::{Plan, Query, Source};
 use planned::{Origins, Planned};
@@ -66,6 +67,7 @@ pub struct Rest {
     budget: body::Budget,
     offload: Offload,
     documents: Documents,
+    pace: body::Pace,
 }
 
 impl Rest {
@@ -76,6 +78,7 @@ impl Rest {
         keys: Arc<KeyRing>,
         schemas: Option<Arc<dyn SharedSchemas>>,
         metrics: Metrics,
+        clients: &ClientSettings,
     ) -> Self {
         let offload = Offload::default();
         Self {
@@ -83,7 +86,8 @@ impl Rest {
             keys: Keyring::new(keys),
             cache: Cache::new(schemas, metrics.clone()),
             metrics,
-            budget: body::Budget::default(),
+            budget: body::Budget::new(clients.max_buffered),
+            pace: body::Pace { stall: clients.stall_timeout, min_rate: clients.min_rate },
             documents: Documents::new(offload.clone()),
             offload,
         }
@@ -94,8 +98,17 @@ impl Rest {
         self.cache.forget(tenant).await;
     }
 
-    /// Answers one request. Its path starts after the tenant's base URL and `/rest/v1`.
-    pub async fn serve(&self, tenant: &Arc<Tenant>, request: http::Request<Bytes>) -> http::Response<Body> {
+    /// Forgets a tenant that left.
+    pub fn remove(&self, tenant: &TenantId) {
+        self.budget.forget(tenant);
+    }
+
+    /// Answers one request. Its path starts after the tenant's base URL and `/rest/v1`. Its body is not read before all is
+    /// known that the head alone decides.
+    pub async fn serve<B>(&self, tenant: &Arc<Tenant>, request: http::Request<B>) -> http::Response<Body>
+    where
+        B: http_body::Body<Data = Bytes> + Unpin,
+    {
         let head = request.method() == Method::HEAD;
         let (parts, body) = request.into_parts();
         // Boxed, as are the seldom parts inside: its state is large, and would be moved with every future around it.
@@ -107,12 +120,15 @@ impl Rest {
         response
     }
 
-    async fn answer(
+    async fn answer<B>(
         &self,
         tenant: &Arc<Tenant>,
         parts: Parts,
-        body: Bytes,
-    ) -> Result<http::Response<Body>, Error> {
+        body: B,
+    ) -> Result<http::Response<Body>, Error>
+    where
+        B: http_body::Body<Data = Bytes> + Unpin,
+    {
         // An adopted database may say itself how its API is exposed.
         let known = if tenant.is_adopted() { Some(self.cache.get(tenant, &self.pools).await?) } else { None };
         let configured = known.as_ref().and_then(|entry| entry.configured.as_ref());
@@ -123,17 +139,32 @@ impl Rest {
     }
 
     /// Answers with the settings that hold; `known` is the schema where it had to be read for them.
-    async fn answer_with(
+    async fn answer_with<B>(
         &self,
         tenant: &Arc<Tenant>,
         known: Option<&Arc<Entry>>,
         parts: Parts,
-        body: Bytes,
-    ) -> Result<http::Response<Body>, Error> {
+        body: B,
+    ) -> Result<http::Response<Body>, Error>
+    where
+        B: http_body::Body<Data = Bytes> + Unpin,
+    {
         let configured = known.and_then(|entry| entry.configured.as_ref());
         let mut timing = Timing::new(tenant.api.server_timing_enabled);
         let caller = self.caller(tenant, &parts.headers)?;
         timing.lap("jwt");
+        let share = self.budget.of(&tenant.id);
+        if share.is_used_up() {
+            return Err(body::full());
+        }
+        // Kept to the end, as the body is.
+        let (body, _room) = if body.is_end_stream() {
+            (Bytes::new(), None)
+        } else {
+            Request::check(&parts, &tenant.api)?;
+            let (body, room) = Box::pin(body::read(body, &share, self.pace, tenant.limits.max_body)).await?;
+            (body, Some(room))
+        };
         let (parts, request) = self.parse(parts, body, tenant).await?;
         let request = Arc::new(request);
         timing.lap("parse");
@@ -254,7 +285,8 @@ impl Rest {
                 response::build(query, request, outcome, max_rows)
             }
         };
-        Ok(response.map_err(Failure::Unexpected)?.map(Answered::start))
+        let share = self.budget.of(&tenant.id);
+        Ok(response.map_err(Failure::Unexpected)?.map(|answered| answered.start(&share)))
     }
 
     /// Plan and statements, made beside the threads that serve requests.
@@ -290,7 +322,13 @@ impl Rest {
         let checkout = self.pools.checkout(tenant).await.map_err(|e| Failure::Unexpected(e.into()))?;
         let ready = Instant::now();
         self.metrics.stage(Stage::Checkout, ready - begun);
-        let outcome = execute::run(checkout, context, job, &self.budget.of(&tenant.id)).await;
+        let share = self.budget.of(&tenant.id);
+        if share.is_used_up() {
+            // Looked at here, where no more are under way than there are connections: what waits takes no answer's room.
+            checkout.clean();
+            return Err(Failure::Unexpected(body::full()));
+        }
+        let outcome = execute::run(checkout, context, job, &share).await;
         self.metrics.stage(Stage::Execute, ready.elapsed());
         outcome
     }

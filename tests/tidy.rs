@@ -55,15 +55,16 @@ const OWNERS: &[(&str, &str)] = &[
     ("embedded", "uzers"),
     ("rest", "equivalent form_urlencoded moka self_cell winnow"),
     ("migrate", "refinery sqlparser"),
-    ("front", "governor tokio_io_timeout tower tower_http"),
+    ("front", "governor tower tower_http"),
     ("cli", "clap comfy_table console indicatif"),
     ("telemetry admin", "prometheus_client"),
     ("front admin", "axum"),
-    ("front cli", "http_body_util hyper hyper_util"),
+    ("cli", "http_body_util"),
+    ("front cli", "hyper hyper_util"),
     ("front rest", "http_body"),
-    ("pool rest", "slab"),
+    ("front pool rest", "slab"),
     ("front admin rest", "http"),
-    ("telemetry directory front", "dashmap"),
+    ("telemetry directory front rest", "dashmap"),
 ];
 
 /// What a REST request goes through, and what stands beside that: each uses only what comes before it.

@@ -1,7 +1,9 @@
 //! `manybox serve`: the composition root of the router process.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -11,9 +13,12 @@ use super::{Done, Failure};
 use crate::admin;
 use crate::embedded::Embedded;
 use crate::fleet::Servers;
-use crate::front::{self, App};
+use crate::front::{self, App, Clients};
 use crate::settings::Settings;
 use crate::vault::KeyRing;
+
+/// File descriptors that are not clients': connections to databases, the catalog, files.
+const OWN_DESCRIPTORS: usize = 1000;
 
 pub(super) async fn serve(settings: Settings) -> Done {
     let embedded = start_embedded(&settings).await?;
@@ -33,6 +38,9 @@ pub(super) async fn with(settings: &Settings, embedded: Option<&Embedded>, ready
     let servers = Servers::new(settings, place.as_deref())?;
     let supervisor = embedded.map(Embedded::supervise);
     let app = App::start(Arc::new(settings.clone()), servers.endpoints(), keys);
+    // Before anything listens.
+    let access = admin::Access::new(&settings.listen).map_err(|error| Failure(error.to_string()))?;
+    raise_descriptors(settings.listen.clients.max_connections);
     let http = bind(settings.listen.http, "listen.http").await?;
     let admin = bind(settings.listen.admin, "listen.admin").await?;
     tracing::info!(http = %http.local_addr()?, admin = %admin.local_addr()?, "listening");
@@ -42,7 +50,8 @@ pub(super) async fn with(settings: &Settings, embedded: Option<&Embedded>, ready
     let until = async move {
         let _ = until.wait_for(|stop| *stop).await;
     };
-    let data = front::serve(http, front::router(app.clone()), until, settings.listen.drain_timeout);
+    let service = front::router(app.clone());
+    let data = front::serve(http, service, app.clients.clone(), until, settings.listen.drain_timeout);
     let data = tokio::spawn(data);
     let told = admin::Admin {
         directory: app.directory.clone(),
@@ -54,7 +63,9 @@ pub(super) async fn with(settings: &Settings, embedded: Option<&Embedded>, ready
     };
     // Kept to the very end: a load balancer that asks `/ready` must learn that this router stops, and an operator must
     // be able to see what it still waits for.
-    let control = front::serve(admin, admin::router(told), std::future::pending(), std::time::Duration::ZERO);
+    let operators = Clients::of_admin(&settings.listen, app.metrics.clone());
+    let control =
+        front::serve(admin, admin::router(told, access), operators, std::future::pending(), Duration::ZERO);
     let control = tokio::spawn(control);
     let mut signals = Signals(signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let signalled = tokio::select! {
@@ -85,6 +96,26 @@ pub(super) async fn with(settings: &Settings, embedded: Option<&Embedded>, ready
         supervisor.abort();
     }
     outcome
+}
+
+/// Lets the process have as many file descriptors as the system allows it: each client takes one, and the usual limit of
+/// 1,024 is for programs that use select(2).
+fn raise_descriptors(clients: usize) {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "the limit on file descriptors could not be raised");
+    }
+    let has = getrlimit(Resource::Nofile)
+        .current
+        .map_or(usize::MAX, |has| usize::try_from(has).unwrap_or(usize::MAX));
+    if has < clients.saturating_add(OWN_DESCRIPTORS) {
+        tracing::warn!(
+            has,
+            "too few file descriptors for listen.clients.max_connections ({clients}): idle clients will be closed for new \
+             ones before; raise the limit (`ulimit -n`, LimitNOFILE) or lower max_connections"
+        );
+    }
 }
 
 /// SIGINT and SIGTERM.

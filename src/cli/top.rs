@@ -19,6 +19,7 @@ use super::keys::TerminalKeys;
 use super::output::{json_line, line, screen, table};
 use super::{Done, Failure, Output};
 use crate::admin::{ServerLine, TenantLine};
+use crate::policy::Secret;
 use crate::settings::Settings;
 
 /// Longest wait for an answer of the router.
@@ -106,7 +107,12 @@ impl Top {
     pub(super) async fn run(self, settings: &Settings, output: Output) -> Done {
         let address = self.admin.clone().unwrap_or_else(|| settings.listen.admin.to_string());
         let live = !self.once && !output.json && std::io::stdout().is_terminal();
-        let mut before = Some(look(&address).await?);
+        let token = settings
+            .listen
+            .read_admin_token()
+            .map_err(|error| Failure(format!("listen.admin_token_file: {error}")))?;
+        let router = Router { address: address.clone(), token };
+        let mut before = Some(look(&router).await?);
         let mut keys = if live { TerminalKeys::read() } else { None };
         let mut terminate = signal(SignalKind::terminate())?;
         let mut clock = interval(self.interval.max(MIN_INTERVAL));
@@ -123,7 +129,7 @@ impl Top {
                 interrupted = tokio::signal::ctrl_c() => return Ok(interrupted?),
                 _ = terminate.recv() => return Ok(()),
             }
-            let now = look(&address).await;
+            let now = look(&router).await;
             // Whoever asked for JSON on a pipe wants a stream of it; a table on a pipe is asked for once.
             let once = self.once || (!live && !output.json);
             let now = match now {
@@ -204,13 +210,20 @@ impl Top {
     }
 }
 
-async fn look(address: &str) -> Result<Look, Failure> {
-    let (servers, tenants) = (get(address, "/servers").await?, get(address, "/tenants").await?);
+/// The router that is asked.
+struct Router {
+    address: String,
+    token: Option<Secret>,
+}
+
+async fn look(router: &Router) -> Result<Look, Failure> {
+    let (servers, tenants) = (get(router, "/servers").await?, get(router, "/tenants").await?);
     Ok(Look { at: Instant::now(), servers, tenants })
 }
 
-async fn get<T: DeserializeOwned>(address: &str, path: &str) -> Result<T, Failure> {
-    let body = match timeout(ANSWER_TIMEOUT, ask(address, path)).await {
+async fn get<T: DeserializeOwned>(router: &Router, path: &str) -> Result<T, Failure> {
+    let address = &router.address;
+    let body = match timeout(ANSWER_TIMEOUT, ask(router, path)).await {
         Ok(body) => body,
         Err(_) => Err(Failure(format!("no answer within {} seconds", ANSWER_TIMEOUT.as_secs()))),
     };
@@ -223,15 +236,24 @@ async fn get<T: DeserializeOwned>(address: &str, path: &str) -> Result<T, Failur
 }
 
 /// The body of the answer.
-async fn ask(address: &str, path: &str) -> Result<Bytes, Failure> {
-    let stream = TcpStream::connect(address).await?;
+async fn ask(router: &Router, path: &str) -> Result<Bytes, Failure> {
+    let stream = TcpStream::connect(&router.address).await?;
     let (mut sender, connection) = handshake(TokioIo::new(stream)).await?;
     // Ends with the sender.
     tokio::spawn(connection);
-    let request = hyper::Request::get(path).header("host", address).body(Empty::<Bytes>::new())?;
+    let mut request = hyper::Request::get(path).header("host", &router.address);
+    if let Some(token) = &router.token {
+        request = request.header("authorization", format!("Bearer {}", token.expose()));
+    }
+    let request = request.body(Empty::<Bytes>::new())?;
     let answer = sender.send_request(request).await?;
     if !answer.status().is_success() {
-        return Err(Failure(format!("the answer is {}", answer.status())));
+        let hint = match answer.status().as_u16() {
+            401 => ": give the router's listen.admin_token",
+            403 => ": the router's listen.admin_hosts lack this name",
+            _ => "",
+        };
+        return Err(Failure(format!("the answer is {}{hint}", answer.status())));
     }
     let body = Limited::new(answer.into_body(), MAX_REPORT).collect().await;
     Ok(body.map_err(|error| Failure(error.to_string()))?.to_bytes())

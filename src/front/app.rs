@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::clients::Clients;
 use super::rate_limit::RateLimiters;
 use super::schemas::StoredSchemas;
 use super::share;
@@ -41,6 +42,8 @@ pub struct DataPlane {
     pub metrics: Metrics,
     /// Counts of each tenant's.
     pub traffic: Traffic,
+    /// Connections of clients to the data port.
+    pub clients: Clients,
     pub(super) rate_limiters: Arc<RateLimiters>,
     pub(super) trusted_proxies: Vec<IpNet>,
     supervisor: Supervisor,
@@ -75,7 +78,8 @@ impl App {
         let reader = catalog
             .map(|endpoint| Reader::new(endpoint, Arc::clone(&keys), settings.catalog.database.clone()));
         let schemas = reader.clone().map(|reader| Arc::new(StoredSchemas(reader)) as Arc<dyn SharedSchemas>);
-        let rest = Rest::new(pools.clone(), Arc::clone(&keys), schemas, metrics.clone());
+        let rest =
+            Rest::new(pools.clone(), Arc::clone(&keys), schemas, metrics.clone(), &settings.listen.clients);
         let mut supervisor = Supervisor::new(metrics.clone());
         if settings.keys.master.is_none() {
             supervisor.keep("key_file", (Arc::clone(&settings), Arc::clone(&keys)), follow_key_file);
@@ -96,6 +100,7 @@ impl App {
                 directory::watch(directory, reader, settings, refused, changed)
             });
         }
+        let clients = Clients::new(&settings.listen, metrics.clone());
         let trusted_proxies = settings.listen.trusted_proxies.clone();
         Self(Arc::new(DataPlane {
             directory,
@@ -103,6 +108,7 @@ impl App {
             rest,
             metrics,
             traffic,
+            clients,
             rate_limiters,
             trusted_proxies,
             supervisor,
@@ -138,6 +144,7 @@ fn take_up(change: RowChange, pools: &Pools, rate_limiters: &RateLimiters, rest:
         RowChange::Removed(tenant) => {
             pools.drain(&tenant.id);
             rate_limiters.forget(&tenant.id);
+            rest.remove(&tenant.id);
         }
         RowChange::Updated(tenant, difference) => {
             pools.update(&tenant);
@@ -206,6 +213,7 @@ async fn follow_key_file((settings, keys): (Arc<Settings>, Arc<KeyRing>)) {
 mod tests {
     use super::*;
     use crate::policy::{Api, Limits};
+    use crate::settings::ClientSettings;
     use crate::tenant::{Lineage, Origin, Record, Tenant};
 
     fn tenant(version: i32, rate: Option<u32>) -> Tenant {
@@ -220,7 +228,8 @@ mod tests {
         let keys = Arc::new(KeyRing::generate().unwrap());
         let (directory, limiters) = (Directory::default(), RateLimiters::default());
         let pools = Pools::new(HashMap::new(), Arc::clone(&keys));
-        let rest = Rest::new(pools.clone(), keys, None, Metrics::default());
+        let clients = ClientSettings::default();
+        let rest = Rest::new(pools.clone(), keys, None, Metrics::default(), &clients);
         // A request, and the limiter that counts it.
         let limiter = || {
             let tenant = directory.get(&tenant(1, None).id)?;

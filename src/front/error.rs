@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use axum::body::Body;
-use http::header::RETRY_AFTER;
-use http::{HeaderValue, Response};
+use http::header::{CONNECTION, RETRY_AFTER};
+use http::{HeaderValue, Response, Version};
 
 use crate::directory::Refusal;
 use crate::rest::{self, Code};
@@ -16,10 +16,10 @@ pub(super) enum RouterError {
     UnknownBaseUrl,
     TenantSuspended,
     NotReady,
-    BodyTooLarge(usize),
-    BodyIncomplete,
     RequestTimeout,
     Panic,
+    /// The tenant's clients have all the connections that they may have; by which version this one was made.
+    TooManyClients(Version),
     /// The tenant's requests a second are used up for so long.
     RateLimited(Duration),
 }
@@ -57,16 +57,6 @@ impl RouterError {
                 "The router has not read its catalog yet".into(),
                 "Try again in a second",
             ),
-            Self::BodyTooLarge(most) => (
-                Code::BodyTooLarge,
-                format!("The request's body is larger than {most} bytes"),
-                "Send it in smaller parts",
-            ),
-            Self::BodyIncomplete => (
-                Code::BodyIncomplete,
-                "The request's body ended before its announced end".into(),
-                "Send the request again",
-            ),
             Self::RequestTimeout => (
                 Code::RequestTimeout,
                 "The request took longer than this tenant's request timeout".into(),
@@ -77,6 +67,11 @@ impl RouterError {
                 "The router failed on this request".into(),
                 "Report it with the x-request-id of this answer",
             ),
+            Self::TooManyClients(_) => (
+                Code::TooManyClients,
+                "Too many clients of this tenant are connected".into(),
+                "Keep fewer connections, and send several requests over each",
+            ),
             Self::RateLimited(_) => (
                 Code::RateLimited,
                 "Too many requests of this tenant in this second".into(),
@@ -86,6 +81,9 @@ impl RouterError {
         let mut error = rest::Error::new(code, message).with_hint(hint);
         if let Self::RateLimited(wait) = self {
             error = error.with_header(RETRY_AFTER, HeaderValue::from(wait.as_secs() + 1));
+        }
+        if let Self::TooManyClients(Version::HTTP_10 | Version::HTTP_11) = self {
+            error = error.with_header(CONNECTION, HeaderValue::from_static("close"));
         }
         error.into_response().map(Body::from)
     }

@@ -15,16 +15,14 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{Extension, Request, State};
 use axum::response::Response;
-use bytes::Bytes;
 use futures_util::FutureExt as _;
 use http::{HeaderValue, Method, StatusCode, header};
-use http_body::Body as _;
-use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use tower::ServiceExt as _;
 use tower_http::request_id::{
     MakeRequestId, PropagateRequestId, PropagateRequestIdLayer, RequestId, SetRequestId, SetRequestIdLayer,
 };
 
+use super::clients::Client;
 use super::error::RouterError;
 use super::supervisor::panic_message;
 use super::{App, cors, tenant};
@@ -137,6 +135,9 @@ impl tower::Service<Request> for Dispatch {
                 Ok(tenant) if cors::is_preflight(&parts.method, &parts.headers) => {
                     cors::preflight(&parts.headers, Some(&tenant.api))
                 }
+                Ok(tenant) if !joins(&parts.extensions, &tenant) => {
+                    RouterError::TooManyClients(parts.version).into_response()
+                }
                 Ok(tenant) if let Some(wait) = app.rate_limiters.refuses(&tenant) => {
                     RouterError::RateLimited(wait).into_response()
                 }
@@ -182,6 +183,11 @@ impl tower::Service<Request> for Dispatch {
     }
 }
 
+/// Whether the tenant has a place for the request's connection. Requests without a socket have none.
+fn joins(extensions: &http::Extensions, tenant: &crate::tenant::Tenant) -> bool {
+    extensions.get::<Arc<Client>>().is_none_or(|client| client.join(&tenant.id))
+}
+
 /// A request's line in the log.
 struct RequestLog<'a> {
     request_id: Option<&'a str>,
@@ -224,22 +230,7 @@ async fn rest_route(
 }
 
 async fn rest(app: &App, tenant: &Arc<crate::tenant::Tenant>, request: Request) -> Response {
-    let (parts, body) = request.into_parts();
-    match read_body(body, tenant.limits.max_body).await {
-        Ok(body) => app.rest.serve(tenant, Request::from_parts(parts, body)).await.map(Body::new),
-        Err(error) => error.into_response(),
-    }
-}
-
-async fn read_body(body: Body, most: usize) -> Result<Bytes, RouterError> {
-    if body.is_end_stream() {
-        return Ok(Bytes::new());
-    }
-    match Limited::new(body, most).collect().await {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(RouterError::BodyTooLarge(most)),
-        Err(_) => Err(RouterError::BodyIncomplete),
-    }
+    app.rest.serve(tenant, request).await.map(Body::new)
 }
 
 fn panicked(payload: &(dyn Any + Send)) -> Response {

@@ -2,43 +2,52 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::ConnectInfo;
-use http::{Request, Response};
+use bytes::Bytes;
+use futures_util::FutureExt as _;
+use http::header::RETRY_AFTER;
+use http::{HeaderValue, Request, Response, StatusCode};
+use http_body::{Body as _, Frame, SizeHint};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
-use hyper_util::server::graceful::GracefulShutdown;
-use hyper_util::service::TowerToHyperService;
+use hyper_util::server::graceful::GracefulConnection;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
-use tokio_io_timeout::TimeoutStream;
-use tower::ServiceExt as _;
+use tokio::sync::{mpsc, watch};
+use tokio::time::sleep;
 
-/// Longest wait for the head of a request, also of the next one on a kept connection: without it clients that send a
-/// byte a minute hold sockets for ever.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
-/// Longest time in which a client's socket takes nothing: one that never reads would hold its answer in memory, and its
-/// place, for ever. An HTTP/2 client that answers pings but opens no window still does.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+use super::clients::{Client, Clients, Look, Pace, UnderWay};
+use super::socket::Socket;
+use crate::settings::ClientSettings;
+
 /// How often a quiet HTTP/2 client is asked whether it is still there.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
-/// Most clients at once; later ones wait in the kernel's queue, which is bounded too.
-const MAX_CLIENTS: usize = 10_000;
+/// Most requests of an HTTP/2 connection at once: what RFC 9113, 6.5.2 calls the least that is useful.
+const MAX_STREAMS: u32 = 100;
+/// Bytes that an HTTP/2 client may send before they are taken: for a request, and for all of a connection.
+const STREAM_WINDOW: u32 = 128 * 1024;
+const CONNECTION_WINDOW: u32 = 256 * 1024;
+/// Most bytes that a connection's buffers hold: the longest URL, some headers, and a piece of an answer.
+const MAX_BUFFER: usize = 96 * 1024;
 /// The pause after the process has run out of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Serves, on the data or the admin port, until `shutdown` ends, then takes no new requests and gives those under way
-/// `drain` to finish.
+/// `drain` to finish. What a client may hold is for `clients` to say.
 ///
 /// # Errors
 /// None now; a listener that fails for a moment is tried again.
 pub async fn serve<S>(
     listener: TcpListener,
     service: S,
+    clients: Clients,
     shutdown: impl Future<Output = ()> + Send + 'static,
     drain: Duration,
 ) -> io::Result<()>
@@ -46,85 +55,208 @@ where
     S: tower::Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send,
 {
-    let mut http = Builder::new(TokioExecutor::new());
-    http.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
-    http.http2().timer(TokioTimer::new()).keep_alive_interval(PING_INTERVAL).max_concurrent_streams(100);
-    let (graceful, places) = (GracefulShutdown::new(), Arc::new(Semaphore::new(MAX_CLIENTS)));
+    let http = http(clients.settings());
+    let (stop, stopping) = watch::channel(false);
+    // Ends when the last connection has.
+    let (alive, mut ended) = mpsc::channel::<()>(1);
     tokio::pin!(shutdown);
     loop {
         let accepted = tokio::select! {
-            accepted = accept(&listener, &places) => accepted,
+            accepted = listener.accept() => accepted,
             () = &mut shutdown => break,
         };
-        let Some((socket, peer, place)) = accepted else {
-            tokio::time::sleep(ACCEPT_PAUSE).await;
-            continue;
+        let (socket, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "a client could not be accepted");
+                clients.close_oldest();
+                sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
         };
-        let service = service.clone().map_request(move |request: Request<hyper::body::Incoming>| {
+        let Some(client) = clients.admit(peer.ip()) else { continue };
+        let client = Place(client);
+        let (service, own) = (service.clone(), Arc::clone(&client.0));
+        let service = service_fn(move |request: Request<Incoming>| {
             let mut request = request.map(Body::new);
             request.extensions_mut().insert(ConnectInfo(peer));
-            request
+            answer(service.clone(), request, own.begin())
         });
-        let connection = http
-            .serve_connection(
-                TokioIo::new(with_write_timeout(socket, WRITE_TIMEOUT)),
-                TowerToHyperService::new(service),
-            )
-            .into_owned();
-        let connection = graceful.watch(connection);
+        let _ = socket.set_nodelay(true);
+        let connection = http.serve_connection(io(socket, &client.0), service).into_owned();
+        let (clients, stopping, alive) = (clients.clone(), stopping.clone(), alive.clone());
         tokio::spawn(async move {
-            // A client that breaks off or sends no HTTP is its own affair.
-            let _ = connection.await;
-            drop(place);
+            keep(connection, &client.0, &clients, stopping).await;
+            drop((client, alive));
         });
     }
-    drop(listener);
+    drop((listener, alive));
+    stop.send_replace(true);
     tokio::select! {
-        () = graceful.shutdown() => {}
-        () = tokio::time::sleep(drain) => {
+        _ = ended.recv() => {}
+        () = sleep(drain) => {
             tracing::warn!(ms = drain.as_millis() as u64, "requests still under way were cut off");
         }
     }
     Ok(())
 }
 
-/// A socket whose writes fail when the client has taken nothing for so long.
-fn with_write_timeout(socket: TcpStream, limit: Duration) -> Pin<Box<TimeoutStream<TcpStream>>> {
-    let mut stream = TimeoutStream::new(socket);
-    stream.set_write_timeout(Some(limit));
-    Box::pin(stream)
+fn http(settings: &ClientSettings) -> Builder<TokioExecutor> {
+    let mut http = Builder::new(TokioExecutor::new());
+    // Also the longest time between two requests, which hyper does not tell apart. The first has a deadline of ours: none
+    // of hyper's runs before the first bytes, nor for HTTP/2.
+    let head_timeout = settings.idle_timeout.max(settings.head_timeout);
+    http.http1().timer(TokioTimer::new()).header_read_timeout(head_timeout).max_buf_size(MAX_BUFFER);
+    http.http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(PING_INTERVAL)
+        .max_concurrent_streams(MAX_STREAMS)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(MAX_BUFFER);
+    http
 }
 
-type Accepted = (TcpStream, std::net::SocketAddr, tokio::sync::OwnedSemaphorePermit);
+fn io(socket: TcpStream, client: &Arc<Client>) -> TokioIo<Socket> {
+    TokioIo::new(Socket::new(socket, Arc::clone(client)))
+}
 
-/// The next client, when there is a place for it; `None` when the system refused.
-async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> Option<Accepted> {
-    let place = Arc::clone(places).acquire_owned().await.ok()?;
-    match listener.accept().await {
-        Ok((socket, peer)) => {
-            let _ = socket.set_nodelay(true);
-            Some((socket, peer, place))
-        }
-        Err(error) => {
-            tracing::warn!(%error, "a client could not be accepted");
-            None
+/// A place, given up when its connection has ended, however that ends.
+struct Place(Arc<Client>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.leave();
+    }
+}
+
+/// Serves one connection to its end, or until it is to be closed.
+async fn keep<C>(connection: C, client: &Client, clients: &Clients, mut stopping: watch::Receiver<bool>)
+where
+    C: GracefulConnection,
+{
+    let mut connection = pin!(connection);
+    let (mut pace, mut is_closing, mut is_evicted) = (Pace::default(), false, false);
+    let mut wait = Duration::ZERO;
+    loop {
+        let look = sleep(wait);
+        tokio::select! {
+            // A client that breaks off or sends no HTTP is its own affair.
+            _ = connection.as_mut() => return,
+            is_busy = client.evicted(), if !is_evicted => {
+                is_evicted = true;
+                connection.as_mut().graceful_shutdown();
+                if !is_busy {
+                    // What it says at once; an HTTP/2 client gets to know which requests were not looked at.
+                    let _ = connection.as_mut().now_or_never();
+                    return;
+                }
+            }
+            _ = stopping.wait_for(|stop| *stop), if !is_closing => {
+                is_closing = true;
+                connection.as_mut().graceful_shutdown();
+            }
+            () = look => match client.look(&mut pace) {
+                Look::Again(next) => wait = next,
+                Look::Close(reason) => {
+                    clients.closed(reason);
+                    connection.as_mut().graceful_shutdown();
+                    let _ = connection.as_mut().now_or_never();
+                    return;
+                }
+            },
         }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use tokio::io::AsyncWriteExt as _;
+/// Answers a request, as long as not too many are under way.
+async fn answer<S>(
+    mut service: S,
+    mut request: Request<Body>,
+    under_way: Option<UnderWay>,
+) -> Result<Response<Answer>, Infallible>
+where
+    S: tower::Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+{
+    let Some(under_way) = under_way else {
+        // No body: it would wait for the client, as those do that are under way.
+        let mut refused = Response::new(Answer { body: Body::empty(), state: None });
+        *refused.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+        refused.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        return Ok(refused);
+    };
+    request.extensions_mut().insert(Arc::clone(under_way.client()));
+    std::future::poll_fn(|cx| service.poll_ready(cx)).await?;
+    let response = service.call(request).await?;
+    Ok(response.map(|body| Answer::new(body, under_way)))
+}
 
-    use super::*;
+/// An answer's body, which tells its connection when it waits for the client and when it has ended.
+struct Answer {
+    body: Body,
+    state: Option<(UnderWay, Waits)>,
+}
 
-    #[tokio::test]
-    async fn a_client_that_reads_nothing_is_left() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let mut socket = with_write_timeout(listener.accept().await.unwrap().0, Duration::from_millis(50));
-        let answer = vec![0; 64 * 1024 * 1024];
-        assert_eq!(socket.write_all(&answer).await.unwrap_err().kind(), io::ErrorKind::TimedOut);
-        drop(client);
+/// Whether the client has not taken all that there is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Waits {
+    /// Nobody has asked for more yet.
+    Client,
+    /// There was nothing to give when it was asked for.
+    Database,
+}
+
+impl Answer {
+    fn new(body: Body, under_way: UnderWay) -> Self {
+        let mut answer = Self { body, state: Some((under_way, Waits::Database)) };
+        if !answer.body.is_end_stream() {
+            answer.set(Waits::Client);
+        }
+        answer
+    }
+
+    fn set(&mut self, waits: Waits) {
+        let Some((under_way, now)) = &mut self.state else { return };
+        let flow = &under_way.client().flow;
+        match (*now, waits) {
+            (Waits::Database, Waits::Client) => flow.begin_wait(),
+            (Waits::Client, Waits::Database) => flow.end_wait(),
+            _ => {}
+        }
+        *now = waits;
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        self.set(Waits::Database);
+    }
+}
+
+impl http_body::Body for Answer {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let this = self.get_mut();
+        let polled = Pin::new(&mut this.body).poll_frame(cx);
+        this.set(if polled.is_ready() { Waits::Client } else { Waits::Database });
+        let frame = ready!(polled);
+        if frame.is_none() {
+            this.set(Waits::Database);
+            this.state = None;
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }

@@ -1,4 +1,5 @@
-//! `Body`: the body of an answer, which is here, or comes from the database as the client takes it.
+//! Bodies: those of requests, read within a [`Budget`], and `Body`, that of an answer: it is here, or comes from the
+//! database as the client takes it.
 //!
 //! A long answer to a read is handed on as it comes from the socket, one to a change after its COMMIT. A client that takes
 //! it slowly must not keep the backend: what it has not taken yet is held here, within a [`Budget`] over all answers.
@@ -6,8 +7,10 @@
 mod budget;
 #[cfg(test)]
 mod tests;
+mod upload;
 
 pub(super) use budget::{Budget, Share};
+pub(super) use upload::{Pace, full, read};
 
 use std::fmt;
 use std::pin::Pin;
@@ -20,10 +23,12 @@ use tokio::time::timeout;
 
 use crate::pg::wire::WireError;
 use crate::pool::Checkout;
-use budget::{PIECE, Taker};
+use budget::{Giver, PIECE, Taker};
 
 /// Longest answer that is read whole before its head is sent, in bytes.
 pub(super) const MAX_WHOLE: usize = 64 * 1024;
+/// What a request that waits for its client takes beside its answer, in bytes.
+const STREAM: usize = 2 * 1024;
 /// Longest silence of a server amid an answer.
 const SILENCE: Duration = Duration::from_secs(30);
 
@@ -70,18 +75,19 @@ impl Delivery {
 
     /// Begins to read, in a task of its own, at the database's pace.
     pub(super) fn start(mut self) -> Body {
-        let (mut giver, taker) = self.share.queue(self.length);
+        let (mut giver, taker) = Giver::new(&self.share, self.length);
         let left = self.length as u64;
         tokio::spawn(async move {
             while self.length > 0 {
-                let Some(place) = giver.place().await else {
+                let next = self.length.min(PIECE);
+                let Some(room) = giver.room(next).await else {
                     tracing::debug!("an answer was cut off: its client takes it too slowly, or is gone");
                     return;
                 };
-                match heard(self.checkout.wire().bytes(self.length.min(PIECE))).await {
+                match heard(self.checkout.wire().bytes(next)).await {
                     Ok(bytes) => {
                         self.length -= bytes.len();
-                        giver.give(bytes, Some(place));
+                        giver.give(bytes, room);
                     }
                     Err(error) => {
                         tracing::warn!(%error, "an answer was cut off");
@@ -101,20 +107,21 @@ impl Delivery {
 impl Share {
     /// Reads so many bytes of the current value, which are given to the client later.
     ///
-    /// There is a place for all of them before the first is read. Until then the server waits, for as long as the request
+    /// There is room for all of them before the first is read. Until then the server waits, for as long as the request
     /// may take.
     pub(super) async fn hold(
         &self,
         wire: &mut crate::pg::wire::Connection,
         length: usize,
     ) -> Result<Body, WireError> {
-        let (mut giver, taker) = self.queue(length);
-        let mut places = giver.places(length.div_ceil(PIECE)).await;
+        let (mut giver, taker) = Giver::new(self, length);
+        let mut room = giver.whole(length).await;
         let mut missing = length;
         while missing > 0 {
             let bytes = wire.bytes(missing.min(PIECE)).await?;
             missing -= bytes.len();
-            giver.give(bytes, places.next());
+            let own = room.split(bytes.len());
+            giver.give(bytes, own);
         }
         Ok(Body(Inner::Held { taker, left: length as u64 }))
     }
@@ -130,6 +137,18 @@ impl Body {
     /// No bytes.
     pub fn empty() -> Self {
         Self::from(Bytes::new())
+    }
+}
+
+impl Body {
+    /// Bytes that are here, counted until the client's socket has taken them. A stream that waits for its client takes
+    /// room itself.
+    pub(super) fn whole(bytes: Bytes, share: &Share) -> Self {
+        if bytes.is_empty() {
+            return Self::empty();
+        }
+        let room = share.count(bytes.len() + STREAM);
+        Self(Inner::Whole(room.of(bytes)))
     }
 }
 

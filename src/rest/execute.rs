@@ -107,10 +107,10 @@ pub(super) enum Answered {
 
 impl Answered {
     /// As the client gets it; what is still in the socket is read from now on.
-    pub(super) fn start(self) -> Body {
+    pub(super) fn start(self, share: &Share) -> Body {
         match self {
             Self::Nothing => Body::empty(),
-            Self::Whole(bytes) => bytes.into(),
+            Self::Whole(bytes) => Body::whole(bytes, share),
             Self::Held(body) => body,
             Self::Coming(delivery) => delivery.start(),
         }

@@ -88,6 +88,16 @@ pub(super) enum Change {
 }
 
 impl Request {
+    /// Looks at what can be wrong in a request whatever its body: path, schema, method.
+    ///
+    /// # Errors
+    /// As [`Request::parse`].
+    pub(super) fn check(parts: &http::request::Parts, api: &Api) -> Result<(), Error> {
+        let resource = Resource::parse(parts.uri.path(), api)?;
+        schema(parts, api)?;
+        action(resource, &parts.method).map(drop)
+    }
+
     /// Reads a request whose path starts after the tenant's base URL and `/rest/v1`.
     ///
     /// # Errors

@@ -53,7 +53,8 @@ impl Settings {
             .ignore_empty(true)
             .list_separator(",")
             .with_list_parse_key("listen.base_urls")
-            .with_list_parse_key("listen.trusted_proxies");
+            .with_list_parse_key("listen.trusted_proxies")
+            .with_list_parse_key("listen.admin_hosts");
         let mut settings: Self = Config::builder()
             .add_source(File::from(paths.file.as_path()).format(FileFormat::Toml).required(false))
             .add_source(environment)
@@ -75,6 +76,8 @@ impl Settings {
         }
         self.keys.file = folder.join(&self.keys.file);
         self.embedded.folder = folder.join(&self.embedded.folder);
+        let token_file = &mut self.listen.admin_token_file;
+        *token_file = token_file.take().map(|file| folder.join(file));
         if self.defaults.edition.is_none() && self.editions.len() == 1 {
             self.defaults.edition = self.editions.keys().next().cloned();
         }
@@ -132,6 +135,9 @@ impl Settings {
                 "listen.admin".into(),
                 format!("is the same address as listen.http ({}); expected another port", self.listen.http),
             );
+        }
+        if let Some(key) = self.listen.clients.zero() {
+            return wrong(format!("listen.clients.{key}"), "expected 1 or more, or 1ms or more".into());
         }
         let layers = std::iter::once(("defaults".to_owned(), &self.defaults.api))
             .chain(self.editions.iter().map(|(name, e)| (format!("editions.{name}"), &e.api)));
@@ -320,6 +326,7 @@ mod tests {
             ("[editions.a]\n[tenants.acme]\nedition = \"b\"", "tenants.acme.edition", "`a`"),
             ("[editions.a]\n[tenants.Acme]", "tenants.Acme", "not a slug"),
             ("[tiers.a]\nmax_requests_per_second = 0", "tiers.a.max_requests_per_second", "1 or more"),
+            ("[listen.clients]\nmax_per_tenant = 0", "listen.clients.max_per_tenant", "1 or more"),
             ("[tiers.a]\nstatement_timeout = '100us'", "tiers.a.statement_timeout", "1ms or more"),
             (
                 "[editions.a]\n[tenants.acme.settings]\nmax_connections = 0",
@@ -367,6 +374,8 @@ mod tests {
         .unwrap();
         assert_eq!(settings.tenants["t"].settings.jwt_secret().unwrap().expose(), secret);
         settings.keys.master = Some("1:hunter2".into());
+        settings.listen.admin_token = Some(crate::policy::Secret::new(secret));
+        assert!(!format!("{:?}", settings.listen).contains("hunter2"));
         let shown = settings.masked_toml().unwrap();
         assert!(!shown.contains("hunter2") && shown.contains("postgres://a:***@h:1/postgres"), "{shown}");
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::policy::Overrides;
+use crate::policy::{Overrides, Secret};
 use crate::tenant::UrlTemplate;
 
 /// `[listen]`
@@ -20,6 +20,15 @@ pub struct ListenSettings {
     /// Where operators and probes connect; keep it off the public network.
     #[serde(deserialize_with = "address")]
     pub admin: SocketAddr,
+    /// Names under which the admin port is asked, beside those of this machine (`localhost`) and addresses. Any other is
+    /// refused: a page in an operator's browser could have its own name lead here.
+    pub admin_hosts: Vec<String>,
+    /// What the admin port wants as bearer token (`MANYBOX__LISTEN__ADMIN_TOKEN`), at least 16 characters; `/live` and
+    /// `/ready` want none. `serve` does not listen beyond this machine without one.
+    #[serde(serialize_with = "masked", deserialize_with = "secret")]
+    pub admin_token: Option<Secret>,
+    /// A file that has it, instead.
+    pub admin_token_file: Option<PathBuf>,
     /// Base URLs each tenant gets, with `{tenant}` for its slug.
     pub base_urls: Vec<UrlTemplate>,
     /// Networks whose `X-Forwarded-Host` is believed. Too wide a network lets its members choose any tenant's host.
@@ -29,6 +38,8 @@ pub struct ListenSettings {
     /// How long requests under way may take to finish after a stop signal.
     #[serde(with = "humantime_serde")]
     pub drain_timeout: Duration,
+    /// What clients may hold.
+    pub clients: ClientSettings,
 }
 
 impl Default for ListenSettings {
@@ -36,6 +47,9 @@ impl Default for ListenSettings {
         Self {
             http: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
             admin: SocketAddr::from((Ipv4Addr::LOCALHOST, 8081)),
+            admin_hosts: Vec::new(),
+            admin_token: None,
+            admin_token_file: None,
             base_urls: ["http://{tenant}.localhost:8080", "http://127.0.0.1:8080/{tenant}"]
                 .iter()
                 .filter_map(|t| t.parse().ok())
@@ -43,7 +57,86 @@ impl Default for ListenSettings {
             trusted_proxies: Vec::new(),
             metrics_tenants: 20,
             drain_timeout: Duration::from_secs(10),
+            clients: ClientSettings::default(),
         }
+    }
+}
+
+impl ListenSettings {
+    /// The admin port's token, from its file or the settings; `None` when there is none.
+    ///
+    /// # Errors
+    /// When the file can't be read.
+    pub fn read_admin_token(&self) -> std::io::Result<Option<Secret>> {
+        match &self.admin_token_file {
+            Some(file) => Ok(Some(Secret::new(std::fs::read_to_string(file)?.trim()))),
+            None => Ok(self.admin_token.clone()),
+        }
+    }
+}
+
+/// `[listen.clients]`: what clients may hold of a router: connections, time without progress, memory.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ClientSettings {
+    /// Most connections at once, and most requests under way. Where they are reached, the connection that was idle for
+    /// longest gives its place to a newcomer. Each takes a file descriptor and, idle, some 5 KiB.
+    pub max_connections: usize,
+    /// Most connections from one address (IPv6: one /64); those of `trusted_proxies` have no such limit. Too few lock out
+    /// clients behind a proxy that is not among these.
+    pub max_per_address: usize,
+    /// Most connections whose latest request was for one tenant; those of `trusted_proxies` don't count.
+    pub max_per_tenant: usize,
+    /// Longest time from a connection's start to the end of its first request's head.
+    #[serde(with = "humantime_serde")]
+    pub head_timeout: Duration,
+    /// Longest time that a connection is kept without a request. Longer than that of the load balancer in front, or that
+    /// meets connections which are just being closed.
+    #[serde(with = "humantime_serde")]
+    pub idle_timeout: Duration,
+    /// How long a client may be slower than `min_rate`, in sending a body or in taking an answer.
+    #[serde(with = "humantime_serde")]
+    pub stall_timeout: Duration,
+    /// Fewest bytes a second that a client sends of a body, or takes of an answer, over `stall_timeout`.
+    pub min_rate: u32,
+    /// Most bytes that bodies of requests and answers hold in memory, all together; a request's counts twice, as it comes
+    /// and as it is sent on. A tenant has half of it at most, and the last quarter is for tenants that hold little. No
+    /// body of a request may be longer than a quarter of it.
+    pub max_buffered: usize,
+}
+
+impl Default for ClientSettings {
+    fn default() -> Self {
+        Self {
+            max_connections: 10_000,
+            max_per_address: 1_000,
+            max_per_tenant: 5_000,
+            head_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(75),
+            stall_timeout: Duration::from_secs(10),
+            min_rate: 1024,
+            max_buffered: 256 * 1024 * 1024,
+        }
+    }
+}
+
+impl ClientSettings {
+    /// The name of a setting that is 0 and must not be: nobody could be served.
+    pub fn zero(&self) -> Option<&'static str> {
+        let counts = [
+            ("max_connections", self.max_connections),
+            ("max_per_address", self.max_per_address),
+            ("max_per_tenant", self.max_per_tenant),
+            ("max_buffered", self.max_buffered),
+        ];
+        let times = [
+            ("head_timeout", self.head_timeout),
+            ("idle_timeout", self.idle_timeout),
+            ("stall_timeout", self.stall_timeout),
+        ];
+        let counts = counts.into_iter().map(|(name, count)| (name, count == 0));
+        let times = times.into_iter().map(|(name, time)| (name, time.as_millis() == 0));
+        counts.chain(times).find(|(_, zero)| *zero).map(|(name, _)| name)
     }
 }
 
@@ -208,6 +301,14 @@ pub struct Declared {
     pub base_urls: Vec<String>,
     /// What it has different from its tier and from the defaults.
     pub settings: Overrides,
+}
+
+fn secret<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Secret>, D::Error> {
+    Ok(Option::<String>::deserialize(deserializer)?.map(Secret::new))
+}
+
+fn masked<S: serde::Serializer>(secret: &Option<Secret>, serializer: S) -> Result<S::Ok, S::Error> {
+    secret.as_ref().map(|_| "***").serialize(serializer)
 }
 
 /// The standard library's own message does not say what an address looks like.

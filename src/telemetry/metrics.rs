@@ -6,6 +6,7 @@ use std::time::Duration;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
@@ -68,6 +69,17 @@ struct ByStage {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByPort {
+    port: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByReason {
+    port: &'static str,
+    reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByTask {
     task: &'static str,
 }
@@ -83,6 +95,9 @@ struct Inner {
     stages: Family<ByStage, Histogram, fn() -> Histogram>,
     schema_reads: Counter,
     task_failures: Family<ByTask, Counter>,
+    clients: Family<ByPort, Gauge>,
+    client_refusals: Family<ByReason, Counter>,
+    client_closes: Family<ByReason, Counter>,
     /// Those of the families, found without looking.
     by_outcome: [Counter; OUTCOMES.len()],
     by_stage: [Histogram; STAGES.len()],
@@ -95,7 +110,18 @@ impl Default for Metrics {
         let by_outcome = OUTCOMES.map(|of| requests.get_or_create_owned(&ByOutcome { outcome: of.name() }));
         let by_stage = STAGES.map(|of| stages.get_or_create_owned(&ByStage { stage: of.name() }));
         let (seconds, schema_reads, task_failures) = (histogram(), Counter::default(), Family::default());
-        Self(Arc::new(Inner { requests, seconds, stages, schema_reads, task_failures, by_outcome, by_stage }))
+        Self(Arc::new(Inner {
+            requests,
+            seconds,
+            stages,
+            schema_reads,
+            task_failures,
+            clients: Family::default(),
+            client_refusals: Family::default(),
+            client_closes: Family::default(),
+            by_outcome,
+            by_stage,
+        }))
     }
 }
 
@@ -130,6 +156,22 @@ impl Metrics {
         self.0.task_failures.get_or_create(&ByTask { task }).inc();
     }
 
+    /// So many clients are connected to a port, `http` or `admin`.
+    pub fn clients(&self, port: &'static str, connected: usize) {
+        let connected = i64::try_from(connected).unwrap_or(i64::MAX);
+        self.0.clients.get_or_create(&ByPort { port }).set(connected);
+    }
+
+    /// A client's connection, or its request for want of a place, was refused.
+    pub fn client_refused(&self, port: &'static str, reason: &'static str) {
+        self.0.client_refusals.get_or_create(&ByReason { port, reason }).inc();
+    }
+
+    /// A client's connection was closed by the router.
+    pub fn client_closed(&self, port: &'static str, reason: &'static str) {
+        self.0.client_closes.get_or_create(&ByReason { port, reason }).inc();
+    }
+
     /// Requests so far, of all outcomes.
     pub fn requests(&self) -> u64 {
         self.0.by_outcome.iter().map(Counter::get).sum()
@@ -141,6 +183,11 @@ impl Metrics {
         registry.register("schema_reads", "Schemas read from databases", self.0.schema_reads.clone());
         let help = "Background tasks that panicked or ended, and were started again";
         registry.register("task_failures", help, self.0.task_failures.clone());
+        registry.register("clients", "Clients' connections, by port", self.0.clients.clone());
+        let help = "Clients' connections that found no place, by whose places were taken";
+        registry.register("client_refusals", help, self.0.client_refusals.clone());
+        let help = "Clients' connections that the router closed, by why";
+        registry.register("client_closes", help, self.0.client_closes.clone());
         registry.register_with_unit(
             "request",
             "Time from a request's head to its answer",

@@ -1,5 +1,8 @@
 //! Attacks: what a hostile tenant tries on its neighbours and on manybox, each by its name.
 
+mod admin;
+mod bytes;
+mod connections;
 mod killer;
 mod roles;
 mod schema;

@@ -1,6 +1,6 @@
 //! What a router tells of itself: metrics, `manybox top`, and the limit on requests.
 
-use manybox::admin::{Admin, TenantLine};
+use manybox::admin::{Access, Admin, TenantLine};
 use manybox::tenant::{State, Verb};
 use reqwest::Method;
 use serde_json::json;
@@ -9,19 +9,26 @@ use crate::support::{TestFleet, eventually, private_server};
 
 fn admin(fleet: &TestFleet, top: usize) -> axum::Router {
     let app = fleet.app.as_ref().unwrap();
-    manybox::admin::router(Admin {
+    let told = Admin {
         directory: app.directory.clone(),
         pools: app.pools.clone(),
         metrics: app.metrics.clone(),
         traffic: app.traffic.clone(),
         top,
         stopping: tokio::sync::watch::channel(false).1,
-    })
+    };
+    manybox::admin::router(told, Access::new(&fleet.fleet.settings.listen).unwrap())
+}
+
+fn operators(fleet: &TestFleet) -> manybox::front::Clients {
+    let metrics = fleet.app.as_ref().unwrap().metrics.clone();
+    manybox::front::Clients::of_admin(&fleet.fleet.settings.listen, metrics)
 }
 
 async fn ask(admin: &axum::Router, path: &str) -> String {
     use tower::ServiceExt as _;
-    let request = http::Request::get(path).body(axum::body::Body::empty()).unwrap();
+    let request =
+        http::Request::get(path).header("host", "localhost").body(axum::body::Body::empty()).unwrap();
     let answer = admin.clone().oneshot(request).await.unwrap();
     assert_eq!(answer.status(), 200);
     let body = axum::body::to_bytes(answer.into_body(), usize::MAX).await.unwrap();
@@ -211,7 +218,7 @@ async fn top_shows_who_is_busy() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let (router, drain) = (admin(&fleet, 20), std::time::Duration::from_secs(1));
-    tokio::spawn(manybox::front::serve(listener, router, std::future::pending(), drain));
+    tokio::spawn(manybox::front::serve(listener, router, operators(&fleet), std::future::pending(), drain));
     let flood = async {
         loop {
             assert_eq!(fleet.get("/globex/items").await.status, 200);
@@ -242,7 +249,8 @@ async fn top_outlives_a_restart_of_the_router() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let drain = std::time::Duration::ZERO;
-    let router = manybox::front::serve(listener, admin(&fleet, 20), std::future::pending(), drain);
+    let router =
+        manybox::front::serve(listener, admin(&fleet, 20), operators(&fleet), std::future::pending(), drain);
     let router = tokio::spawn(router);
     let arguments = ["top", "--json", "--interval", "100ms", "--admin", &address.to_string()];
     let mut top = tokio::process::Command::from(fleet.program(&arguments));
@@ -256,7 +264,13 @@ async fn top_outlives_a_restart_of_the_router() {
     assert!(said.next_line().await.unwrap().unwrap().contains("trying again"));
     // What was on its way came before that.
     let listener = tokio::net::TcpListener::bind(address).await.unwrap();
-    tokio::spawn(manybox::front::serve(listener, admin(&fleet, 20), std::future::pending(), drain));
+    tokio::spawn(manybox::front::serve(
+        listener,
+        admin(&fleet, 20),
+        operators(&fleet),
+        std::future::pending(),
+        drain,
+    ));
     for _ in 0..5 {
         assert!(samples.next_line().await.unwrap().unwrap().contains("acme"));
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::body::{Body, to_bytes};
-use manybox::admin::{self, Admin};
+use manybox::admin::{self, Access, Admin};
 use serde_json::Value;
 use tower::ServiceExt as _;
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
@@ -23,7 +23,7 @@ impl<S: tracing::Subscriber> Layer<S> for Panicking {
 }
 
 async fn ask(admin: &axum::Router, path: &str) -> (u16, String) {
-    let request = http::Request::get(path).body(Body::empty()).unwrap();
+    let request = http::Request::get(path).header("host", "localhost").body(Body::empty()).unwrap();
     let answer = admin.clone().oneshot(request).await.unwrap();
     let status = answer.status().as_u16();
     let body = to_bytes(answer.into_body(), usize::MAX).await.unwrap();
@@ -43,14 +43,15 @@ async fn a_panicking_watcher_is_no_frozen_directory_behind_a_green_light() {
     let _log = tracing::subscriber::set_default(log);
     let fleet = TestFleet::builder().tenants(&["acme"]).serve().await;
     let app = fleet.app.as_ref().unwrap();
-    let admin = admin::router(Admin {
+    let told = Admin {
         directory: app.directory.clone(),
         pools: app.pools.clone(),
         metrics: app.metrics.clone(),
         traffic: app.traffic.clone(),
         top: 0,
         stopping: tokio::sync::watch::channel(false).1,
-    });
+    };
+    let admin = admin::router(told, Access::new(&fleet.fleet.settings.listen).unwrap());
     assert_eq!(readiness(&admin).await, (200, "ready".into()));
 
     // It says that it lost the catalog, and later that it loaded the directory.

@@ -227,6 +227,7 @@ impl TestFleet {
         tokio::spawn(manybox::front::serve(
             listener,
             service,
+            app.clients.clone(),
             std::future::pending(),
             std::time::Duration::from_secs(1),
         ));
@@ -252,9 +253,14 @@ impl TestFleet {
         sign(&key, claims)
     }
 
+    /// Where the router listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address.expect("a router")
+    }
+
     /// `http://127.0.0.1:PORT/SLUG`.
     pub(crate) fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.address.expect("a router"))
+        format!("http://{}{path}", self.address())
     }
 
     pub(crate) fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {

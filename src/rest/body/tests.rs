@@ -4,21 +4,22 @@ use std::future::poll_fn;
 
 use bytes::Bytes;
 
-use super::budget::{Budget, Giver, Share, Taker};
+use super::budget::{Bounds, Budget, Giver, Share, Taker};
 use crate::tenant::TenantId;
 
 fn shares(most: usize) -> (Share, Share) {
-    let budget = Budget::new(most);
+    let budget = Budget::with(Bounds { all: most, per_tenant: most, kept: 0, little: 0 });
     let [one, other] = [(); 2].map(|()| budget.of(&TenantId::random().unwrap()));
     (one, other)
 }
 
-/// An answer of which so many pieces were read, and none was taken.
+/// An answer of which so many bytes were read, each by itself, and none was taken.
 async fn held(share: &Share, pieces: usize) -> (Giver, Taker) {
-    let (mut giver, taker) = share.queue(100);
-    let mut places = giver.places(pieces).await;
+    let (mut giver, taker) = Giver::new(share, 100);
+    let mut room = giver.whole(pieces).await;
     for _ in 0..pieces {
-        giver.give(Bytes::from_static(b"x"), places.next());
+        let own = room.split(1);
+        giver.give(Bytes::from_static(b"x"), own);
     }
     (giver, taker)
 }
@@ -32,8 +33,8 @@ async fn the_tenant_that_holds_most_gives_way_to_another() {
     let (one, other) = shares(8);
     let ((_a, small), (_b, large)) = (held(&one, 3).await, held(&one, 4).await);
     let (mut giver, taker) = held(&other, 1).await;
-    let place = giver.place().await.expect("room");
-    giver.give(Bytes::from_static(b"y"), Some(place));
+    let room = giver.room(1).await.expect("room");
+    giver.give(Bytes::from_static(b"y"), room);
     assert!(take(&large).await.is_none(), "cut off");
     assert!(take(&small).await.is_some());
     assert_eq!([take(&taker).await.unwrap(), take(&taker).await.unwrap()], ["x", "y"]);
@@ -43,7 +44,7 @@ async fn the_tenant_that_holds_most_gives_way_to_another() {
 async fn a_tenant_that_holds_less_gives_nothing_up() {
     let (one, other) = shares(8);
     let ((mut giver, _a), (_b, taker)) = (held(&one, 6).await, held(&other, 2).await);
-    assert!(giver.place().await.is_none(), "its own is cut off, after a while");
+    assert!(giver.room(1).await.is_none(), "its own is cut off, after a while");
     drop(giver);
     assert!(take(&taker).await.is_some());
 }
@@ -74,4 +75,25 @@ async fn room_comes_back() {
     // What is longer than all the room there is has it all.
     drop(held(&one, 5).await);
     drop(held(&one, 2).await);
+}
+
+#[tokio::test]
+async fn a_tenant_has_its_part_and_leaves_the_rest() {
+    let bounds = Bounds { all: 100, per_tenant: 60, kept: 20, little: 5 };
+    let budget = Budget::with(bounds);
+    let [one, other, quiet] = [(); 3].map(|()| budget.of(&TenantId::random().unwrap()));
+    let first = one.room(60).expect("its part");
+    assert!(one.room(1).is_none() && one.is_used_up());
+    assert!(other.room(21).is_none(), "what is kept is for others");
+    let second = other.room(20).expect("what is left");
+    let third = quiet.room(5).expect("little");
+    assert!(quiet.room(1).is_none());
+    drop((first, second));
+    // Bytes have their room for as long as anybody has them.
+    let bytes = third.of(Bytes::from_static(b"xyzzy"));
+    let part = bytes.slice(1..2);
+    drop(bytes);
+    assert!(quiet.room(56).is_none());
+    drop(part);
+    assert!(quiet.room(56).is_some());
 }

@@ -145,6 +145,21 @@ codes! {
     caller: "Ask for fewer rows or columns at once.";
     operator: "Raise the `max_answer` of the tier or the tenant.";
 
+    /// The clients of the tenant have all the connections that they may have, `listen.clients.max_per_tenant`, and none of
+    /// them is idle.
+    TooManyClients = "MBX111", SERVICE_UNAVAILABLE, Backpressure;
+    caller: "Try again after `Retry-After`; keep fewer connections.";
+    operator: "Raise `listen.clients.max_per_tenant`, or look for clients that hold requests open.";
+
+    /// What the bodies of requests and answers of the tenant, or of all tenants, hold in memory is used up.
+    BuffersFull = "MBX112", SERVICE_UNAVAILABLE, Backpressure;
+    caller: "Try again after `Retry-After`; send and ask for less at once.";
+    operator: "Raise `listen.clients.max_buffered`, or look for clients that take their answers slowly.";
+
+    /// The body came slower than `listen.clients.min_rate`.
+    BodyTooSlow = "MBX113", REQUEST_TIMEOUT, ClientError;
+    caller: "Send it faster, or in smaller parts.";
+
     /// All connections that the tenant may have stayed in use for its tier's `acquire_timeout`.
     TenantConnectionsBusy = "MBX201", SERVICE_UNAVAILABLE, Backpressure;
     caller: "Try again after `Retry-After`; send fewer at once.";

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
 
-use http_body_util::BodyExt as _;
+use http_body_util::{BodyExt as _, Full};
 use reqwest::Method;
 
 use super::{NARROW, Reply, Tested};
@@ -189,7 +189,7 @@ async fn a_client_that_hangs_up_at_any_await() {
             }
             let answer = polled(
                 async {
-                    let answer = rest.serve(&tested.tenant, request).await;
+                    let answer = rest.serve(&tested.tenant, request.map(Full::new)).await;
                     let status = answer.status().as_u16();
                     let body = answer.into_body().collect().await.unwrap().to_bytes();
                     Reply::Whole(status, String::from_utf8(body.into()).unwrap())
@@ -223,7 +223,7 @@ async fn a_client_that_hangs_up_amid_a_statement() {
     tested.owner.batch_execute("BEGIN; LOCK TABLE marks").await.unwrap();
     for kind in [Kind::Read, Kind::Write, Kind::Judged, Kind::Call] {
         let (method, path, _, body) = kind.request(7);
-        let request = rest.serve(&tested.tenant, Tested::request(method, path, &body));
+        let request = rest.serve(&tested.tenant, Tested::request(method, path, &body).map(Full::new));
         assert!(tokio::time::timeout(Duration::from_millis(100), request).await.is_err());
         tested.clean().await;
     }
