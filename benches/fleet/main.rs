@@ -13,6 +13,7 @@ mod load;
 mod report;
 mod requests;
 mod setting;
+mod siege;
 mod throughput;
 
 use std::time::Duration;
@@ -69,6 +70,12 @@ fn main() -> Done {
     {
         return tokio::runtime::Runtime::new()?.block_on(bare::serve(url, port.parse()?));
     }
+    if let [word, address, addresses, seconds] = arguments.as_slice()
+        && word == siege::WORD
+    {
+        let lasts = Duration::from_secs(seconds.parse()?);
+        return tokio::runtime::Runtime::new()?.block_on(siege::attack(address, addresses.parse()?, lasts));
+    }
     // `cargo test --benches` builds and starts this without wanting any figures.
     if arguments.iter().any(|argument| argument == "--test") {
         return Ok(());
@@ -116,6 +123,11 @@ async fn run() -> Done {
     }
     if wanted("size-tenant") {
         report.add(growth::tenant(&mut setting, scale).await?);
+    }
+    // Two minutes and more, which only whoever asks for it wants to wait.
+    if full || (wanted("siege") && !only.is_empty()) {
+        setting.tenants(2).await?;
+        report.extend(siege::siege(&mut setting, scale).await?);
     }
     if wanted("resolve") {
         report.add(growth::resolve()?);
