@@ -20,6 +20,21 @@ pub struct Entry {
 }
 
 impl Catalog {
+    /// Writes a line about what changes nothing in the catalog.
+    ///
+    /// # Errors
+    /// When the catalog can't be written.
+    pub async fn note(
+        &self,
+        id: &TenantId,
+        action: &str,
+        detail: &serde_json::Value,
+    ) -> Result<(), CatalogError> {
+        let sql = "INSERT INTO catalog.journal (tenant, action, detail) VALUES ($1, $2, $3)";
+        self.sessions.execute(sql, &[&id.as_str(), &action, detail]).await?;
+        Ok(())
+    }
+
     /// A tenant's newest lines, newest first.
     ///
     /// # Errors

@@ -4,16 +4,19 @@ mod adopt;
 mod set;
 
 use std::io::{BufRead as _, IsTerminal as _};
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value};
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::output::{line, table};
 use super::{Context, Done, Failure, Output};
 use crate::catalog::{Filter, TenantRow};
 use crate::fleet::{Fleet, TenantSpec};
+use crate::pg::{Endpoint, Login};
 use crate::policy::Overrides;
 use crate::policy::Secret;
 use crate::rest::sign_token;
@@ -120,10 +123,16 @@ pub(super) enum TenantCommand {
         #[arg(long, default_value = "1h", value_parser = humantime::parse_duration)]
         expires: Duration,
     },
-    /// Open psql in its database, as the admin
+    /// Open psql in its database, by a login for this session, as the owner
     Psql {
         /// The tenant
         slug: String,
+        /// As the server's admin: whatever the tenant put into its views and functions then runs with the admin's rights
+        #[arg(long, requires = "reason")]
+        admin: bool,
+        /// Why it takes the admin; the tenant's journal keeps it
+        #[arg(long, requires = "admin", value_name = "TEXT")]
+        reason: Option<String>,
         /// What to hand on to psql
         #[arg(last = true)]
         arguments: Vec<String>,
@@ -176,7 +185,9 @@ impl TenantCommand {
                 let token = token(&fleet, &row, &role, &claims, expires)?;
                 output.answer(&serde_json::json!({ "token": token }), |_| token.clone())
             }
-            Self::Psql { slug, arguments } => psql(&fleet, &slug, arguments).await,
+            Self::Psql { slug, admin: _, reason, arguments } => {
+                psql(&fleet, &slug, reason.as_deref(), arguments).await
+            }
         }
     }
 }
@@ -339,20 +350,54 @@ pub(super) fn token(
     Ok(sign_token(&Value::Object(body), &fleet.keys.newest().jwt_key(&row.record)))
 }
 
-async fn psql(fleet: &Fleet, slug: &str, arguments: Vec<String>) -> Done {
+/// Opens psql; as the admin when there is a reason for that.
+async fn psql(fleet: &Fleet, slug: &str, reason: Option<&str>, arguments: Vec<String>) -> Done {
     let row = fleet.tenant(slug).await?;
     let server = fleet.servers.get(&row.record.server)?;
-    let admin = server.admin()?;
-    // With a listener of its own Ctrl-C does not end this process: it is psql's, to cancel a query.
-    let _ctrl_c = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
-    let status = tokio::process::Command::new("psql")
-        .args(server.endpoint.psql_arguments(&admin.user, &row.record.database()))
+    let (run, operator) = match reason {
+        Some(reason) => {
+            let admin = server.admin()?;
+            let detail = serde_json::json!({ "admin": true, "reason": reason });
+            fleet.catalog.note(&row.record.id, "psql", &detail).await?;
+            (run_psql(&server.endpoint, admin, None, &row, arguments).await, None)
+        }
+        None => {
+            let operator = fleet.open_operator(&row).await?;
+            let run = run_psql(&server.endpoint, &operator.login, operator.role, &row, arguments).await;
+            (run, Some(operator))
+        }
+    };
+    let closed = match operator {
+        Some(operator) => fleet.close_operator(&row.record, &operator).await,
+        None => Ok(()),
+    };
+    let status = run?;
+    closed?;
+    if status.success() { Ok(()) } else { Err(Failure(format!("psql ended with {status}"))) }
+}
+
+async fn run_psql(
+    endpoint: &Endpoint,
+    login: &Login,
+    role: Option<&str>,
+    row: &TenantRow,
+    arguments: Vec<String>,
+) -> Result<ExitStatus, Failure> {
+    // With a listener of its own Ctrl-C does not end this process: it is psql's, to cancel a query. A hang-up
+    // reaches psql as well, and the login must be dropped behind it.
+    let _ctrl_c = signal(SignalKind::interrupt())?;
+    let _hang_up = signal(SignalKind::hangup())?;
+    let mut command = tokio::process::Command::new("psql");
+    command
+        .args(endpoint.psql_arguments(&login.user, &row.record.database()))
         .args(arguments)
-        .env("PGPASSWORD", admin.password.as_ref().map_or("", Secret::expose))
+        .env("PGPASSWORD", login.password.as_ref().map_or("", Secret::expose));
+    if let Some(role) = role {
+        let given = std::env::var("PGOPTIONS").unwrap_or_default();
+        command.env("PGOPTIONS", format!("{given} -c role={role}"));
+    }
+    command
         .status()
         .await
-        .map_err(|e| {
-            Failure(format!("psql could not be started: {e}; install PostgreSQL's client programs"))
-        })?;
-    if status.success() { Ok(()) } else { Err(Failure(format!("psql ended with {status}"))) }
+        .map_err(|e| Failure(format!("psql could not be started: {e}; install PostgreSQL's client programs")))
 }

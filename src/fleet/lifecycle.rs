@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio_postgres::Client;
 
+use super::psql::sweep_operators;
 use super::server::{role_exists, run};
 use super::{Doing, Fleet, FleetError, database};
 use crate::catalog::TenantRow;
@@ -66,6 +67,7 @@ impl Fleet {
         lock.release(&client).await.doing(|| "releasing the tenant's lock".into())?;
         self.catalog.tenant(id).await?.ok_or_else(unknown)
     }
+
     /// Has the server do what the state of a tenant says whose database manybox made.
     async fn make_true(&self, client: &Client, record: &Record) -> Result<(), FleetError> {
         let (id, name) = (&record.id, record.id.database());
@@ -97,6 +99,7 @@ impl Fleet {
                 }
                 // The role last: a database without its role can still be found by the id that both are named by.
                 database::drop(client, &name).await?;
+                sweep_operators(client, &name).await?;
                 run(client, &format!("DROP ROLE IF EXISTS {role}")).await?;
                 self.catalog.tenant_purged(id).await?;
             }

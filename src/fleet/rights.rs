@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use tokio_postgres::Client;
 
+use super::psql::sweep_operators;
 use super::roles::{self, HISTORY, MIGRATORS, OWNER, catalog_migrator, catalog_owner, migrator_of};
 use super::server::run;
 use super::{Doing, Fleet, FleetError, database};
@@ -131,7 +132,8 @@ impl Fleet {
     }
 
     /// Takes from manybox's roles, the API roles and the tenants' logins what `ALTER ROLE … SET` gave them: any
-    /// tenant's code can write it for a role that it may become. Returns a sentence for each.
+    /// tenant's code can write it for a role that it may become. Returns a sentence for each. Drops what killed commands left
+    /// of operators' logins, too.
     ///
     /// # Errors
     /// When the catalog can't be read, or a server refuses.
@@ -140,19 +142,27 @@ impl Fleet {
         let mut shared = vec![OWNER.to_owned(), HISTORY.into(), MIGRATORS.into()];
         shared.extend([catalog_owner(catalog), catalog_migrator(catalog), format!("{catalog}_router")]);
         shared.extend(self.settings.roles());
+        let mut databases: BTreeMap<String, Vec<String>> = BTreeMap::new();
         let mut by_server: BTreeMap<_, _> =
             self.servers.iter().map(|(name, _)| (name.to_owned(), shared.clone())).collect();
         for row in self.catalog.tenants(&Filter::default()).await? {
             if let (false, Some(names)) = (row.record.is_adopted(), by_server.get_mut(&row.record.server)) {
                 let database = row.record.database();
                 names.push(migrator_of(&database));
-                names.push(database);
+                names.push(database.clone());
+                databases.entry(row.record.server).or_default().push(database);
             }
         }
         let mut undone = Vec::new();
         for (name, roles) in by_server {
             let (server, client) = self.admin(&name).await?;
-            undone.extend(server.unhindered(undo_settings(&client, &roles)).await?);
+            let work = async {
+                for database in databases.get(&name).into_iter().flatten() {
+                    sweep_operators(&client, database).await?;
+                }
+                undo_settings(&client, &roles).await
+            };
+            undone.extend(server.unhindered(work).await?);
             self.keep(&name, client);
         }
         Ok(undone)

@@ -17,6 +17,11 @@ pub fn migrator_of(database: &str) -> String {
     format!("mb_m_{}", database.strip_prefix("mb_").unwrap_or(database))
 }
 
+/// How the names of operators' logins for this database begin; each ends with what is its own.
+pub(super) fn operators_of(database: &str) -> String {
+    format!("mb_p_{}_", database.strip_prefix("mb_").unwrap_or(database))
+}
+
 /// The role that owns everything in the catalog of this name. NOLOGIN.
 pub fn catalog_owner(catalog: &str) -> String {
     format!("{catalog}_owner")

@@ -4,6 +4,7 @@ mod admin;
 mod bytes;
 mod connections;
 mod killer;
+mod psql;
 mod roles;
 mod schema;
 mod script;
