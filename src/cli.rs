@@ -11,6 +11,7 @@ mod server;
 mod setup;
 mod tenant;
 mod top;
+mod verify;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -63,6 +64,8 @@ enum Command {
     Server(server::ServerCommand),
     /// Bring every tenant to its edition's newest version
     Migrate(migrate::MigrateCommand),
+    /// Look whether tenants are kept apart as they must be; changes nothing
+    Verify(verify::Verify),
     /// Serve tenants: the router
     Serve,
     /// Show what a running router does: servers, busiest tenants
@@ -116,6 +119,7 @@ async fn dispatch(command: Command, context: &Context, output: Output) -> Done {
         Command::Tenant(tenant) => tenant.run(context, output).await,
         Command::Server(server) => server.run(context, output).await,
         Command::Migrate(migrate) => migrate.run(context, output).await,
+        Command::Verify(verify) => verify.run(context, output).await,
         Command::Rekey(rekey) => rekey.run(context, output).await,
         Command::Demo => demo::demo(context).await,
         Command::Config | Command::Serve | Command::Top(_) => Ok(()),

@@ -28,7 +28,7 @@ pub use provision::TenantSpec;
 pub use psql::OperatorLogin;
 pub use rights::OutdatedDatabase;
 pub use roles::{HISTORY, MIGRATORS, OWNER, catalog_migrator, catalog_owner, migrator_of};
-pub use server::{FleetServer, Servers};
+pub use server::{FleetServer, Servers, check_version};
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;

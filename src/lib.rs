@@ -22,7 +22,7 @@
 //! | layer | modules |
 //! |---|---|
 //! | 4 edges | [`front`], [`admin`], [`cli`] |
-//! | 3 data plane; control plane | [`directory`], [`pool`], [`rest`]; [`migrate`], [`fleet`], [`rollout`] |
+//! | 3 data plane; control plane | [`directory`], [`pool`], [`rest`]; [`migrate`], [`fleet`], [`rollout`], [`verify`] |
 //! | 2 facts | [`catalog`], [`schema`] |
 //! | 1 PostgreSQL | [`pg`], [`vault`], [`embedded`] |
 //! | 0 words | [`policy`], [`tenant`], [`settings`], [`telemetry`]; [`backoff`] |
@@ -54,6 +54,7 @@ pub mod rest;
 pub mod fleet;
 pub mod migrate;
 pub mod rollout;
+pub mod verify;
 
 pub mod admin;
 pub mod cli;

@@ -22,6 +22,7 @@ mod template;
 
 pub use edition::{Edition, EditionError};
 pub use file::File;
+pub use guard::strangers;
 pub use history::lineage;
 pub use lint::Finding;
 pub use outcome::{FailureKind, MigrationFailure, MigrationOutcome};

@@ -5,8 +5,8 @@ mod sections;
 
 pub use load::{Paths, SettingsError};
 pub use sections::{
-    BudgetSettings, CatalogSettings, ClientSettings, Declared, Defaults, EditionFiles, EmbeddedSettings,
-    KeySettings, ListenSettings, MigrateSettings, ServerSettings,
+    AllTables, BudgetSettings, CatalogSettings, ClientSettings, Declared, Defaults, EditionFiles,
+    EmbeddedSettings, KeySettings, ListenSettings, MigrateSettings, RowSecurity, ServerSettings,
 };
 
 use std::collections::BTreeMap;

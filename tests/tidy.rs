@@ -33,11 +33,12 @@ const MAY_IMPORT: &[(&str, &str)] = &[
     ("migrate", "backoff policy tenant telemetry pg schema"),
     ("fleet", "policy tenant settings telemetry pg vault catalog schema migrate"),
     ("rollout", "policy tenant settings telemetry pg vault catalog schema migrate fleet"),
+    ("verify", "policy tenant settings telemetry pg vault catalog rest migrate fleet"),
     ("front", "backoff policy tenant settings telemetry pg vault catalog directory pool rest"),
     ("admin", "policy tenant settings telemetry directory pool"),
     (
         "cli",
-        "policy tenant settings telemetry pg vault embedded catalog directory pool rest migrate fleet rollout front admin",
+        "policy tenant settings telemetry pg vault embedded catalog directory pool rest migrate fleet rollout verify front admin",
     ),
 ];
 
@@ -59,8 +60,8 @@ const OWNERS: &[(&str, &str)] = &[
     ("cli", "clap comfy_table console indicatif"),
     ("telemetry admin", "prometheus_client"),
     ("front admin", "axum"),
-    ("cli", "http_body_util"),
-    ("front cli", "hyper hyper_util"),
+    ("verify cli", "http_body_util"),
+    ("front verify cli", "hyper hyper_util"),
     ("front rest", "http_body"),
     ("front pool rest", "slab"),
     ("front admin rest", "http"),

@@ -162,10 +162,18 @@ impl FleetServer {
     }
 }
 
-/// The server's version as (major, minor).
+/// Whether the server's version is one that manybox works with.
 ///
 /// # Errors
 /// When the connection fails, or the version is older than those with the security fixes that isolation needs.
+pub async fn check_version(client: &Client, server: &str) -> Result<(), FleetError> {
+    version(client, server).await.map(drop)
+}
+
+/// The server's version as (major, minor).
+///
+/// # Errors
+/// As [`check_version`].
 pub(super) async fn version(client: &Client, server: &str) -> Result<(i32, i32), FleetError> {
     let row = client
         .query_one("SELECT current_setting('server_version_num')::int", &[])

@@ -64,7 +64,10 @@ WHERE a.attnum > 0 AND NOT a.attisdropped AND NOT EXISTS (
       AND y.typnamespace = 'pg_catalog'::pg_catalog.regnamespace)";
 
 /// What is on the history's tables that manybox did not make. Empty when they aren't there.
-pub(super) async fn strangers(client: &Client, roles: &Roles) -> Result<Vec<String>, tokio_postgres::Error> {
+///
+/// # Errors
+/// When the server refuses, or a role is missing.
+pub async fn strangers(client: &Client, roles: &Roles) -> Result<Vec<String>, tokio_postgres::Error> {
     let owner = Ident::new(&roles.history).to_string();
     let rows = client.query_typed(STRANGERS, &[(&owner, Type::TEXT)]).await?;
     rows.iter().map(|row| row.try_get(0)).collect()

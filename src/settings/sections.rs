@@ -235,7 +235,7 @@ impl Default for BudgetSettings {
 }
 
 /// `[editions.NAME]`
-#[derive(Debug, Clone, Default, Deserialize, Serialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct EditionFiles {
     /// The folder of its files; `migrations/NAME` when not given.
@@ -246,6 +246,48 @@ pub struct EditionFiles {
     pub demo: Option<PathBuf>,
     /// How the REST APIs of its tenants are exposed, unless one says otherwise.
     pub api: Overrides,
+    /// Tables whose rows are somebody's own, for `manybox verify`: row-level security must be on and forced, and show
+    /// nobody a row without claims. `"all"`, or names with or without their schema.
+    pub row_security: RowSecurity,
+    /// API roles that may see all rows all the same: trusted programs, not people.
+    pub row_security_except: Vec<String>,
+}
+
+impl Default for EditionFiles {
+    fn default() -> Self {
+        Self {
+            migrations: None,
+            extensions: Vec::new(),
+            demo: None,
+            api: Overrides::default(),
+            row_security: RowSecurity::default(),
+            row_security_except: vec!["service".into()],
+        }
+    }
+}
+
+/// The tables of an edition whose rows are somebody's own.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(untagged, expecting = "expected \"all\" or a list of tables")]
+pub enum RowSecurity {
+    /// These.
+    Tables(Vec<String>),
+    /// Every one, but those of `manybox` itself.
+    All(AllTables),
+}
+
+impl Default for RowSecurity {
+    fn default() -> Self {
+        Self::Tables(Vec::new())
+    }
+}
+
+/// The word that stands for every table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+pub enum AllTables {
+    /// `"all"`
+    #[serde(rename = "all")]
+    All,
 }
 
 /// `[defaults]`

@@ -25,4 +25,5 @@ mod schema;
 mod sessions;
 mod supervision;
 mod support;
+mod verify;
 mod wire;
