@@ -1,7 +1,7 @@
 # What a newcomer needs, one word each. Kept to what make 3.81 knows: macOS ships no newer one.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build dist demo test test-clients bench lint deny fmt doc clean
+.PHONY: help setup build dist demo test test-clients bench attack fuzz lint deny fmt doc clean
 
 help: ## list these words
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 22
@@ -34,6 +34,16 @@ test-clients: setup ## supabase-js, postgrest-js, Python's postgrest and a brows
 bench: setup ## what routing costs, as ratios to baselines of the same run
 	@command -v wrk >/dev/null || { echo "wrk is missing: apt install wrk, or brew install wrk" >&2; exit 1; }
 	@cargo bench --profile dist --bench fleet
+
+attack: setup ## what hostile tenants and callers try, as tests, and sqlmap against a demo
+	@command -v sqlmap >/dev/null || { echo "sqlmap is missing: apt install sqlmap, or brew install sqlmap" >&2; exit 1; }
+	cargo test --test integration attack::
+	@cargo build --release
+	@tests/attack/run
+
+# SECONDS_EACH=600 for longer. The folder is a workspace of its own, so that nothing else needs a nightly compiler.
+fuzz: ## random input for each reader of what strangers send, 60 s each
+	@fuzz/run
 
 lint: ## formatting and clippy, as CI has them
 	cargo fmt --check

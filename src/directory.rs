@@ -3,6 +3,8 @@
 mod resolve;
 mod watch;
 
+#[cfg(feature = "fuzzing")]
+pub(crate) use resolve::resolve;
 pub use resolve::{Refusal, RequestUrl, Resolved};
 pub use watch::watch;
 

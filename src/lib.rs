@@ -59,3 +59,7 @@ pub mod verify;
 pub mod admin;
 pub mod cli;
 pub mod front;
+
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzz;

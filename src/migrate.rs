@@ -30,3 +30,17 @@ pub use runner::{Options, migrate};
 pub use session::{Roles, databases_with_foreign_objects};
 pub use status::{Standing, standing};
 pub use template::{TakenOver, prepare_template, take_over_history};
+
+/// Splits a text into statements and looks at them in every way in which migrations are looked at.
+#[cfg(feature = "fuzzing")]
+pub fn fuzz_statements(sql: &str) {
+    let mut last = 0;
+    for statement in statements::split(sql).iter().flat_map(|all| all.iter()) {
+        assert!(statement.len() > 0 && statement.line() >= last, "statements stand behind each other");
+        last = statement.line();
+    }
+    for transactional in [true, false] {
+        lint::lint("V1__x.sql", sql, transactional);
+    }
+    inert::is_inert(sql);
+}

@@ -3,6 +3,7 @@
 //! The names and meanings are PostgREST's where PostgREST has them. [`KEYS`] is the one table of all keys.
 
 mod api;
+mod key_material;
 mod keys;
 mod limits;
 mod overrides;
@@ -10,6 +11,7 @@ mod role_path;
 mod secret;
 
 pub use api::{Api, Function, OpenApiMode, TxEnd, Verbosity};
+pub use key_material::KeyMaterial;
 pub use keys::{Effective, JWT_SECRET, KEYS, Key, Scope};
 pub use limits::Limits;
 pub use overrides::{Overrides, Stored};

@@ -12,7 +12,9 @@ mod context;
 mod documents;
 mod error;
 mod execute;
-mod header;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzz;
+mod head;
 mod offload;
 mod plan;
 mod planned;

@@ -36,6 +36,7 @@ const MAY_IMPORT: &[(&str, &str)] = &[
     ("verify", "policy tenant settings telemetry pg vault catalog rest migrate fleet"),
     ("front", "backoff policy tenant settings telemetry pg vault catalog directory pool rest"),
     ("admin", "policy tenant settings telemetry directory pool"),
+    ("fuzz", "tenant directory rest migrate"),
     (
         "cli",
         "policy tenant settings telemetry pg vault embedded catalog directory pool rest migrate fleet rollout verify front admin",
@@ -69,7 +70,7 @@ const OWNERS: &[(&str, &str)] = &[
 ];
 
 /// What a REST request goes through, and what stands beside that: each uses only what comes before it.
-const STAGES: &str = "header error root auth cache offload request context plan planned sql body execute response documents transaction";
+const STAGES: &str = "head error root auth cache offload request context plan planned sql body execute response documents transaction fuzz";
 
 const MAX_LINES: usize = 500;
 

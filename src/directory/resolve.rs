@@ -44,7 +44,7 @@ pub enum Refusal {
 ///
 /// # Errors
 /// [`Refusal::Ambiguous`] before any look-up, so that it tells nothing of which tenants there are.
-pub(super) fn resolve(
+pub(crate) fn resolve(
     url: &RequestUrl<'_>,
     find: impl Fn(&Host, &Prefix) -> Option<TenantId>,
 ) -> Result<Resolved, Refusal> {

@@ -41,7 +41,7 @@ impl Fleet {
         let unknown = || FleetError::Unknown(id.to_string());
         let row = self.catalog.tenant(id).await?.ok_or_else(unknown)?;
         let (server, client) = self.admin(&row.record.server).await?;
-        let lock = AdvisoryLock::acquire(&client, id.lock_key(), LOCK_WAIT)
+        let lock = AdvisoryLock::acquire(&client, self.keys.lock_key(&["tenant", id.as_str()]), LOCK_WAIT)
             .await
             .doing(|| format!("locking tenant `{}`", row.record.slug))?
             .ok_or_else(|| FleetError::Busy(format!("tenant `{}`", row.record.slug)))?;

@@ -115,10 +115,11 @@ impl Fleet {
         let busy = || FleetError::Busy(format!("tenant `{}`", record.slug));
         // Held by the connection that runs CREATE DATABASE. Its backend outlives a kill -9 of this process, and the next
         // attempt can tell what is there only after it has ended.
-        let lock = AdvisoryLock::acquire(&client, record.id.lock_key(), LOCK_WAIT)
-            .await
-            .doing(|| format!("locking tenant `{}`", record.slug))?
-            .ok_or_else(busy)?;
+        let lock =
+            AdvisoryLock::acquire(&client, self.keys.lock_key(&["tenant", record.id.as_str()]), LOCK_WAIT)
+                .await
+                .doing(|| format!("locking tenant `{}`", record.slug))?
+                .ok_or_else(busy)?;
         let current = self.catalog.tenant(&record.id).await?.ok_or_else(busy)?;
         if current.record.state == State::Creating {
             server.unhindered(self.make(&client, &current.record)).await?;

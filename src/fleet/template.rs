@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use ring::digest::{SHA256, digest};
-
 use super::database::DatabaseRights;
 use super::roles::{self, MIGRATORS, OWNER, migrator_of};
 use super::{Doing, Fleet, FleetError, database, rights};
@@ -85,10 +83,8 @@ impl Fleet {
         edition: &str,
     ) -> Result<AdvisoryLock, FleetError> {
         let catalog = &self.settings.catalog.database;
-        let digest = digest(&SHA256, format!("template {server} {catalog} {edition}").as_bytes());
-        let mut key = [0_u8; 8];
-        key.copy_from_slice(&digest.as_ref()[..8]);
-        AdvisoryLock::acquire(client, i64::from_be_bytes(key), LOCK_WAIT)
+        let key = self.keys.lock_key(&["template", server, catalog, edition]);
+        AdvisoryLock::acquire(client, key, LOCK_WAIT)
             .await
             .doing(|| format!("locking the template of edition `{edition}`"))?
             .ok_or_else(|| FleetError::Busy(format!("the template of edition `{edition}`")))

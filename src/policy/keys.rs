@@ -5,7 +5,7 @@
 use std::fmt::Display;
 use std::time::Duration;
 
-use super::{Api, Invalid, Limits, Secret};
+use super::{Api, Invalid, KeyMaterial, Limits, Secret};
 
 /// What keys set.
 #[derive(Debug, Clone, PartialEq)]
@@ -234,8 +234,7 @@ pub const KEYS: &[Key] = &[
         in_database: true,
         read: |e, v| {
             // Shorter ones can be guessed from one token; PostgREST draws the line at the same length.
-            let is_json = serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(v).is_ok();
-            (is_json || v.len() >= 32).then(|| e.api.jwt_secret = Some(Secret::new(v)))
+            (is_json_object(v) || v.len() >= 32).then(|| e.api.jwt_secret = Some(Secret::new(v)))
         },
         show: |e| e.api.jwt_secret.as_ref().map_or_else(|| NONE.into(), |_| super::secret::MASK.into()),
     },
@@ -397,6 +396,9 @@ pub(super) fn find(name: &str) -> Result<Option<&'static Key>, Invalid> {
 
 /// Reads a value of a key, which is not empty, into the settings.
 pub(super) fn read(name: &str, value: &str, into: &mut Effective) -> Result<(), Invalid> {
+    if name == JWT_SECRET {
+        check_secret(value)?;
+    }
     match find(name)? {
         Some(key) => (key.read)(into, value).ok_or_else(|| {
             let shown = if key.name == JWT_SECRET { String::new() } else { format!(" `{value}`") };
@@ -408,6 +410,19 @@ pub(super) fn read(name: &str, value: &str, into: &mut Effective) -> Result<(), 
             Ok(())
         }
     }
+}
+
+/// Refuses what others have. Whether it is base64 is another key's to say, so base64 of a JWK may still be right.
+fn check_secret(value: &str) -> Result<(), Invalid> {
+    match KeyMaterial::of(value.as_bytes()) {
+        None | Some(KeyMaterial::Jwk) => Ok(()),
+        Some(_) if is_json_object(value) => Ok(()),
+        Some(material) => Err(material.refusal()),
+    }
+}
+
+fn is_json_object(text: &str) -> bool {
+    serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(text).is_ok()
 }
 
 fn set<T>(place: &mut T, value: T) -> Option<()> {

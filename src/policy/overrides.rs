@@ -277,6 +277,7 @@ mod tests {
             ("server_cors_allowed_origins", "*", "origins such as"),
             ("jwt_secret", "short", "32 characters"),
             ("jwt_role_claim_key", "role", "a JSON Path"),
+            ("jwt_secret", "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEA", "a PEM file"),
             ("max_connections", "0", "a number from 1"),
             ("app.settings.a'b", "x", "letters, digits"),
         ] {
@@ -308,6 +309,7 @@ mod tests {
             ("pgrst.max_connections", "1000"),
             ("pgrst.app.settings.x", "y"),
             ("pgrst.jwt_secret", "reallyreallyreallyreallyverysafe"),
+            ("jwt_secret", "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBm/RAlphM3"),
             ("pgrst.db_pool", "3"),
         ];
         let settings = settings.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
@@ -316,6 +318,6 @@ mod tests {
         assert_eq!((api.db_extra_search_path.len(), api.db_max_rows), (0, Some(1000)));
         assert_eq!(api.openapi_mode, Api::adopted().openapi_mode);
         assert!(api.roles.is_empty() && api.app_settings["x"] == "y");
-        assert!(api.jwt_secret.is_some());
+        assert_eq!(api.jwt_secret, Some(Secret::new("reallyreallyreallyreallyverysafe")));
     }
 }

@@ -13,6 +13,7 @@ use http::header::{ALLOW, CONTENT_TYPE, HeaderName, RETRY_AFTER, WWW_AUTHENTICAT
 use http::{HeaderValue, Response, StatusCode};
 use serde_json::{Value, json};
 
+use super::head::may_have_content;
 use crate::policy::Verbosity;
 use crate::pool::{self, Wait};
 
@@ -144,10 +145,14 @@ impl Error {
             }
             Verbosity::Minimal => json!({ "code": text, "message": message }),
         };
-        let mut response = Response::new(Bytes::from(body.to_string()));
+        let mut response = Response::new(Bytes::new());
         *response.status_mut() = code.status();
+        if may_have_content(code.status()) {
+            *response.body_mut() = Bytes::from(body.to_string());
+            let kind = HeaderValue::from_static("application/json; charset=utf-8");
+            response.headers_mut().insert(CONTENT_TYPE, kind);
+        }
         let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));
         // RFC 9209, as PostgREST sends it: the code for those who can't read a body, of a HEAD for instance.
         if let Ok(value) = HeaderValue::from_str(&format!("PostgREST; error={text}")) {
             headers.insert("proxy-status", value);

@@ -14,6 +14,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::error::Error;
 use super::execute::{Answered, Outcome};
+use super::head::may_have_content;
 use super::plan::tree::Read;
 use super::plan::{Query, Source};
 use super::request::media::Media;
@@ -124,7 +125,8 @@ pub(super) fn build(
     }
     chosen::headers(&mut headers, outcome.headers.as_deref())?;
     let status = chosen::status(outcome.status.as_deref())?.unwrap_or(status);
-    Ok(answer(status, headers, if shown { body } else { Answered::Nothing }))
+    let body = if shown && may_have_content(status) { body } else { Answered::Nothing };
+    Ok(answer(status, headers, body))
 }
 
 fn answer(status: StatusCode, mut headers: HeaderMap, body: Answered) -> Response<Answered> {

@@ -3,8 +3,6 @@
 use std::fmt;
 use std::str::FromStr;
 
-use ring::digest::{SHA256, digest};
-
 use crate::policy::Invalid;
 
 /// Crockford's alphabet without the letters people misread; all of it is legal in an unquoted identifier.
@@ -38,13 +36,6 @@ impl TenantId {
     /// The name of the tenant's database and of its login role, which are the same.
     pub fn database(&self) -> String {
         format!("mb_{}", self.0)
-    }
-
-    /// The key of the advisory lock that creation, undo and purge of this tenant hold.
-    pub fn lock_key(&self) -> i64 {
-        let mut key = [0_u8; 8];
-        key.copy_from_slice(&digest(&SHA256, self.0.as_bytes()).as_ref()[..8]);
-        i64::from_be_bytes(key)
     }
 }
 

@@ -66,6 +66,17 @@ impl KeyRing {
         self.keys().iter().map(|key| key.jwt_key(tenant)).collect()
     }
 
+    /// The key of the advisory lock on what these words name. Every login of a server can read `pg_locks`, and could
+    /// compute a plain hash of names that it knows or guesses. It is the oldest master key's, so that commands from before a
+    /// rotation and from during it meet at one lock; only `rekey --finish` changes it.
+    pub fn lock_key(&self, of: &[&str]) -> i64 {
+        let keys = self.keys();
+        let derived = keys[keys.len() - 1].derive(&[&["lock"], of].concat());
+        let mut key = [0; 8];
+        key.copy_from_slice(&derived[..8]);
+        i64::from_be_bytes(key)
+    }
+
     /// The router's logins.
     pub fn router_logins(&self, catalog: &str) -> Logins {
         let keys = self.keys();
@@ -139,6 +150,10 @@ mod tests {
             ring.router_logins("manybox").newest.password,
             Some(Secret::new("vUC9HtBm4kyWK25oULGSVQ4XxUoQqbkq8-QR0BdWSHg"))
         );
+        // Of the oldest key, from the first day of a rotation to its last.
+        let lock = ring.lock_key(&["tenant", tenant.id.as_str()]);
+        ring.replace(ring.rotated().unwrap());
+        assert_eq!(ring.lock_key(&["tenant", tenant.id.as_str()]), lock);
         let verifier = "SCRAM-SHA-256$1:c2l4dGVlbiBieXRlcyBpbg==$JEWWzbQFHKdPe5ua0V25Se8+DWwLC9A6AnDQ5D3a9/w=:xs9iiGxJlt/hDud1G4QUj62weovKVenssmvOyOwXZUc=";
         assert_eq!(salted_verifier(&Secret::new("pencil"), *b"sixteen bytes in"), verifier);
     }

@@ -141,52 +141,6 @@ async fn the_routers_login_only_reads_what_it_needs() {
 }
 
 #[tokio::test]
-async fn another_tenants_token_is_refused() {
-    let fleet = TestFleet::builder().tenants(&["acme", "globex"]).serve().await;
-    let claims = json!({ "role": "authenticated", "exp": 4_000_000_000_u64 });
-    let token = fleet.token("globex", claims).await;
-    assert_eq!(fleet.get_as(&token, "/globex/items").await.status, 200);
-    let refused = fleet.get_as(&token, "/acme/items").await;
-    assert_eq!((refused.status.as_u16(), refused.code().as_str()), (401, "PGRST301"));
-    assert!(refused.headers.contains_key("www-authenticate"));
-}
-
-#[tokio::test]
-async fn a_token_can_claim_api_roles_only() {
-    let fleet = TestFleet::builder().tenants(&["acme"]).serve().await;
-    let login = fleet.row("acme").await.record.id.database();
-    for role in
-        ["mb_owner", "mb_admin", "postgres", "none", "", "pg_read_all_data", login.as_str(), "no\"body"]
-    {
-        let token = fleet.token("acme", json!({ "role": role, "exp": 4_000_000_000_u64 })).await;
-        let refused = fleet.get_as(&token, "/acme/items").await;
-        assert!([401, 403].contains(&refused.status.as_u16()), "{role}: {} {}", refused.status, refused.text);
-    }
-}
-
-#[tokio::test]
-async fn forged_and_expired_tokens_are_refused() {
-    let fleet = TestFleet::builder().tenants(&["acme"]).serve().await;
-    let good = fleet.token("acme", json!({ "role": "service" })).await;
-    let parts: Vec<&str> = good.split('.').collect();
-    let none = "eyJhbGciOiJub25lIiwidHlwIjoiSldUIn0";
-    let expired = fleet.token("acme", json!({ "role": "service", "exp": 1_000_000_000 })).await;
-    let guessed = crate::support::sign(b"guess", json!({ "role": "service" }));
-    for bad in [
-        format!("{none}.{}.", parts[1]),
-        format!("{none}.{}.{}", parts[1], parts[2]),
-        format!("{}.{}.AAAA", parts[0], parts[1]),
-        "x".into(),
-        expired,
-        guessed,
-    ] {
-        let refused = fleet.get_as(&bad, "/acme/items").await;
-        assert_eq!(refused.status, 401, "{bad}: {}", refused.text);
-    }
-    assert_eq!(fleet.get_as(&good, "/acme/items").await.status, 200);
-}
-
-#[tokio::test]
 async fn row_level_security_holds_behind_the_api() {
     let fleet = TestFleet::builder().tenants(&["acme"]).serve().await;
     let service = fleet.token("acme", json!({ "role": "service" })).await;

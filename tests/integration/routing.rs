@@ -1,26 +1,13 @@
 //! Routing: base URL to tenant, refusals, and changes that reach a running router.
 
-use std::time::Duration;
-
 use manybox::tenant::Verb;
 use reqwest::Method;
 use serde_json::json;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::support::{Answer, TestFleet, eventually, private_server};
 
 async fn by_host(fleet: &TestFleet, host: &str, path: &str) -> Answer {
     Answer::of(fleet.request(Method::GET, path).header("Host", host).send().await.unwrap()).await
-}
-
-/// Sends bytes as they are, for what no client would send.
-async fn raw(fleet: &TestFleet, request: &str) -> String {
-    let address = fleet.url("").replace("http://", "");
-    let mut socket = tokio::net::TcpStream::connect(address).await.unwrap();
-    socket.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = String::new();
-    let _ = tokio::time::timeout(Duration::from_secs(5), socket.read_to_string(&mut answer)).await;
-    answer
 }
 
 #[tokio::test]
@@ -79,38 +66,6 @@ async fn definite_answers() {
         preflight.headers["access-control-allow-headers"],
         "Authorization, x-own, Accept, Accept-Language, Content-Language"
     );
-}
-
-#[tokio::test]
-async fn ambiguous_requests_are_refused() {
-    let fleet = TestFleet::builder().tenants(&["acme", "globex"]).serve().await;
-    for (what, request) in [
-        ("two hosts", "GET /items HTTP/1.1\r\nHost: acme.localhost\r\nHost: globex.localhost\r\n"),
-        (
-            "two ways to say the host",
-            "GET http://globex.localhost/items HTTP/1.1\r\nHost: acme.localhost\r\n",
-        ),
-        ("no host", "GET /acme/items HTTP/1.1\r\n"),
-        ("a step up", "GET /acme/../globex/items HTTP/1.1\r\nHost: 127.0.0.1\r\n"),
-        ("an encoded slash", "GET /acme%2f..%2fglobex/items HTTP/1.1\r\nHost: 127.0.0.1\r\n"),
-        ("an empty segment", "GET //acme/items HTTP/1.1\r\nHost: 127.0.0.1\r\n"),
-    ] {
-        let answer = raw(&fleet, &format!("{request}Connection: close\r\n\r\n")).await;
-        assert!(answer.starts_with("HTTP/1.1 400"), "{what}: {answer}");
-    }
-    // From nobody's proxy, it is only a header.
-    let forwarded =
-        fleet.request(Method::GET, "/acme/rpc/seen").header("X-Forwarded-Host", "globex.localhost");
-    assert_eq!(Answer::of(forwarded.send().await.unwrap()).await.status, 200);
-}
-
-#[tokio::test]
-async fn a_trusted_proxy_says_the_host() {
-    let mut fleet = TestFleet::builder().tenants(&["acme"]).build().await;
-    fleet.edit_settings(|text| text.replace("[listen]", "[listen]\ntrusted_proxies = ['127.0.0.0/8']")).await;
-    fleet.start_router().await;
-    let ask = fleet.request(Method::GET, "/items").header("X-Forwarded-Host", "acme.localhost");
-    assert_eq!(Answer::of(ask.send().await.unwrap()).await.status, 200);
 }
 
 #[tokio::test]

@@ -60,6 +60,15 @@ pub(crate) async fn private_server(folder: PathBuf, tcp: bool) -> Embedded {
     Embedded::start(&Options { folder, tcp, settings }).await.expect("PostgreSQL starts")
 }
 
+/// The superuser of this run's server, for what nobody else may do.
+pub(crate) async fn superuser() -> tokio_postgres::Client {
+    let url = server().await.superuser_url();
+    let (client, connection) =
+        tokio_postgres::connect(&url, tokio_postgres::NoTls).await.expect("it gets in");
+    tokio::spawn(connection);
+    client
+}
+
 /// The admin's URL at this port.
 fn tcp_url(server: &Embedded, port: u16) -> String {
     let url = server.admin_url();

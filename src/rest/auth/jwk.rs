@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::signature::{Algorithm, VerifyingKey};
 use super::token_key::{MIN_SYMMETRIC_KEY, TokenKey};
+use crate::policy::{Invalid, KeyMaterial};
 
 #[derive(Deserialize)]
 struct Jwk {
@@ -35,8 +36,20 @@ enum Material {
 }
 
 /// The key, if it is for signatures and of a kind and a size that we check them with.
-pub(super) fn read(key: Value) -> Option<TokenKey> {
-    let Jwk { kid, purpose, key_ops, alg, material } = serde_json::from_value(key).ok()?;
+///
+/// # Errors
+/// When what it says is secret is a public key.
+pub(super) fn read(key: Value) -> Result<Option<TokenKey>, Invalid> {
+    let Ok(jwk) = serde_json::from_value::<Jwk>(key) else { return Ok(None) };
+    if let Material::Secret { k } = &jwk.material
+        && let Some(material) = bytes(k).as_deref().and_then(KeyMaterial::of)
+    {
+        return Err(material.refusal());
+    }
+    Ok(known(jwk))
+}
+
+fn known(Jwk { kid, purpose, key_ops, alg, material }: Jwk) -> Option<TokenKey> {
     let for_signatures = purpose.is_none_or(|purpose| purpose == "sig")
         // A symmetric key that may sign may verify.
         && key_ops.is_none_or(|all| all.iter().any(|one| one == "verify" || one == "sign"));

@@ -8,7 +8,7 @@ use moka::sync::Cache;
 
 use super::jwk;
 use super::token_key::{MIN_SYMMETRIC_KEY, TokenKey};
-use crate::policy::{Api, Invalid, JWT_SECRET, Secret};
+use crate::policy::{Api, Invalid, JWT_SECRET, KeyMaterial, Secret};
 use crate::tenant::{Tenant, TenantId};
 use crate::vault::KeyRing;
 
@@ -23,7 +23,7 @@ pub(in crate::rest) struct TokenKeys(pub(super) Vec<TokenKey>);
 
 impl TokenKeys {
     /// Reads a `jwt_secret`: a JWKS, a JWK, or else the key of HS256 itself.
-    pub(super) fn read(secret: &Secret, is_base64: bool) -> Result<Self, Invalid> {
+    pub(in crate::rest) fn read(secret: &Secret, is_base64: bool) -> Result<Self, Invalid> {
         let wrong = |reason: &str| Invalid(format!("jwt_secret: {reason}"));
         let bytes = if is_base64 {
             // PostgREST takes both alphabets, and `.` for the padding.
@@ -35,6 +35,8 @@ impl TokenKeys {
         let Ok(json) = serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(&bytes) else {
             return if bytes.len() < MIN_SYMMETRIC_KEY {
                 Err(wrong("is shorter than 32 bytes: it could be guessed from one token"))
+            } else if let Some(material) = KeyMaterial::of(&bytes) {
+                Err(material.refusal())
             } else {
                 Ok(Self(vec![TokenKey::symmetric(bytes)]))
             };
@@ -48,7 +50,8 @@ impl TokenKeys {
             return Err(wrong("has more than 32 keys"));
         }
         // A set may have keys for other purposes or of unknown kinds: those verify no token.
-        let known: Vec<_> = all.into_iter().filter_map(jwk::read).collect();
+        let keys = all.into_iter().filter_map(|key| jwk::read(key).transpose());
+        let known = keys.collect::<Result<Vec<_>, _>>()?;
         if known.is_empty() {
             return Err(wrong(
                 "has no key that can check tokens: expected oct of 32 bytes or more, RSA of 2048 to 8192 bits, EC with P-256 or P-384, or \

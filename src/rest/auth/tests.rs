@@ -18,6 +18,8 @@ const EC_TOKEN: &str = "eyJhbGciOiJFUzI1NiJ9.eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA
 const ED: &str = r#"{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}"#;
 const ED_TOKEN: &str = "eyJhbGciOiJFZERTQSJ9.RXhhbXBsZSBvZiBFZDI1NTE5IHNpZ25pbmc.hgyY0il_MGCjP0JzlnLWG1PPOt7-09PGcvMg3AIbQR6dWbhijcNR4ki4iylGjg5BhVsPt9g7sVvpAr_MuM0KAg";
 
+const PEM: &str = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=\n-----END PUBLIC KEY-----\n";
+
 fn ask(api: &Api, secret: &str, token: Option<&str>) -> Result<Caller, Error> {
     ask_as(api, &keys(secret, false), token, Roles::Listed)
 }
@@ -239,6 +241,8 @@ fn secrets_that_check_nothing_are_refused_when_they_are_set() {
     check(SECRET, false).unwrap();
     check("cmVhbGx5cmVhbGx5cmVhbGx5cmVhbGx5dmVyeXNhZmU=", true).unwrap();
     check("cmVhbGx5cmVhbGx5cmVhbGx5cmVhbGx5dmVyeXNhZmU.", true).unwrap();
+    // Base64 of a JWK is one, where it is said to be base64.
+    check(&format!("{}{}", b64(RSA), "=".repeat((4 - b64(RSA).len() % 4) % 4)), true).unwrap();
     let binary = keys("cmVhbGx5cmVhbGx5cmVhbGx5cmVhbGx5dmVyeXNhZmU=", true);
     let good = token(&json!({"role": "anon"}));
     assert!(ask_as(&Api::default(), &binary, Some(&good), Roles::Listed).is_ok());
@@ -258,6 +262,15 @@ fn secrets_that_check_nothing_are_refused_when_they_are_set() {
         (&EC.replace('}', r#","alg":"RS256"}"#), false, "no key"),
         (&ED.replace("Ed25519", "X25519"), false, "no key"),
         (SMALL_RSA, false, "no key"),
+        (&format!("[{RSA}]"), false, "is a JWK"),
+        (&format!(" {}", &RSA[..RSA.len() - 1]), false, "is a JWK"),
+        (&b64(RSA), false, "is a JWK"),
+        (PEM, false, "is a PEM"),
+        (&b64(PEM), false, "is a PEM"),
+        (PEM.lines().nth(1).unwrap(), false, "in DER"),
+        (PEM.lines().nth(1).unwrap(), true, "in DER"),
+        (&json!({"kty": "oct", "k": b64(PEM)}).to_string(), false, "is a PEM"),
+        (&json!({"keys": [{"kty": "oct", "k": b64(RSA)}, {"kty": "what"}]}).to_string(), false, "is a JWK"),
     ] {
         let error = check(secret, is_base64).unwrap_err();
         assert!(error.contains(expected), "{secret}: {error}");

@@ -7,7 +7,7 @@ use http::{HeaderValue, StatusCode};
 use serde::Deserialize;
 use tokio_postgres::error::SqlState;
 
-use super::super::header::{FRAMING_HEADERS, MAX_CHOSEN_HEADERS};
+use super::super::head::{MAX_CHOSEN_HEADERS, chosen_status, may_choose};
 use super::{Code, Error};
 use crate::pg::wire::{ServerError, WireError};
 
@@ -68,7 +68,9 @@ fn status(db: &ServerError, anonymous: bool) -> StatusCode {
         "57P01" | "57P02" | "57P03" | "57P05" => StatusCode::SERVICE_UNAVAILABLE,
         "P0001" => StatusCode::BAD_REQUEST,
         _ => match (&code[..2], &code[2..]) {
-            ("PT", number) => chosen(number).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
+            ("PT", number) => {
+                number.parse().ok().and_then(chosen_status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+            }
             ("08" | "53", _) => StatusCode::SERVICE_UNAVAILABLE,
             ("0L" | "0P" | "28", _) => StatusCode::FORBIDDEN,
             (
@@ -85,12 +87,6 @@ fn status(db: &ServerError, anonymous: bool) -> StatusCode {
 pub(in crate::rest) fn within_function(db: &ServerError) -> bool {
     let begins = |line: &str| ["PL/", "SQL function"].iter().any(|word| line.starts_with(word));
     db.context.as_ref().is_some_and(|context| context.lines().any(begins))
-}
-
-/// The status in `RAISE SQLSTATE 'PT402'`. 1xx would end the exchange before the answer.
-fn chosen(number: &str) -> Option<StatusCode> {
-    let status = StatusCode::from_u16(number.parse().ok()?).ok()?;
-    (!status.is_informational()).then_some(status)
 }
 
 /// `RAISE SQLSTATE 'PGRST' USING MESSAGE = '{"code": …, "message": …}', DETAIL = '{"status": …, "headers": {…}}'`
@@ -125,13 +121,12 @@ fn shaped(message: &str, detail: Option<&str>) -> Result<Error, Error> {
     let detail = detail.ok_or_else(missing)?;
     let shape: Detail = serde_json::from_str(detail)
         .map_err(|_| bad(format!("Invalid JSON value for DETAIL: '{detail}'"), "DETAIL", detail_keys))?;
-    let status = StatusCode::from_u16(shape.status).ok().filter(|s| !s.is_informational());
-    let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let status = chosen_status(shape.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let code = Code::Function { code: parsed.code.into(), status };
     let mut error = Error::new(code, parsed.message).with_details(parsed.details).with_hint(parsed.hint);
     for (name, value) in shape.headers.into_iter().take(MAX_CHOSEN_HEADERS) {
         if let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), HeaderValue::from_str(&value))
-            && !FRAMING_HEADERS.contains(&name)
+            && may_choose(&name)
         {
             error = error.with_header(name, value);
         }

@@ -6,15 +6,14 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use serde_json::{Map, Value};
 
 use super::super::error::{Code, Error};
-use super::super::header::{FRAMING_HEADERS, MAX_CHOSEN_HEADERS};
+use super::super::head::{MAX_CHOSEN_HEADERS, chosen_status, may_choose};
 
 /// The chosen status, if any.
 pub(super) fn status(text: Option<&str>) -> Result<Option<StatusCode>, Error> {
     let Some(text) = text else { return Ok(None) };
     // The leading digits, as PostgREST reads it.
     let digits: String = text.chars().take_while(char::is_ascii_digit).collect();
-    let status = digits.parse().ok().and_then(|number| StatusCode::from_u16(number).ok());
-    match status.filter(|s| !s.is_informational()) {
+    match digits.parse().ok().and_then(chosen_status) {
         Some(status) => Ok(Some(status)),
         None => {
             let message = "response.status guc must be a valid status code";
@@ -23,7 +22,7 @@ pub(super) fn status(text: Option<&str>) -> Result<Option<StatusCode>, Error> {
     }
 }
 
-/// Adds the chosen headers; they replace those of the same name.
+/// Adds the chosen headers; they replace those of the same name. Those that are not the tenant's to choose are left out.
 pub(super) fn headers(headers: &mut HeaderMap, text: Option<&str>) -> Result<(), Error> {
     let Some(text) = text else { return Ok(()) };
     let bad = || {
@@ -41,7 +40,7 @@ pub(super) fn headers(headers: &mut HeaderMap, text: Option<&str>) -> Result<(),
             return Err(bad());
         };
         let name: HeaderName = name.parse().map_err(|_| bad())?;
-        if !FRAMING_HEADERS.contains(&name) {
+        if may_choose(&name) {
             chosen.append(name, HeaderValue::from_str(&text).map_err(|_| bad())?);
         }
     }

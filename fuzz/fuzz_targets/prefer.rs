@@ -1,0 +1,5 @@
+//! Fuzzes Prefer.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| manybox::fuzz::prefer(bytes));
