@@ -3,6 +3,7 @@
 mod adopt;
 mod apply;
 mod check;
+mod connections;
 mod database;
 mod init;
 mod lifecycle;

@@ -6,6 +6,7 @@ mod cors;
 mod error;
 mod layers;
 mod rate_limit;
+mod refused;
 mod schemas;
 mod serve;
 mod share;

@@ -14,7 +14,7 @@ pub use api::{Api, Function, OpenApiMode, TxEnd, Verbosity};
 pub use key_material::KeyMaterial;
 pub use keys::{Effective, JWT_SECRET, KEYS, Key, Scope};
 pub use limits::Limits;
-pub use overrides::{Overrides, Stored};
+pub use overrides::{InDatabase, MAX_IN_DATABASE_VALUE, Overrides, Stored};
 pub use role_path::RolePath;
 pub use secret::Secret;
 

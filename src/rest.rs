@@ -28,7 +28,7 @@ pub use auth::{check_jwt_secret, sign_token};
 pub use body::{Body, CutOff};
 pub use cache::{Loading, SharedSchemas};
 pub use error::{Code, Documentation, Error};
-pub use root::Root;
+pub use root::{BasePath, Root};
 pub use transaction::Session;
 
 use std::borrow::Cow;
@@ -48,7 +48,7 @@ use crate::telemetry::{Metrics, Stage};
 use crate::tenant::{Tenant, TenantId};
 use crate::vault::KeyRing;
 use auth::{Caller, Keyring, Roles};
-use cache::{Cache, Entry};
+use cache::{Cache, Entry, InDatabaseSettings};
 use context::{Access, RequestContext};
 use documents::{Documents, MAX_PRIVILEGES};
 use execute::{Ending, Expect, Failure, Job, Outcome, Output, Remedy};
@@ -95,7 +95,7 @@ impl Rest {
         }
     }
 
-    /// Wants the tenant's own schema read before its next request. Until it is forgotten again, that is used for it alone.
+    /// Wants the tenant's own schema read again. Until then what is in use serves; then that is used for it alone.
     pub async fn forget(&self, tenant: &Tenant) {
         self.cache.forget(tenant).await;
     }
@@ -131,27 +131,27 @@ impl Rest {
     where
         B: http_body::Body<Data = Bytes> + Unpin,
     {
-        // An adopted database may say itself how its API is exposed.
-        let known = if tenant.is_adopted() { Some(self.cache.get(tenant, &self.pools).await?) } else { None };
-        let configured = known.as_ref().and_then(|entry| entry.configured.as_ref());
-        let over = configured.map(|configured| configured.applied_to(tenant));
+        // An adopted database may say itself how its API is exposed, and who may ask. Its schema is not read for others.
+        let configured = self.cache.configured(tenant, &self.pools).await?;
+        let (known, over) = (tenant, configured.as_ref().map(|settings| settings.applied_to(tenant)));
+        let over = over.transpose()?;
         let tenant = over.as_ref().unwrap_or(tenant);
-        let answer = self.answer_with(tenant, known.as_ref(), parts, body).await;
+        let answer = self.answer_with(tenant, known, configured.as_deref(), parts, body).await;
         answer.map_err(|error| error.with_verbosity(tenant.api.client_error_verbosity))
     }
 
-    /// Answers with the settings that hold; `known` is the schema where it had to be read for them.
+    /// Answers with the settings that hold; `known` is the tenant as the directory has it, without what its database says.
     async fn answer_with<B>(
         &self,
         tenant: &Arc<Tenant>,
-        known: Option<&Arc<Entry>>,
+        known: &Arc<Tenant>,
+        configured: Option<&InDatabaseSettings>,
         parts: Parts,
         body: B,
     ) -> Result<http::Response<Body>, Error>
     where
         B: http_body::Body<Data = Bytes> + Unpin,
     {
-        let configured = known.and_then(|entry| entry.configured.as_ref());
         let mut timing = Timing::new(tenant.api.server_timing_enabled);
         let caller = self.caller(tenant, &parts.headers)?;
         timing.lap("jwt");
@@ -174,14 +174,12 @@ impl Rest {
         if let Some(own) = configured.and_then(|configured| configured.roles.get(&caller.role)) {
             context = context.with_role_settings(tenant, own);
         }
-        let entry = match known {
-            Some(entry) => Arc::clone(entry),
-            None => self.cache.get(tenant, &self.pools).await?,
-        };
+        let entry = self.cache.get(known, &self.pools).await?;
         let first = self.attempt(tenant, &request, &context, &entry, Names::Kept, &mut timing).await;
         let mut response = match first {
             Err(failure) => {
-                Box::pin(self.again(tenant, &request, &context, &entry, failure, &mut timing)).await
+                let asked = (known, tenant, &request, &context);
+                Box::pin(self.again(asked, &entry, failure, &mut timing)).await
             }
             first => first,
         }
@@ -196,9 +194,7 @@ impl Rest {
     /// Once more, where that may help, and only once. Nothing was changed: the transaction was undone.
     async fn again(
         &self,
-        tenant: &Arc<Tenant>,
-        request: &Arc<Request>,
-        context: &RequestContext<'_>,
+        (known, tenant, request, context): (&Arc<Tenant>, &Arc<Tenant>, &Arc<Request>, &RequestContext<'_>),
         entry: &Arc<Entry>,
         failure: Failure,
         timing: &mut Timing,
@@ -208,7 +204,7 @@ impl Rest {
             Remedy::Nothing => return Err(failure),
             Remedy::Again => None,
             Remedy::Schema | Remedy::SchemaOrAgain => {
-                self.cache.reload(tenant, &self.pools, entry).await.map_err(Failure::Unexpected)?
+                self.cache.reload(known, &self.pools, entry).await.map_err(Failure::Unexpected)?
             }
         };
         if newer.is_none() && remedy == Remedy::Schema {
@@ -340,6 +336,9 @@ impl Rest {
     /// # Errors
     /// 401 and 403 as the REST API gives them, 503 when no connection can be had.
     pub async fn begin(&self, tenant: &Arc<Tenant>, parts: &Parts) -> Result<Session, Error> {
+        let configured = self.cache.configured(tenant, &self.pools).await?;
+        let over = configured.as_ref().map(|settings| settings.applied_to(tenant)).transpose()?;
+        let tenant = over.as_ref().unwrap_or(tenant);
         let caller = self.caller(tenant, &parts.headers)?;
         let checkout = self.pools.checkout(tenant).await?;
         Session::begin(checkout, caller, tenant, parts).await

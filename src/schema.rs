@@ -6,6 +6,7 @@
 //! | what can be embedded in a relation | [`Schema::relationships`] |
 //! | how a domain's values look outside | [`Schema::representation`] |
 //! | who makes the body for a media type | [`Schema::media_handler`] |
+//! | whether any of that has changed | [`stamp`] |
 //! | what the database says about roles and settings | [`in_database_settings`], [`role_settings`] |
 //!
 //! [`ask`] reads `pg_catalog`, [`Answers::into_facts`] makes [`Facts`] of what it says, and [`Schema::new`] works out the
@@ -23,11 +24,11 @@ mod view;
 
 pub use facts::{ComputedRelationship, FORMAT, Facts, ForeignKey, PrimaryKey, ViewColumn};
 pub use handler::{MediaHandler, Representation, Target};
-pub use load::{Answers, SchemaError, ask, ask_all};
+pub use load::{Answers, SchemaError, ask, ask_all, stamp};
 pub use relation::{Column, ComputedColumn, Kind, Relation};
 pub use relationship::{ColumnPair, Join, Junction, Relationship};
 pub use routine::{Argument, Mode, Returns, Routine, Shape, Volatility};
-pub use settings::{in_database_settings, role_settings};
+pub use settings::{IN_DATABASE_SETTINGS, SHARED_ROLES, in_database_settings, role_settings};
 
 use std::collections::BTreeMap;
 use std::{fmt, io};

@@ -63,6 +63,27 @@ impl Settings {
         self.servers.get(server).map_or(&self.embedded.budget, |server| &server.budget)
     }
 
+    /// What a tenant's limits say and no router does: one sentence each.
+    pub fn idle_limits(&self, record: &Record) -> Vec<String> {
+        let wanted = self.tenant(record.clone()).limits.max_connections;
+        // A tier's may be larger on purpose: its tenants are on servers of all sizes.
+        if record.overrides.get("max_connections").is_none() {
+            return Vec::new();
+        }
+        let place = if self.is_embedded() { "embedded".into() } else { format!("servers.{}", record.server) };
+        let warning = match self.budget(&record.server).max_per_tenant {
+            Some(most) if most < wanted => format!(
+                "max_connections = {wanted} has no effect above {place}.budget.max_per_tenant = {most}: raise that too"
+            ),
+            None => format!(
+                "max_connections = {wanted} has no effect above {place}.budget.max_per_tenant, which is not set: each \
+                 router gives a tenant 3 for every two of its own cores; set it to {wanted} or more"
+            ),
+            Some(_) => return Vec::new(),
+        };
+        vec![warning]
+    }
+
     /// How the APIs of an edition's tenants are exposed, unless a tenant says otherwise.
     pub fn edition_api(&self, edition: &str) -> Api {
         let (_, api) = self.defaults.api.applied_to(Limits::default(), Api::default());

@@ -102,15 +102,10 @@ impl Tenant {
         Self { record, limits, api }
     }
 
-    /// The tenant with in-database configuration laid over its API settings, if its database was adopted: in one that
-    /// manybox made, any function could write that for every tenant of the server.
+    /// The tenant with other settings of its API.
     #[must_use]
-    pub fn with_in_database(&self, settings: &std::collections::BTreeMap<String, String>) -> Self {
-        let mut tenant = self.clone();
-        if self.is_adopted() {
-            tenant.api = self.api.with_in_database(settings);
-        }
-        tenant
+    pub fn with_api(&self, api: Api) -> Self {
+        Self { api, ..self.clone() }
     }
 }
 

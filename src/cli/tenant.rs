@@ -162,8 +162,11 @@ impl TenantCommand {
             }
             Self::Show { slug, jwt_key } => show(&fleet, &slug, jwt_key, output).await,
             Self::Set { slug, settings } => {
-                let row = set::set(&fleet, &slug, &settings).await?;
-                output.answer(&row, done)
+                let changed = set::set(&fleet, &slug, &settings).await?;
+                output.answer(&changed, |changed| {
+                    let warnings = changed.warnings.iter().map(|w| format!("\nwarning: {w}"));
+                    format!("{}{}", done(&changed.tenant), warnings.collect::<String>())
+                })
             }
             Self::Reload { slugs, all } => reload(&fleet, slugs, all, output).await,
             Self::Suspend { slug } => verb(&fleet, &slug, Verb::Suspend, output).await,
@@ -259,10 +262,12 @@ async fn show(fleet: &Fleet, slug: &str, jwt_key: bool, output: Output) -> Done 
     let row = fleet.tenant(slug).await?;
     let journal = fleet.catalog.journal(&row.record.id, 20).await?;
     let key = fleet.keys.jwt_keys(&row.record).first().map(|key| STANDARD.encode(key)).filter(|_| jwt_key);
+    let mut warnings = fleet.settings.idle_limits(&row.record);
+    warnings.extend(fleet.refused_settings(&row.record).await);
     let answer = serde_json::json!({
         "tenant": row, "database": row.record.database(), "login": row.record.login_role(),
         "api": fleet.settings.tenant(row.record.clone()).api, "secrets": row.record.sealed.keys().collect::<Vec<_>>(),
-        "journal": journal, "jwt_key": key,
+        "journal": journal, "jwt_key": key, "warnings": warnings,
     });
     output.answer(&answer, |_| {
         let record = &row.record;
@@ -293,6 +298,7 @@ async fn show(fleet: &Fleet, slug: &str, jwt_key: bool, output: Output) -> Done 
         facts.extend(record.overrides.iter().map(|(key, value)| ("setting", format!("{key} = {value}"))));
         facts.extend(record.sealed.keys().map(|name| ("sealed", format!("{name} (set, never shown)"))));
         facts.extend(row.failure.clone().map(|failure| ("failure", failure)));
+        facts.extend(warnings.iter().map(|warning| ("warning", warning.clone())));
         facts.extend(key.clone().map(|key| ("jwt key", key)));
         facts.extend(record.base_urls.iter().map(|url| ("base url", url.to_string())));
         let facts = table(&["", ""], facts.into_iter().map(|(name, value)| vec![name.to_owned(), value]));

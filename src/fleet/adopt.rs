@@ -1,12 +1,18 @@
 //! Adopt: a tenant over a database that is there already, with its own schema and roles. Nothing in it is changed.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::task::spawn_blocking;
+
 use super::roles::{catalog_migrator, catalog_owner};
 use super::{Doing, Fleet, FleetError};
 use crate::catalog::{Filter, NewTenant, TenantRow};
-use crate::pg::{self, Connection, Login};
-use crate::policy::Secret;
-use crate::policy::{Api, Limits, Overrides};
-use crate::tenant::{Adopted, BaseUrl, Origin, Sealed, Slug, State, TenantId};
+use crate::pg::{self, Connection, Guard, Login};
+use crate::policy::{Api, InDatabase, Limits, Overrides, Secret};
+use crate::schema::{self, Schema, SchemaError};
+use crate::tenant::{Adopted, BaseUrl, Origin, Record, Sealed, Slug, State, TenantId};
 use crate::vault::PASSWORD;
 
 /// The role that PostgREST's documentation has its users log in as.
@@ -41,6 +47,9 @@ pub struct Adoption {
     pub tenant: TenantRow,
     /// What is amiss with the login or the settings; one sentence each.
     pub warnings: Vec<String>,
+    /// How long it took to read its schema, in milliseconds: what its first request waits for. `None` where it could not be
+    /// read.
+    pub schema_ms: Option<u64>,
 }
 
 impl Fleet {
@@ -83,8 +92,17 @@ impl Fleet {
             format!("adopting database `{}`{how}", adopted.database)
         })?;
         let (_, api) = overrides.applied_to(Limits::default(), Api::adopted());
-        let mut warnings = look(&client, &api).await?;
+        let found = in_database(&client, &api).await?;
+        let mut warnings = look(&client, &found.api).await?;
         client.close().await;
+        warnings.extend(amiss(&found));
+        let schema_ms = match self.read_once(server, &login, &adopted.database, &found.api).await {
+            Ok(took) => Some(u64::try_from(took.as_millis()).unwrap_or(u64::MAX)),
+            Err(error) => {
+                warnings.push(format!("its schema can't be read, so its API answers 503 PGRST002: {error}"));
+                None
+            }
+        };
         warnings.extend(self.shared(slug, server, &login.user).await?);
 
         let id = match before {
@@ -93,7 +111,50 @@ impl Fleet {
         };
         let tenant = self.catalog.tenant(&id).await?.ok_or_else(|| FleetError::Unknown(slug.to_string()))?;
         warnings.extend(self.let_router_end(&tenant.record).await);
-        Ok(Adoption { tenant, warnings })
+        Ok(Adoption { tenant, warnings, schema_ms })
+    }
+
+    /// Reads the schema as a router will, and says how long that took.
+    async fn read_once(
+        &self,
+        server: &str,
+        login: &Login,
+        database: &str,
+        api: &Api,
+    ) -> Result<Duration, FleetError> {
+        let failed = |source: SchemaError| FleetError::Schema { database: database.to_owned(), source };
+        let guard: Guard = Arc::new(());
+        let opened = self.servers.get(server)?.endpoint.open(login, database, "", &guard).await;
+        let mut connection = opened.doing(|| format!("connecting to `{database}` to read its schema"))?;
+        let begun = Instant::now();
+        let asked = schema::ask(&mut connection, &api.db_schemas, &api.db_extra_search_path).await;
+        let answers = asked.map_err(failed)?;
+        let made = spawn_blocking(|| Schema::new(answers.into_facts()?)).await;
+        made.map_err(|error| FleetError::Settings(format!("reading the schema ended: {error}")))?
+            .map_err(failed)?;
+        Ok(begun.elapsed())
+    }
+
+    /// What a tenant's own database says about settings and can't be obeyed, one sentence each; nothing of one that manybox
+    /// made.
+    pub async fn refused_settings(&self, record: &Record) -> Vec<String> {
+        if !record.is_adopted() {
+            return Vec::new();
+        }
+        let asked = async {
+            let logins = self.keys.tenant_logins(record);
+            let login =
+                logins.first().ok_or_else(|| FleetError::Settings("there is no master key".into()))?;
+            let endpoint = &self.servers.get(&record.server)?.endpoint;
+            let database = record.database();
+            let client = pg::connect(endpoint, login, &database)
+                .await
+                .doing(|| format!("connecting to `{database}` to read its settings"))?;
+            let found = in_database(&client, &self.settings.tenant(record.clone()).api).await?;
+            client.close().await;
+            Ok::<_, FleetError>(amiss(&found))
+        };
+        asked.await.unwrap_or_else(|error| vec![format!("in-database configuration: {error}")])
     }
 
     /// The tenant that has the slug already, when this is the same adoption once more.
@@ -213,6 +274,23 @@ impl Fleet {
     }
 }
 
+/// What the login's settings in the database make of these.
+async fn in_database(client: &Connection, api: &Api) -> Result<InDatabase, FleetError> {
+    let reading = || "reading in-database configuration".to_owned();
+    let rows = client.query(schema::IN_DATABASE_SETTINGS, &[]).await.doing(reading)?;
+    let pairs = rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?)));
+    let settings = pairs.collect::<Result<BTreeMap<String, String>, tokio_postgres::Error>>();
+    Ok(api.with_in_database(&settings.doing(reading)?))
+}
+
+fn amiss(found: &InDatabase) -> Vec<String> {
+    let refused = found.refused.iter().map(|(name, why)| {
+        format!("the API is closed (503 MBX208): {name} in the database can't be obeyed: {why}")
+    });
+    let unused = found.unused.iter().map(|name| format!("{name} in the database sets nothing here"));
+    refused.chain(unused).collect()
+}
+
 /// Warnings: rights that a tenant's login should not have, and names in the settings that don't exist.
 async fn look(client: &Connection, api: &Api) -> Result<Vec<String>, FleetError> {
     let row = client
@@ -270,6 +348,14 @@ async fn look(client: &Connection, api: &Api) -> Result<Vec<String>, FleetError>
     } else if others > 0 {
         warnings
             .push(format!("the login may connect to {others} database(s) that manybox made; revoke that"));
+    }
+    let shared = client.query(schema::SHARED_ROLES, &[]).await.doing(unreadable)?;
+    for row in shared {
+        let role: String = row.try_get(0).doing(unreadable)?;
+        warnings.push(format!(
+            "the settings of role `{role}` (ALTER ROLE … SET) are not obeyed: another login may become it, and could \
+             change them"
+        ));
     }
     warnings.extend(schemas.iter().map(|s| format!("there is no schema `{s}` in the database (db_schemas)")));
     warnings.extend(roles.iter().map(|r| {

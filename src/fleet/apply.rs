@@ -40,6 +40,15 @@ pub enum Change {
         /// What differs.
         what: Vec<&'static str>,
     },
+    /// A tenant whose login may open another number of connections on its server than the settings say.
+    Limit {
+        /// Its slug.
+        slug: String,
+        /// As many as now; -1 for no limit.
+        is: i32,
+        /// As many as the settings say.
+        wanted: i32,
+    },
     /// A declared tenant that `apply` can't make as declared, and why.
     Conflict {
         /// Its slug.
@@ -57,6 +66,7 @@ impl Change {
             | Self::Finish { slug }
             | Self::Settle { slug, .. }
             | Self::Update { slug, .. }
+            | Self::Limit { slug, .. }
             | Self::Conflict { slug, .. } => slug,
         }
     }
@@ -68,6 +78,9 @@ impl Change {
             Self::Finish { .. } => "finish its creation".into(),
             Self::Settle { state, .. } => format!("make its server follow its state ({state})"),
             Self::Update { what, .. } => format!("update {}", what.join(", ")),
+            Self::Limit { is, wanted, .. } => {
+                format!("let its login have {wanted} connections instead of {is}")
+            }
             Self::Conflict { reason, .. } => format!("conflict: {reason}"),
         }
     }
@@ -117,6 +130,11 @@ impl Fleet {
                         .unwrap_or_default(),
                     server: declared.server.clone().unwrap_or_else(|| defaults.server.clone()),
                 });
+            }
+        }
+        for (slug, is, wanted) in self.login_limits(&rows).await {
+            if !changes.iter().any(|change| change.slug() == slug) {
+                changes.push(Change::Limit { slug, is, wanted });
             }
         }
         changes.sort_by(|a, b| a.slug().cmp(b.slug()));
@@ -215,6 +233,7 @@ impl Fleet {
                 }
                 self.catalog.base_urls_replace(&record.id, &self.templated(&record.slug)?, true).await?;
             }
+            Change::Limit { .. } => self.limit_login(&self.tenant(slug).await?.record).await?,
             Change::Conflict { reason, .. } => {
                 return Err(FleetError::Settings(format!("tenant `{slug}`: {reason}")));
             }

@@ -187,11 +187,10 @@ impl Fleet {
         let login = self.keys.newest().tenant_login(record);
         let verifier = login.verifier()?;
         let role = Ident::new(&login.user);
-        let limits = self.settings.tenant(record.clone()).limits;
         let mut sql = format!(
             "{} ROLE {role} LOGIN NOINHERIT CONNECTION LIMIT {} PASSWORD {};",
             if there { "ALTER" } else { "CREATE" },
-            limits.max_connections.saturating_mul(2),
+            self.connection_limit(record),
             literal(&verifier)
         );
         for api_role in &self.settings.roles() {

@@ -21,7 +21,9 @@ impl Fleet {
             self.settings.check_roles(&tenant.api)?;
         }
         let sealed = self.sealed(&record.id, &record.sealed, overrides)?;
-        Ok(self.catalog.tenant_configure(&record.id, tier, overrides, &sealed).await?)
+        self.catalog.tenant_configure(&record.id, tier, overrides, &sealed).await?;
+        let tier = tier.to_owned();
+        self.limit_login(&Record { tier, overrides: overrides.clone(), ..record.clone() }).await
     }
 
     pub(super) fn known_tier(&self, tier: &str) -> Result<(), FleetError> {

@@ -76,9 +76,12 @@ fn allowed(origin: Option<&HeaderValue>, api: Option<&Api>) -> Allowed {
     }
 }
 
-/// Lets the request's page read the answer, if its origin is one of the tenant's.
+/// Lets the request's page read the answer, if its origin is one of the tenant's. Nobody else has a say in that: what an
+/// answer brings along, a function's headers for instance, is taken away.
 pub(super) fn allow(origin: Option<&HeaderValue>, api: Option<&Api>, response: &mut HeaderMap) {
     let judged = allowed(origin, api);
+    response.remove(ACCESS_CONTROL_ALLOW_ORIGIN);
+    response.remove(ACCESS_CONTROL_ALLOW_CREDENTIALS);
     if origin.is_some() && judged != Allowed::No {
         response.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(EXPOSED));
     }
@@ -110,7 +113,11 @@ mod tests {
     fn a_tenants_origins_and_no_others() {
         let api = Api { server_cors_allowed_origins: Some(vec!["https://a.test".into()]), ..Api::default() };
         let answer = |origin: &'static str, api: &Api| {
-            let mut response = headers(&[("vary", "Accept")]);
+            let mut response = headers(&[
+                ("vary", "Accept"),
+                ("access-control-allow-origin", "*"),
+                ("access-control-allow-credentials", "true"),
+            ]);
             allow(Some(&HeaderValue::from_static(origin)), Some(api), &mut response);
             response
         };
@@ -123,6 +130,7 @@ mod tests {
         {
             let other = answer(origin, &api);
             assert!(!other.contains_key(ACCESS_CONTROL_ALLOW_ORIGIN), "{origin}");
+            assert!(!other.contains_key(ACCESS_CONTROL_ALLOW_CREDENTIALS), "{origin}");
             assert!(!other.contains_key(ACCESS_CONTROL_EXPOSE_HEADERS), "{origin}");
             assert!(other.get_all(VARY).iter().any(|v| v == "Origin"));
         }

@@ -24,6 +24,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 
 use super::clients::{Client, Clients, Look, Pace, UnderWay};
+use super::refused::{Exchange, ExplainedSocket};
 use super::socket::Socket;
 use crate::settings::ClientSettings;
 
@@ -77,13 +78,16 @@ where
         let Some(client) = clients.admit(peer.ip()) else { continue };
         let client = Place(client);
         let (service, own) = (service.clone(), Arc::clone(&client.0));
+        let exchange = Exchange::default();
+        let answers = exchange.clone();
         let service = service_fn(move |request: Request<Incoming>| {
             let mut request = request.map(Body::new);
             request.extensions_mut().insert(ConnectInfo(peer));
-            answer(service.clone(), request, own.begin())
+            let (answering, answer) = (answers.begin(), answer(service.clone(), request, own.begin()));
+            async move { answer.await.map(|response| response.map(|body| answering.of(body))) }
         });
         let _ = socket.set_nodelay(true);
-        let connection = http.serve_connection(io(socket, &client.0), service).into_owned();
+        let connection = http.serve_connection(io(socket, &client.0, exchange), service).into_owned();
         let (clients, stopping, alive) = (clients.clone(), stopping.clone(), alive.clone());
         tokio::spawn(async move {
             keep(connection, &client.0, &clients, stopping).await;
@@ -117,8 +121,8 @@ fn http(settings: &ClientSettings) -> Builder<TokioExecutor> {
     http
 }
 
-fn io(socket: TcpStream, client: &Arc<Client>) -> TokioIo<Socket> {
-    TokioIo::new(Socket::new(socket, Arc::clone(client)))
+fn io(socket: TcpStream, client: &Arc<Client>, exchange: Exchange) -> TokioIo<ExplainedSocket<Socket>> {
+    TokioIo::new(ExplainedSocket::new(Socket::new(socket, Arc::clone(client)), exchange))
 }
 
 /// A place, given up when its connection has ended, however that ends.

@@ -42,6 +42,8 @@ pub(super) fn resolve(app: &App, parts: &mut Parts) -> Result<Arc<tenant::Tenant
         return Err(RouterError::TenantSuspended);
     }
     let root = root(&tenant, &resolved, url.path);
+    let base = url.path.strip_suffix(&resolved.path).unwrap_or(url.path);
+    let base = (!base.is_empty()).then(|| rest::BasePath(base.to_owned()));
     let path = resolved.path;
     let target = match parts.uri.query() {
         Some(query) => format!("{path}?{query}"),
@@ -51,6 +53,9 @@ pub(super) fn resolve(app: &App, parts: &mut Parts) -> Result<Arc<tenant::Tenant
     parts.extensions.insert(Arc::clone(&tenant));
     if let Some(root) = root {
         parts.extensions.insert(root);
+    }
+    if let Some(base) = base {
+        parts.extensions.insert(base);
     }
     Ok(tenant)
 }

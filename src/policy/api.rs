@@ -32,7 +32,7 @@ pub struct Api {
     pub db_pre_request: Option<Function>,
     /// A function that answers the root instead of the OpenAPI document.
     pub db_root_spec: Option<Function>,
-    /// Settings of the impersonated role (`ALTER ROLE … SET`) that hold for a request; adopted databases only.
+    /// Settings of a function (`CREATE FUNCTION … SET`) that hold from the start of its transaction.
     pub db_hoisted_tx_settings: Vec<String>,
     /// What the OpenAPI document at the root shows.
     pub openapi_mode: OpenApiMode,

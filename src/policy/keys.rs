@@ -44,7 +44,7 @@ pub struct Key {
 /// The prefix of a setting that goes into every request's transaction, and that every name below it begins with.
 pub(super) const APP: &str = "app.settings.";
 /// The value that stands for nothing, or for an empty list, where an empty value stands for the default.
-const NONE: &str = "none";
+pub(super) const NONE: &str = "none";
 
 const NAMES_OR_NONE: &str = "names separated by commas, or none";
 const FUNCTION: &str = "a function as [SCHEMA.]NAME, or none";
@@ -150,7 +150,7 @@ pub const KEYS: &[Key] = &[
     Key {
         name: "db_hoisted_tx_settings",
         expected: "names of PostgreSQL's settings separated by commas, or none; not role, session_authorization, search_path or request.*",
-        doc: "settings that a function (CREATE FUNCTION … SET) brings along and, in adopted databases, the request's role",
+        doc: "settings of a function (CREATE FUNCTION … SET) that hold from the start of its transaction",
         scope: Scope::Edition,
         in_database: true,
         read: |e, v| {
@@ -268,7 +268,7 @@ pub const KEYS: &[Key] = &[
     Key {
         name: "max_connections",
         expected: "a number from 1",
-        doc: "connections to the database, instead of the tier's",
+        doc: "connections to the database on each router, instead of the tier's; the server's budget.max_per_tenant holds besides",
         scope: Scope::Tenant,
         in_database: false,
         read: |e, v| set(&mut e.limits.max_connections, number(v).filter(|n| *n > 0)?),

@@ -89,30 +89,57 @@ impl Overrides {
     }
 }
 
+/// Longest value of an in-database setting, in bytes. Those of any use are far shorter.
+pub const MAX_IN_DATABASE_VALUE: usize = 64 * 1024;
+
+/// In-database configuration laid over other settings.
+#[derive(Debug, Clone)]
+pub struct InDatabase {
+    /// The settings with what could be read on top. Not to be served while anything was refused: what was meant may have
+    /// been stricter.
+    pub api: Api,
+    /// The settings that can't be obeyed, by name with `pgrst.` in front, and why.
+    pub refused: Vec<(String, Invalid)>,
+    /// Names below `pgrst.` that set nothing: misspelled, or of PostgREST's process.
+    pub unused: Vec<String>,
+}
+
 impl Api {
     /// Lays in-database configuration (`ALTER ROLE login SET pgrst.NAME = …`) over these settings, by PostgREST's
-    /// names, with or without `pgrst.` in front. As in PostgREST it wins over every other place. What isn't known or
-    /// can't be read is left out.
-    #[must_use]
-    pub fn with_in_database(&self, settings: &BTreeMap<String, String>) -> Self {
+    /// names, with or without `pgrst.` in front. As in PostgREST it wins over every other place, and an empty value is
+    /// PostgREST's own default, not what another place says: `db_anon_role` without a role refuses anonymous requests.
+    pub fn with_in_database(&self, settings: &BTreeMap<String, String>) -> InDatabase {
         let mut effective = Effective { limits: Limits::default(), api: self.clone() };
+        let default = Effective { limits: Limits::default(), api: Self::adopted() };
+        let (mut refused, mut unused) = (Vec::new(), Vec::new());
         for (name, value) in settings {
-            let name = name.strip_prefix("pgrst.").unwrap_or(name);
-            // `db_extra_search_path` is the one that PostgREST takes empty as such.
-            let value = if value.is_empty() && name == "db_extra_search_path" { "none" } else { value };
-            let known = match keys::find(name) {
-                Ok(Some(key)) => key.in_database,
-                Ok(None) => name.starts_with(APP),
-                Err(_) => false,
+            let bare = name.strip_prefix("pgrst.").unwrap_or(name);
+            let read = if value.len() > MAX_IN_DATABASE_VALUE {
+                Err(Invalid(format!("`{bare}`: its value is longer than {MAX_IN_DATABASE_VALUE} bytes")))
+            } else {
+                match keys::find(bare) {
+                    Ok(Some(key)) if key.in_database && value.is_empty() => match bare {
+                        JWT_SECRET => Err(Invalid(format!(
+                            "`{bare}`: is empty; RESET it, and `manybox tenant set {JWT_SECRET}=` takes away the tenant's"
+                        ))),
+                        // The one that PostgREST takes empty as such.
+                        "db_extra_search_path" => keys::read(bare, keys::NONE, &mut effective),
+                        _ => keys::read(bare, &key.show(&default), &mut effective),
+                    },
+                    Ok(Some(key)) if key.in_database => keys::read(bare, value, &mut effective),
+                    Ok(None) => keys::read(bare, value, &mut effective),
+                    Err(invalid) if bare.starts_with(APP) => Err(invalid),
+                    _ => {
+                        unused.push(name.clone());
+                        continue;
+                    }
+                }
             };
-            if known
-                && !value.is_empty()
-                && let Err(invalid) = keys::read(name, value, &mut effective)
-            {
-                tracing::warn!(setting = name, "in-database configuration: {invalid}");
+            if let Err(invalid) = read {
+                refused.push((format!("pgrst.{bare}"), invalid));
             }
         }
-        effective.api
+        InDatabase { api: effective.api, refused, unused }
     }
 }
 
@@ -313,11 +340,65 @@ mod tests {
             ("pgrst.db_pool", "3"),
         ];
         let settings = settings.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
-        let api = Api::adopted().with_in_database(&settings);
+        let InDatabase { api, refused, unused } = Api::adopted().with_in_database(&settings);
+        let names: Vec<_> = refused.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["pgrst.openapi_mode"]);
+        assert_eq!(unused, ["pgrst.db_pool", "pgrst.max_connections", "pgrst.roles"]);
         assert_eq!(api.db_schemas, ["test", "tenant1"]);
         assert_eq!((api.db_extra_search_path.len(), api.db_max_rows), (0, Some(1000)));
         assert_eq!(api.openapi_mode, Api::adopted().openapi_mode);
         assert!(api.roles.is_empty() && api.app_settings["x"] == "y");
         assert_eq!(api.jwt_secret, Some(Secret::new("reallyreallyreallyreallyverysafe")));
+    }
+
+    #[test]
+    fn what_can_not_be_obeyed_in_a_database_is_named() {
+        let refused = |name: &str, value: &str| {
+            let settings = [(format!("pgrst.{name}"), value.to_owned())].into();
+            let found = Api::adopted().with_in_database(&settings);
+            assert!(found.unused.is_empty(), "{name}");
+            found.refused.into_iter().map(|(name, _)| name).collect::<Vec<_>>()
+        };
+        let long = "x".repeat(MAX_IN_DATABASE_VALUE + 1);
+        for (name, value) in [
+            ("db_pre_request", r#""api"."gate""#),
+            ("db_pre_request", r#"api."gate""#),
+            ("db_pre_request", "app.api.gate"),
+            ("db_pre_request", "api."),
+            ("db_schemas", "api,,b"),
+            ("db_schemas", "pg_catalog"),
+            ("db_max_rows", "many"),
+            ("db_plan_enabled", "perhaps"),
+            ("db_hoisted_tx_settings", "role"),
+            ("server_cors_allowed_origins", "a.test"),
+            ("jwt_secret", "short"),
+            ("jwt_secret", ""),
+            ("jwt_aud", &long),
+            ("app.settings.a'b", "x"),
+        ] {
+            assert_eq!(refused(name, value), [format!("pgrst.{name}")], "{value:.20}");
+        }
+        for (name, value) in
+            [("db_pre_request", "api.gate"), ("db_plan_enabled", "TRUE"), ("app.settings.x", "")]
+        {
+            assert_eq!(refused(name, value), [""; 0], "{name}");
+        }
+    }
+
+    #[test]
+    fn an_empty_value_in_a_database_is_postgrests_default() {
+        let mut given = Overrides::default();
+        for (key, value) in [
+            ("db_anon_role", "web"),
+            ("db_pre_request", "api.gate"),
+            ("db_max_rows", "5"),
+            ("db_plan_enabled", "true"),
+        ] {
+            given.set(key, value).unwrap();
+        }
+        let (_, api) = given.applied_to(Limits::default(), Api::adopted());
+        let empty = ["db_anon_role", "db_pre_request", "db_max_rows", "db_plan_enabled"];
+        let found = api.with_in_database(&empty.map(|name| (format!("pgrst.{name}"), String::new())).into());
+        assert_eq!((found.api, found.refused.len()), (Api::adopted(), 0));
     }
 }

@@ -1,21 +1,29 @@
 //! The schemas in use: one per lineage, from where no tenant can write; one of its own for a tenant that turned out
 //! different, or whose lineage's is not stored.
 
-use std::collections::{BTreeMap, HashMap};
+mod configured;
+mod flights;
+mod key;
+mod own;
+
+pub(super) use configured::InDatabaseSettings;
+pub(super) use own::Entry;
+
 use std::fmt::Display;
-use std::hash::Hash;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use equivalent::Equivalent;
+use equivalent::Equivalent as _;
 use moka::future::Cache as Moka;
-use moka::ops::compute::Op;
 use moka::policy::EvictionPolicy;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
+use self::flights::{Flight, Flights};
+use self::key::{Key, KeyRef};
+use self::own::{Own, READ_SHARE, Reading, Why};
 use super::error::{Code, Error};
 use crate::pg::wire::Connection;
 use crate::pool::{End, Pools, end_batch};
@@ -26,21 +34,30 @@ use crate::tenant::{Lineage, Tenant, TenantId};
 /// Lineages' schemas that are kept. One of 100 tables takes about 200 kB.
 const MAX_SHARED: u64 = 1000;
 /// Bytes of tenants' own schemas that are kept, as `pg_catalog` answered them; the one used longest ago goes first.
-const MAX_OWN_BYTES: u64 = 128 * 1024 * 1024;
+const MAX_OWN_BYTES: u64 = 192 * 1024 * 1024;
+/// Adopted databases whose settings are kept.
+const MAX_CONFIGURED: u64 = 10_000;
 /// A schema that no request used for this long is forgotten.
 const SCHEMA_IDLE: Duration = Duration::from_secs(3600);
 /// How long to wait for a lineage's schema, and after that for the next attempt.
 const SHARED_DEADLINE: Duration = Duration::from_secs(5);
 /// When it is looked for again, if it was not stored.
 const MISSING_INTERVAL: Duration = Duration::from_secs(60);
-/// Longest reading of a tenant's own schema, from the wait for a connection to the last row. What holds it up is in its
-/// own database.
-const OWN_DEADLINE: Duration = Duration::from_secs(10);
+/// Longest reading of a tenant's own schema, from the wait for a connection to the last row. Not the tier's limit: those
+/// are for requests, and 30,000 tables take half a minute. What holds it up is in its own database.
+const OWN_DEADLINE: Duration = Duration::from_secs(120);
+/// Longest reading of an adopted database's settings.
+const SETTINGS_DEADLINE: Duration = Duration::from_secs(10);
 /// A tenant's own schema that could not be read is not tried again before.
 const FAILURE_INTERVAL: Duration = Duration::from_secs(5);
-/// Bounds of the time from one reading of a tenant's own schema to the next: [`READ_SHARE`] times what the reading took.
-const READ_INTERVAL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
-const READ_SHARE: u32 = 5;
+/// How often it is asked whether a tenant's own schema has changed: while the tenant is asked for anything, and after a
+/// name that is not in it.
+const DOUBT_INTERVAL: Duration = Duration::from_secs(10);
+const UNFIT_INTERVAL: Duration = Duration::from_secs(1);
+/// How long a request with such a name waits to hear that. A reading that takes longer goes on without it.
+const UNFIT_WAIT: Duration = Duration::from_secs(2);
+/// The same where the tenant's own schema was never read.
+const FIRST_WAIT: Duration = Duration::from_secs(10);
 
 /// Where the schemas of lineages are stored. What is here is used for all tenants of a lineage, so no tenant may be able
 /// to write it, nor to hold it up.
@@ -54,108 +71,6 @@ pub trait SharedSchemas: Send + Sync {
 pub type Loading<'a> = Pin<
     Box<dyn Future<Output = Result<Option<String>, Box<dyn std::error::Error + Send + Sync>>> + Send + 'a>,
 >;
-
-/// A schema in use.
-#[derive(Debug)]
-pub(super) struct Entry {
-    pub(super) schema: Arc<Schema>,
-    /// Of an adopted database; `None` of one that manybox made, whose settings any tenant's function could write.
-    pub(super) configured: Option<InDatabaseSettings>,
-    /// When it was read from the tenant's own database; `None` of a lineage's.
-    read: Option<Reading>,
-}
-
-/// A reading of a tenant's own schema.
-#[derive(Debug, Clone, Copy)]
-struct Reading {
-    begun: Instant,
-    took: Duration,
-}
-
-impl Reading {
-    /// Whether the next one would come too early. Readings take their tenant's connections, but manybox's processor.
-    fn is_recent(&self) -> bool {
-        let (least, most) = READ_INTERVAL;
-        (self.begun + self.took).elapsed() < self.took.saturating_mul(READ_SHARE).clamp(least, most)
-    }
-}
-
-/// What an adopted database says about settings.
-#[derive(Debug)]
-pub(super) struct InDatabaseSettings {
-    /// In-database configuration, by name.
-    in_database: BTreeMap<String, String>,
-    /// A tenant as the directory has it, and with in-database configuration on top.
-    joined: Mutex<Option<(Arc<Tenant>, Arc<Tenant>)>>,
-    /// By role, what `ALTER ROLE … SET` gave it.
-    pub(super) roles: HashMap<String, BTreeMap<String, String>>,
-}
-
-impl InDatabaseSettings {
-    /// The tenant with in-database configuration on top. Made again when an operator changed the tenant.
-    pub(super) fn applied_to(&self, tenant: &Arc<Tenant>) -> Arc<Tenant> {
-        if self.in_database.is_empty() {
-            return Arc::clone(tenant);
-        }
-        let mut joined = self.joined.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, over)) = joined.as_ref().filter(|(base, _)| Arc::ptr_eq(base, tenant)) {
-            return Arc::clone(over);
-        }
-        let over = Arc::new(tenant.with_in_database(&self.in_database));
-        *joined = Some((Arc::clone(tenant), Arc::clone(&over)));
-        over
-    }
-}
-
-/// What a schema is found by: whose it is, which schemas are exposed, and those that views are looked through in.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Key {
-    server: String,
-    /// `None` of an adopted database.
-    lineage: Option<Lineage>,
-    schemas: Vec<String>,
-    along: Vec<String>,
-}
-
-impl Key {
-    fn of(tenant: &Tenant) -> Self {
-        Self {
-            server: tenant.server.clone(),
-            lineage: tenant.lineage().cloned(),
-            schemas: tenant.api.db_schemas.clone(),
-            along: tenant.api.db_extra_search_path.clone(),
-        }
-    }
-}
-
-/// The tenant's key without a copy of all its names.
-#[derive(Hash)]
-struct KeyRef<'a> {
-    server: &'a str,
-    lineage: Option<&'a Lineage>,
-    schemas: &'a [String],
-    along: &'a [String],
-}
-
-impl<'a> KeyRef<'a> {
-    fn of(tenant: &'a Tenant) -> Self {
-        Self {
-            server: &tenant.server,
-            lineage: tenant.lineage(),
-            schemas: &tenant.api.db_schemas,
-            along: &tenant.api.db_extra_search_path,
-        }
-    }
-}
-
-impl Equivalent<Key> for KeyRef<'_> {
-    fn equivalent(&self, key: &Key) -> bool {
-        self.server == key.server
-            && self.lineage == key.lineage.as_ref()
-            && self.schemas == key.schemas
-            && self.along == key.along
-    }
-}
 
 /// What was found where the schemas of lineages are stored.
 #[derive(Clone)]
@@ -179,39 +94,16 @@ impl moka::Expiry<Key, Shared> for Expiry {
     }
 }
 
-/// What is known of a tenant's own schema.
-#[derive(Clone)]
-enum Own {
-    /// An operator wants it read.
-    Wanted,
-    /// It was read, under this key.
-    Read {
-        key: Arc<Key>,
-        entry: Arc<Entry>,
-        /// Only because the lineage's is not stored.
-        stands_in: bool,
-        bytes: u32,
-    },
-}
-
-/// Why a tenant's own schema is read.
-#[derive(Clone, Copy)]
-enum Why<'a> {
-    /// An operator wants it.
-    Wanted,
-    /// Its lineage has none.
-    NoShared,
-    /// This one did not fit.
-    Unfit(&'a Arc<Entry>),
-}
-
 /// A handle, cheap to clone.
 #[derive(Clone)]
 pub(super) struct Cache {
     stored: Option<Arc<dyn SharedSchemas>>,
     shared: Moka<Key, Shared>,
     own: Moka<TenantId, Own>,
-    failures: Moka<TenantId, Error>,
+    configured: Moka<TenantId, Arc<InDatabaseSettings>>,
+    /// Those that could not be read, and until when that is not tried again.
+    failures: Moka<TenantId, (Error, Instant)>,
+    flights: Flights,
     metrics: Metrics,
     /// Whether there ever was one of those: to look for them costs every request.
     any_own: Arc<AtomicBool>,
@@ -237,21 +129,86 @@ impl Cache {
                 .eviction_policy(EvictionPolicy::lru())
                 .time_to_idle(SCHEMA_IDLE)
                 .build(),
-            failures: Moka::builder().max_capacity(MAX_SHARED).time_to_live(FAILURE_INTERVAL).build(),
+            configured: Moka::builder()
+                .max_capacity(MAX_CONFIGURED)
+                .eviction_policy(EvictionPolicy::lru())
+                .time_to_idle(SCHEMA_IDLE)
+                .build(),
+            flights: Flights::default(),
+            failures: Moka::builder()
+                .max_capacity(MAX_SHARED)
+                .time_to_live(OWN_DEADLINE * READ_SHARE)
+                .build(),
             metrics,
             any_own: Arc::default(),
         }
     }
 
+    /// What the tenant's database says about settings, if it was adopted. In one that manybox made, any function could
+    /// write that for every tenant of the server.
+    pub(super) async fn configured(
+        &self,
+        tenant: &Arc<Tenant>,
+        pools: &Pools,
+    ) -> Result<Option<Arc<InDatabaseSettings>>, Error> {
+        if !tenant.is_adopted() {
+            return Ok(None);
+        }
+        let mut former = None;
+        if let Some(known) = self.configured.get(&tenant.id).await {
+            if known.holds_for(tenant) {
+                return Ok(Some(known));
+            }
+            self.configured.invalidate(&tenant.id).await;
+            former = Some(known);
+        }
+        let ask = self.ask_settings(tenant, pools, former);
+        let ask = self.configured.try_get_with_by_ref(&tenant.id, ask);
+        Box::pin(ask).await.map(Some).map_err(|error: Arc<Error>| (*error).clone())
+    }
+
+    async fn ask_settings(
+        &self,
+        tenant: &Arc<Tenant>,
+        pools: &Pools,
+        former: Option<Arc<InDatabaseSettings>>,
+    ) -> Result<Arc<InDatabaseSettings>, Error> {
+        let begun = Instant::now();
+        self.check_failure(tenant).await?;
+        let asked = timeout(SETTINGS_DEADLINE, async {
+            let mut checkout = pools.checkout(tenant).await?;
+            let asked = InDatabaseSettings::ask(tenant, checkout.wire(), former.as_deref()).await;
+            if asked.is_ok() || checkout.wire().run(&end_batch(End::None)).await.is_ok() {
+                checkout.clean();
+            }
+            Ok::<_, Error>(asked)
+        });
+        match asked.await {
+            Ok(Ok(Ok(settings))) => Ok(Arc::new(settings)),
+            Ok(Err(error)) => Err(error),
+            Ok(Ok(Err(error))) => Err(self.failed(tenant, begun, &error).await),
+            Err(late) => Err(self.failed(tenant, begun, &late).await),
+        }
+    }
+
     /// The tenant's schema: its own where that is known to differ, or else its lineage's. Where that is not stored, the
-    /// tenant's own is read, and used for it alone.
+    /// tenant's own is read, and used for it alone. One that is known is given at once, also while it is read again.
     pub(super) async fn get(&self, tenant: &Arc<Tenant>, pools: &Pools) -> Result<Arc<Entry>, Error> {
         let own = self.own(tenant).await;
+        match &own {
+            Some(Own::Read { wanted: true, .. }) => drop(self.look(tenant, pools, Why::Wanted)),
+            Some(Own::Read { entry, .. }) => {
+                if entry.read.as_ref().is_some_and(|reading| reading.claim(DOUBT_INTERVAL)) {
+                    drop(self.look(tenant, pools, Why::Doubt));
+                }
+            }
+            Some(Own::Wanted) | None => {}
+        }
         if let Some(Own::Read { entry, stands_in: false, .. }) = own {
             return Ok(entry);
         }
         if matches!(own, Some(Own::Wanted))
-            && let Ok(entry) = Box::pin(self.read_own(tenant, pools, Why::Wanted)).await
+            && let Ok(entry) = self.look(tenant, pools, Why::Wanted).await
         {
             return Ok(entry);
         }
@@ -260,7 +217,7 @@ impl Cache {
         }
         match own {
             Some(Own::Read { entry, .. }) => Ok(entry),
-            _ => Box::pin(self.read_own(tenant, pools, Why::NoShared)).await,
+            _ => self.look(tenant, pools, Why::NoShared).await,
         }
     }
 
@@ -315,121 +272,166 @@ impl Cache {
         let (schemas, along) = (tenant.api.db_schemas.clone(), tenant.api.db_extra_search_path.clone());
         let made = move || Schema::new(Facts::from_json(&facts)?.select(&schemas, &along));
         match spawn_blocking(made).await {
-            Ok(Ok(schema)) => {
-                Shared::Stored(Arc::new(Entry { schema: Arc::new(schema), configured: None, read: None }))
-            }
+            Ok(Ok(schema)) => Shared::Stored(Arc::new(Entry { schema: Arc::new(schema), read: None })),
             Ok(Err(error)) => unknown(&error),
             Err(error) => unknown(&error),
         }
     }
 
-    /// Wants the tenant's own schema read before its next request. The others of its lineage keep theirs.
+    /// Wants the tenant's own schema and settings read again. What is in use serves until that is done. The others of its
+    /// lineage keep theirs.
     pub(super) async fn forget(&self, tenant: &Tenant) {
         self.any_own.store(true, Ordering::Release);
         self.failures.invalidate(&tenant.id).await;
-        self.own.insert(tenant.id.clone(), Own::Wanted).await;
+        self.configured.invalidate(&tenant.id).await;
+        let want = async |known: Option<moka::Entry<TenantId, Own>>| match known.map(moka::Entry::into_value)
+        {
+            Some(Own::Read { key, entry, stands_in, bytes, .. }) => {
+                Own::Read { key, entry, stands_in, wanted: true, bytes }
+            }
+            Some(Own::Wanted) | None => Own::Wanted,
+        };
+        self.own.entry_by_ref(&tenant.id).and_upsert_with(want).await;
     }
 
-    /// Reads the tenant's own schema, after `seen` did not fit its database. `None` when that would not help: the schema
-    /// is the same, or was read a moment ago.
+    /// Looks whether the database has changed, after `seen` did not fit it, and reads the tenant's own schema if it has.
+    /// `None` when that would not help: the schema is the same, was looked at a moment ago, or takes long to read.
     pub(super) async fn reload(
         &self,
         tenant: &Arc<Tenant>,
         pools: &Pools,
         seen: &Arc<Entry>,
     ) -> Result<Option<Arc<Entry>>, Error> {
-        let entry = self.read_own(tenant, pools, Why::Unfit(seen)).await?;
+        let entry = match self.own(tenant).await {
+            Some(Own::Read { entry, .. }) => {
+                let is_seen = entry.schema.fingerprint == seen.schema.fingerprint;
+                let asks = entry.read.as_ref().is_some_and(|reading| reading.claim(UNFIT_INTERVAL));
+                if !asks {
+                    return Ok((!is_seen).then_some(entry));
+                }
+                match timeout(UNFIT_WAIT, self.look(tenant, pools, Why::Unfit)).await {
+                    Ok(Ok(entry)) => entry,
+                    Ok(Err(_)) | Err(_) => return Ok((!is_seen).then_some(entry)),
+                }
+            }
+            _ => {
+                let first = timeout(FIRST_WAIT, self.look(tenant, pools, Why::Unfit)).await;
+                first.unwrap_or_else(|_| Err(unreadable()))?
+            }
+        };
         let changed = entry.schema.fingerprint != seen.schema.fingerprint;
         if changed {
             tracing::info!(
                 tenant.id = %tenant.id,
                 schema.fingerprint = %entry.schema.fingerprint,
-                "tenant {} has another schema than its lineage had; it is served by its own",
+                "tenant {} has another schema than was in use; it is served by its own",
                 tenant.slug
             );
         }
         Ok(changed.then_some(entry))
     }
 
-    /// The tenant's own schema, read now unless that was done a moment ago. Requests of this tenant wait for one reading; no
-    /// other tenant's do.
-    async fn read_own(&self, tenant: &Arc<Tenant>, pools: &Pools, why: Why<'_>) -> Result<Arc<Entry>, Error> {
+    /// Looks at the tenant's own database, in a task that a request which gives up does not end. All requests of the tenant
+    /// wait for the same; no other tenant's do, and nobody need wait.
+    fn look(&self, tenant: &Arc<Tenant>, pools: &Pools, why: Why) -> Flight {
         self.any_own.store(true, Ordering::Release);
-        let read = async |known: Option<moka::Entry<TenantId, Own>>| {
-            let mut stands_in = matches!(why, Why::NoShared) && !tenant.is_adopted();
-            if let Some(Own::Read { key, entry, stands_in: stood_in, .. }) =
-                known.map(moka::Entry::into_value)
-                && KeyRef::of(tenant).equivalent(&*key)
-            {
-                if entry.read.is_some_and(|reading| reading.is_recent()) {
-                    return Ok(Op::Nop);
-                }
-                stands_in |= stood_in;
-            }
-            if let Some(error) = self.failures.get(&tenant.id).await {
-                return Err(error);
-            }
-            let seen = if let Why::Unfit(seen) = why { Some(&seen.schema) } else { None };
-            let (entry, bytes) = self.read(tenant, pools, seen).await?;
-            let key = Arc::new(Key::of(tenant));
-            Ok(Op::Put(Own::Read { key, entry: Arc::new(entry), stands_in, bytes }))
-        };
-        let own = self.own.entry_by_ref(&tenant.id).and_try_compute_with(read).await?;
-        match own.into_entry().map(moka::Entry::into_value) {
-            Some(Own::Read { entry, .. }) => Ok(entry),
-            _ => Err(Error::internal("a schema that was read is not there")),
-        }
+        let (cache, tenant, pools) = (self.clone(), Arc::clone(tenant), pools.clone());
+        self.flights.join(&tenant.id.clone(), async move {
+            // By then it may be as wanted: somebody else has looked.
+            cache.own_as_it_is(&tenant, &pools, why).await
+        })
     }
 
-    /// Reads the tenant's own schema; also gives the bytes that it takes besides `seen`.
-    async fn read(
+    async fn own_as_it_is(&self, tenant: &Arc<Tenant>, pools: &Pools, why: Why) -> Result<Arc<Entry>, Error> {
+        let mut stands_in = why == Why::NoShared && !tenant.is_adopted();
+        let mut known = None;
+        if let Some(Own::Read { entry, stands_in: stood_in, wanted, .. }) = self.own(tenant).await {
+            stands_in |= stood_in;
+            let recent = entry.read.as_ref().is_some_and(Reading::is_recent);
+            if recent && !wanted {
+                return Ok(entry);
+            }
+            known = Some((entry, wanted));
+        }
+        self.check_failure(tenant).await?;
+        let doubted = known.as_ref().filter(|(_, wanted)| !wanted).map(|(entry, _)| entry);
+        let (entry, bytes) = match self.ask(tenant, pools, doubted).await? {
+            Some(read) => read,
+            None => match known {
+                Some((entry, _)) => return Ok(entry),
+                None => return Err(Error::internal("a schema that was never read has not changed")),
+            },
+        };
+        // Most are as they were, and need no second place.
+        let seen = known.map(|(entry, _)| entry).filter(|e| e.schema.fingerprint == entry.schema.fingerprint);
+        let entry = match seen {
+            Some(seen) => Entry { schema: Arc::clone(&seen.schema), ..entry },
+            None => entry,
+        };
+        let (key, entry) = (Arc::new(Key::of(tenant)), Arc::new(entry));
+        let own = Own::Read { key, entry: Arc::clone(&entry), stands_in, wanted: false, bytes };
+        self.own.insert(tenant.id.clone(), own).await;
+        Ok(entry)
+    }
+
+    /// Reads the tenant's own schema, and how many bytes that took; `None` when it is as it was when `doubted` was read.
+    async fn ask(
         &self,
         tenant: &Arc<Tenant>,
         pools: &Pools,
-        seen: Option<&Arc<Schema>>,
-    ) -> Result<(Entry, u32), Error> {
+        doubted: Option<&Arc<Entry>>,
+    ) -> Result<Option<(Entry, u32)>, Error> {
         let begun = Instant::now();
+        let former = self.configured.get(&tenant.id).await;
         let asked = timeout(OWN_DEADLINE, async {
             let mut checkout = pools.checkout(tenant).await?;
-            let asked = ask(tenant, checkout.wire()).await;
+            let doubted = doubted.and_then(|entry| entry.read.as_ref());
+            let asked = ask(tenant, checkout.wire(), doubted, former.as_deref()).await;
             // What was read was undone under the same Sync.
             if asked.is_ok() || checkout.wire().run(&end_batch(End::Rollback)).await.is_ok() {
                 checkout.clean();
             }
             Ok::<_, Error>(asked)
         });
-        self.metrics.schema_read();
-        let built = match asked.await {
-            Ok(Ok(Ok((answers, configured)))) => {
-                let bytes = u32::try_from(answers.len()).unwrap_or(u32::MAX);
-                let schema = spawn_blocking(|| Schema::new(answers.into_facts()?)).await;
-                match schema {
-                    Ok(Ok(schema)) => Ok((schema, configured, bytes)),
-                    Ok(Err(error)) => Err(error.to_string()),
-                    Err(error) => Err(error.to_string()),
-                }
-            }
+        let found = match asked.await {
+            Ok(Ok(Ok(found))) => found,
             // There was no connection: a reason of its own, which may be gone at once.
             Ok(Err(error)) => return Err(error),
-            Ok(Ok(Err(error))) => Err(error.to_string()),
-            Err(_) => Err(format!("it took more than {} s", OWN_DEADLINE.as_secs())),
-        };
-        let (schema, configured, bytes) = match built {
-            Ok(built) => built,
-            Err(error) => {
-                tracing::warn!(tenant.id = %tenant.id, error, "cannot read the schema of tenant {}", tenant.slug);
-                let error = unreadable();
-                self.failures.insert(tenant.id.clone(), error.clone()).await;
-                return Err(error);
+            Ok(Ok(Err(error))) => return Err(self.failed(tenant, begun, &error).await),
+            Err(_) => {
+                let error = format!("it took more than {} s", OWN_DEADLINE.as_secs());
+                return Err(self.failed(tenant, begun, &error).await);
             }
         };
-        // Most are as they were, and need no second place.
-        let (schema, bytes) = match seen.filter(|seen| seen.fingerprint == schema.fingerprint) {
-            Some(seen) => (Arc::clone(seen), 1),
-            None => (Arc::new(schema), bytes),
+        if let Some(configured) = found.configured {
+            self.configured.insert(tenant.id.clone(), Arc::new(configured)).await;
+        }
+        let Some(answers) = found.answers else { return Ok(None) };
+        self.metrics.schema_read();
+        let bytes = u32::try_from(answers.len()).unwrap_or(u32::MAX);
+        let schema = match spawn_blocking(|| Schema::new(answers.into_facts()?)).await {
+            Ok(Ok(schema)) => schema,
+            Ok(Err(error)) => return Err(self.failed(tenant, begun, &error).await),
+            Err(error) => return Err(self.failed(tenant, begun, &error).await),
         };
-        let read = Some(Reading { begun, took: begun.elapsed() });
-        Ok((Entry { schema, configured, read }, bytes))
+        let read = Some(Reading::new(begun, found.stamp));
+        Ok(Some((Entry { schema: Arc::new(schema), read }, bytes)))
+    }
+
+    /// Remembers for a while that the tenant's database could not be read: for longer when that took longer.
+    async fn failed(&self, tenant: &Tenant, begun: Instant, error: &(dyn Display + Sync)) -> Error {
+        tracing::warn!(tenant.id = %tenant.id, %error, "cannot read the schema of tenant {}", tenant.slug);
+        let error = unreadable();
+        let until = Instant::now() + FAILURE_INTERVAL.max(begun.elapsed() * READ_SHARE);
+        self.failures.insert(tenant.id.clone(), (error.clone(), until)).await;
+        error
+    }
+
+    async fn check_failure(&self, tenant: &Tenant) -> Result<(), Error> {
+        match self.failures.get(&tenant.id).await {
+            Some((error, until)) if Instant::now() < until => Err(error),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -439,19 +441,39 @@ fn unreadable() -> Error {
         .with_header(http::header::RETRY_AFTER, http::HeaderValue::from_static("5"))
 }
 
+/// What a tenant's own database answered.
+struct Found {
+    /// Of an adopted database.
+    configured: Option<InDatabaseSettings>,
+    stamp: String,
+    /// `None` when nothing has changed since the reading in doubt.
+    answers: Option<Answers>,
+}
+
 async fn ask(
     tenant: &Arc<Tenant>,
     wire: &mut Connection,
-) -> Result<(Answers, Option<InDatabaseSettings>), SchemaError> {
-    let configured = if tenant.is_adopted() {
-        let in_database = schema::in_database_settings(wire).await?;
-        let roles = schema::role_settings(wire).await?;
-        Some(InDatabaseSettings { in_database, joined: Mutex::default(), roles })
-    } else {
-        None
+    doubted: Option<&Reading>,
+    former: Option<&InDatabaseSettings>,
+) -> Result<Found, SchemaError> {
+    let begun = Instant::now();
+    let configured = match tenant.is_adopted() {
+        true => Some(InDatabaseSettings::ask(tenant, wire, former).await?),
+        false => None,
     };
-    let tenant =
-        configured.as_ref().map_or_else(|| Arc::clone(tenant), |configured| configured.applied_to(tenant));
-    let answers = schema::ask(wire, &tenant.api.db_schemas, &tenant.api.db_extra_search_path).await?;
-    Ok((answers, configured))
+    let over = configured.as_ref().map(|configured| configured.applied_to(tenant));
+    // Where the settings close the API nobody asks for more than the settings.
+    let tenant = over.and_then(Result::ok).unwrap_or_else(|| Arc::clone(tenant));
+    let (schemas, along) = (&tenant.api.db_schemas, &tenant.api.db_extra_search_path);
+    // A schema of other schemas is another one.
+    let of_these = |stamp: String| format!("{stamp} {schemas:?} {along:?}");
+    if let Some(reading) = doubted {
+        let stamp = of_these(schema::stamp(wire).await?);
+        reading.answered(begun.elapsed());
+        if stamp == reading.stamp {
+            return Ok(Found { configured, stamp, answers: None });
+        }
+    }
+    let answers = schema::ask(wire, schemas, along).await?;
+    Ok(Found { configured, stamp: of_these(answers.stamp()?), answers: Some(answers) })
 }

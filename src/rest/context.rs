@@ -5,6 +5,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use http::HeaderMap;
 use http::header::COOKIE;
@@ -67,6 +68,23 @@ const SET: &str = concat!(head!(), tail!());
 /// How many values it has.
 const USUAL: usize = 7;
 
+/// Settings that a role may have and a request does not take from it: who it runs as, where names are looked for, how
+/// texts are written and read, how its transaction begins, and how much the server tells beside its answers.
+const NOT_OF_ROLES: [&str; 12] = [
+    "role",
+    "session_authorization",
+    "search_path",
+    "client_encoding",
+    "client_min_messages",
+    "standard_conforming_strings",
+    "backslash_quote",
+    "transaction_isolation",
+    "transaction_read_only",
+    "transaction_deferrable",
+    "default_transaction_read_only",
+    "default_transaction_deferrable",
+];
+
 /// Whether a transaction may write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Access {
@@ -102,15 +120,15 @@ impl<'a> RequestContext<'a> {
         }
     }
 
-    /// Adds the settings that the role has of its own (`ALTER ROLE … SET`, by name), as far as the API hoists them.
+    /// Adds the settings that the role has of its own (`ALTER ROLE … SET`, by name), as PostgREST does: all that a session
+    /// may set, but for what the request, the answer's form and the tier decide.
     ///
-    /// Of adopted databases only: their roles are their tenant's alone. The API roles of tenants that manybox makes
-    /// are shared by all of them, and any function of any tenant can write their settings, so what such a role "has"
-    /// is not looked at.
+    /// Of adopted databases only: the API roles of tenants that manybox makes are shared by all of them, and any function
+    /// of any tenant can write their settings, so what such a role "has" is not looked at.
     #[must_use]
     pub(crate) fn with_role_settings(mut self, tenant: &Tenant, role: &BTreeMap<String, String>) -> Self {
         if tenant.is_adopted() {
-            self.hoist(tenant, role.iter());
+            role.iter().filter(|(name, _)| is_of_a_role(name)).for_each(|(n, v)| self.apply(tenant, n, v));
         }
         self
     }
@@ -119,7 +137,8 @@ impl<'a> RequestContext<'a> {
     /// then count from the start of its transaction.
     #[must_use]
     pub(crate) fn with_routine_settings(mut self, tenant: &Tenant, own: &[(String, String)]) -> Self {
-        self.hoist(tenant, own.iter().map(|(name, value)| (name, value)));
+        let hoisted = own.iter().filter(|(name, _)| tenant.api.db_hoisted_tx_settings.contains(name));
+        hoisted.for_each(|(name, value)| self.apply(tenant, name, value));
         self
     }
 
@@ -136,20 +155,24 @@ impl<'a> RequestContext<'a> {
         self.sets_timezone
     }
 
-    /// The tier's `statement_timeout` is the session's; a longer one doesn't count.
-    fn hoist<'o>(&mut self, tenant: &Tenant, own: impl Iterator<Item = (&'o String, &'o String)>) {
-        for (name, value) in own.filter(|(name, _)| tenant.api.db_hoisted_tx_settings.contains(name)) {
-            match name.as_str() {
-                "default_transaction_isolation" => self.isolation = Isolation::of(value),
-                "statement_timeout" => {
-                    let limit = tenant.limits.statement_timeout.as_millis();
-                    let own = milliseconds(value).filter(|own| *own > 0 && (limit == 0 || *own < limit));
-                    if let Some(own) = own {
-                        self.add(name.clone(), &own.to_string());
-                    }
-                }
-                _ => self.add(name.clone(), value),
+    /// The tier's limits are the session's; a longer one doesn't count.
+    fn apply(&mut self, tenant: &Tenant, name: &str, value: &str) {
+        let limits = &tenant.limits;
+        match name {
+            "default_transaction_isolation" => self.isolation = Isolation::of(value),
+            "statement_timeout" => self.shorten(name, value, limits.statement_timeout),
+            "idle_in_transaction_session_timeout" => {
+                self.shorten(name, value, limits.transaction_idle_timeout);
             }
+            _ => self.add(name.to_owned(), value),
+        }
+    }
+
+    fn shorten(&mut self, name: &str, value: &str, limit: Duration) {
+        let limit = limit.as_millis();
+        let own = milliseconds(value).filter(|own| *own > 0 && (limit == 0 || *own < limit));
+        if let Some(own) = own {
+            self.add(name.to_owned(), &own.to_string());
         }
     }
 
@@ -217,6 +240,12 @@ pub(crate) fn search_path(tenant: &Tenant, namespace: &str) -> String {
         let _ = write!(path, "{}{}", if path.is_empty() { "" } else { ", " }, Ident::new(schema));
     }
     path
+}
+
+/// Whether a role's setting of this name holds for requests.
+fn is_of_a_role(name: &str) -> bool {
+    let ours = ["request.", "response.", "pgrst.", "app.settings."];
+    !NOT_OF_ROLES.contains(&name) && !ours.iter().any(|prefix| name.starts_with(prefix))
 }
 
 /// A time as PostgreSQL's settings have it (a number of milliseconds, or with a unit).
@@ -341,6 +370,24 @@ mod tests {
         let with = settings(&made).with_role_settings(&made, &role());
         assert_eq!(with.values(), settings(&made).values());
         assert_eq!(with.begin(Access::Write).sql, "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE");
+    }
+
+    #[test]
+    fn a_role_brings_what_a_session_may_set() {
+        let adopted = tenant(true);
+        let own = [
+            ("timezone", "Asia/Kolkata"),
+            ("work_mem", "8MB"),
+            ("lock_timeout", "777ms"),
+            ("idle_in_transaction_session_timeout", "1d"),
+            ("client_encoding", "LATIN1"),
+            ("search_path", "evil"),
+            ("request.jwt.claims", "{}"),
+        ];
+        let own = own.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        let with = settings(&adopted).with_role_settings(&adopted, &own);
+        let names: Vec<_> = with.more.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["app.settings.host", "lock_timeout", "timezone", "work_mem"]);
     }
 
     #[test]

@@ -23,7 +23,7 @@ use self::prefer::Prefer;
 use self::query::Query;
 use self::range::Rows;
 use super::error::{Code, Error};
-use super::root::Root;
+use super::root::{BasePath, Root};
 use crate::policy::{Api, OpenApiMode};
 
 /// A request of the REST API, read without a schema.
@@ -53,6 +53,8 @@ pub(super) struct Request {
     pub(super) head: bool,
     /// The URL of the API's root, where the root was asked for.
     pub(super) root: Option<Root>,
+    /// What the request's path came behind.
+    pub(super) base: BasePath,
 }
 
 /// What to do.
@@ -146,6 +148,7 @@ impl Request {
         let accept = media::accept(&parts.headers);
         let head = parts.method == Method::HEAD;
         let root = parts.extensions.get::<Root>().cloned();
+        let base = parts.extensions.get::<BasePath>().cloned().unwrap_or_default();
         Ok(Self {
             action,
             schema,
@@ -159,6 +162,7 @@ impl Request {
             accept,
             head,
             root,
+            base,
         })
     }
 }

@@ -5,10 +5,7 @@ mod chosen;
 pub(super) mod openapi;
 
 use bytes::Bytes;
-use http::header::{
-    ACCESS_CONTROL_ALLOW_ORIGIN, ALLOW, CONTENT_LOCATION, CONTENT_RANGE, CONTENT_TYPE, LOCATION, VARY,
-    WARNING,
-};
+use http::header::{ALLOW, CONTENT_LOCATION, CONTENT_RANGE, CONTENT_TYPE, LOCATION, VARY, WARNING};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
@@ -20,6 +17,7 @@ use super::plan::{Query, Source};
 use super::request::media::Media;
 use super::request::prefer::{Count, Resolution};
 use super::request::{Action, Change, Request};
+use super::root::BasePath;
 
 /// Longest `Content-Location`, in bytes. A list in a URL takes three times its length when it is encoded, and proxies
 /// and clients refuse answers with such a header.
@@ -34,14 +32,13 @@ const MAX_WARNING: usize = 2 * 1024;
 /// All but the unreserved characters of RFC 3986.
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
-/// The answer to OPTIONS.
+/// The answer to OPTIONS. Which pages may read it, and any other answer, the front says.
 ///
 /// # Errors
 /// Never: methods are ASCII.
 pub(super) fn info(methods: &str) -> Result<Response<Answered>, Error> {
     let mut headers = HeaderMap::new();
     headers.insert(ALLOW, value(methods)?);
-    headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
     Ok(answer(StatusCode::OK, headers, Answered::Nothing))
 }
 
@@ -79,7 +76,7 @@ pub(super) fn build(
             let status =
                 set_content_range(request, &outcome, total(request, &outcome, max_rows), &mut headers)?;
             if let Action::Read(name) = &request.action {
-                let here = relative_url(name, &request.query.canonical);
+                let here = url(&request.base, name, &request.query.canonical);
                 if here.len() <= MAX_CONTENT_LOCATION {
                     headers.insert(CONTENT_LOCATION, value(&here)?);
                 }
@@ -94,7 +91,10 @@ pub(super) fn build(
             Action::Change(_, Change::Insert) => {
                 headers.insert(CONTENT_RANGE, value(&content_range(1, 0, counted))?);
                 if !outcome.location.is_empty() {
-                    headers.insert(LOCATION, value(&location(change.relation.name, &outcome.location))?);
+                    headers.insert(
+                        LOCATION,
+                        value(&location(&request.base, change.relation.name, &outcome.location))?,
+                    );
                 }
                 let replaced = query.merges
                     && outcome.inserted.unwrap_or_default() <= 0
@@ -220,19 +220,19 @@ fn encode(text: &str) -> String {
     utf8_percent_encode(text, RESERVED).to_string()
 }
 
-/// The relation's URL, relative to the API's root.
-fn relative_url(relation: &str, canonical: &str) -> String {
+/// The relation's URL, without scheme and host: a client resolves it against the URL that it asked.
+fn url(base: &BasePath, relation: &str, canonical: &str) -> String {
     let separator = if canonical.is_empty() { "" } else { "?" };
-    format!("/{}{separator}{canonical}", encode(relation))
+    format!("{}/{}{separator}{canonical}", base.0, encode(relation))
 }
 
-/// `/table?id=eq.1`, relative to the API's root.
-fn location(relation: &str, pairs: &[String]) -> String {
+/// `/table?id=eq.1` behind the API's base path.
+fn location(base: &BasePath, relation: &str, pairs: &[String]) -> String {
     let pair = |pair: &String| {
         let (column, test) = pair.split_once('=').unwrap_or((pair, ""));
         format!("{}={}", encode(column), encode(test))
     };
-    relative_url(relation, &pairs.iter().map(pair).collect::<Vec<_>>().join("&"))
+    url(base, relation, &pairs.iter().map(pair).collect::<Vec<_>>().join("&"))
 }
 
 #[cfg(test)]
@@ -244,10 +244,12 @@ mod tests {
         assert_eq!(content_range(0, 9, Some(100)), "0-9/100");
         assert_eq!(content_range(0, -1, None), "*/*");
         assert_eq!(content_range(0, 3, Some(0)), "*/0");
+        let (host, prefix) = (BasePath::default(), BasePath("/acme/rest/v1".into()));
         assert_eq!(
-            location("a b", &["id=eq.x=y".into(), "k=is.null".into()]),
+            location(&host, "a b", &["id=eq.x=y".into(), "k=is.null".into()]),
             "/a%20b?id=eq.x%3Dy&k=is.null"
         );
-        assert_eq!(relative_url("a", ""), "/a");
+        assert_eq!(location(&prefix, "a", &["id=eq.1".into()]), "/acme/rest/v1/a?id=eq.1");
+        assert_eq!((url(&host, "a", ""), url(&prefix, "a", "")), ("/a".into(), "/acme/rest/v1/a".into()));
     }
 }

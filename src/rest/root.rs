@@ -1,4 +1,9 @@
-//! Where the API's root is for those who call it, for the OpenAPI document.
+//! Where the API's root is for those who call it: the OpenAPI document and `Location` say it.
+
+/// The path that all paths of an API come behind, as the caller spelled it: the tenant's prefix, and `/rest/v1` if it was
+/// there. No slash at the end, so that of a tenant with a host of its own it is empty.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct BasePath(pub String);
 
 /// The URL that all paths of an API come behind.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

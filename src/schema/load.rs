@@ -15,6 +15,12 @@ use crate::pg::wire::{Answer, Command, Connection, Names, Parameter, Query, Row,
 
 /// Types outside pg_catalog are then spelled with their schema, and no temporary object hides one of the catalog.
 const SEARCH_PATH: Command = Command::new("SET LOCAL search_path = pg_catalog, pg_temp", "SET");
+/// The limit of a tier is for requests: a large schema takes longer than those may.
+const STATEMENT_TIMEOUT: Command = Command::new("SET LOCAL statement_timeout = '120s'", "SET");
+/// Of a large schema the plans are so dear that the server would compile them, which takes longer than it saves, and its
+/// sorts would go to the disk.
+const JIT: Command = Command::new("SET LOCAL jit = off", "SET");
+const WORK_MEM: Command = Command::new("SET LOCAL work_mem = '64MB'", "SET");
 const BEGIN: Command = Command::new("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", "BEGIN");
 const ROLLBACK: Command = Command::new("ROLLBACK", "ROLLBACK");
 const RELATIONS: &str = include_str!("sql/relations.sql");
@@ -25,10 +31,11 @@ const ROUTINES: &str = include_str!("sql/routines.sql");
 const SCHEMAS: &str = "SELECT nspname::pg_catalog.text FROM pg_catalog.pg_namespace \
     WHERE nspname NOT LIKE 'pg\\_%' AND nspname NOT IN ('information_schema', 'manybox')";
 const DATABASE: &str = include_str!("sql/database.sql");
+const STAMP: &str = include_str!("sql/stamp.sql");
 
-/// Most bytes that these queries may answer together. A schema of 100 tables has some 200 kB; its owner can write a comment
-/// of 1 GB, which would be kept, and take seconds to read.
-pub(super) const MAX_CATALOG_ANSWER: usize = 64 * 1024 * 1024;
+/// Most bytes that these queries may answer together. A schema of 100 tables has some 100 kB, and one of 30,000 some 40 MB;
+/// its owner can write a comment of 1 GB, which would be kept, and take seconds to read.
+pub(super) const MAX_CATALOG_ANSWER: usize = 96 * 1024 * 1024;
 
 /// A primary or foreign key as `sql/keys.sql` gives it.
 #[derive(Deserialize)]
@@ -69,7 +76,7 @@ struct Database {
 /// What the queries answered. To make something of it takes the processor a while, perhaps seconds where a schema's owner
 /// means it so.
 #[derive(Debug)]
-pub struct Answers([Vec<Row>; 5]);
+pub struct Answers([Vec<Row>; 6]);
 
 /// Asks for all schemas but PostgreSQL's own and manybox's, as [`ask`] does.
 ///
@@ -98,6 +105,9 @@ pub async fn ask(
         (Parameter { bytes: Some(&exposed), binary: true }, Parameter { bytes: Some(&along), binary: true });
     // One write for all.
     connection.command(&BEGIN, Names::None)?;
+    for setting in [&STATEMENT_TIMEOUT, &JIT, &WORK_MEM] {
+        connection.command(setting, Names::None)?;
+    }
     connection.command(&SEARCH_PATH, Names::None)?;
     let mut ask = |sql, parameters: &[Parameter<'_>]| {
         let types = [Type::TEXT_ARRAY, Type::TEXT_ARRAY];
@@ -109,6 +119,7 @@ pub async fn ask(
         ask(KEYS, &[])?,
         ask(VIEWS, &[exposed, along])?,
         ask(DATABASE, &[exposed])?,
+        ask(STAMP, &[])?,
     ];
     connection.command(&ROLLBACK, Names::None)?;
     connection.sync();
@@ -122,12 +133,21 @@ impl Answers {
         self.0.iter().flatten().map(Row::len).sum()
     }
 
+    /// The [`stamp`] of the moment that they are of.
+    ///
+    /// # Errors
+    /// [`SchemaError::Wire`] when it is no text.
+    pub fn stamp(&self) -> Result<String, SchemaError> {
+        let [.., stamp] = &self.0;
+        Ok(stamp.first().map(|row| row.try_get(0)).transpose()?.unwrap_or_default())
+    }
+
     /// The facts in them.
     ///
     /// # Errors
     /// [`SchemaError::Unreadable`].
     pub fn into_facts(self) -> Result<Facts, SchemaError> {
-        let [relations, routines, keys, views, database] = self.0;
+        let [relations, routines, keys, views, database, _] = self.0;
         let (relations, routines) = (parse(relations)?, parse(routines)?);
         let (keys, views): (Vec<Key>, Vec<View>) = (parse(keys)?, parse(views)?);
         let database: Vec<Database> = parse(database)?;
@@ -166,6 +186,17 @@ impl Answers {
     }
 }
 
+/// A text that is another one after every committed change of what [`ask`] reads, and seldom after others. It costs a
+/// hundredth of that: no more than a pass over the rows of the catalog.
+///
+/// # Errors
+/// As [`ask`].
+pub async fn stamp(connection: &mut Connection) -> Result<String, SchemaError> {
+    let query = Query { sql: STAMP, types: &[], key: None, parameters: &[] };
+    let (rows, _) = connection.rows(&query, MAX_CATALOG_ANSWER).await?;
+    Ok(rows.first().map(|row| row.try_get(0)).transpose()?.unwrap_or_default())
+}
+
 fn remember(columns: &mut HashMap<view::Origin, (Name, String)>, side: &Side) {
     for (number, name) in &side.columns {
         columns.entry((side.oid, *number)).or_insert_with(|| (side.relation.clone(), name.clone()));
@@ -181,8 +212,8 @@ fn names(names: &[String]) -> Result<BytesMut, SchemaError> {
 }
 
 /// The rows of each query, one JSON text each.
-async fn answers(connection: &mut Connection, asked: [Step; 5]) -> Result<[Vec<Row>; 5], SchemaError> {
-    let mut found: [Vec<Row>; 5] = Default::default();
+async fn answers(connection: &mut Connection, asked: [Step; 6]) -> Result<[Vec<Row>; 6], SchemaError> {
+    let mut found: [Vec<Row>; 6] = Default::default();
     let mut left = MAX_CATALOG_ANSWER;
     let mut refused = None;
     while !connection.is_answered() {

@@ -62,16 +62,20 @@ pub struct Column {
     #[serde(default)]
     pub base_type: String,
     /// NOT NULL, its own or its domain's.
+    #[serde(default)]
     pub not_null: bool,
     /// Filled when an INSERT leaves it out: DEFAULT, identity or generated.
+    #[serde(default)]
     pub has_default: bool,
     /// SQL text of what fills it in: its DEFAULT, its domain's, or its sequence's next value. Only of databases that no
     /// other tenant writes may it become part of a statement.
     #[serde(default)]
     pub default: Option<String>,
     /// GENERATED ALWAYS AS IDENTITY: an INSERT that names it fails.
+    #[serde(default)]
     pub identity: bool,
     /// GENERATED ALWAYS AS (expression).
+    #[serde(default)]
     pub generated: bool,
     /// Most characters, of `varchar(n)`, `char(n)` and `bit(n)`.
     #[serde(default)]
@@ -80,6 +84,7 @@ pub struct Column {
     #[serde(default, rename = "enum")]
     pub enum_values: Vec<String>,
     /// `COMMENT ON COLUMN`.
+    #[serde(default)]
     pub comment: Option<String>,
 }
 

@@ -5,21 +5,39 @@ use std::collections::{BTreeMap, HashMap};
 use super::load::{MAX_CATALOG_ANSWER, SchemaError, too_long};
 use crate::pg::wire::{Connection, Query, Row};
 
-/// PostgREST's in-database configuration; values of any use are shorter than 64 kB, and longer ones are not kept. What is said for this database wins over what is said for all.
-const IN_DATABASE: &str = "SELECT DISTINCT ON (name) name, value \
+/// PostgREST's in-database configuration, one name and value in each row. What is said for this database wins over what is
+/// said for all. Of a value that is longer than any of use the start is given, and a character more than that.
+pub const IN_DATABASE_SETTINGS: &str = "SELECT DISTINCT ON (name) name, pg_catalog.left(value, 65537) \
     FROM (SELECT setdatabase, pg_catalog.split_part(setting, '=', 1) AS name, \
         pg_catalog.substr(setting, pg_catalog.strpos(setting, '=') + 1) AS value \
         FROM pg_catalog.pg_db_role_setting, pg_catalog.unnest(setconfig) AS setting \
         WHERE setrole = (SELECT oid FROM pg_catalog.pg_roles WHERE rolname = current_user) \
             AND setdatabase IN (0, (SELECT oid FROM pg_catalog.pg_database \
                 WHERE datname = pg_catalog.current_database()))) AS settings \
-    WHERE name LIKE 'pgrst.%' AND pg_catalog.length(value) <= 65536 ORDER BY name, setdatabase DESC";
+    WHERE name LIKE 'pgrst.%' ORDER BY name, setdatabase DESC";
 
-/// Of the roles that the login may become. As PostgREST, which reads `pg_roles.rolconfig`: for all databases.
-const OF_ROLES: &str = "SELECT rolname::pg_catalog.text, pg_catalog.split_part(setting, '=', 1), \
-        pg_catalog.substr(setting, pg_catalog.strpos(setting, '=') + 1) \
-    FROM pg_catalog.pg_roles, pg_catalog.unnest(rolconfig) AS setting \
-    WHERE pg_catalog.pg_has_role(current_user, oid, 'MEMBER') AND pg_catalog.length(setting) <= 65536";
+/// Roles with settings of their own that this login may become, and another login that is no superuser may as well: who can
+/// become a role can write its settings.
+pub const SHARED_ROLES: &str = "SELECT r.rolname::pg_catalog.text FROM pg_catalog.pg_roles r \
+    WHERE r.rolconfig IS NOT NULL AND r.rolname <> current_user \
+        AND pg_catalog.pg_has_role(current_user, r.oid, 'MEMBER') \
+        AND EXISTS (SELECT FROM pg_catalog.pg_roles o \
+            WHERE o.rolcanlogin AND NOT o.rolsuper AND o.rolname <> current_user \
+                AND pg_catalog.pg_has_role(o.oid, r.oid, 'MEMBER')) ORDER BY 1";
+
+/// Of the roles that the login may become and no other can, what a session may set: PostgREST's choice, for all databases
+/// as there. The level of isolation is the transaction's.
+const OF_ROLES: &str = "SELECT r.rolname::pg_catalog.text, s.name, s.value \
+    FROM pg_catalog.pg_roles r CROSS JOIN pg_catalog.unnest(r.rolconfig) AS c (config) \
+    CROSS JOIN LATERAL (SELECT pg_catalog.lower(pg_catalog.split_part(config, '=', 1)) AS name, \
+        pg_catalog.substr(config, pg_catalog.strpos(config, '=') + 1) AS value) s \
+    JOIN pg_catalog.pg_settings p ON pg_catalog.lower(p.name) = s.name \
+    WHERE r.rolname <> current_user AND pg_catalog.pg_has_role(current_user, r.oid, 'MEMBER') \
+        AND pg_catalog.length(config) <= 65536 \
+        AND (p.context = 'user' OR pg_catalog.has_parameter_privilege(current_user, p.name, 'SET')) \
+        AND NOT EXISTS (SELECT FROM pg_catalog.pg_roles o \
+            WHERE o.rolcanlogin AND NOT o.rolsuper AND o.rolname <> current_user \
+                AND pg_catalog.pg_has_role(o.oid, r.oid, 'MEMBER'))";
 
 /// The login's settings whose names begin with `pgrst.`, by name.
 ///
@@ -28,11 +46,12 @@ const OF_ROLES: &str = "SELECT rolname::pg_catalog.text, pg_catalog.split_part(s
 pub async fn in_database_settings(
     connection: &mut Connection,
 ) -> Result<BTreeMap<String, String>, SchemaError> {
-    let rows = rows(connection, IN_DATABASE).await?;
+    let rows = rows(connection, IN_DATABASE_SETTINGS).await?;
     rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
 }
 
-/// By role, then by name, what `ALTER ROLE … SET` gave the roles that the login may become.
+/// By role, then by name in lower case, what `ALTER ROLE … SET` gave the roles that the login may become and no other login
+/// can, superusers aside.
 ///
 /// # Errors
 /// As [`in_database_settings`].

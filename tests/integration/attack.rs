@@ -11,7 +11,7 @@ mod locks;
 mod psql;
 mod roles;
 mod routes;
-mod schema;
+pub(crate) mod schema;
 mod script;
 mod secrets;
 mod sessions;

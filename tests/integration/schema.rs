@@ -51,7 +51,7 @@ async fn a_comment_that_is_a_book_is_not_kept() {
     let fleet = TestFleet::builder().tenants(&["acme"]).build().await;
     let owner = fleet.owner("acme").await;
     let long = "CREATE TABLE a (id int); DO $$ BEGIN
-        EXECUTE format('COMMENT ON TABLE a IS %L', repeat('x', 68000000)); END $$";
+        EXECUTE format('COMMENT ON TABLE a IS %L', repeat('x', 101000000)); END $$";
     owner.batch_execute(long).await.unwrap();
     let mut checkout = fleet.pools(Budget::default()).checkout(&fleet.tenant("acme").await).await.unwrap();
     let error = schema::ask(checkout.wire(), &["public".into()], &[]).await.unwrap_err();

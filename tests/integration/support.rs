@@ -53,6 +53,17 @@ async fn server() -> &'static Embedded {
         .await
 }
 
+/// Runs statements as the server's superuser, for what operators of other servers may do: never what a tenant does.
+pub(crate) async fn as_superuser(sql: &str) {
+    let url = server().await.superuser_url();
+    let (client, connection) =
+        tokio_postgres::connect(&url, tokio_postgres::NoTls).await.expect("it gets in");
+    let driver = tokio::spawn(connection);
+    client.batch_execute(sql).await.expect("statements");
+    drop(client);
+    let _ = driver.await;
+}
+
 /// A private PostgreSQL in this folder, without fsync: tests that pull the plug pull it on the process.
 pub(crate) async fn private_server(folder: PathBuf, tcp: bool) -> Embedded {
     let settings = [("fsync", "off"), ("max_connections", "300")];

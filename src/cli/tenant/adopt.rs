@@ -68,7 +68,9 @@ impl Adopt {
         let adoption = fleet.adopt(&self.slug, &spec).await?;
         output.answer(&adoption, |adoption| {
             let warnings: String = adoption.warnings.iter().map(|w| format!("\nwarning: {w}")).collect();
-            format!("{}\n{}{warnings}", done(&adoption.tenant), urls(&adoption.tenant))
+            let read = adoption.schema_ms.map(|ms| format!("\nits schema was read in {ms} ms"));
+            let read = read.unwrap_or_default();
+            format!("{}\n{}{read}{warnings}", done(&adoption.tenant), urls(&adoption.tenant))
         })
     }
 }

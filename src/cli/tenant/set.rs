@@ -38,7 +38,16 @@ pub(super) fn check_secret(base: &Api, overrides: &Overrides) -> Result<(), Fail
     }
 }
 
-pub(super) async fn set(fleet: &Fleet, slug: &str, settings: &[String]) -> Result<TenantRow, Failure> {
+/// A tenant whose settings were changed.
+#[derive(serde::Serialize)]
+pub(super) struct Changed {
+    #[serde(flatten)]
+    pub(super) tenant: TenantRow,
+    /// What of that has no effect, or not the whole; one sentence each.
+    pub(super) warnings: Vec<String>,
+}
+
+pub(super) async fn set(fleet: &Fleet, slug: &str, settings: &[String]) -> Result<Changed, Failure> {
     let row = fleet.tenant(slug).await?;
     let record = &row.record;
     let (mut tier, mut overrides, mut base_urls) = (record.tier.clone(), fleet.unsealed(record)?, None);
@@ -61,5 +70,8 @@ pub(super) async fn set(fleet: &Fleet, slug: &str, settings: &[String]) -> Resul
     if let Some(urls) = base_urls {
         fleet.catalog.base_urls_replace(&record.id, &urls, false).await?;
     }
-    Ok(fleet.tenant(slug).await?)
+    let tenant = fleet.tenant(slug).await?;
+    let asks = settings.iter().any(|s| ["max_connections=", "tier="].iter().any(|key| s.starts_with(key)));
+    let warnings = if asks { fleet.settings.idle_limits(&tenant.record) } else { Vec::new() };
+    Ok(Changed { tenant, warnings })
 }

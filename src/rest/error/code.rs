@@ -160,10 +160,24 @@ codes! {
     BodyTooSlow = "MBX113", REQUEST_TIMEOUT, ClientError;
     caller: "Send it faster, or in smaller parts.";
 
+    /// The request's head is none: a byte that a URL or a header can't have, a version or a form that is not HTTP. Over HTTP/2
+    /// the stream is reset without an answer.
+    UnreadableHead = "MBX114", BAD_REQUEST, ClientError;
+    caller: "Percent-encode control characters, blanks and bytes that are no UTF-8 in the URL.";
+
+    /// The URL is longer than 65,534 bytes.
+    UrlTooLong = "MBX115", URI_TOO_LONG, ClientError;
+    caller: "Send long lists in a body: call a function by POST.";
+
+    /// The request has more than 100 headers, or more bytes of them than fit the connection's buffer.
+    HeadTooLarge = "MBX116", REQUEST_HEADER_FIELDS_TOO_LARGE, ClientError;
+    caller: "Send fewer and shorter headers; cookies are headers too.";
+
     /// All connections that the tenant may have stayed in use for its tier's `acquire_timeout`.
     TenantConnectionsBusy = "MBX201", SERVICE_UNAVAILABLE, Backpressure;
     caller: "Try again after `Retry-After`; send fewer at once.";
-    operator: "Raise the tier's `max_connections`, or look for slow statements.";
+    operator: "Look for slow statements; or raise the tenant's or the tier's `max_connections` and the server's \
+               `budget.max_per_tenant`: the smaller of the two counts.";
 
     /// The tenant's database server can't be reached, or the connection broke while the request ran. Whether a write took
     /// effect is unknown if it was being committed.
@@ -195,6 +209,12 @@ codes! {
     QueueFull = "MBX207", TOO_MANY_REQUESTS, Backpressure;
     caller: "Send fewer at once.";
     operator: "Raise the tier's `max_connections` or `max_waiting`.";
+
+    /// The adopted database has in-database configuration (`ALTER ROLE … SET pgrst.…`) that manybox can't understand or obey.
+    /// The API stays closed: what was meant may be stricter than what is left.
+    InDatabaseSettings = "MBX208", SERVICE_UNAVAILABLE, Unavailable;
+    caller: "Report it to whoever runs the service; `details` names the settings.";
+    operator: "Mend or RESET the settings that the log, `tenant show` and `tenant adopt` name; the API opens a second later.";
 
     /// The token's role is none of the API's.
     RoleNotAllowed = "MBX301", FORBIDDEN, Unauthorized;

@@ -158,6 +158,12 @@ fn object<'a>(fields: impl IntoIterator<Item = (&'a str, Value)>) -> Value {
     Value::Object(fields.map(|(name, value)| (name.to_owned(), value)).collect())
 }
 
+/// A reference within the document: a JSON pointer (RFC 6901) in the fragment of a URL.
+fn reference(section: &str, key: &str) -> Value {
+    let key = key.replace('%', "%25").replace('~', "~0").replace('/', "~1");
+    json!({ "$ref": format!("#/{section}/{key}") })
+}
+
 /// A comment's first line, and the rest of it without blank lines before.
 fn summary(comment: &str) -> (&str, &str) {
     let (first, more) = comment.split_once('\n').unwrap_or((comment, ""));

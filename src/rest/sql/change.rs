@@ -185,7 +185,7 @@ fn convert(sql: &mut Snippet, function: Name<'_>, column: &str) {
 pub(super) fn location(sql: &mut Snippet, change: &Change<'_>) {
     sql.push("CASE WHEN pg_catalog.count(*) = 1 THEN (SELECT pg_catalog.array_agg(pair.key || '=' || ");
     sql.push(
-        "COALESCE('eq.' || pair.value, 'is.null')) FROM (SELECT pg_catalog.row_to_json(made) AS made FROM ",
+        "COALESCE('eq.' || pair.value, 'is.null')) FROM (SELECT pg_catalog.row_to_json(made.*) AS made FROM ",
     );
     sql.push(super::SOURCE).push(" AS made LIMIT 1) AS one, pg_catalog.json_each_text(one.made) AS pair ");
     sql.push("WHERE pair.key = ANY (").bind(condition::array(change.key.iter().copied()));

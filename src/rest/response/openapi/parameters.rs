@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::object;
+use super::{object, reference};
 use crate::schema::Relation;
 
 /// Those of every relation, then of each.
@@ -43,7 +43,7 @@ pub(super) fn parameters(relations: &[&Relation]) -> Value {
             "description": name,
             "required": false,
             "in": "body",
-            "schema": { "$ref": format!("#/definitions/{name}") },
+            "schema": reference("definitions", name),
         });
         all.insert(format!("body.{name}"), body);
         for column in &relation.columns {

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Function, JSON, OBJECT, OBJECT_STRIPPED, format, items, kind, object, summary};
+use super::{Function, JSON, OBJECT, OBJECT_STRIPPED, format, items, kind, object, reference, summary};
 use crate::schema::{Argument, Mode, Relation, Volatility};
 
 /// The root's, those of relations, those of functions.
@@ -42,11 +42,11 @@ impl About<'_> {
 fn relation(relation: &Relation) -> Value {
     let name = &relation.name;
     let filters =
-        relation.columns.iter().map(|column| reference(&format!("rowFilter.{name}.{}", column.name)));
+        relation.columns.iter().map(|column| parameter(&format!("rowFilter.{name}.{}", column.name)));
     let filters: Vec<Value> = filters.collect();
     let body = format!("body.{name}");
     let with = |first: &[Value], more: &[&str]| -> Vec<Value> {
-        first.iter().cloned().chain(more.iter().map(|key| reference(key))).collect()
+        first.iter().cloned().chain(more.iter().map(|key| parameter(key))).collect()
     };
     let about = About { tag: name.clone(), comment: relation.comment.as_deref(), produces: Value::Null };
     let read = about.operation(
@@ -54,7 +54,7 @@ fn relation(relation: &Relation) -> Value {
         json!({
             "200": {
                 "description": "OK",
-                "schema": { "items": { "$ref": format!("#/definitions/{name}") }, "type": "array" },
+                "schema": { "items": reference("definitions", name), "type": "array" },
             },
             "206": { "description": "Partial Content" },
         }),
@@ -90,7 +90,7 @@ fn function(function: &Function<'_>) -> Value {
         }
     };
     let args = json!({ "name": "args", "required": true, "in": "body", "schema": by_body(function) });
-    object([("get", by_query), ("post", about.operation(vec![args, reference("preferParams")], done))])
+    object([("get", by_query), ("post", about.operation(vec![args, parameter("preferParams")], done))])
 }
 
 /// An argument in the query string.
@@ -130,6 +130,6 @@ fn by_body(function: &Function<'_>) -> Value {
     ])
 }
 
-fn reference(parameter: &str) -> Value {
-    json!({ "$ref": format!("#/parameters/{parameter}") })
+fn parameter(key: &str) -> Value {
+    reference("parameters", key)
 }

@@ -163,3 +163,21 @@ fn comments_have_a_first_line() {
     assert_eq!(summary("one\n\n\ntwo\n\nthree"), ("one", "two\n\nthree"));
     assert_eq!(info(Some("one"))["description"], "");
 }
+
+#[test]
+fn references_are_pointers_in_a_fragment() {
+    for (key, expected) in
+        [("a.b", "a.b"), ("50%", "50%25"), ("a/b", "a~1b"), ("a~b", "a~0b"), ("~1%7E", "~01%257E")]
+    {
+        assert_eq!(reference("parameters", key)["$ref"], format!("#/parameters/{expected}"));
+    }
+    let odd = relation("of%all", "table", None, json!([column("a%b", "integer", json!({}))]));
+    let relations = [&odd];
+    let paths = paths::paths(&relations, &[]).to_string();
+    for expected in
+        ["#/parameters/rowFilter.of%25all.a%25b", "#/parameters/body.of%25all", "#/definitions/of%25all"]
+    {
+        assert!(paths.contains(&format!("{expected}\"")), "{expected}: {paths}");
+    }
+    assert!(parameters::parameters(&relations).to_string().contains("#/definitions/of%25all\""));
+}
