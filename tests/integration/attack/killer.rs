@@ -89,6 +89,7 @@ async fn a_killer_that_ends_its_kin_and_changes_its_password_is_ended() {
     let fleet = hostile("acquire_timeout = '200ms'").await;
     let takeover = "
         CREATE FUNCTION takeover() RETURNS void LANGUAGE plpgsql AS $f$ BEGIN
+            EXECUTE 'RESET ROLE';
             EXECUTE format('ALTER ROLE %I PASSWORD ''taken'' ', session_user);
             PERFORM set_config('client_connection_check_interval', '0', false);
             LOOP BEGIN
@@ -98,8 +99,10 @@ async fn a_killer_that_ends_its_kin_and_changes_its_password_is_ended() {
                 PERFORM pg_sleep(0.01);
             EXCEPTION WHEN query_canceled THEN NULL; END; END LOOP;
         END $f$;
-        GRANT EXECUTE ON FUNCTION takeover TO anon";
+        CREATE FUNCTION known() RETURNS int LANGUAGE sql STABLE AS 'SELECT 1';
+        GRANT EXECUTE ON FUNCTION takeover, known TO anon";
     fleet.owner("acme").await.batch_execute(takeover).await.unwrap();
+    eventually("the router knows it", || async { fleet.get("/acme/rpc/known").await.status == 200 }).await;
     let request = tokio::spawn(call(&fleet, "/acme/rpc/takeover").send());
     fleet.until_under_way("acme").await;
     request.abort();

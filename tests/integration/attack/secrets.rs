@@ -150,23 +150,30 @@ async fn a_public_key_is_no_secret_by_in_database_configuration() {
     // Settings that PostgreSQL doesn't know are a superuser's to set.
     let superuser = superuser().await;
     let mut findings = Findings::default();
-    for (number, (name, secret, is_base64)) in shapes().into_iter().enumerate() {
-        let most = number % 2;
-        let sql = format!(
-            "ALTER ROLE {login} SET pgrst.jwt_secret = '{secret}';
-             ALTER ROLE {login} SET pgrst.jwt_secret_is_base64 = '{is_base64}';
-             ALTER ROLE {login} SET pgrst.db_max_rows = '{most}'"
-        );
-        superuser.batch_execute(&sql).await.unwrap();
+    // Either the API is closed, or the settings beside the secret show that they were read.
+    let reloaded = async |sql: String, most: usize| {
+        superuser
+            .batch_execute(&format!("{sql}; ALTER ROLE {login} SET pgrst.db_max_rows = '{most}'"))
+            .await
+            .unwrap();
         assert_eq!(fleet.run(&["tenant", "reload", "old"]).await.0, 0);
         eventually("the router has read it", async || {
             let answer = fleet.get("/old/todos").await;
-            answer.json().as_array().is_some_and(|rows| rows.len() == most)
+            let rows = answer.json().as_array().map(Vec::len);
+            rows == Some(most) || (most == 0 && rows.is_none() && answer.code() == "MBX208")
         })
         .await;
+    };
+    for (name, secret, is_base64) in shapes() {
+        reloaded(format!("ALTER ROLE {login} RESET ALL"), 1).await;
+        let sql = format!(
+            "ALTER ROLE {login} SET pgrst.jwt_secret = '{secret}';
+             ALTER ROLE {login} SET pgrst.jwt_secret_is_base64 = '{is_base64}'"
+        );
+        reloaded(sql, 0).await;
         for key in keys(&secret) {
             let answer = fleet.get_as(&sign(&key, json!({ "role": role })), "/old/todos").await;
-            let refused = [401, 500].contains(&answer.status.as_u16());
+            let refused = [401, 500, 503].contains(&answer.status.as_u16());
             findings.check(refused, name, format!("{} {}", answer.status, answer.text));
         }
     }
