@@ -342,7 +342,8 @@ mod tests {
         let settings = settings.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
         let InDatabase { api, refused, unused } = Api::adopted().with_in_database(&settings);
         let names: Vec<_> = refused.iter().map(|(name, _)| name.as_str()).collect();
-        assert_eq!(names, ["pgrst.openapi_mode"]);
+        // A public key is no secret: it closes the API, too.
+        assert_eq!(names, ["pgrst.jwt_secret", "pgrst.openapi_mode"]);
         assert_eq!(unused, ["pgrst.db_pool", "pgrst.max_connections", "pgrst.roles"]);
         assert_eq!(api.db_schemas, ["test", "tenant1"]);
         assert_eq!((api.db_extra_search_path.len(), api.db_max_rows), (0, Some(1000)));
