@@ -101,6 +101,11 @@ impl FromStr for RolePath {
         if searches > 1 {
             return Err(invalid("it may have one filter or one descendant segment (..), not more"));
         }
+        // A list of selectors may name a value twice, and two lists behind one another four times, and so on.
+        let functions = outside.matches("search(").count() + outside.matches("match(").count();
+        if outside.matches(',').count() > functions {
+            return Err(invalid("it may have no list of selectors"));
+        }
         if outside.contains("search(") || outside.contains("match(") {
             let fits = |regex: &String| RegexBuilder::new(regex).size_limit(MAX_REGEX).build().is_ok();
             if !quoted.iter().all(fits) {
@@ -232,6 +237,10 @@ mod tests {
             "$..a..a..a",
             "$..[?@..b == 1]",
             "$[?@[?@ == 1]]",
+            &format!("$.a{}", "[0,0]".repeat(20)),
+            "$.a[*,*][*,*]",
+            "$.a[::1,::1]",
+            "$[?search(@, 'x'), 0]",
             "$.roles[?search(@, '(\\\\w{50}){50}')]",
             &format!("$.{}", "a".repeat(300)),
         ] {
