@@ -1,9 +1,10 @@
 //! The REST API of one tenant: a request becomes a plan, SQL, a transaction, and a response.
 //!
 //! [`Rest::serve`] shows the stages on one page; each is a file, and uses earlier ones only:
-//! `request` (what is asked) -> `plan` (what that is in the schema) -> `sql` -> `execute` -> `response`. The first
-//! three are pure, and `offload` takes the long ones beside the threads that serve requests. Beside them: `auth` (who asks), `cache` (the schema), `context` (what a request brings to its
-//! transaction), `body` (how an answer reaches the client), `error` (what a refusal looks like).
+//! `request` (what is asked) -> `plan` (what that is in the schema) -> `sql` -> `execute` -> `response`. The first three
+//! are pure, and `offload` takes the long ones beside the threads that serve requests. Beside them: `auth` (who asks),
+//! `cache` (the schema), `context` (what a request brings to its transaction), `body` (how an answer reaches the client),
+//! `documents` (the answers at the root), `error` (what a refusal looks like).
 
 mod auth;
 mod body;

@@ -18,6 +18,7 @@ mod handler;
 mod load;
 mod relation;
 mod relationship;
+mod room;
 mod routine;
 mod settings;
 mod view;
@@ -27,6 +28,7 @@ pub use handler::{MediaHandler, Representation, Target};
 pub use load::{Answers, SchemaError, ask, ask_all, stamp};
 pub use relation::{Column, ComputedColumn, Kind, Relation};
 pub use relationship::{ColumnPair, Join, Junction, Relationship};
+pub use room::Room;
 pub use routine::{Argument, Mode, Returns, Routine, Shape, Volatility};
 pub use settings::{IN_DATABASE_SETTINGS, SHARED_ROLES, in_database_settings, role_settings};
 

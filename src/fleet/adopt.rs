@@ -127,7 +127,13 @@ impl Fleet {
         let opened = self.servers.get(server)?.endpoint.open(login, database, "", &guard).await;
         let mut connection = opened.doing(|| format!("connecting to `{database}` to read its schema"))?;
         let begun = Instant::now();
-        let asked = schema::ask(&mut connection, &api.db_schemas, &api.db_extra_search_path).await;
+        let asked = schema::ask(
+            &mut connection,
+            &api.db_schemas,
+            &api.db_extra_search_path,
+            &schema::Room::default(),
+        )
+        .await;
         let answers = asked.map_err(failed)?;
         let made = spawn_blocking(|| Schema::new(answers.into_facts()?)).await;
         made.map_err(|error| FleetError::Settings(format!("reading the schema ended: {error}")))?

@@ -53,11 +53,6 @@ impl RolePath {
         }
         Ok(self.path.query(claims).first())
     }
-
-    /// Whether it is written as before PostgREST 16.
-    pub fn is_legacy(&self) -> bool {
-        self.text.starts_with('.')
-    }
 }
 
 /// How many values there are; not counted far beyond `most`.
@@ -209,7 +204,6 @@ mod tests {
             assert_eq!(find(path, &claims), expected, "{path}");
         }
         assert_eq!(RolePath::default().find(&claims).unwrap().and_then(Value::as_str), Some("a"));
-        assert!(".role".parse::<RolePath>().unwrap().is_legacy() && !RolePath::default().is_legacy());
     }
 
     #[test]

@@ -27,7 +27,7 @@ use self::own::{Own, READ_SHARE, Reading, Why};
 use super::error::{Code, Error};
 use crate::pg::wire::Connection;
 use crate::pool::{End, Pools, end_batch};
-use crate::schema::{self, Answers, Facts, Schema, SchemaError};
+use crate::schema::{self, Answers, Facts, Room, Schema, SchemaError};
 use crate::telemetry::Metrics;
 use crate::tenant::{Lineage, Tenant, TenantId};
 
@@ -104,6 +104,7 @@ pub(super) struct Cache {
     /// Those that could not be read, and until when that is not tried again.
     failures: Moka<TenantId, (Error, Instant)>,
     flights: Flights,
+    room: Room,
     metrics: Metrics,
     /// Whether there ever was one of those: to look for them costs every request.
     any_own: Arc<AtomicBool>,
@@ -135,6 +136,7 @@ impl Cache {
                 .time_to_idle(SCHEMA_IDLE)
                 .build(),
             flights: Flights::default(),
+            room: Room::default(),
             failures: Moka::builder()
                 .max_capacity(MAX_SHARED)
                 .time_to_live(OWN_DEADLINE * READ_SHARE)
@@ -386,7 +388,7 @@ impl Cache {
         let asked = timeout(OWN_DEADLINE, async {
             let mut checkout = pools.checkout(tenant).await?;
             let doubted = doubted.and_then(|entry| entry.read.as_ref());
-            let asked = ask(tenant, checkout.wire(), doubted, former.as_deref()).await;
+            let asked = ask(tenant, checkout.wire(), doubted, former.as_deref(), &self.room).await;
             // What was read was undone under the same Sync.
             if asked.is_ok() || checkout.wire().run(&end_batch(End::Rollback)).await.is_ok() {
                 checkout.clean();
@@ -455,6 +457,7 @@ async fn ask(
     wire: &mut Connection,
     doubted: Option<&Reading>,
     former: Option<&InDatabaseSettings>,
+    room: &Room,
 ) -> Result<Found, SchemaError> {
     let begun = Instant::now();
     let configured = match tenant.is_adopted() {
@@ -474,6 +477,6 @@ async fn ask(
             return Ok(Found { configured, stamp, answers: None });
         }
     }
-    let answers = schema::ask(wire, schemas, along).await?;
+    let answers = schema::ask(wire, schemas, along, room).await?;
     Ok(Found { configured, stamp: of_these(answers.stamp()?), answers: Some(answers) })
 }

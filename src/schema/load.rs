@@ -9,6 +9,7 @@ use tokio_postgres::types::{ToSql as _, Type};
 
 use super::Representation;
 use super::relationship::{MAX_PAIRS, TooMany};
+use super::room::{MAX_CATALOG_ANSWER, Room, RoomShare};
 use super::view::{self, View};
 use super::{ComputedRelationship, Facts, ForeignKey, MediaHandler, Name, PrimaryKey};
 use crate::pg::wire::{Answer, Command, Connection, Names, Parameter, Query, Row, Step, WireError};
@@ -32,10 +33,6 @@ const SCHEMAS: &str = "SELECT nspname::pg_catalog.text FROM pg_catalog.pg_namesp
     WHERE nspname NOT LIKE 'pg\\_%' AND nspname NOT IN ('information_schema', 'manybox')";
 const DATABASE: &str = include_str!("sql/database.sql");
 const STAMP: &str = include_str!("sql/stamp.sql");
-
-/// Most bytes that these queries may answer together. A schema of 100 tables has some 100 kB, and one of 30,000 some 40 MB;
-/// its owner can write a comment of 1 GB, which would be kept, and take seconds to read.
-pub(super) const MAX_CATALOG_ANSWER: usize = 96 * 1024 * 1024;
 
 /// A primary or foreign key as `sql/keys.sql` gives it.
 #[derive(Deserialize)]
@@ -76,7 +73,10 @@ struct Database {
 /// What the queries answered. To make something of it takes the processor a while, perhaps seconds where a schema's owner
 /// means it so.
 #[derive(Debug)]
-pub struct Answers([Vec<Row>; 6]);
+pub struct Answers {
+    rows: [Vec<Row>; 6],
+    _share: RoomShare,
+}
 
 /// Asks for all schemas but PostgreSQL's own and manybox's, as [`ask`] does.
 ///
@@ -86,18 +86,20 @@ pub async fn ask_all(connection: &mut Connection) -> Result<Answers, SchemaError
     let query = Query { sql: SCHEMAS, types: &[], key: None, parameters: &[] };
     let (rows, _) = connection.rows(&query, MAX_CATALOG_ANSWER).await.map_err(too_long)?;
     let schemas = rows.iter().map(|row| row.try_get(0)).collect::<Result<Vec<String>, _>>()?;
-    ask(connection, &schemas, &[]).await
+    ask(connection, &schemas, &[], &Room::default()).await
 }
 
 /// Asks for what is in `schemas`, in one transaction that sees one moment and is undone. Views in `extra_search_path` are
-/// looked through, but show nothing of their own. Needs no role.
+/// looked through, but show nothing of their own. Needs no role. What is long takes `room`.
 ///
 /// # Errors
-/// When a statement fails or the connection breaks. A transaction may be open then.
+/// When a statement fails, the connection breaks, or there is too much of it. A transaction may be open then, or the
+/// connection be of no more use.
 pub async fn ask(
     connection: &mut Connection,
     schemas: &[String],
     extra_search_path: &[String],
+    room: &Room,
 ) -> Result<Answers, SchemaError> {
     let exposed = names(schemas)?;
     let along = names(extra_search_path)?;
@@ -123,14 +125,14 @@ pub async fn ask(
     ];
     connection.command(&ROLLBACK, Names::None)?;
     connection.sync();
-    answers(connection, asked).await.map(Answers)
+    answers(connection, asked, room.share()).await
 }
 
 impl Answers {
     /// Their length in bytes.
     #[allow(clippy::len_without_is_empty)]
     pub fn len(&self) -> usize {
-        self.0.iter().flatten().map(Row::len).sum()
+        self.rows.iter().flatten().map(Row::len).sum()
     }
 
     /// The [`stamp`] of the moment that they are of.
@@ -138,7 +140,7 @@ impl Answers {
     /// # Errors
     /// [`SchemaError::Wire`] when it is no text.
     pub fn stamp(&self) -> Result<String, SchemaError> {
-        let [.., stamp] = &self.0;
+        let [.., stamp] = &self.rows;
         Ok(stamp.first().map(|row| row.try_get(0)).transpose()?.unwrap_or_default())
     }
 
@@ -147,7 +149,7 @@ impl Answers {
     /// # Errors
     /// [`SchemaError::Unreadable`].
     pub fn into_facts(self) -> Result<Facts, SchemaError> {
-        let [relations, routines, keys, views, database, _] = self.0;
+        let [relations, routines, keys, views, database, _] = self.rows;
         let (relations, routines) = (parse(relations)?, parse(routines)?);
         let (keys, views): (Vec<Key>, Vec<View>) = (parse(keys)?, parse(views)?);
         let database: Vec<Database> = parse(database)?;
@@ -212,7 +214,11 @@ fn names(names: &[String]) -> Result<BytesMut, SchemaError> {
 }
 
 /// The rows of each query, one JSON text each.
-async fn answers(connection: &mut Connection, asked: [Step; 6]) -> Result<[Vec<Row>; 6], SchemaError> {
+async fn answers(
+    connection: &mut Connection,
+    asked: [Step; 6],
+    mut share: RoomShare,
+) -> Result<Answers, SchemaError> {
     let mut found: [Vec<Row>; 6] = Default::default();
     let mut left = MAX_CATALOG_ANSWER;
     let mut refused = None;
@@ -223,6 +229,9 @@ async fn answers(connection: &mut Connection, asked: [Step; 6]) -> Result<[Vec<R
                 else {
                     continue;
                 };
+                if connection.row_len() <= left && !share.take(connection.row_len()) {
+                    return Err(SchemaError::NoRoom);
+                }
                 let row = connection.row(step, left).await.map_err(too_long)?;
                 left -= row.len();
                 rows.push(row);
@@ -232,7 +241,7 @@ async fn answers(connection: &mut Connection, asked: [Step; 6]) -> Result<[Vec<R
         }
     }
     match refused {
-        None => Ok(found),
+        None => Ok(Answers { rows: found, _share: share }),
         Some(error) => Err(WireError::Server(error).into()),
     }
 }
@@ -257,6 +266,9 @@ pub enum SchemaError {
     /// A statement failed, or the connection broke.
     #[error(transparent)]
     Wire(#[from] WireError),
+    /// Other long ones are being read.
+    #[error("it is long, and so are others that are being read")]
+    NoRoom,
     /// Its owner wrote more into it than is kept.
     #[error("what it says of the exposed schemas is longer than {MAX_CATALOG_ANSWER} bytes")]
     TooLong,

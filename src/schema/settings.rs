@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::load::{MAX_CATALOG_ANSWER, SchemaError, too_long};
+use super::load::{SchemaError, too_long};
+use super::room::MAX_CATALOG_ANSWER;
 use crate::pg::wire::{Connection, Query, Row};
 
 /// PostgREST's in-database configuration, one name and value in each row. What is said for this database wins over what is

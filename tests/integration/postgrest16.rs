@@ -166,3 +166,27 @@ async fn an_upsert_of_nothing_made_nothing() {
         assert_eq!(answer.status, status, "{prefer}: {}", answer.text);
     }
 }
+
+#[tokio::test]
+async fn a_serialization_failure_is_not_tried_again() {
+    let fleet = TestFleet::builder().tenants(&["acme"]).serve().await;
+    // A sequence keeps what a transaction that failed has taken.
+    fleet
+        .owner("acme")
+        .await
+        .batch_execute(
+            "CREATE SEQUENCE tries; GRANT USAGE ON SEQUENCE tries TO anon;
+             CREATE FUNCTION loses() RETURNS void LANGUAGE plpgsql VOLATILE AS $$ BEGIN
+                 PERFORM nextval('public.tries');
+                 RAISE EXCEPTION 'lost' USING ERRCODE = 'serialization_failure';
+             END $$;
+             GRANT EXECUTE ON FUNCTION loses TO anon",
+        )
+        .await
+        .unwrap();
+    let answer = fleet.send(Method::POST, "/acme/rpc/loses", None, "", "{}").await;
+    assert_eq!((answer.status.as_u16(), answer.code().as_str()), (500, "40001"), "{}", answer.text);
+    let tries: i64 =
+        fleet.owner("acme").await.query_one("SELECT last_value FROM tries", &[]).await.unwrap().get(0);
+    assert_eq!(tries, 1);
+}

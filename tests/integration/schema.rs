@@ -1,7 +1,7 @@
 //! The schema as it is read from a database: keys seen through views, cardinalities, computed columns, what may change.
 
 use manybox::pool::Budget;
-use manybox::schema::{self, Facts, Join, Kind, Schema};
+use manybox::schema::{self, Facts, Join, Kind, Room, Schema};
 
 use crate::support::TestFleet;
 
@@ -25,7 +25,7 @@ const TABLES: &str = "
 
 async fn read(fleet: &TestFleet) -> Schema {
     let mut checkout = fleet.pools(Budget::default()).checkout(&fleet.tenant("acme").await).await.unwrap();
-    let answers = schema::ask(checkout.wire(), &["public".into()], &[]).await.unwrap();
+    let answers = schema::ask(checkout.wire(), &["public".into()], &[], &Room::default()).await.unwrap();
     Schema::new(answers.into_facts().unwrap()).unwrap()
 }
 
@@ -54,7 +54,7 @@ async fn a_comment_that_is_a_book_is_not_kept() {
         EXECUTE format('COMMENT ON TABLE a IS %L', repeat('x', 101000000)); END $$";
     owner.batch_execute(long).await.unwrap();
     let mut checkout = fleet.pools(Budget::default()).checkout(&fleet.tenant("acme").await).await.unwrap();
-    let error = schema::ask(checkout.wire(), &["public".into()], &[]).await.unwrap_err();
+    let error = schema::ask(checkout.wire(), &["public".into()], &[], &Room::default()).await.unwrap_err();
     assert!(error.to_string().contains("longer than"), "{error}");
 }
 
@@ -126,7 +126,11 @@ async fn what_is_stored_serves_every_choice_of_schemas() {
     for (exposed, along) in choices {
         let names = |list: &[&str]| list.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
         let (exposed, along) = (names(exposed), names(along));
-        let own = schema::ask(checkout.wire(), &exposed, &along).await.unwrap().into_facts().unwrap();
+        let own = schema::ask(checkout.wire(), &exposed, &along, &Room::default())
+            .await
+            .unwrap()
+            .into_facts()
+            .unwrap();
         let selected = Facts::from_json(&stored).unwrap().select(&exposed, &along);
         assert_eq!(Schema::new(selected).unwrap(), Schema::new(own).unwrap(), "{exposed:?} {along:?}");
     }

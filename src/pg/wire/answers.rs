@@ -133,6 +133,11 @@ impl Connection {
         row
     }
 
+    /// The bytes of the current row that were not read yet.
+    pub fn row_len(&self) -> usize {
+        self.row_left.0
+    }
+
     async fn read_row(&mut self, step: Step, most: usize) -> Result<Row, WireError> {
         let (bytes, _) = self.row_left;
         if bytes > most {

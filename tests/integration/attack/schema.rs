@@ -389,6 +389,28 @@ async fn whoever_asks_first_during_a_rollout_decides_nothing() {
 }
 
 #[tokio::test]
+async fn tenants_that_are_migrated_one_by_one_do_not_share_what_no_template_has() {
+    let mut fleet = fleet(&["mallory", "acme"], "").await;
+    add_file(&fleet, "V4__more.sql", "ALTER TABLE items ADD COLUMN colour text DEFAULT 'red';");
+    // The template stays at the version before.
+    for slug in ["mallory", "acme"] {
+        let (code, _, error) = fleet.run(&["migrate", "--tenant", slug]).await;
+        assert_eq!(code, 0, "{error}");
+    }
+    let poison = "ALTER TABLE items ALTER colour SET DEFAULT 'mallory'; COMMENT ON TABLE items IS 'mallory'";
+    fleet.owner("mallory").await.batch_execute(poison).await.unwrap();
+    fleet.start_router().await;
+    ask_first(&fleet).await;
+    let path = "/acme/items?columns=name,colour&select=colour";
+    let uneven = json!([{ "name": "a" }, { "name": "b", "colour": "red" }]);
+    let answer = post(&fleet, path, "missing=default", uneven).await;
+    assert_eq!(answer.json(), json!([{ "colour": "red" }, { "colour": "red" }]));
+    assert!(!fleet.get("/acme").await.text.contains("mallory"));
+    assert!(fleet.get("/mallory").await.text.contains("mallory"), "its own");
+    assert_eq!(schema_reads(&fleet).await, 2);
+}
+
+#[tokio::test]
 async fn a_cold_tenant_reads_no_schema() {
     let mut fleet = fleet(&["acme", "globex", "initech"], "").await;
     fleet.start_router().await;
