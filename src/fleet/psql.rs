@@ -33,8 +33,9 @@ impl Fleet {
         let record = &row.record;
         self.catalog.note(&record.id, "psql", &serde_json::json!({ "admin": false })).await?;
         if record.is_adopted() {
-            let mut logins = self.keys.tenant_logins(record);
-            return Ok(OperatorLogin { login: logins.swap_remove(0), role: None, is_made: false });
+            let login = self.keys.tenant_logins(record).into_iter().next();
+            let login = login.ok_or_else(|| FleetError::Unknown(record.slug.to_string()))?;
+            return Ok(OperatorLogin { login, role: None, is_made: false });
         }
         let name = record.database();
         // One for each session: two operators at a time don't end each other's.

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Most bytes that all that is asked about a schema may answer together. A schema of 100 tables has some 100 kB, and one of 30,000 some 40 MB;
-/// its owner can write a comment of 1 GB, which would be kept, and take seconds to read.
+/// Most bytes that the questions about a schema may be answered by, together. A schema of 100 tables has some 100 kB, one
+/// of 30,000 some 40 MB; its owner can write a comment of 1 GB, which would be kept, and take seconds to read.
 pub(super) const MAX_CATALOG_ANSWER: usize = 96 * 1024 * 1024;
 
-/// What each reading may hold in any case, in bytes. A schema of 100 tables has some 500 kB.
+/// What each reading may hold in any case, in bytes. Most schemas need no more.
 const FREE_BYTES: usize = 1024 * 1024;
 /// Room for two of the longest: one owner alone can't take it all.
 const ROOM: usize = 2 * MAX_CATALOG_ANSWER;
