@@ -21,6 +21,7 @@ pub const MIGRATIONS: &[(&str, &str)] = &[
     ("V2__lease.sql", include_str!("catalog/migrations/V2__lease.sql")),
     ("V3__adopted.sql", include_str!("catalog/migrations/V3__adopted.sql")),
     ("V4__schema.sql", include_str!("catalog/migrations/V4__schema.sql")),
+    ("V5__version.sql", include_str!("catalog/migrations/V5__version.sql")),
 ];
 
 /// Why the catalog could not be read or changed.

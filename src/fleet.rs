@@ -7,6 +7,7 @@ mod connections;
 mod database;
 mod init;
 mod lifecycle;
+mod migration;
 mod migrator;
 mod prepare;
 mod provision;

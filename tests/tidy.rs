@@ -56,7 +56,7 @@ const OWNERS: &[(&str, &str)] = &[
     ("vault", "chacha20poly1305"),
     ("embedded", "uzers"),
     ("rest", "equivalent form_urlencoded moka self_cell winnow"),
-    ("migrate", "refinery sqlparser"),
+    ("migrate", "refinery siphasher sqlparser"),
     ("front", "governor tower tower_http"),
     ("cli", "clap comfy_table console indicatif"),
     ("telemetry admin", "prometheus_client"),

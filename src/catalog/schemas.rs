@@ -32,7 +32,7 @@ impl Catalog {
     /// When the catalog can't be read.
     pub async fn templates_without_schema(&self, format: i32) -> Result<Vec<Template>, CatalogError> {
         let sql =
-            "SELECT t.database, t.server, t.edition, t.version, t.history, t.state FROM catalog.template t
+            "SELECT t.database, t.server, t.edition, t.version::int8, t.history, t.state FROM catalog.template t
                    WHERE t.state <> 'building' AND NOT EXISTS (
                        SELECT FROM catalog.schema s
                        WHERE s.server = t.server AND s.edition = t.edition AND s.version = t.version

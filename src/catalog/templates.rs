@@ -36,7 +36,7 @@ impl Catalog {
     /// # Errors
     /// When the catalog can't be read.
     pub async fn templates(&self) -> Result<Vec<Template>, CatalogError> {
-        let sql = "SELECT database, server, edition, version, history, state FROM catalog.template ORDER BY server, edition, created_at";
+        let sql = "SELECT database, server, edition, version::int8, history, state FROM catalog.template ORDER BY server, edition, created_at";
         let rows = self.sessions.query(sql, &[]).await?;
         rows.iter().map(Template::read).collect()
     }
@@ -74,7 +74,7 @@ impl Catalog {
     pub async fn template_ready(
         &self,
         database: &str,
-        version: i32,
+        version: i64,
         history: &str,
     ) -> Result<(), CatalogError> {
         // Two statements, because a unique index is checked row by row within one UPDATE. The first is harmless alone: a

@@ -12,7 +12,7 @@ use crate::policy::{Overrides, Stored};
 use crate::tenant::{Adopted, BaseUrl, Lineage, Origin, Record, Sealed, State, TenantId, Verb};
 
 pub(super) const SELECT: &str = "
-    SELECT t.id, t.slug, t.state, t.tier, t.server, t.edition, t.version, t.history, t.generation, t.key,
+    SELECT t.id, t.slug, t.state, t.tier, t.server, t.edition, t.version::int8, t.history, t.generation, t.key,
            t.overrides, t.database, t.login_role, t.sealed, t.reloads, t.unsettled, t.failure, t.migrated_at, t.created_at, t.changed_at,
            ARRAY(SELECT b.url FROM catalog.base_url b WHERE b.tenant = t.id ORDER BY b.templated, b.url) AS base_urls
     FROM catalog.tenant t";
@@ -117,7 +117,7 @@ pub struct Migrated {
     /// The tenant.
     pub id: TenantId,
     /// Its version and the digest of its history; `None` when they could not be read: then what is known stays.
-    pub stands: Option<(i32, String)>,
+    pub stands: Option<(i64, String)>,
     /// Why it went no further.
     pub failure: Option<String>,
 }
@@ -426,7 +426,7 @@ impl Catalog {
         let failures: Vec<_> = migrated.iter().map(|m| m.failure.as_deref()).collect();
         self.change(
             "WITH m AS (
-                SELECT * FROM unnest($1::text[], $2::int[], $3::text[], $4::text[]) AS m (id, version, history, failure)
+                SELECT * FROM unnest($1::text[], $2::int8[], $3::text[], $4::text[]) AS m (id, version, history, failure)
              ), t AS (
                 UPDATE catalog.tenant t
                 SET version = COALESCE(m.version, t.version), history = COALESCE(m.history, t.history),

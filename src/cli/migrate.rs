@@ -38,8 +38,8 @@ enum Sub {
 struct Line {
     slug: String,
     edition: String,
-    version: i32,
-    newest: i32,
+    version: i64,
+    newest: i64,
     standing: &'static str,
     behind: usize,
     failure: Option<String>,

@@ -147,7 +147,8 @@ async fn try_template(
     note: &mut impl FnMut(&str, Result<(), FleetError>, String) -> bool,
 ) -> Result<(), FleetError> {
     let mut admin = server.connect_admin_inside(scratch).await?;
-    let taken = crate::migrate::prepare_template(&mut admin, &roles::of_tenants(), &settings.roles()).await;
+    let taken =
+        crate::migrate::prepare_template(&mut admin, &roles::of_tenants(), &settings.roles(), 0).await;
     rights::all_taken(scratch, taken.doing(|| "preparing a template".into())?)?;
     let wanted: std::collections::BTreeSet<_> =
         settings.editions.values().flat_map(|e| &e.extensions).collect();

@@ -70,7 +70,7 @@ async fn make_catalog(
     let mut admin = server.connect_admin_inside(name).await?;
     take_from_tenants_owner(&admin, &owner).await?;
     let of_catalog = roles::of_catalog(name);
-    let taken = migrate::prepare_template(&mut admin, &of_catalog, &[]).await;
+    let taken = migrate::prepare_template(&mut admin, &of_catalog, &[], 0).await;
     rights::all_taken(name, taken.doing(|| "preparing the catalog".into())?)?;
     let edition = migrate::Edition::embedded("catalog", catalog::MIGRATIONS)?;
     let mut migrator = Migrator::open(server, server.connect_admin().await?, name, migrator).await?;

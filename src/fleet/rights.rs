@@ -118,7 +118,7 @@ impl Fleet {
             }
             database::give_migrator(&client, database).await?;
             let mut admin = server.connect_admin_inside(database).await?;
-            let taken = migrate::take_over_history(&mut admin, &roles::of_tenants()).await;
+            let taken = migrate::take_over_history(&mut admin, &roles::of_tenants(), 0).await;
             admin.close().await;
             if let Some(lock) = lock {
                 database::seal(&client, database).await?;

@@ -163,7 +163,13 @@ impl Fleet {
     ) -> Result<Template, FleetError> {
         let access = self.servers.get(server)?;
         let mut admin = access.connect_admin_inside(name).await?;
-        let taken = migrate::prepare_template(&mut admin, &roles::of_tenants(), &self.settings.roles()).await;
+        let taken = migrate::prepare_template(
+            &mut admin,
+            &roles::of_tenants(),
+            &self.settings.roles(),
+            edition.latest(),
+        )
+        .await;
         rights::all_taken(name, taken.doing(|| format!("preparing template `{name}`"))?)?;
         let extensions = self.settings.editions.get(&edition.name).map(|e| e.extensions.as_slice());
         for extension in extensions.unwrap_or_default() {
@@ -178,9 +184,8 @@ impl Fleet {
         }
         admin.close().await;
 
-        let mut migrator = self.migrator(server, name).await?;
-        let outcome = migrate::migrate(&mut migrator, edition, &self.migrate_options()).await;
-        self.close_migrator(server, migrator).await?;
+        let options = self.migrate_options();
+        let outcome = self.migrate_database(server, name, edition.latest(), edition, &options).await?;
         let outcome = outcome.map_err(|failure| FleetError::Migrate {
             doing: format!("building the template of edition `{}`", edition.name),
             source: Box::new(failure),

@@ -216,7 +216,7 @@ mod tests {
     use crate::settings::ClientSettings;
     use crate::tenant::{Lineage, Origin, Record, Tenant};
 
-    fn tenant(version: i32, rate: Option<u32>) -> Tenant {
+    fn tenant(version: i64, rate: Option<u32>) -> Tenant {
         let mut record = Record::example("aaaaaaaaaaaaaaaa", "acme");
         record.origin = Origin::Lineage(Lineage { edition: "shop".into(), version, history: String::new() });
         let limits = Limits { max_requests_per_second: rate, ..Limits::default() };

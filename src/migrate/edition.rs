@@ -114,7 +114,8 @@ impl Edition {
             let (version, stem) = parse(name, file_name)?;
             let sql = text.replace("\r\n", "\n");
             let mut file = File { version, name: stem, sql, checksum: 0, transactional: true, inert: false };
-            file.checksum = file::checksum(&file.file_name(), &file.sql).map_err(|e| entry(file_name, e))?;
+            file.checksum =
+                file::checksum(version, &file.name, &file.sql).map_err(|e| entry(file_name, e))?;
             file.transactional = file.sql.lines().next().map(str::trim_end) != Some(NO_TRANSACTION);
             file.inert = file.transactional && is_inert(&file.sql);
             parsed.push((file_name, file));
@@ -141,18 +142,18 @@ impl Edition {
     }
 
     /// The newest version; 0 when the edition is empty.
-    pub fn latest(&self) -> i32 {
+    pub fn latest(&self) -> i64 {
         self.files.last().map_or(0, |file| file.version)
     }
 
     /// The files with a version of at most `version`.
-    pub(super) fn up_to(&self, version: i32) -> &[File] {
+    pub(super) fn up_to(&self, version: i64) -> &[File] {
         &self.files[..self.files.partition_point(|file| file.version <= version)]
     }
 
     /// Hex SHA-256 over (version, name, checksum) of the files with a version of at most `up_to`; empty when there
     /// are none. A database with the same digest was made by exactly these files.
-    pub fn history_digest(&self, up_to: i32) -> String {
+    pub fn history_digest(&self, up_to: i64) -> String {
         file::digest(self.up_to(up_to).iter().map(|f| (f.version, f.name.as_str(), f.checksum)))
     }
 }
@@ -165,7 +166,7 @@ fn is_edition(name: &str) -> bool {
 
 /// Splits `V<n>__<snake_name>.sql`. refinery would skip what it doesn't know and cut a name at its first odd
 /// character, so that two files look like one; here each file is one or is refused.
-fn parse(edition: &str, file_name: &str) -> Result<(i32, String), EditionError> {
+fn parse(edition: &str, file_name: &str) -> Result<(i64, String), EditionError> {
     let refuse = |reason: &str| {
         Err(EditionError::Entry {
             edition: edition.to_owned(),
@@ -189,10 +190,10 @@ fn parse(edition: &str, file_name: &str) -> Result<(i32, String), EditionError> 
     if !is_name || digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
         return refuse(shape);
     }
-    match digits.parse::<i32>() {
+    match digits.parse::<i64>() {
         Ok(0) => refuse("has version 0, which means that nothing has been applied: begin at 1"),
         Ok(version) => Ok((version, name.to_owned())),
-        Err(_) => refuse("has a version over 2147483647, which the history's column can't hold"),
+        Err(_) => refuse("has a version over 9223372036854775807, which the history's column can't hold"),
     }
 }
 
@@ -226,7 +227,7 @@ mod tests {
         }
         assert!(refused(&[("U1__x.sql", "SELECT 1;")]).contains("unversioned"));
         assert!(refused(&[("V0__x.sql", "SELECT 1;")]).contains("begin at 1"));
-        assert!(refused(&[("V2147483648__x.sql", "SELECT 1;")]).contains("2147483647"));
+        assert!(refused(&[("V9223372036854775808__x.sql", "SELECT 1;")]).contains("9223372036854775807"));
         let twice = [("V1__a.sql", "SELECT 1;"), ("V01__b.sql", "SELECT 1;")];
         assert!(refused(&twice).contains("same version as `V1__a.sql`"));
         assert!(matches!(Edition::embedded("Core", &[]), Err(EditionError::Name(_))));

@@ -14,9 +14,9 @@ WITH tables AS (
     SELECT c.* FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
     WHERE n.nspname = 'manybox' AND c.relname IN ('schema_history', 'schema_unfinished')
 ), column_of (relname, attname, typname) AS (
-    VALUES ('schema_history', 'version', 'int4'), ('schema_history', 'name', 'varchar'),
+    VALUES ('schema_history', 'version', 'int4'), ('schema_history', 'version', 'int8'), ('schema_history', 'name', 'varchar'),
            ('schema_history', 'applied_on', 'varchar'), ('schema_history', 'checksum', 'varchar'),
-           ('schema_unfinished', 'version', 'int4'), ('schema_unfinished', 'begun_at', 'timestamptz')
+           ('schema_unfinished', 'version', 'int4'), ('schema_unfinished', 'version', 'int8'), ('schema_unfinished', 'begun_at', 'timestamptz')
 )
 SELECT pg_catalog.format('schema manybox belongs to %I', pg_catalog.pg_get_userbyid(nspowner))
 FROM pg_catalog.pg_namespace

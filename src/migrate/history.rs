@@ -22,7 +22,7 @@ pub(super) const ALL: &str = "SELECT version, name, checksum, applied_on FROM ma
 /// One row of the history.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Applied {
-    pub(super) version: i32,
+    pub(super) version: i64,
     pub(super) name: String,
     pub(super) checksum: u64,
 }

@@ -4,13 +4,13 @@
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MigrationOutcome {
     /// The version found; 0 when nothing had been applied.
-    pub before: i32,
+    pub before: i64,
     /// The version left.
-    pub after: i32,
+    pub after: i64,
     /// The digest of the history that was left, as [`Edition::history_digest`](super::Edition::history_digest) has it.
     pub history: String,
     /// The versions applied by this call.
-    pub applied: Vec<i32>,
+    pub applied: Vec<i64>,
     /// How often a file was tried again for want of a lock.
     pub lock_retries: u32,
 }
@@ -49,11 +49,11 @@ pub struct MigrationFailure {
     /// What was wrong, where, what to do next.
     pub message: String,
     /// The newest version known to be applied; 0 when none, or when the history could not be read.
-    pub reached: i32,
+    pub reached: i64,
     /// The digest of the history up to `reached`.
     pub history: String,
     /// The versions applied by this call.
-    pub applied: Vec<i32>,
+    pub applied: Vec<i64>,
     /// How often a file was tried again for want of a lock.
     pub lock_retries: u32,
 }

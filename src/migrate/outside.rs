@@ -27,7 +27,7 @@ pub(super) async fn run(client: &mut Client, file: &File, roles: &Roles) -> Resu
         })?;
     client.batch_execute(&writer).await?;
     let begun = client
-        .query_opt(&format!("SELECT FROM {UNFINISHED} WHERE version = $1"), &[&file.version])
+        .query_opt(&format!("SELECT FROM {UNFINISHED} WHERE version = $1::int8"), &[&file.version])
         .await?
         .is_some();
     client.batch_execute(&owner).await?;
@@ -46,7 +46,7 @@ pub(super) async fn run(client: &mut Client, file: &File, roles: &Roles) -> Resu
         (false, Found::Nothing) => {
             client.batch_execute(&writer).await?;
             client
-                .execute(&format!("INSERT INTO {UNFINISHED} (version) VALUES ($1)"), &[&file.version])
+                .execute(&format!("INSERT INTO {UNFINISHED} (version) VALUES ($1::int8)"), &[&file.version])
                 .await?;
             client.batch_execute(&owner).await?;
         }
@@ -59,7 +59,9 @@ pub(super) async fn run(client: &mut Client, file: &File, roles: &Roles) -> Resu
                 drop_index(client, &step).await?;
             }
             client.batch_execute(&writer).await?;
-            client.execute(&format!("DELETE FROM {UNFINISHED} WHERE version = $1"), &[&file.version]).await?;
+            client
+                .execute(&format!("DELETE FROM {UNFINISHED} WHERE version = $1::int8"), &[&file.version])
+                .await?;
         }
         return Err(error.into());
     }
@@ -73,10 +75,14 @@ async fn record(client: &mut Client, file: &File, roles: &Roles) -> Result<(), S
     let transaction = client.transaction().await?;
     let writer = Ident::new(&roles.writer);
     transaction.batch_execute(&format!("SET LOCAL ROLE {writer}")).await?;
-    transaction.execute(&format!("DELETE FROM {UNFINISHED} WHERE version = $1"), &[&file.version]).await?;
+    transaction
+        .execute(&format!("DELETE FROM {UNFINISHED} WHERE version = $1::int8"), &[&file.version])
+        .await?;
     transaction
         .execute(
-            &format!("INSERT INTO {HISTORY} (version, name, applied_on, checksum) VALUES ($1, $2, $3, $4)"),
+            &format!(
+                "INSERT INTO {HISTORY} (version, name, applied_on, checksum) VALUES ($1::int8, $2, $3, $4)"
+            ),
             &[&file.version, &file.name, &applied_on, &file.checksum.to_string()],
         )
         .await?;

@@ -38,7 +38,7 @@ pub struct Options {
     /// The longest time for one statement of a file; `None` for no limit.
     pub statement_timeout: Option<Duration>,
     /// The newest version to apply; `None` for all.
-    pub target: Option<i32>,
+    pub target: Option<i64>,
     /// Whether everything in the database is known to belong to its owners; see
     /// [`databases_with_foreign_objects`](super::databases_with_foreign_objects). Then the database is not asked
     /// again after files that can't have changed it.
@@ -63,14 +63,14 @@ impl Default for Options {
 /// What is known of the database while files are applied.
 #[derive(Default)]
 struct Progress {
-    before: i32,
+    before: i64,
     rows: Vec<Applied>,
-    applied: Vec<i32>,
+    applied: Vec<i64>,
     lock_retries: u32,
 }
 
 impl Progress {
-    fn reached(&self) -> i32 {
+    fn reached(&self) -> i64 {
         self.rows.last().map_or(0, |row| row.version)
     }
 
@@ -234,7 +234,7 @@ async fn files(
         Disagreement::Ahead(error) => Stop(FailureKind::Ahead, error),
         Disagreement::OutOfOrder(error) => Stop(FailureKind::OutOfOrder, error),
     })?;
-    let target = options.target.unwrap_or(i32::MAX);
+    let target = options.target.unwrap_or(i64::MAX);
     let pending = &pending[..pending.partition_point(|file| file.version <= target)];
     if open && pending.iter().any(|file| !file.transactional) {
         open = false;

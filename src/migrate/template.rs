@@ -21,7 +21,8 @@ pub struct TakenOver {
 ///
 /// The owner gets the right to make schemas in the database, and the schemas `public` and `extensions` (where
 /// extensions go, so that no API exposes their functions). The API roles may use both. PUBLIC loses everything, and
-/// EXECUTE on functions yet to be made. The schema `manybox` is made as [`take_over_history`] says.
+/// EXECUTE on functions yet to be made. The schema `manybox` is made as [`take_over_history`] says, for versions up to
+/// `newest`.
 ///
 /// # Errors
 /// When a role is missing or the login isn't the database's owner and a member of `owner`.
@@ -29,6 +30,7 @@ pub async fn prepare_template(
     client: &mut Client,
     roles: &Roles,
     api_roles: &[String],
+    newest: i64,
 ) -> Result<TakenOver, Error> {
     let database: String =
         client.query_one("SELECT pg_catalog.current_database()::text", &[]).await?.try_get(0)?;
@@ -47,7 +49,7 @@ pub async fn prepare_template(
         sql.push_str(&format!("GRANT USAGE ON SCHEMA public, extensions TO {};", Ident::new(role)));
     }
     client.batch_execute(&sql).await?;
-    take_over_history(client, roles).await
+    take_over_history(client, roles, newest).await
 }
 
 /// Whether one of the names is taken by something that is no table: to alter its owner would change somebody's view.
@@ -92,9 +94,11 @@ WHERE x.grantee <> 0 AND x.grantee <> acl.owner";
 /// from all others but the writer, and removes triggers, rules and policies. As the database's owner (the admin), with
 /// a search path that nobody else writes to. No code of the tables runs: these are definitions and catalogs only.
 ///
+/// The tables hold versions up to `newest`: as `int4` like refinery's, and as `int8` where that is too small.
+///
 /// # Errors
 /// When a role is missing, or the lock of a table can't be had within five seconds.
-pub async fn take_over_history(client: &mut Client, roles: &Roles) -> Result<TakenOver, Error> {
+pub async fn take_over_history(client: &mut Client, roles: &Roles, newest: i64) -> Result<TakenOver, Error> {
     let (history, writer) = (Ident::new(&roles.history), Ident::new(&roles.writer));
     let transaction = client.transaction().await?;
     let refused = words(&transaction.query(NO_TABLES, &[]).await?)?;
@@ -117,6 +121,13 @@ pub async fn take_over_history(client: &mut Client, roles: &Roles) -> Result<Tak
          ALTER TABLE {UNFINISHED} OWNER TO {history}"
     );
     transaction.batch_execute(&own).await?;
+    if i32::try_from(newest).is_err() {
+        let wide = format!(
+            "ALTER TABLE {HISTORY} ALTER COLUMN version TYPE pg_catalog.int8;
+             ALTER TABLE {UNFINISHED} ALTER COLUMN version TYPE pg_catalog.int8"
+        );
+        transaction.batch_execute(&wide).await?;
+    }
     let mut removed = Vec::new();
     for row in transaction.query(REMOVABLE, &[]).await? {
         removed.push(row.try_get(0)?);

@@ -24,9 +24,9 @@ pub struct StepResult {
     /// The tenant.
     pub slug: String,
     /// Its version before.
-    pub before: i32,
+    pub before: i64,
     /// Its version now.
-    pub after: i32,
+    pub after: i64,
     /// Why it went no further.
     pub failure: Option<String>,
 }
@@ -184,14 +184,9 @@ async fn migrate_tenant(
         let Some(edition) = edition else {
             return Err(FleetError::Settings(format!("there is no edition `{}`", step.lineage.edition)));
         };
-        let mut migrator = fleet.migrator(&tenant.server, &tenant.id.database()).await?;
         let options = migrate::Options { all_owned, ..fleet.migrate_options() };
-        let outcome = migrate::migrate(&mut migrator, edition, &options).await;
-        if let Err(error) = fleet.close_migrator(&tenant.server, migrator).await {
-            // What was applied stands. The next use of the login closes it, and so does `manybox init`.
-            tracing::warn!(tenant.id = %tenant.id, error = %error, "the migrator of tenant {} stays open", tenant.slug);
-        }
-        Ok(outcome)
+        let (database, known) = (tenant.id.database(), step.lineage.version);
+        fleet.migrate_database(&tenant.server, &database, known, edition, &options).await
     };
     let (stands, failure) = match outcome.await {
         Ok(Ok(outcome)) => (Some((outcome.after, outcome.history)), None),

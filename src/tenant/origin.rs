@@ -23,7 +23,7 @@ pub struct Lineage {
     /// The edition's name, as in `migrations/<edition>/`.
     pub edition: String,
     /// The newest applied version; 0 when nothing has been applied.
-    pub version: i32,
+    pub version: i64,
     /// Hex SHA-256 over (version, name, checksum) of every applied file; empty when nothing has been applied.
     pub history: String,
 }

@@ -166,8 +166,8 @@ async fn of_files_that_only_define_the_one_that_fails_is_rolled_back() {
 }
 
 /// What the tenant's database says was applied.
-async fn versions(fleet: &TestFleet, slug: &str) -> Vec<i32> {
-    let sql = "SELECT version FROM manybox.schema_history ORDER BY version";
+async fn versions(fleet: &TestFleet, slug: &str) -> Vec<i64> {
+    let sql = "SELECT version::int8 FROM manybox.schema_history ORDER BY version";
     fleet.admin(slug).await.query(sql, &[]).await.unwrap().iter().map(|row| row.get(0)).collect()
 }
 
@@ -200,6 +200,25 @@ async fn each_file_finds_the_session_as_the_first_did() {
     assert_eq!(code, 0, "{error}");
     assert_eq!(versions(&fleet, "a").await, [1, 2, 3, 4, 5]);
     fleet.owner("a").await.batch_execute("SELECT FROM public.found").await.unwrap();
+}
+
+#[tokio::test]
+async fn versions_may_be_timestamps() {
+    let fleet = TestFleet::builder().tenants(&["a"]).build().await;
+    add(&fleet, "V20240115180414__dated.sql", "CREATE TABLE dated (a int);");
+    add(
+        &fleet,
+        "V20240115180415__index.sql",
+        "-- manybox: no-transaction\nCREATE INDEX CONCURRENTLY dated_a ON dated (a);",
+    );
+    let (code, _, error) = fleet.run(&["migrate"]).await;
+    assert_eq!(code, 0, "{error}");
+    fleet.create("born").await;
+    for slug in ["a", "born"] {
+        assert_eq!(versions(&fleet, slug).await, [1, 2, 20_240_115_180_414, 20_240_115_180_415]);
+        assert_eq!(fleet.row(slug).await.record.lineage().unwrap().version, 20_240_115_180_415);
+    }
+    assert_eq!(status(&fleet).await["summary"]["current"], 2);
 }
 
 #[tokio::test]
