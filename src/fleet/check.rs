@@ -92,7 +92,8 @@ pub async fn check(settings: &Settings, server: &FleetServer) -> Result<Vec<Find
     let created = database::create_closed(&client, &scratch, "template0").await;
     if note("create a database, closed", created, format!("ALTER ROLE {admin} CREATEDB;")) {
         let migrator = migrator_of(&scratch);
-        let rights = DatabaseRights { owner: OWNER, logins: &[&scratch, &migrator] };
+        let temporary = [OWNER.to_owned()];
+        let rights = DatabaseRights { owner: OWNER, logins: &[&scratch, &migrator], temporary: &temporary };
         let opened =
             database::open(&client, &scratch, &rights, &roles::migrator(&migrator, MIGRATORS, false)).await;
         note("set its ACL and open it", opened, format!("ALTER DATABASE {scratch_ident} OWNER TO {admin};"));

@@ -65,6 +65,8 @@ pub(super) struct DatabaseRights<'a> {
     pub(super) owner: &'a str,
     /// May connect.
     pub(super) logins: &'a [&'a str],
+    /// May make temporary tables.
+    pub(super) temporary: &'a [String],
 }
 
 /// Runs the statements `first`, which make the logins, takes everything on the database from PUBLIC and from roles
@@ -106,10 +108,14 @@ async fn opening(
     for login in rights.logins {
         sql.push_str(&format!("GRANT CONNECT ON DATABASE {name} TO {};", Ident::new(*login)));
     }
+    for role in rights.temporary {
+        sql.push_str(&format!("GRANT TEMPORARY ON DATABASE {name} TO {};", Ident::new(role)));
+    }
     client.batch_execute(&sql).await.doing(|| format!("setting the rights on database `{database}`"))?;
 
     let mut expected = vec![format!("{}:CREATE", rights.owner)];
     expected.extend(rights.logins.iter().map(|login| format!("{login}:CONNECT")));
+    expected.extend(rights.temporary.iter().map(|role| format!("{role}:TEMPORARY")));
     expected.sort();
     let mut granted = granted(client, database).await?;
     granted.sort();
@@ -138,12 +144,18 @@ async fn granted(client: &Client, database: &str) -> Result<Vec<String>, FleetEr
         .doing(|| format!("reading back the ACL of database `{database}`"))
 }
 
-/// Makes the migrator of a database that is open already, and takes from roles that all tenants have what they must
-/// not have there. What an operator granted to others stays.
-pub(super) async fn give_migrator(client: &Client, database: &str) -> Result<(), FleetError> {
+/// Makes the migrator of a database that is open already, takes from roles that all tenants have what they must not have
+/// there, and gives them what they may. What an operator granted to others stays. Of `api_roles`, those in `temporary` may
+/// make temporary tables.
+pub(super) async fn give_migrator(
+    client: &Client,
+    database: &str,
+    api_roles: &[String],
+    temporary: &[String],
+) -> Result<(), FleetError> {
     let (name, login) = (Ident::new(database), migrator_of(database));
     let there = role_exists(client, &login).await?;
-    let sql = format!(
+    let mut sql = format!(
         "{} REVOKE ALL ON DATABASE {name} FROM PUBLIC, {owner}, {migrators};
          GRANT CREATE ON DATABASE {name} TO {owner};
          GRANT CONNECT ON DATABASE {name} TO {};",
@@ -152,8 +164,17 @@ pub(super) async fn give_migrator(client: &Client, database: &str) -> Result<(),
         owner = Ident::new(OWNER),
         migrators = Ident::new(MIGRATORS),
     );
+    for role in api_roles {
+        sql.push_str(&format!("REVOKE TEMPORARY ON DATABASE {name} FROM {};", Ident::new(role)));
+    }
+    for role in temporary {
+        sql.push_str(&format!("GRANT TEMPORARY ON DATABASE {name} TO {};", Ident::new(role)));
+    }
     // One message, and so one transaction.
-    client.batch_execute(&sql).await.doing(|| format!("giving database `{database}` its migrator"))
+    client
+        .batch_execute(&sql)
+        .await
+        .doing(|| format!("giving database `{database}` its migrator and its rights"))
 }
 
 /// Closes a finished template, for everybody.

@@ -63,7 +63,7 @@ async fn make_catalog(
     if !database::exists(client, name).await? {
         database::create_closed(client, name, "template0").await?;
     }
-    let rights = DatabaseRights { owner: &owner, logins: &[&router.user, &migrator] };
+    let rights = DatabaseRights { owner: &owner, logins: &[&router.user, &migrator], temporary: &[] };
     let there = role_exists(client, &migrator).await?;
     database::open(client, name, &rights, &roles::migrator(&migrator, &owner, there)).await?;
 

@@ -143,7 +143,8 @@ impl Fleet {
         let migrator = migrator_of(&name);
         let mut logins = self.login(record, found.login)?;
         logins.push_str(&roles::migrator(&migrator, MIGRATORS, found.migrator));
-        let rights = DatabaseRights { owner: OWNER, logins: &[&name, &migrator] };
+        let temporary = self.temporary(&template.lineage.edition);
+        let rights = DatabaseRights { owner: OWNER, logins: &[&name, &migrator], temporary: &temporary };
         database::open(client, &name, &rights, &logins).await?;
         let newest = self.keys.newest().id();
         if record.key != newest {

@@ -22,13 +22,16 @@ pub struct OutdatedDatabase {
     pub database: String,
     /// Whose it is, for people.
     pub whose: String,
-    /// The edition that it is a template of.
-    template_of: Option<String>,
+    /// The edition that it was made from.
+    edition: String,
+    /// Whether it is a template.
+    template: bool,
 }
 
-/// Of the databases `$1`, those that lack a migrator with CONNECT, or give a role of all tenants more than CREATE, or
-/// whose schema `manybox` with its two tables is not the history owner's; and of the templates `$2` those that are open,
-/// because their renewal was cut. pg_shdepend is one for all databases: nobody has to look into them.
+/// Of the databases `$1`, those that lack a migrator with CONNECT, or give a role of all tenants more than CREATE and
+/// TEMPORARY, or the owner less, or whose schema `manybox` with its two tables is not the history owner's; or in which the API
+/// roles `$6` may make temporary tables and it is not among `$7`, or the other way round; and of the templates `$2` those
+/// that are open, because their renewal was cut. pg_shdepend is one for all databases: nobody has to look into them.
 const OUTDATED: &str = "
 SELECT d.datname::text FROM pg_catalog.pg_database d
 LEFT JOIN pg_catalog.pg_roles m ON m.rolname = 'mb_m_' || pg_catalog.substr(d.datname, 4)
@@ -38,7 +41,13 @@ WHERE d.datname = ANY ($1) AND (
                    WHERE a.grantee = m.oid AND a.privilege_type = 'CONNECT')
     OR EXISTS (SELECT FROM pg_catalog.aclexplode(COALESCE(d.datacl, pg_catalog.acldefault('d', d.datdba))) a
                LEFT JOIN pg_catalog.pg_roles r ON r.oid = a.grantee
-               WHERE a.grantee = 0 OR r.rolname = $4 OR r.rolname = $3 AND a.privilege_type <> 'CREATE')
+               WHERE a.grantee = 0 OR r.rolname = $4
+                  OR r.rolname = $3 AND a.privilege_type NOT IN ('CREATE', 'TEMPORARY'))
+    OR EXISTS (SELECT FROM pg_catalog.pg_roles r
+               WHERE r.rolname = ANY ($6::text[] || $3::text)
+                 AND (r.rolname = $3 OR d.datname = ANY ($7)) IS DISTINCT FROM EXISTS (
+                     SELECT FROM pg_catalog.aclexplode(d.datacl) a
+                     WHERE a.grantee = r.oid AND a.privilege_type = 'TEMPORARY'))
     OR 3 > (SELECT count(*) FROM pg_catalog.pg_shdepend s
             WHERE s.dbid = d.oid AND s.deptype = 'o' AND s.refobjid = $5::text::pg_catalog.regrole
               AND s.classid IN ('pg_catalog.pg_class'::pg_catalog.regclass, 'pg_catalog.pg_namespace'::pg_catalog.regclass))
@@ -68,7 +77,8 @@ impl Fleet {
                     server: record.server.clone(),
                     database: record.database(),
                     whose: format!("tenant `{}`", record.slug),
-                    template_of: None,
+                    edition: record.lineage().map(|lineage| lineage.edition.clone()).unwrap_or_default(),
+                    template: false,
                 });
             }
         }
@@ -77,7 +87,8 @@ impl Fleet {
                 whose: format!("a template of edition `{}`", template.lineage.edition),
                 server: template.server,
                 database: template.database,
-                template_of: Some(template.lineage.edition),
+                edition: template.lineage.edition,
+                template: true,
             });
         }
         let mut outdated = Vec::new();
@@ -85,9 +96,14 @@ impl Fleet {
             let (_, client) = self.admin(&server).await?;
             let name = |database: &OutdatedDatabase| database.database.clone();
             let all: Vec<_> = databases.iter().map(name).collect();
-            let templates: Vec<_> = databases.iter().filter(|d| d.template_of.is_some()).map(name).collect();
-            let rows = client.query(OUTDATED, &[&all, &templates, &OWNER, &MIGRATORS, &HISTORY]).await;
-            let rows = rows.doing(|| format!("looking at the databases of server `{server}`"))?;
+            let templates: Vec<_> = databases.iter().filter(|d| d.template).map(name).collect();
+            let (api_roles, may) =
+                (self.settings.roles(), |d: &&OutdatedDatabase| self.gives_temporary(&d.edition));
+            let temporary: Vec<_> = databases.iter().filter(may).map(name).collect();
+            let asked = client
+                .query(OUTDATED, &[&all, &templates, &OWNER, &MIGRATORS, &HISTORY, &api_roles, &temporary])
+                .await;
+            let rows = asked.doing(|| format!("looking at the databases of server `{server}`"))?;
             let found: Vec<String> = rows
                 .iter()
                 .map(|row| row.try_get(0))
@@ -106,17 +122,15 @@ impl Fleet {
     /// When the server refuses, or the schema has what can't be removed without guessing: then that stays, and with it
     /// the tenant can't be migrated.
     pub async fn renew_rights(&self, outdated: &OutdatedDatabase) -> Result<Vec<String>, FleetError> {
-        let OutdatedDatabase { server: name, database, template_of, .. } = outdated;
+        let OutdatedDatabase { server: name, database, edition, template, .. } = outdated;
         let (server, client) = self.admin(name).await?;
         let work = async {
-            let lock = match template_of {
-                Some(edition) => Some(self.lock_template(&client, name, edition).await?),
-                None => None,
-            };
+            let lock = if *template { Some(self.lock_template(&client, name, edition).await?) } else { None };
             if lock.is_some() {
                 database::unseal(&client, database).await?;
             }
-            database::give_migrator(&client, database).await?;
+            let temporary = self.temporary(edition);
+            database::give_migrator(&client, database, &self.settings.roles(), &temporary).await?;
             let mut admin = server.connect_admin_inside(database).await?;
             let taken = migrate::take_over_history(&mut admin, &roles::of_tenants(), 0).await;
             admin.close().await;
@@ -129,6 +143,17 @@ impl Fleet {
         let removed = server.unhindered(work).await?;
         self.keep(name, client);
         Ok(removed)
+    }
+
+    /// Whether the API roles may make temporary tables in the databases of an edition.
+    fn gives_temporary(&self, edition: &str) -> bool {
+        self.settings.editions.get(edition).is_some_and(|files| files.temporary_tables)
+    }
+
+    /// The roles that may make temporary tables in the databases of an edition.
+    pub fn temporary(&self, edition: &str) -> Vec<String> {
+        let api_roles = if self.gives_temporary(edition) { self.settings.roles() } else { Vec::new() };
+        std::iter::once(OWNER.to_owned()).chain(api_roles).collect()
     }
 
     /// Takes from manybox's roles, the API roles and the tenants' logins what `ALTER ROLE … SET` gave them: any

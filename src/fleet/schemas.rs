@@ -81,7 +81,7 @@ impl Fleet {
         copy: &str,
     ) -> Result<(), FleetError> {
         database::create_closed(client, copy, &template.database).await?;
-        let rights = DatabaseRights { owner: OWNER, logins: &[] };
+        let rights = DatabaseRights { owner: OWNER, logins: &[], temporary: &[] };
         database::open(client, copy, &rights, "").await?;
         self.record_schema(&template.server, copy, &template.lineage).await
     }

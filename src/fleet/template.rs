@@ -117,7 +117,8 @@ impl Fleet {
         let brought = async {
             access.unhindered(database::unseal(client, &old.database)).await?;
             // It may be from before there was one for each database.
-            access.unhindered(database::give_migrator(client, &old.database)).await?;
+            let (api_roles, temporary) = (self.settings.roles(), self.temporary(&edition.name));
+            access.unhindered(database::give_migrator(client, &old.database, &api_roles, &temporary)).await?;
             self.bring_up(client, server, edition, &old.database, applied).await
         };
         match brought.await {
@@ -146,7 +147,8 @@ impl Fleet {
         self.catalog.template_insert(&name, server, &edition.name).await?;
         database::create_closed(client, &name, "template0").await?;
         let migrator = migrator_of(&name);
-        let rights = DatabaseRights { owner: OWNER, logins: &[&migrator] };
+        let temporary = self.temporary(&edition.name);
+        let rights = DatabaseRights { owner: OWNER, logins: &[&migrator], temporary: &temporary };
         let logins = roles::migrator(&migrator, MIGRATORS, false);
         self.servers.get(server)?.unhindered(database::open(client, &name, &rights, &logins)).await?;
         self.bring_up(client, server, edition, &name, applied).await

@@ -251,6 +251,10 @@ pub struct EditionFiles {
     pub row_security: RowSecurity,
     /// API roles that may see all rows all the same: trusted programs, not people.
     pub row_security_except: Vec<String>,
+    /// Whether API roles may make temporary tables, so that functions which make them run with their caller's rights. The
+    /// owner always may: migrations do, and SECURITY DEFINER functions. A temporary table takes space and catalog rows like
+    /// any other. `manybox init` brings databases over that are there.
+    pub temporary_tables: bool,
 }
 
 impl Default for EditionFiles {
@@ -262,6 +266,7 @@ impl Default for EditionFiles {
             api: Overrides::default(),
             row_security: RowSecurity::default(),
             row_security_except: vec!["service".into()],
+            temporary_tables: false,
         }
     }
 }

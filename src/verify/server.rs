@@ -45,6 +45,7 @@ struct Model {
     databases: Pairs,
     may_connect: Pairs,
     may_become: Pairs,
+    may_make_temporary: Pairs,
     /// May make schemas in databases; the owner of tenants' objects first.
     may_create: Vec<String>,
 }
@@ -103,8 +104,8 @@ async fn ask(
     }
     let templates = known.templates.iter().filter(|template| template.server == name).count();
     outcome.tried.extend([("V04", templates), ("V17", 1), ("V18", 1)]);
-    let Model { roles, databases, may_connect, may_become, may_create } = &model;
-    let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 9] = [
+    let Model { roles, databases, may_connect, may_become, may_make_temporary, may_create } = &model;
+    let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 11] = [
         &roles.0,
         &roles.1,
         &databases.0,
@@ -114,6 +115,8 @@ async fn ask(
         &may_become.0,
         &may_become.1,
         may_create,
+        &may_make_temporary.0,
+        &may_make_temporary.1,
     ];
     let rows = client.query(QUESTIONS, &parameters).await.map_err(asking(name))?;
     for row in rows {
@@ -190,6 +193,9 @@ fn model(fleet: &Fleet, name: &str, known: &Known) -> Model {
     };
     for template in known.templates.iter().filter(|t| t.server == name) {
         migrator(&mut model, &template.database);
+        for role in fleet.temporary(&template.lineage.edition) {
+            model.may_make_temporary.add(role, &template.database);
+        }
         // One that is being built is open to its migrator.
         if template.state != "building" {
             model.databases.add(&template.database, "template");
@@ -204,6 +210,9 @@ fn model(fleet: &Fleet, name: &str, known: &Known) -> Model {
             continue;
         }
         migrator(&mut model, &database);
+        for role in record.lineage().into_iter().flat_map(|lineage| fleet.temporary(&lineage.edition)) {
+            model.may_make_temporary.add(role, &database);
+        }
         api_roles.iter().for_each(|role| model.may_become.add(&login, role));
         // While one is made or dropped its database is closed, and has no rights yet.
         if !matches!(record.state, State::Creating | State::Purging) {

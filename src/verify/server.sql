@@ -4,6 +4,7 @@
 -- $5, $6: which role may connect to which database
 -- $7, $8: which role may be a member of which
 -- $9: the roles that may make schemas in our databases
+-- $10, $11: which role may make temporary tables in which database
 WITH kind_of (role, kind) AS MATERIALIZED (SELECT * FROM unnest($1::text[], $2::text[])),
 databases AS MATERIALIZED (
     SELECT d.oid, d.datname, d.datdba, d.datallowconn, d.datacl, k.kind,
@@ -45,7 +46,10 @@ SELECT 'V03', d.datname,
 FROM databases d CROSS JOIN LATERAL aclexplode(COALESCE(d.datacl, acldefault('d', d.datdba))) a
 LEFT JOIN pg_roles r ON r.oid = a.grantee
 WHERE d.kind IN ('tenant', 'template', 'catalog') AND a.grantee <> d.datdba
-  AND (a.is_grantable OR a.privilege_type = 'TEMPORARY'
+  AND (a.is_grantable
+       OR a.privilege_type = 'TEMPORARY' AND NOT EXISTS (
+           SELECT FROM unnest($10::text[], $11::text[]) t (role, database)
+           WHERE t.role = r.rolname AND t.database = d.datname)
        OR a.privilege_type = 'CREATE' AND NOT COALESCE(r.rolname = ANY ($9::text[]), false))
 UNION ALL
 SELECT 'V04', d.datname, format('template %I takes connections', d.datname),

@@ -26,6 +26,7 @@ mod schema;
 mod sessions;
 mod supervision;
 mod support;
+mod temporary;
 mod urls;
 mod verify;
 mod wire;

@@ -61,6 +61,13 @@ const WAYS: &[Tampering] = &[
         "REVOKE TEMPORARY ON DATABASE {acme} FROM PUBLIC",
     ),
     Tampering(
+        "an API role may make temporary tables, against the settings",
+        "V03",
+        Admin,
+        "GRANT TEMPORARY ON DATABASE {acme} TO anon",
+        "REVOKE TEMPORARY ON DATABASE {acme} FROM anon",
+    ),
+    Tampering(
         "an API role may make schemas",
         "V03",
         Admin,
