@@ -32,7 +32,7 @@ pub use rights::OutdatedDatabase;
 pub use roles::{HISTORY, MIGRATORS, OWNER, catalog_migrator, catalog_owner, migrator_of};
 pub use server::{FleetServer, Servers, check_version};
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -200,12 +200,12 @@ impl Fleet {
         self.catalog.tenant_by_slug(slug).await?.ok_or_else(|| FleetError::Unknown(slug.to_owned()))
     }
 
-    /// Every edition of the settings, read and checked.
-    ///
-    /// # Errors
-    /// When a file is malformed or may not be run; names it.
-    pub fn editions(&self) -> Result<BTreeMap<String, migrate::Edition>, FleetError> {
-        self.settings.editions.keys().map(|name| Ok((name.clone(), self.edition(name)?))).collect()
+    /// Every edition of the settings, read and checked. One that is broken stops no other.
+    pub fn editions(&self) -> migrate::Editions {
+        let folders = self.settings.editions.iter();
+        migrate::Editions::read(
+            folders.filter_map(|(name, e)| Some((name.as_str(), e.migrations.as_deref()?))),
+        )
     }
 
     /// One edition, read and checked.

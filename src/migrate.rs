@@ -5,6 +5,7 @@
 //! Which databases are migrated, and when, is the rollout's decision.
 
 mod edition;
+mod editions;
 mod engine;
 mod file;
 mod guard;
@@ -21,6 +22,7 @@ mod status;
 mod template;
 
 pub use edition::{Edition, EditionError};
+pub use editions::Editions;
 pub use file::File;
 pub use guard::strangers;
 pub use history::lineage;

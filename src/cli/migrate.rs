@@ -63,17 +63,19 @@ async fn migrate(fleet: &Fleet, scope: RolloutScope, jobs: usize, output: Output
     if let Some(edition) = &scope.edition {
         fleet.edition(edition)?;
     }
-    if let Some(slug) = &scope.tenant
-        && fleet.tenant(slug).await?.record.is_adopted()
-    {
-        return Err(Failure(format!(
-            "tenant `{slug}` has an adopted database: its schema is its owner's to change; after a change run `manybox tenant reload {slug}`"
-        )));
+    if let Some(slug) = &scope.tenant {
+        let Some(lineage) = fleet.tenant(slug).await?.record.lineage().cloned() else {
+            return Err(Failure(format!(
+                "tenant `{slug}` has an adopted database: its schema is its owner's to change; after a change run `manybox tenant reload {slug}`"
+            )));
+        };
+        fleet.edition(&lineage.edition)?;
     }
-    let editions = fleet.editions()?;
+    let editions = fleet.editions();
+    let everything = scope.edition.is_none() && scope.tenant.is_none();
     let templates = fleet.catalog.templates().await?;
     let tenants = fleet.catalog.tenants(&Filter::default()).await?;
-    let rollout = rollout::plan(&editions, &templates, &tenants, &scope);
+    let rollout = rollout::plan(&editions.sound, &templates, &tenants, &scope);
     let adopted = tenants.iter().filter(|row| row.record.is_adopted() && scope.edition.is_none()).count();
     let bar = output.bar(rollout.steps.len(), "migrating");
     let report = rollout.execute(fleet, jobs, &|_| bar.inc(1)).await;
@@ -91,30 +93,34 @@ async fn migrate(fleet: &Fleet, scope: RolloutScope, jobs: usize, output: Output
         let done = report.tenants.len() - failed.len();
         format!("{done} tenant(s) and {} template(s) brought up{skipped}", report.templates.len())
     })?;
+    // Said after the others' work is done: a broken edition stops its own tenants only.
+    let broken: Vec<_> = editions.broken.values().filter(|_| everything).map(ToString::to_string).collect();
     if failed.is_empty() {
-        return Ok(());
+        return if broken.is_empty() { Ok(()) } else { Err(Failure(broken.join("\n"))) };
     }
     let rows = failed
         .iter()
         .map(|f| vec![f.slug.clone(), f.after.to_string(), f.failure.clone().unwrap_or_default()]);
     let list = table(&["TENANT", "VERSION", "FAILURE"], rows);
     Err(Failure(format!(
-        "{} of {} tenant(s) failed; the others are done. Mend these, then run `manybox migrate` again: it touches only them.\n{list}",
+        "{} of {} tenant(s) failed; the others are done. Mend these, then run `manybox migrate` again: it touches only them.\n{}",
         failed.len(),
-        report.tenants.len()
+        report.tenants.len(),
+        [broken, vec![list]].concat().join("\n")
     )))
 }
 
 async fn status(fleet: &Fleet, edition: Option<String>, output: Output) -> Done {
-    let editions = fleet.editions()?;
+    let editions = fleet.editions();
     let rows = fleet.catalog.tenants(&Filter { edition, ..Filter::default() }).await?;
     let lines: Vec<Line> = rows
         .iter()
         // Adopted databases have no version: their migrations are their owners'.
         .filter_map(|row| row.record.lineage().map(|lineage| (row, lineage)))
         .map(|(row, lineage)| {
-            let edition = editions.get(&lineage.edition);
+            let edition = editions.sound.get(&lineage.edition);
             let (standing, behind) = match edition.map(|e| standing(e, lineage)) {
+                None if editions.broken.contains_key(&lineage.edition) => ("broken edition", 0),
                 None => ("unknown edition", 0),
                 Some(Standing::Current) => ("current", 0),
                 Some(Standing::Behind { by }) => ("behind", by),
@@ -132,6 +138,9 @@ async fn status(fleet: &Fleet, edition: Option<String>, output: Output) -> Done 
             }
         })
         .collect();
+    for broken in editions.broken.values() {
+        output.note(&broken.to_string());
+    }
     if output.json {
         let count = |wanted: &str| lines.iter().filter(|l| l.standing == wanted).count();
         let answer = serde_json::json!({

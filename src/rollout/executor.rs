@@ -64,7 +64,7 @@ impl Rollout {
         jobs: usize,
         progress: &(dyn Fn(&StepResult) + Sync),
     ) -> Result<Report, FleetError> {
-        let editions = fleet.editions()?;
+        let editions = fleet.editions().sound;
         let (outcomes, written) = mpsc::channel(UNWRITTEN);
         let (applied, applying) = mpsc::channel(self.templates.len() * 2 + 1);
         let editions = &editions;
