@@ -161,7 +161,7 @@ impl Rest {
             return Err(body::full());
         }
         // Kept to the end, as the body is.
-        let (body, _room) = if body.is_end_stream() {
+        let (body, mut room) = if body.is_end_stream() {
             (Bytes::new(), None)
         } else {
             Request::check(&parts, &tenant.api)?;
@@ -169,6 +169,9 @@ impl Rest {
             (body, Some(room))
         };
         let (parts, request) = self.parse(parts, body, tenant).await?;
+        if let (Some(room), Some(payload)) = (&mut room, &request.payload) {
+            body::becomes(room, payload.bytes())?;
+        }
         let request = Arc::new(request);
         timing.lap("parse");
         let mut context = RequestContext::new(tenant, &caller, &parts, &request.schema);

@@ -10,7 +10,7 @@ mod tests;
 mod upload;
 
 pub(super) use budget::{Budget, Share};
-pub(super) use upload::{Pace, full, read};
+pub(super) use upload::{Pace, becomes, full, read};
 
 use std::fmt;
 use std::pin::Pin;

@@ -25,6 +25,7 @@ use self::flights::{Flight, Flights};
 use self::key::{Key, KeyRef};
 use self::own::{Own, READ_SHARE, Reading, Why};
 use super::error::{Code, Error};
+use super::offload::Offload;
 use crate::pg::wire::Connection;
 use crate::pool::{End, Pools, end_batch};
 use crate::schema::{self, Answers, Facts, Room, Schema, SchemaError};
@@ -105,6 +106,8 @@ pub(super) struct Cache {
     failures: Moka<TenantId, (Error, Instant)>,
     flights: Flights,
     room: Room,
+    /// Not the one of requests: theirs need not wait for another tenant's large schema.
+    offload: Offload,
     metrics: Metrics,
     /// Whether there ever was one of those: to look for them costs every request.
     any_own: Arc<AtomicBool>,
@@ -137,6 +140,7 @@ impl Cache {
                 .build(),
             flights: Flights::default(),
             room: Room::default(),
+            offload: Offload::default(),
             failures: Moka::builder()
                 .max_capacity(MAX_SHARED)
                 .time_to_live(OWN_DEADLINE * READ_SHARE)
@@ -411,7 +415,7 @@ impl Cache {
         let Some(answers) = found.answers else { return Ok(None) };
         self.metrics.schema_read();
         let bytes = u32::try_from(answers.len()).unwrap_or(u32::MAX);
-        let schema = match spawn_blocking(|| Schema::new(answers.into_facts()?)).await {
+        let schema = match self.offload.run(&tenant.id, || Schema::new(answers.into_facts()?)).await {
             Ok(Ok(schema)) => schema,
             Ok(Err(error)) => return Err(self.failed(tenant, begun, &error).await),
             Err(error) => return Err(self.failed(tenant, begun, &error).await),

@@ -47,6 +47,9 @@ const RESERVED_PREFIX: &str = "x-accel-";
 /// Most headers that a function may choose: clients and proxies refuse more, and a `HeaderMap` panics at 32768.
 pub(super) const MAX_CHOSEN_HEADERS: usize = 100;
 
+/// Longest text of the headers that a function chooses, in bytes: it is parsed on the thread that serves requests.
+pub(super) const MAX_CHOSEN_BYTES: usize = 64 * 1024;
+
 /// Whether the tenant's code may choose this header.
 pub(super) fn may_choose(name: &HeaderName) -> bool {
     // HTTP takes names in any case; a `HeaderName` is in lower case.

@@ -203,6 +203,11 @@ pub(in crate::rest) struct Room {
 }
 
 impl Room {
+    /// How many bytes it is for.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Room for more.
     pub(super) fn grow(&mut self, bytes: usize) -> bool {
         let Some(mut more) = self.share.room(bytes) else { return false };

@@ -69,6 +69,15 @@ where
     Ok((upload.buffer.into(), upload.room))
 }
 
+/// Makes room for what a body has become, which may be many times as long as it came.
+///
+/// # Errors
+/// 503 when there is none.
+pub(in crate::rest) fn becomes(room: &mut Room, bytes: usize) -> Result<(), Error> {
+    let more = (COPIES * bytes).saturating_sub(room.bytes());
+    if more > 0 && !room.grow(more) { Err(full()) } else { Ok(()) }
+}
+
 struct Upload<'a> {
     share: &'a Share,
     /// None while it holds nothing.

@@ -4,10 +4,11 @@ use bytes::{Bytes, BytesMut};
 use tokio_postgres::types::{FromSqlOwned, Type};
 
 use super::super::body::{MAX_WHOLE, Share};
+use super::super::head::MAX_CHOSEN_BYTES;
 use super::{Answered, Ending, Failure, Job, Outcome, Output, Steps};
 use crate::pg::wire::{Answer, Connection, Refusal, Step, WireError};
 
-/// Longest value in front of a body, in bytes: the key of a row, headers that a function chose.
+/// Longest value in front of a body, in bytes: the key of a row, a plan.
 const MAX_VALUE: usize = 1024 * 1024;
 
 /// What was read.
@@ -157,10 +158,10 @@ async fn value<T: FromSqlOwned>(wire: &mut Connection, kind: &Type) -> Result<Op
     T::from_sql(kind, &bytes).map(Some).map_err(unreadable)
 }
 
-/// What a function chose. Of a longer one the start is kept, which nobody can read.
+/// What a function chose. Of what is too long just so much is kept that this can be seen.
 async fn chosen(wire: &mut Connection) -> Result<Option<String>, WireError> {
     let Some(length) = wire.value().await? else { return Ok(None) };
-    let kept = length.min(MAX_VALUE);
+    let kept = length.min(MAX_CHOSEN_BYTES + 1);
     let text = String::from_utf8_lossy(&wire.bytes(kept).await?).into_owned();
     wire.skip(length - kept).await?;
     Ok(Some(text))

@@ -109,7 +109,20 @@ impl Json {
     }
 }
 
+/// What a name or a field takes besides its letters, in bytes: its place in a list or a tree, and the allocator's part.
+const ENTRY: usize = 64;
+
 impl Payload {
+    /// The bytes that it takes, roughly: the body may have been far shorter.
+    pub(crate) fn bytes(&self) -> usize {
+        let entry = |text: &String| text.len() + ENTRY;
+        match self {
+            Self::Json(json) => json.text.len() + json.keys.iter().map(entry).sum::<usize>(),
+            Self::Form(fields) => fields.iter().map(|(name, value)| entry(name) + entry(value)).sum(),
+            Self::Raw(body) => body.len(),
+        }
+    }
+
     /// Reads a body. `columns`: the request names the keys itself.
     pub(super) fn parse(body: Bytes, media: &Media, columns: bool, call: bool) -> Result<Self, Error> {
         match media {
@@ -276,6 +289,20 @@ mod tests {
         assert!(parse("x", Media::Plain).is_err());
         assert_eq!(parse("b,a,b\n1,2,3\n", Media::Csv), Ok((r#"[{"a":"2","b":"3"}]"#.into(), "a,b".into())));
     }
+
+    #[test]
+    fn what_a_body_becomes_is_counted() {
+        let becomes = |body: String, media: Media, call: bool| {
+            Payload::parse(Bytes::from(body), &media, false, call).unwrap().bytes()
+        };
+        let rows = format!("{}\n{}", "n".repeat(20), "1\n".repeat(1000));
+        assert!(becomes(rows, Media::Csv, false) > 20_000);
+        assert!(becomes("a&".repeat(1000), Media::Form, true) > 100_000);
+        let keys: Vec<_> = (0..1000).map(|n| format!("\"{n}\":1")).collect();
+        assert!(becomes(format!("{{{}}}", keys.join(",")), Media::Json, false) > 60_000);
+        assert_eq!(becomes("x".repeat(1000), Media::Plain, true), 1000);
+    }
+
     #[test]
     fn names_that_every_row_repeats_have_a_bound() {
         let body = format!("{}\n{}", "n".repeat(100_000), "1\n".repeat(2000));

@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use serde_json::{Map, Value};
 
 use super::super::error::{Code, Error};
-use super::super::head::{MAX_CHOSEN_HEADERS, chosen_status, may_choose};
+use super::super::head::{MAX_CHOSEN_BYTES, MAX_CHOSEN_HEADERS, chosen_status, may_choose};
 
 /// The chosen status, if any.
 pub(super) fn status(text: Option<&str>) -> Result<Option<StatusCode>, Error> {
@@ -29,6 +29,9 @@ pub(super) fn headers(headers: &mut HeaderMap, text: Option<&str>) -> Result<(),
         let message = "response.headers guc must be a JSON array composed of objects with a single key and a string value";
         Error::new(Code::GucHeadersError, message)
     };
+    if text.len() > MAX_CHOSEN_BYTES {
+        return Err(bad().with_details(format!("It is longer than {MAX_CHOSEN_BYTES} bytes.")));
+    }
     let list: Vec<Map<String, Value>> = serde_json::from_str(text).map_err(|_| bad())?;
     if list.len() > MAX_CHOSEN_HEADERS {
         return Err(bad().with_details(format!("There are more than {MAX_CHOSEN_HEADERS} of them.")));
@@ -63,9 +66,12 @@ mod tests {
         assert_eq!(all.get_all("x-a").iter().count(), 2);
         assert!(!all.contains_key(CONTENT_LENGTH));
         assert_eq!(headers(&mut all, Some("{}")).unwrap_err().code(), &Code::GucHeadersError);
-        let many: Vec<_> = (0..40_000).map(|n| serde_json::json!({ format!("x-{n}"): "v" })).collect();
+        let many: Vec<_> = (0..101).map(|n| serde_json::json!({ format!("x-{n}"): "v" })).collect();
         let many = serde_json::to_string(&many).unwrap();
         assert_eq!(headers(&mut all, Some(&many)).unwrap_err().code(), &Code::GucHeadersError);
+        let long = format!(r#"[{{"x-long": "{}"}}]"#, "v".repeat(MAX_CHOSEN_BYTES));
+        let error = headers(&mut all, Some(&long)).unwrap_err();
+        assert_eq!(error.code(), &Code::GucHeadersError);
         assert_eq!(status(Some("418")).unwrap(), Some(StatusCode::IM_A_TEAPOT));
         assert_eq!(status(Some("nope")).unwrap_err().code(), &Code::GucStatusError);
         assert_eq!(status(Some("100")).unwrap_err().code(), &Code::GucStatusError);

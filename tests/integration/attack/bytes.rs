@@ -161,6 +161,21 @@ async fn a_body_in_chunks_of_one_byte() {
     assert!(first_line(&mut socket).await.starts_with("HTTP/1.1 201"));
 }
 
+/// Each name stands in every row of the JSON that CSV becomes, and a field of a form is a pair of strings.
+#[tokio::test]
+async fn a_body_that_becomes_many_times_as_long() {
+    let fleet = fleet("[listen.clients]\nmax_buffered = 2000000").await;
+    let rows = format!("{}\n{}", "n".repeat(60), "1\n".repeat(14_000));
+    for (path, kind, body) in
+        [("papers", "text/csv", rows), ("rpc/long", "application/x-www-form-urlencoded", "a&".repeat(30_000))]
+    {
+        let request = fleet.request(reqwest::Method::POST, &format!("/acme/{path}")).body(body);
+        let answer = request.header("Content-Type", kind).send().await.unwrap();
+        assert_eq!(answer.status(), 503, "{path}");
+        assert!(answer.text().await.unwrap().contains("MBX112"), "{path}");
+    }
+}
+
 /// 30 MB, more than sockets hold.
 const PAGES: &[u8] = b"GET /acme/pages HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n";
 

@@ -490,5 +490,5 @@ async fn schemas_of_versions_that_nobody_has_are_forgotten() {
     }
     // Two templates take turns, and there is one version for each.
     let versions = "SELECT array_agg(version ORDER BY version) FROM catalog.schema";
-    assert_eq!(admin.query_one(versions, &[]).await.unwrap().get::<_, Vec<i32>>(0), [6, 7]);
+    assert_eq!(admin.query_one(versions, &[]).await.unwrap().get::<_, Vec<i64>>(0), [6, 7]);
 }
