@@ -10,6 +10,7 @@ mod catalog;
 mod changes;
 mod configured;
 mod embedded;
+mod fingerprint;
 mod hostile;
 mod isolation;
 mod lifecycle;

@@ -1,0 +1,179 @@
+//! What a database's schema is: one hash to compare it by, and the facts behind the hash, to say where two differ.
+//!
+//! The server makes both from the same statement ([`facts.sql`](fingerprint/facts.sql)), so they can't disagree. It reads
+//! catalogs alone: the owner of the database can make its answer differ, long or late, which is its own drift, and can't
+//! have anything run by asking.
+
+mod difference;
+mod facts;
+
+pub use difference::{Changed, Drift};
+pub use facts::{Fact, Facts};
+
+use std::fmt;
+use std::pin::pin;
+
+use futures_util::TryStreamExt as _;
+use ring::digest::SHA256;
+use serde::{Deserialize, Serialize};
+use tokio_postgres::{Client, SimpleQueryMessage};
+
+use crate::pg;
+
+/// The form of the facts, which changes with the statement that makes them. Fingerprints of two forms are never equal,
+/// and nothing follows from that.
+pub const FORM: i32 = 1;
+
+/// Most bytes of facts that are read. 100 tables have some 200 kB.
+const MAX_FACTS: usize = 32 * 1024 * 1024;
+
+/// Opens a transaction in which nothing can be changed, and in which the server writes every name outside of pg_catalog
+/// with its schema, and every value in one way, whatever the session has been set to.
+const BEGIN: &str = "
+BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
+SET LOCAL statement_timeout = '30s';
+SET LOCAL lock_timeout = '2s';
+SET LOCAL search_path = pg_catalog, pg_temp;
+SET LOCAL quote_all_identifiers = off;
+SET LOCAL DateStyle = 'ISO, MDY';
+SET LOCAL IntervalStyle = 'postgres';
+SET LOCAL TimeZone = 'UTC';
+SET LOCAL extra_float_digits = 1;
+SET LOCAL bytea_output = 'hex';
+SET LOCAL lc_monetary = 'C';
+SET LOCAL jit = off;
+SET LOCAL work_mem = '16MB';
+";
+const FACTS: &str = include_str!("fingerprint/facts.sql");
+
+/// The hash of a database's schema.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Fingerprint(String);
+
+impl Fingerprint {
+    /// One that was kept.
+    pub fn from_text(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// [`FORM`], a colon, and a SHA-256 in hex.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    fn new(hash: &str) -> Self {
+        Self(format!("{FORM}:{hash}"))
+    }
+}
+
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Why a schema's fingerprint or facts could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum FingerprintError {
+    /// A statement failed, or the connection broke.
+    #[error(transparent)]
+    Server(#[from] pg::Error),
+    /// Somebody wrote more into the schema than is read.
+    #[error("what its schema says is longer than {MAX_FACTS} bytes")]
+    TooLong,
+    /// The server answered something else than was asked for.
+    #[error("the server's answer about its schema has another form than manybox's question")]
+    Unreadable,
+}
+
+impl From<tokio_postgres::Error> for FingerprintError {
+    fn from(error: tokio_postgres::Error) -> Self {
+        Self::Server(error.into())
+    }
+}
+
+/// The fingerprint of the schema behind `client`, in one message. Any login may ask. No transaction may be open.
+///
+/// # Errors
+/// When the server refuses, the connection breaks, or somebody keeps a lock for two seconds. No transaction is open then
+/// either.
+pub async fn fingerprint(client: &Client) -> Result<Fingerprint, FingerprintError> {
+    let sql = format!(
+        "{BEGIN} SELECT encode(sha256(convert_to(string_agg(concat(name, E'\\t', definition), E'\\n'
+            ORDER BY name COLLATE \"C\", definition COLLATE \"C\"), 'UTF8')), 'hex') FROM ({}) f; ROLLBACK",
+        bounded()
+    );
+    let answer = client.simple_query(&sql).await;
+    let messages = or_roll_back(client, answer).await?;
+    messages
+        .iter()
+        .find_map(|message| match message {
+            SimpleQueryMessage::Row(row) => row.get(0).map(Fingerprint::new),
+            _ => None,
+        })
+        .ok_or(FingerprintError::Unreadable)
+}
+
+/// The facts behind the [`fingerprint`]. Any login may ask. No transaction may be open.
+///
+/// # Errors
+/// As [`fingerprint`], and when there is too much of it.
+pub async fn facts(client: &Client) -> Result<Facts, FingerprintError> {
+    // Summed up by the server, so that what is too long never leaves it.
+    let sql = format!(
+        "{BEGIN} SELECT name, definition, bytes > {MAX_FACTS} FROM (
+            SELECT name, definition, octet_length(name) + octet_length(definition) AS own,
+                   sum(octet_length(name) + octet_length(definition)) OVER (
+                       ORDER BY name COLLATE \"C\", definition COLLATE \"C\" ROWS UNBOUNDED PRECEDING) AS bytes
+            FROM ({}) b) f
+         WHERE bytes - own <= {MAX_FACTS}; ROLLBACK",
+        bounded()
+    );
+    let read = async {
+        let mut facts = Vec::new();
+        let mut answer = pin!(client.simple_query_raw(&sql).await?);
+        while let Some(message) = answer.try_next().await? {
+            let SimpleQueryMessage::Row(row) = message else { continue };
+            match (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?) {
+                (Some(name), Some(definition), Some("f")) => {
+                    facts.push(Fact { name: name.to_owned(), definition: definition.to_owned() });
+                }
+                (_, _, Some("t")) => return Ok(None),
+                _ => return Ok(Some(Err(FingerprintError::Unreadable))),
+            }
+        }
+        Ok(Some(Ok(Facts::new(facts))))
+    };
+    let facts = or_roll_back(client, read.await).await?;
+    facts.unwrap_or(Err(FingerprintError::TooLong))
+}
+
+/// The facts with long definitions replaced by their beginning and hash.
+fn bounded() -> String {
+    format!(
+        "SELECT name, CASE WHEN octet_length(definition) <= 65536 THEN definition ELSE concat(left(definition, 1000),
+            ' … ', octet_length(definition), ' bytes, SHA-256 ', encode(sha256(convert_to(definition, 'UTF8')), 'hex')) END
+         AS definition FROM (SELECT name, COALESCE(definition, '') AS definition FROM ({FACTS}) unbounded) whole"
+    )
+}
+
+/// The outcome, with no transaction left open behind a failure.
+async fn or_roll_back<T>(
+    client: &Client,
+    outcome: Result<T, tokio_postgres::Error>,
+) -> Result<T, FingerprintError> {
+    if outcome.is_err() {
+        // Its own outcome adds nothing: where it fails the session is over.
+        let _ = client.batch_execute("ROLLBACK").await;
+    }
+    Ok(outcome?)
+}
+
+impl Facts {
+    /// What the server makes of the same facts.
+    pub fn fingerprint(&self) -> Fingerprint {
+        let digest = ring::digest::digest(&SHA256, self.text().as_bytes());
+        Fingerprint::new(&digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+    }
+}
