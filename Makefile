@@ -26,7 +26,7 @@ test: setup ## all tests, against a private PostgreSQL
 	cargo test
 
 # Here python3 alone is asked for; what else the clients need, the script says.
-test-clients: setup ## supabase-js, postgrest-js, Python's postgrest and a browser against a demo
+test-clients: setup ## supabase-js, postgrest-js, react-admin, Python's postgrest and a browser against a demo
 	@command -v python3 >/dev/null || { echo "python3 is missing: apt install python3 python3-venv, or brew install python" >&2; exit 1; }
 	@tests/clients/run
 
