@@ -20,11 +20,16 @@ const EDITION: &str = "
 /// A fleet whose edition has these tables; no router yet.
 pub(super) async fn fleet(tenants: &[&'static str], toml: &str) -> TestFleet {
     let fleet = TestFleet::builder().toml(toml).build().await;
-    add_file(&fleet, "V3__family.sql", EDITION);
+    populate(&fleet, tenants).await;
+    fleet
+}
+
+/// Adds the edition's tables, and then tenants.
+pub(super) async fn populate(fleet: &TestFleet, tenants: &[&'static str]) {
+    add_file(fleet, "V3__family.sql", EDITION);
     for slug in tenants {
         fleet.create(slug).await;
     }
-    fleet
 }
 
 pub(super) fn add_file(fleet: &TestFleet, name: &str, sql: &str) {

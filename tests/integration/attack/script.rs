@@ -1,17 +1,24 @@
-//! A script of random changes that a tenant makes to its own schema, over restarts and a rollout: every other tenant's
-//! answers, documents and hints are byte for byte those of a fleet where nobody changed anything.
+//! A script of random changes that a tenant makes to its own schema and to roles, over restarts and a rollout: every other
+//! tenant's answers, documents and hints are byte for byte those of a fleet where nobody changed anything, its history is the
+//! same, and nobody's password has changed.
 
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
 use reqwest::Method;
 
-use super::schema::{add_file, fleet};
-use crate::support::{Answer, TestFleet, eventually};
+use super::schema::{add_file, populate};
+use crate::support::{Answer, TestFleet, eventually, private_server};
 
-const OTHERS: [&str; 4] = ["acme", "globex", "initech", "hooli"];
+const OTHERS: [&str; 19] = [
+    "acme", "globex", "initech", "hooli", "t5", "t6", "t7", "t8", "t9", "t10", "t11", "t12", "t13", "t14",
+    "t15", "t16", "t17", "t18", "t19",
+];
+/// How many of them are asked after each round but the last, in turn.
+const ASKED: usize = 4;
 const ROUNDS: usize = 6;
-const CHANGES: usize = 18;
+/// Tried in each round. At least a hundred of all are made.
+const CHANGES: usize = 36;
 
 /// One change as the owner; `n` and `m` are random. Those that fail change nothing.
 const SCRIPT: &[&str] = &[
@@ -49,8 +56,36 @@ const SCRIPT: &[&str] = &[
     "REVOKE ALL ON parents FROM anon",
     "GRANT SELECT ON secrets TO anon",
     "ALTER ROLE CURRENT_USER SET search_path = 'mallory'",
-    "ALTER DATABASE CURRENT_DATABASE SET default_transaction_read_only = on",
+    "ALTER ROLE CURRENT_USER SET default_transaction_read_only = on",
+    "ALTER ROLE CURRENT_USER SET statement_timeout = '{n}ms'",
+    "ALTER ROLE CURRENT_USER SET session_replication_role = 'replica'",
 ];
+
+/// The same by a function that a caller of the API runs: as `anon`, or as the login. `{acme}` is another tenant's.
+const CALLS: &[&str] = &[
+    "ALTER ROLE anon SET statement_timeout = '{n}ms'",
+    "ALTER ROLE anon SET search_path = 'mallory'",
+    "ALTER ROLE anon SET default_transaction_read_only = on",
+    "ALTER ROLE anon SET DateStyle = 'German'",
+    "ALTER ROLE anon SET lock_timeout = '{n}ms'",
+    "ALTER ROLE anon SET row_security = off",
+    "SET ROLE service; ALTER ROLE service SET role = 'anon'",
+    "RESET ROLE; ALTER ROLE CURRENT_USER SET search_path = 'mallory'",
+    "RESET ROLE; ALTER ROLE CURRENT_USER SET statement_timeout = '{n}ms'",
+    "RESET ROLE; ALTER ROLE CURRENT_USER PASSWORD 'taken {n}'",
+    "ALTER ROLE {acme} PASSWORD 'taken'",
+    "RESET ROLE; ALTER ROLE {acme} PASSWORD 'taken'",
+    "RESET ROLE; ALTER ROLE {acme} SET statement_timeout = '1ms'",
+    "RESET ROLE; ALTER ROLE mb_owner SET search_path = 'mallory'",
+    "RESET ROLE; GRANT anon TO {acme}",
+    "RESET ROLE; REVOKE anon FROM {acme}",
+    "ALTER DATABASE {acme} SET default_transaction_read_only = on",
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity",
+    "SELECT pg_advisory_lock(n) FROM generate_series(1, 1000) n",
+];
+
+const RUN: &str = "CREATE FUNCTION run(sql text) RETURNS void LANGUAGE plpgsql AS 'BEGIN EXECUTE sql; END';
+    GRANT EXECUTE ON FUNCTION run TO anon";
 
 /// What mallory's own callers ask in between.
 const FIRST: &[&str] = &[
@@ -65,10 +100,10 @@ const FIRST: &[&str] = &[
 ];
 
 /// Reads, documents, hints and changes of every other tenant, with what differs by its place made equal.
-async fn answers(fleet: &TestFleet, round: usize) -> Vec<String> {
+async fn answers(fleet: &TestFleet, slugs: &[&str], round: usize) -> Vec<String> {
     let mut all = Vec::new();
     let prefer = "missing=default,return=representation";
-    for slug in OTHERS {
+    for slug in slugs {
         let mut asked = Vec::new();
         for path in [
             "",
@@ -123,61 +158,133 @@ fn shown(fleet: &TestFleet, slug: &str, path: &str, answer: &Answer) -> String {
     text.replace(&host, "HOST")
 }
 
+/// A fleet on a server of its own: roles are a server's.
+struct Side {
+    fleet: TestFleet,
+    server: manybox::embedded::Embedded,
+    _folder: tempfile::TempDir,
+}
+
+impl Side {
+    async fn new(slugs: &[&'static str]) -> Self {
+        let folder = tempfile::Builder::new().tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let server = private_server(folder.path().join("own"), false).await;
+        let fleet = TestFleet::builder().build_on(&server.admin_url()).await;
+        populate(&fleet, slugs).await;
+        Self { fleet, server, _folder: folder }
+    }
+
+    /// What roles may do and log in with, less mallory's login; migrators are given a limit at their first use.
+    async fn roles(&self) -> Vec<String> {
+        let (client, connection) =
+            tokio_postgres::connect(&self.server.superuser_url(), tokio_postgres::NoTls).await.unwrap();
+        tokio::spawn(connection);
+        let mallory = self.fleet.row("mallory").await.record.id.database();
+        let sql = "SELECT concat_ws(' ', rolname, rolpassword, rolsuper, rolinherit, rolcreaterole, rolcreatedb, rolcanlogin,
+                       CASE WHEN rolcanlogin THEN rolconnlimit END, ARRAY(SELECT roleid::regrole::text FROM pg_auth_members WHERE member = r.oid ORDER BY 1))
+                   FROM pg_authid r WHERE rolname <> $1 AND rolname NOT LIKE 'mb\\_m\\_t\\_%' ORDER BY rolname";
+        client.query(sql, &[&mallory]).await.unwrap().iter().map(|row| row.get(0)).collect()
+    }
+
+    /// The other tenants' histories.
+    async fn histories(&self) -> Vec<String> {
+        let mut all = Vec::new();
+        for slug in OTHERS {
+            let admin = self.fleet.admin(slug).await;
+            admin.batch_execute("SET ROLE mb_history").await.unwrap();
+            let sql = "SELECT version::text || name || checksum FROM manybox.schema_history ORDER BY version";
+            let rows = admin.query(sql, &[]).await.unwrap();
+            all.extend(rows.iter().map(|row| format!("{slug} {}", row.get::<_, String>(0))));
+        }
+        all
+    }
+}
+
 #[tokio::test]
-async fn a_script_of_changes_to_one_tenants_schema_shows_in_no_other() {
+async fn a_script_of_changes_of_one_tenant_shows_in_no_other() {
     let slugs = [&["mallory"], &OTHERS[..]].concat();
-    let (mut quiet, mut hostile) = (fleet(&slugs, "").await, fleet(&slugs, "").await);
+    let (mut quiet, mut hostile) = tokio::join!(Side::new(&slugs), Side::new(&slugs));
+    let acme = hostile.fleet.row("acme").await.record.id.database();
+    hostile.fleet.owner("mallory").await.batch_execute(RUN).await.unwrap();
+    let before = hostile.roles().await;
     let mut random = StdRng::seed_from_u64(12);
-    let mut made = Vec::new();
+    let (mut made, mut called) = (Vec::new(), 0);
     for round in 0..ROUNDS {
-        let owner = hostile.owner("mallory").await;
+        // A login whose password its own code has changed gets in again by this.
+        for verb in ["suspend", "resume"] {
+            let (code, _, error) = hostile.fleet.run(&["tenant", verb, "mallory"]).await;
+            assert_eq!(code, 0, "{error}");
+        }
+        // Some rounds begin with a new router; mallory is the first that it serves.
+        if round % 2 == 0 {
+            quiet.fleet.start_router().await;
+            hostile.fleet.start_router().await;
+        }
+        let fleet = &hostile.fleet;
+        let owner = fleet.owner("mallory").await;
         let mut change = async |number: usize| {
-            let number = number.to_string();
-            let sql = SCRIPT.choose(&mut random).unwrap().replace("{n}", &number);
-            if owner.batch_execute(&sql).await.is_ok() {
+            let (list, calls) = if number.is_multiple_of(3) { (CALLS, true) } else { (SCRIPT, false) };
+            let sql = list.choose(&mut random).unwrap().replace("{n}", &(number % 4 + 1).to_string());
+            let sql = sql.replace("{acme}", &acme);
+            let is_made = if calls {
+                let body = serde_json::json!({ "sql": sql }).to_string();
+                fleet.send(Method::POST, "/mallory/rpc/run", None, "", &body).await.status.is_success()
+            } else {
+                owner.batch_execute(&sql).await.is_ok()
+            };
+            if is_made {
+                called += usize::from(calls);
                 made.push(sql);
             }
         };
         for number in 0..CHANGES / 2 {
-            change(number % 4 + 1).await;
-        }
-        // Some rounds begin with a new router; mallory is the first that it serves.
-        if round % 2 == 0 {
-            quiet.start_router().await;
-            hostile.start_router().await;
+            change(number).await;
         }
         let more = async {
             for number in 0..CHANGES / 2 {
-                change(number % 3 + 1).await;
-                for path in FIRST {
-                    hostile.get(&format!("/mallory/{path}")).await;
-                }
+                change(number).await;
+                fleet.get(&format!("/mallory/{}", FIRST[number % FIRST.len()])).await;
             }
         };
         let rollout = async {
             if round == ROUNDS / 2 {
-                for fleet in [&quiet, &hostile] {
-                    add_file(fleet, "V4__more.sql", "ALTER TABLE parents ADD COLUMN more int DEFAULT 4;");
+                for side in [&quiet, &hostile] {
+                    add_file(
+                        &side.fleet,
+                        "V4__more.sql",
+                        "ALTER TABLE parents ADD COLUMN more int DEFAULT 4;",
+                    );
                 }
-                let (quiet, hostile) = tokio::join!(quiet.run(&["migrate"]), hostile.run(&["migrate"]));
+                let (quiet, hostile) =
+                    tokio::join!(quiet.fleet.run(&["migrate"]), hostile.fleet.run(&["migrate"]));
                 assert_eq!(quiet.0, 0, "{}", quiet.2);
                 // Mallory's own migration may fail over what it changed.
                 assert!(hostile.2.is_empty() || hostile.2.contains("mallory"), "{}", hostile.2);
             }
         };
         tokio::join!(more, rollout);
+        let is_last = round + 1 == ROUNDS;
+        let first = round * ASKED % OTHERS.len();
+        let asked: Vec<_> = OTHERS.into_iter().cycle().skip(first).take(ASKED).collect();
+        let asked = if is_last { &OTHERS[..] } else { &asked };
         if round >= ROUNDS / 2 {
-            for (fleet, slug) in [&quiet, &hostile].into_iter().flat_map(|f| OTHERS.map(|slug| (f, slug))) {
+            for (side, slug) in
+                [&quiet, &hostile].into_iter().flat_map(|s| asked.iter().map(move |slug| (s, slug)))
+            {
                 eventually("the router knows the new version", || async {
-                    fleet.get(&format!("/{slug}/parents?select=more")).await.status == 200
+                    side.fleet.get(&format!("/{slug}/parents?select=more")).await.status == 200
                 })
                 .await;
             }
         }
-        let (expected, found) = tokio::join!(answers(&quiet, round), answers(&hostile, round));
+        let (expected, found) =
+            tokio::join!(answers(&quiet.fleet, asked, round), answers(&hostile.fleet, asked, round));
         for (expected, found) in expected.iter().zip(&found) {
             assert_eq!(expected, found, "round {round}, after {made:#?}");
         }
     }
-    assert!(made.len() > 30, "{made:#?}");
+    assert_eq!(hostile.roles().await, before, "after {made:#?}");
+    assert_eq!(quiet.histories().await, hostile.histories().await);
+    assert!(made.len() >= 100, "{}: {made:#?}", made.len());
+    assert!(called >= 20, "{called} of {made:#?}");
 }
