@@ -6,12 +6,14 @@ mod leases;
 mod schemas;
 mod templates;
 mod tenants;
+mod traffic;
 
 pub use feed::{Feed, Reader};
 pub use journal::Entry;
 pub use leases::{Leases, RENEWAL as LEASE_RENEWAL};
 pub use templates::Template;
 pub use tenants::{Filter, Migrated, NewTenant, TenantRow};
+pub use traffic::{FleetTraffic, RouterReport, TRAFFIC_REPORT};
 
 use crate::pg::{self, Endpoint, Login, Logins, Sessions, Waits};
 
@@ -22,6 +24,7 @@ pub const MIGRATIONS: &[(&str, &str)] = &[
     ("V3__adopted.sql", include_str!("catalog/migrations/V3__adopted.sql")),
     ("V4__schema.sql", include_str!("catalog/migrations/V4__schema.sql")),
     ("V5__version.sql", include_str!("catalog/migrations/V5__version.sql")),
+    ("V6__traffic.sql", include_str!("catalog/migrations/V6__traffic.sql")),
 ];
 
 /// Why the catalog could not be read or changed.

@@ -13,6 +13,7 @@ mod share;
 mod socket;
 mod supervisor;
 mod tenant;
+mod traffic;
 
 pub use app::{App, DataPlane};
 pub use clients::Clients;

@@ -1,11 +1,13 @@
 //! Telemetry: what manybox says about itself while it runs: log lines, metrics, each tenant's traffic.
 
+mod latencies;
 mod metrics;
 pub mod printable;
 mod traffic;
 
+pub use latencies::Latencies;
 pub use metrics::{Metrics, Outcome, Stage};
-pub use traffic::{Flow, Traffic};
+pub use traffic::{Flow, TenantTraffic, Traffic};
 
 use std::io::IsTerminal as _;
 

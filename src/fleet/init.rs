@@ -85,7 +85,7 @@ async fn make_catalog(
     let grants = format!(
         "GRANT USAGE ON SCHEMA catalog TO {role};
          GRANT SELECT ON catalog.tenant, catalog.base_url, catalog.clock, catalog.schema TO {role};
-         GRANT EXECUTE ON FUNCTION catalog.renew_lease, catalog.end_leases TO {role};"
+         GRANT EXECUTE ON FUNCTION catalog.renew_lease, catalog.end_leases, catalog.report_traffic TO {role};"
     );
     run(&admin, &grants).await
 }

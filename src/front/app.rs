@@ -11,8 +11,8 @@ use ipnet::IpNet;
 use super::clients::Clients;
 use super::rate_limit::RateLimiters;
 use super::schemas::StoredSchemas;
-use super::share;
 use super::supervisor::Supervisor;
+use super::{share, traffic};
 use crate::catalog::Reader;
 use crate::directory::{self, Directory, RowChange};
 use crate::pg::Endpoint;
@@ -84,13 +84,16 @@ impl App {
         if settings.keys.master.is_none() {
             supervisor.keep("key_file", (Arc::clone(&settings), Arc::clone(&keys)), follow_key_file);
         }
-        supervisor.keep("traffic", (traffic.clone(), directory.clone()), age);
+        supervisor.keep("traffic", (traffic.clone(), directory.clone()), traffic::age);
         let mut leases = None;
         if let Some(reader) = reader {
             let lessor = (reader.clone(), router_name());
             leases = Some(lessor.clone());
-            supervisor.keep("leases", (pools.clone(), lessor), |(pools, (reader, router))| {
+            supervisor.keep("leases", (pools.clone(), lessor.clone()), |(pools, (reader, router))| {
                 share::keep(pools, reader, router)
+            });
+            supervisor.keep("traffic_report", (traffic.clone(), lessor), |(counted, (reader, router))| {
+                traffic::report(counted, reader, router)
             });
             let parts = (directory.clone(), pools.clone(), Arc::clone(&rate_limiters), rest.clone());
             let settings = Arc::clone(&settings);
@@ -125,8 +128,10 @@ impl App {
     pub async fn stop(&self) {
         self.abort();
         self.pools.close().await;
-        if let Some(leases) = &self.leases {
-            share::end(&leases.0, &leases.1).await;
+        if let Some((reader, router)) = &self.leases {
+            // If the catalog can't be reached, a rollout knows that nothing was reported.
+            let _: Result<(), String> = traffic::send(&self.traffic, reader, router, false).await;
+            share::end(reader, router).await;
         }
     }
 
@@ -156,14 +161,6 @@ fn take_up(change: RowChange, pools: &Pools, rate_limiters: &RateLimiters, rest:
                 tokio::spawn(async move { rest.forget(&tenant).await });
             }
         }
-    }
-}
-
-/// Ages the counts of tenants' requests, and drops those of tenants that are gone.
-async fn age((traffic, directory): (Traffic, Directory)) {
-    loop {
-        tokio::time::sleep(Traffic::AGE).await;
-        traffic.age(|id| directory.get(id).is_some());
     }
 }
 

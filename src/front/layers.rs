@@ -166,7 +166,7 @@ impl tower::Service<Request> for Dispatch {
             let outcome = code.map_or_else(|| Outcome::of_status(status), Code::outcome);
             app.metrics.request(outcome, took);
             if let Some(tenant) = &tenant {
-                app.traffic.count(&tenant.id, outcome, took);
+                app.traffic.count(&tenant.id, outcome, status, took);
             }
             let log = RequestLog {
                 request_id: request_id.as_ref().and_then(|id| id.header_value().to_str().ok()),

@@ -7,7 +7,8 @@ use std::time::Duration;
 use dashmap::DashMap;
 use serde::{Deserialize, Serialize};
 
-use super::Outcome;
+use super::latencies::{BUCKETS, bucket};
+use super::{Latencies, Outcome};
 use crate::tenant::TenantId;
 
 /// A tenant without a request for this many [`Traffic::age`]s is forgotten.
@@ -29,6 +30,20 @@ struct Counts {
     older: AtomicU64,
     /// Ages without a request.
     idle: AtomicU32,
+    unreported: Unreported,
+}
+
+/// What was counted since the last [`Traffic::take`].
+#[derive(Debug)]
+struct Unreported {
+    errors: AtomicU32,
+    latencies: [AtomicU32; BUCKETS],
+}
+
+impl Default for Unreported {
+    fn default() -> Self {
+        Self { errors: AtomicU32::default(), latencies: [const { AtomicU32::new(0) }; BUCKETS] }
+    }
 }
 
 /// One tenant's counts since its first request, or its first after ten minutes without.
@@ -46,15 +61,47 @@ pub struct Flow {
     pub recent: u64,
 }
 
+/// What one tenant's requests came to over some time, be it in one router or in all.
+///
+/// Requests that were sent away by the tenant's own `max_requests_per_second` are left out: a flood of them would make the
+/// others look quick.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TenantTraffic {
+    /// Requests answered with 5xx, whoever chose that; 503 is one of them.
+    pub errors: u64,
+    /// How long all requests took, until the head of their answer.
+    pub latencies: Latencies,
+}
+
+impl TenantTraffic {
+    /// Requests answered.
+    pub fn requests(&self) -> u64 {
+        self.latencies.count()
+    }
+}
+
 impl Traffic {
     /// How often [`Traffic::age`] wants to be called.
     pub const AGE: Duration = Duration::from_secs(30);
 
-    /// A request of this tenant has been answered.
-    pub fn count(&self, tenant: &TenantId, outcome: Outcome, took: Duration) {
+    /// A request of this tenant has been answered, with this status.
+    pub fn count(&self, tenant: &TenantId, outcome: Outcome, status: u16, took: Duration) {
         match self.0.get(tenant) {
-            Some(counts) => counts.add(outcome, took),
-            None => self.0.entry(tenant.clone()).or_default().add(outcome, took),
+            Some(counts) => counts.add(outcome, status, took),
+            None => self.0.entry(tenant.clone()).or_default().add(outcome, status, took),
+        }
+    }
+
+    /// What was counted since the last call, of tenants that had requests since. It is counted from nothing again.
+    pub fn take(&self) -> Vec<(TenantId, TenantTraffic)> {
+        let taken = self.0.iter().map(|entry| (entry.key().clone(), entry.value().unreported.take()));
+        taken.filter(|(_, traffic)| traffic.requests() > 0).collect()
+    }
+
+    /// Adds again what was taken.
+    pub fn give_back(&self, taken: Vec<(TenantId, TenantTraffic)>) {
+        for (tenant, traffic) in taken {
+            self.0.entry(tenant).or_default().unreported.give_back(&traffic);
         }
     }
 
@@ -71,7 +118,7 @@ impl Traffic {
 }
 
 impl Counts {
-    fn add(&self, outcome: Outcome, took: Duration) {
+    fn add(&self, outcome: Outcome, status: u16, took: Duration) {
         self.requests.fetch_add(1, Ordering::Relaxed);
         if outcome == Outcome::ServerError {
             self.errors.fetch_add(1, Ordering::Relaxed);
@@ -79,6 +126,12 @@ impl Counts {
             self.refusals.fetch_add(1, Ordering::Relaxed);
         }
         self.micros.fetch_add(took.as_micros() as u64, Ordering::Relaxed);
+        if outcome != Outcome::RateLimited {
+            self.unreported.latencies[bucket(took)].fetch_add(1, Ordering::Relaxed);
+            if status >= 500 {
+                self.unreported.errors.fetch_add(1, Ordering::Relaxed);
+            }
+        }
     }
 
     /// Returns for how many ages there was no request. Only [`Traffic::age`] calls it, under the map's lock.
@@ -104,16 +157,61 @@ impl Counts {
     }
 }
 
+impl Unreported {
+    fn take(&self) -> TenantTraffic {
+        // The errors first: of a request that is counted meanwhile they come a report late, never before it.
+        let errors = self.errors.swap(0, Ordering::Relaxed).into();
+        let mut taken = TenantTraffic { errors, ..TenantTraffic::default() };
+        for (bucket, count) in self.latencies.iter().enumerate() {
+            // Most are empty, and to look is cheaper than to write.
+            if count.load(Ordering::Relaxed) > 0 {
+                taken.latencies.add(bucket, count.swap(0, Ordering::Relaxed).into());
+            }
+        }
+        taken
+    }
+
+    fn give_back(&self, taken: &TenantTraffic) {
+        let number = |count: u64| u32::try_from(count).unwrap_or(u32::MAX);
+        self.errors.fetch_add(number(taken.errors), Ordering::Relaxed);
+        let Some((first, counts)) = taken.latencies.used() else { return };
+        for (bucket, count) in self.latencies.iter().skip(first).zip(counts) {
+            bucket.fetch_add(number(*count), Ordering::Relaxed);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_counted_is_taken_once() {
+        let (traffic, id) = (Traffic::default(), TenantId::random().unwrap());
+        let count = |outcome, status, ms| traffic.count(&id, outcome, status, Duration::from_millis(ms));
+        count(Outcome::Ok, 200, 1);
+        count(Outcome::Backpressure, 503, 50);
+        count(Outcome::ServerError, 500, 400);
+        count(Outcome::RateLimited, 429, 0);
+        let taken = traffic.take();
+        let (_, of_tenant) = taken[0];
+        assert_eq!((of_tenant.requests(), of_tenant.errors), (3, 2));
+        assert_eq!(of_tenant.latencies.quantile(0.01), Some(Duration::from_micros(1024)));
+        assert!(of_tenant.latencies.quantile(0.99).is_some_and(|p99| p99 >= Duration::from_millis(400)));
+        assert!(traffic.take().is_empty());
+        traffic.give_back(taken);
+        count(Outcome::Ok, 200, 1);
+        let again = traffic.take();
+        assert_eq!((again[0].1.requests(), again[0].1.errors), (4, 2));
+        assert_eq!(traffic.flows()[0].1.requests, 5, "what is shown is not taken");
+    }
 
     #[test]
     fn who_was_busy_long_ago_is_not_busy_now() {
         let (traffic, ids) = (Traffic::default(), [TenantId::random().unwrap(), TenantId::random().unwrap()]);
         let count = |id: &TenantId, times: u64| {
             for _ in 0..times {
-                traffic.count(id, Outcome::Ok, Duration::from_millis(1));
+                traffic.count(id, Outcome::Ok, 200, Duration::from_millis(1));
             }
         };
         let flow = |id: &TenantId| traffic.flows().into_iter().find(|(of, _)| of == id).map(|(_, flow)| flow);
@@ -132,7 +230,7 @@ mod tests {
     #[test]
     fn who_is_idle_or_has_left_is_forgotten() {
         let (traffic, id) = (Traffic::default(), TenantId::random().unwrap());
-        let count = || traffic.count(&id, Outcome::Backpressure, Duration::ZERO);
+        let count = || traffic.count(&id, Outcome::Backpressure, 503, Duration::ZERO);
         count();
         for _ in 0..FORGET {
             traffic.age(|_| true);

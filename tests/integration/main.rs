@@ -28,6 +28,7 @@ mod sessions;
 mod supervision;
 mod support;
 mod temporary;
+mod traffic;
 mod urls;
 mod verify;
 mod wire;
