@@ -39,11 +39,12 @@ async fn a_view_that_an_operator_looks_at_reaches_nothing_beyond_its_database() 
         format!("ALTER DATABASE {globex} SET search_path = mine"),
         format!("DROP DATABASE {globex}"),
     ];
+    // Not RESET ROLE: that goes back to the role that psql began with.
     let attempts: String = attempts
         .iter()
         .map(|sql| {
             format!(
-                "BEGIN EXECUTE 'RESET ROLE'; EXECUTE $s${sql}$s$; done := done || $s${sql}$s$::text;
+                "BEGIN EXECUTE 'SET ROLE NONE'; EXECUTE $s${sql}$s$; done := done || $s${sql}$s$::text;
                  EXCEPTION WHEN OTHERS THEN NULL; END;"
             )
         })
@@ -89,7 +90,7 @@ async fn a_login_that_can_not_be_dropped_is_closed() {
     let fleet = TestFleet::builder().tenants(&["acme"]).build().await;
     let keep = "CREATE FUNCTION public.keep() RETURNS void LANGUAGE plpgsql AS $f$ BEGIN
             EXECUTE format('GRANT SELECT ON public.items TO %I', session_user);
-            EXECUTE 'RESET ROLE';
+            EXECUTE 'SET ROLE NONE';
             EXECUTE 'ALTER ROLE CURRENT_USER PASSWORD ''taken''';
         END $f$";
     fleet.owner("acme").await.batch_execute(keep).await.unwrap();
