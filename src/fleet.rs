@@ -7,6 +7,7 @@ mod connections;
 mod database;
 mod init;
 mod lifecycle;
+mod lineages;
 mod migration;
 mod migrator;
 mod prepare;
@@ -25,6 +26,7 @@ pub use adopt::{Adoption, AdoptionSpec};
 pub use apply::{Change, Plan};
 pub use check::{Finding, check};
 pub use init::init;
+pub use lineages::{ReadLineage, contradiction_among};
 pub use migrator::Migrator;
 pub use provision::TenantSpec;
 pub use psql::OperatorLogin;
@@ -32,7 +34,7 @@ pub use rights::OutdatedDatabase;
 pub use roles::{HISTORY, MIGRATORS, OWNER, catalog_migrator, catalog_owner, migrator_of};
 pub use server::{FleetServer, Servers, check_version};
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -103,6 +105,17 @@ pub enum FleetError {
         /// Why it failed.
         source: Box<migrate::MigrationFailure>,
     },
+    /// An edition's files are not those that the fleet was made by.
+    #[error(transparent)]
+    Contradiction(Box<migrate::Contradiction>),
+    /// A database's history could not be read.
+    #[error("reading the history of `{database}`: {source}")]
+    History {
+        /// The database.
+        database: String,
+        /// Why.
+        source: migrate::ReadError,
+    },
     /// A template's schema could not be read.
     #[error("reading the schema of `{database}`: {source}")]
     Schema {
@@ -160,6 +173,10 @@ pub struct Fleet {
     kept: Mutex<Vec<(String, Connection)>>,
     /// Permits to copy a database.
     copies: Semaphore,
+    /// By edition, the digest of the files and the templates that last were found to agree with the fleet.
+    agreed: tokio::sync::Mutex<HashMap<String, (String, Vec<catalog::Template>)>>,
+    /// Files that failed in a template, by server, edition and digest.
+    failed_builds: Mutex<HashMap<(String, String, String), migrate::MigrationFailure>>,
 }
 
 impl Fleet {
@@ -189,6 +206,8 @@ impl Fleet {
             keys,
             kept: Mutex::default(),
             copies: Semaphore::new(CONCURRENT_COPIES),
+            agreed: tokio::sync::Mutex::default(),
+            failed_builds: Mutex::default(),
         })
     }
 

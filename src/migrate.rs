@@ -4,6 +4,7 @@
 //! [`standing`] compares a database's lineage with an edition without touching the database.
 //! Which databases are migrated, and when, is the rollout's decision.
 
+mod contradiction;
 mod edition;
 mod editions;
 mod engine;
@@ -15,6 +16,7 @@ mod inert;
 mod lint;
 mod outcome;
 mod outside;
+mod read;
 mod resumable;
 mod runner;
 mod session;
@@ -22,6 +24,7 @@ mod statements;
 mod status;
 mod template;
 
+pub use contradiction::{Contradiction, ContradictionKind, Member, Whose, contradiction};
 pub use edition::{Edition, EditionError};
 pub use editions::Editions;
 pub use file::File;
@@ -30,6 +33,7 @@ pub use guard::strangers;
 pub use history::lineage;
 pub use lint::Finding;
 pub use outcome::{FailureKind, MigrationFailure, MigrationOutcome};
+pub use read::{History, ReadError};
 pub use runner::{Options, migrate};
 pub use session::{Roles, databases_with_foreign_objects};
 pub use status::{Standing, standing};

@@ -442,6 +442,28 @@ impl Catalog {
         .await
     }
 
+    /// What a tenant's own history says, where the catalog knew otherwise. What failed before is forgotten: it was about
+    /// another version.
+    ///
+    /// # Errors
+    /// When the catalog can't be changed.
+    pub async fn tenant_lineage_corrected(
+        &self,
+        id: &TenantId,
+        lineage: &Lineage,
+        action: &str,
+        detail: &serde_json::Value,
+    ) -> Result<(), CatalogError> {
+        self.change(
+            "WITH t AS (
+                UPDATE catalog.tenant SET version = $2, history = $3, failure = NULL WHERE id = $1 RETURNING id
+             )
+             INSERT INTO catalog.journal (tenant, action, detail) SELECT id, $4, $5 FROM t",
+            &[&id.as_str(), &lineage.version, &lineage.history, &action, detail],
+        )
+        .await
+    }
+
     /// The tenant's password now derives from this master key, and its secrets are sealed with it.
     ///
     /// # Errors

@@ -1,9 +1,14 @@
 //! `manybox apply`: declared tenants into being.
 
+use std::collections::BTreeSet;
+
 use futures_util::stream::{self, StreamExt as _};
 
 use super::{Context, Done, Failure, Output};
 use crate::fleet::{Change, Fleet};
+
+/// Tenants of one failing template that are named; the others are counted.
+const NAMED: usize = 5;
 
 #[derive(clap::Args)]
 pub(super) struct Apply {
@@ -34,23 +39,40 @@ impl Apply {
 
 /// Carries out a plan. One tenant that fails does not stop the others; all failures are told at the end.
 pub(super) async fn execute(fleet: &Fleet, changes: &[Change], jobs: usize, output: Output) -> Done {
-    let bar = output.bar(changes.len(), "applying");
-    let failures: Vec<String> = stream::iter(changes)
-        .map(|change| {
-            let bar = &bar;
-            async move {
-                let outcome = fleet.apply(change).await;
-                bar.inc(1);
-                outcome.err().map(|error| format!("{}: {error}", change.slug()))
-            }
-        })
-        .buffer_unordered(jobs.max(1))
-        .filter_map(std::future::ready)
-        .collect()
-        .await;
+    let spinner = output.spinner("making templates");
+    let without = fleet.make_templates(changes).await;
+    spinner.finish_and_clear();
+    let told = without.iter().map(|(why, slugs)| format!("{}: {why}", few(slugs))).collect::<Vec<_>>();
+    let without: BTreeSet<_> = without.into_iter().flat_map(|(_, slugs)| slugs).collect();
+    let bar = output.bar(changes.len() - without.len(), "applying");
+    let failures: Vec<String> =
+        stream::iter(changes.iter().filter(|change| !without.contains(change.slug())))
+            .map(|change| {
+                let bar = &bar;
+                async move {
+                    let outcome = fleet.apply(change).await;
+                    bar.inc(1);
+                    outcome.err().map(|error| format!("{}: {error}", change.slug()))
+                }
+            })
+            .buffer_unordered(jobs.max(1))
+            .filter_map(std::future::ready)
+            .collect()
+            .await;
     bar.finish_and_clear();
-    if failures.is_empty() {
+    let failed = failures.len() + without.len();
+    if failed == 0 {
         return Ok(());
     }
-    Err(Failure(format!("{} of {} failed:\n  {}", failures.len(), changes.len(), failures.join("\n  "))))
+    let told = told.into_iter().chain(failures).collect::<Vec<_>>();
+    Err(Failure(format!("{failed} of {} failed:\n  {}", changes.len(), told.join("\n  "))))
+}
+
+/// Slugs in words, when there are many the first of them.
+fn few(slugs: &[String]) -> String {
+    let named = slugs.iter().take(NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");
+    match slugs.len().saturating_sub(NAMED) {
+        0 => named,
+        more => format!("{named} and {more} more"),
+    }
 }

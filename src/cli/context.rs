@@ -34,7 +34,7 @@ impl Context {
         Ok(Fleet::open(self.settings.clone(), self.servers.clone(), Arc::new(keys)).await?)
     }
 
-    /// Makes what is missing of key, roles, catalog and stored schemas, opens the fleet, and gives databases of earlier versions the
+    /// Makes what is missing of key, roles, catalog and stored schemas, drops what is left of templates, opens the fleet, and gives databases of earlier versions the
     /// rights of this one. What it changed behind somebody's back it says on standard error.
     pub(super) async fn init(&self, output: Output) -> Result<Fleet, Failure> {
         let spinner = output.spinner("preparing servers and catalog");
@@ -44,7 +44,7 @@ impl Context {
         made?;
         let fleet = self.fleet().await?;
         renew(&fleet, output).await?;
-        fleet.record_missing_schemas().await?;
+        fleet.tend_templates().await?;
         Ok(fleet)
     }
 

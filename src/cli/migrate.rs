@@ -71,7 +71,17 @@ async fn migrate(fleet: &Fleet, scope: RolloutScope, jobs: usize, output: Output
         };
         fleet.edition(&lineage.edition)?;
     }
-    let editions = fleet.editions();
+    let mut editions = fleet.editions();
+    let mut refused = Vec::new();
+    for name in editions.sound.keys().cloned().collect::<Vec<_>>() {
+        let in_scope = scope.edition.as_ref().is_none_or(|edition| *edition == name) && scope.tenant.is_none();
+        if let Some(edition) = editions.sound.get(&name).filter(|_| in_scope)
+            && let Err(error) = fleet.refuse_contradiction(edition).await
+        {
+            refused.push(error.to_string());
+            editions.sound.remove(&name);
+        }
+    }
     let everything = scope.edition.is_none() && scope.tenant.is_none();
     let templates = fleet.catalog.templates().await?;
     let tenants = fleet.catalog.tenants(&Filter::default()).await?;
@@ -94,7 +104,8 @@ async fn migrate(fleet: &Fleet, scope: RolloutScope, jobs: usize, output: Output
         format!("{done} tenant(s) and {} template(s) brought up{skipped}", report.templates.len())
     })?;
     // Said after the others' work is done: a broken edition stops its own tenants only.
-    let broken: Vec<_> = editions.broken.values().filter(|_| everything).map(ToString::to_string).collect();
+    let broken = editions.broken.values().filter(|_| everything).map(ToString::to_string);
+    let broken: Vec<_> = broken.chain(refused).collect();
     if failed.is_empty() {
         return if broken.is_empty() { Ok(()) } else { Err(Failure(broken.join("\n"))) };
     }

@@ -1,6 +1,6 @@
 //! Apply: what the settings declare and the fleet does not have yet, as a plan and then as deeds. Never deletes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Fleet, FleetError, TenantSpec};
 use crate::catalog::{Filter, TenantRow};
@@ -25,6 +25,10 @@ pub enum Change {
     Finish {
         /// Its slug.
         slug: String,
+        /// Its edition.
+        edition: String,
+        /// Its server.
+        server: String,
     },
     /// A change of state that has not reached the server.
     Settle {
@@ -63,7 +67,7 @@ impl Change {
     pub fn slug(&self) -> &str {
         match self {
             Self::Create { slug, .. }
-            | Self::Finish { slug }
+            | Self::Finish { slug, .. }
             | Self::Settle { slug, .. }
             | Self::Update { slug, .. }
             | Self::Limit { slug, .. }
@@ -108,7 +112,11 @@ impl Fleet {
             let declared = self.settings.tenants.get(&slug);
             there.insert(slug.clone());
             match row.record.state {
-                State::Creating => changes.push(Change::Finish { slug }),
+                State::Creating => changes.push(Change::Finish {
+                    slug,
+                    edition: row.record.lineage().map(|lineage| lineage.edition.clone()).unwrap_or_default(),
+                    server: row.record.server.clone(),
+                }),
                 state if row.unsettled || state == State::Purging => {
                     changes.push(Change::Settle { slug, state })
                 }
@@ -187,6 +195,27 @@ impl Fleet {
             what.push("default base URLs");
         }
         Ok((!what.is_empty()).then_some(Change::Update { slug, what }))
+    }
+
+    /// Makes the templates that these changes need, each once, so that files which fail do not fail once for each tenant.
+    /// Returns a sentence for each that can't be made, with the slugs of the tenants that it keeps from being created.
+    pub async fn make_templates(&self, changes: &[Change]) -> Vec<(String, Vec<String>)> {
+        let mut needed: BTreeMap<(&str, &str), Vec<String>> = BTreeMap::new();
+        for change in changes {
+            if let Change::Create { slug, edition, server } | Change::Finish { slug, edition, server } = change
+                // Without an edition it can't be created, and is told so by itself.
+                && !edition.is_empty()
+            {
+                needed.entry((server, edition)).or_default().push(slug.clone());
+            }
+        }
+        let mut failed = Vec::new();
+        for ((server, edition), slugs) in needed {
+            if let Err(error) = self.template(server, edition).await {
+                failed.push((error.to_string(), slugs));
+            }
+        }
+        failed
     }
 
     /// Carries out one change of a plan.

@@ -67,7 +67,7 @@ impl Fleet {
                 "no edition was given and defaults.edition is not set; give --edition".into(),
             )
         })?;
-        self.edition_files(&edition)?;
+        self.refuse_contradiction(&self.edition(&edition)?).await?;
         let tier = spec.tier.clone().unwrap_or_else(|| defaults.tier.clone());
         self.known_tier(&tier)?;
         let server = spec.server.clone().unwrap_or_else(|| defaults.server.clone());

@@ -37,6 +37,11 @@ pub(super) fn of_tenants() -> Roles {
     Roles { owner: OWNER.into(), history: HISTORY.into(), writer: MIGRATORS.into() }
 }
 
+/// The same for a session of the admin, which may become the history's owner and not its writer.
+pub(super) fn of_tenants_for_admin() -> Roles {
+    Roles { writer: HISTORY.into(), ..of_tenants() }
+}
+
 /// Whose what is in the catalog. No tenant's code runs there, so one role is enough.
 pub(super) fn of_catalog(catalog: &str) -> Roles {
     Roles::all(&catalog_owner(catalog))

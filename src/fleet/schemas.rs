@@ -55,34 +55,41 @@ impl Fleet {
         Ok(())
     }
 
-    /// Reads a sealed template's schema from a copy: unsealed it could be neither trusted nor copied by others meanwhile.
     async fn record_from_copy(&self, template: &Template) -> Result<(), FleetError> {
         let Template { server, lineage, .. } = template;
         let (_, client) = self.admin(server).await?;
         let lock = self.lock_template(&client, server, &lineage.edition).await?;
         // Somebody else may have stored it meanwhile, or brought the template to another version.
-        if !self.catalog.templates_without_schema(FORMAT).await?.contains(template) {
-            return self.unlock_template(&client, lock).await;
-        }
-        // In the catalog first, as a template that is being built: should this be killed, it is swept away as one.
-        let copy = format!("mb_t_{}", TenantId::random()?);
-        self.catalog.template_insert(&copy, server, &lineage.edition).await?;
-        let recorded = self.record_copy(&client, template, &copy).await;
-        database::drop(&client, &copy).await?;
-        self.catalog.template_delete(&copy).await?;
+        let recorded = if self.catalog.templates_without_schema(FORMAT).await?.contains(template) {
+            self.in_copy(&client, template, async |copy| self.record_schema(server, copy, lineage).await)
+                .await
+        } else {
+            Ok(())
+        };
         self.unlock_template(&client, lock).await?;
         recorded
     }
 
-    async fn record_copy(
+    /// Does `work` in a copy of a sealed template, and drops the copy: unsealed, the template could be neither trusted nor
+    /// copied by others meanwhile. Called under the template's lock.
+    pub(super) async fn in_copy<T>(
         &self,
         client: &Connection,
         template: &Template,
-        copy: &str,
-    ) -> Result<(), FleetError> {
-        database::create_closed(client, copy, &template.database).await?;
-        let rights = DatabaseRights { owner: OWNER, logins: &[], temporary: &[] };
-        database::open(client, copy, &rights, "").await?;
-        self.record_schema(&template.server, copy, &template.lineage).await
+        work: impl AsyncFnOnce(&str) -> Result<T, FleetError>,
+    ) -> Result<T, FleetError> {
+        // In the catalog first, as a template that is being built: should this be killed, it is swept away as one.
+        let copy = format!("mb_t_{}", TenantId::random()?);
+        self.catalog.template_insert(&copy, &template.server, &template.lineage.edition).await?;
+        let worked = async {
+            database::create_closed(client, &copy, &template.database).await?;
+            let rights = DatabaseRights { owner: OWNER, logins: &[], temporary: &[] };
+            database::open(client, &copy, &rights, "").await?;
+            work(&copy).await
+        };
+        let worked = worked.await;
+        database::drop(client, &copy).await?;
+        self.catalog.template_delete(&copy).await?;
+        worked
     }
 }

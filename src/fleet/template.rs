@@ -1,12 +1,14 @@
 //! Template: a closed database per server, edition and version, from which tenants are copied.
 
+use std::collections::BTreeSet;
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use super::database::DatabaseRights;
 use super::roles::{self, MIGRATORS, OWNER, migrator_of};
 use super::{Doing, Fleet, FleetError, database, rights};
 use crate::catalog::Template;
-use crate::migrate::{self, Standing, standing};
+use crate::migrate::{self, FailureKind, Standing, standing};
 use crate::pg::{AdvisoryLock, Connection, Ident};
 use crate::tenant::{Lineage, TenantId};
 
@@ -17,11 +19,14 @@ impl Fleet {
     /// The ready template of an edition on a server; builds the first one.
     ///
     /// # Errors
-    /// When the server refuses, or one of the edition's files fails.
+    /// When the files contradict the fleet, the server refuses, or one of the files fails.
     pub async fn template(&self, server: &str, edition: &str) -> Result<Template, FleetError> {
+        let files = self.edition(edition)?;
+        self.refuse_contradiction(&files).await?;
         match self.ready(server, edition).await? {
-            Some(template) => Ok(template),
-            None => self.refresh_template(server, &self.edition(edition)?, &|| ()).await,
+            // One whose files the rest of the fleet does not have is the odd one out.
+            Some(template) if leads_to(&template, &files) => Ok(template),
+            _ => self.refresh_template(server, &files, &|| ()).await,
         }
     }
 
@@ -37,31 +42,109 @@ impl Fleet {
     /// is called as soon as the files have run and the schema that they make is stored, some commits before the template is
     /// ready.
     ///
+    /// Files that failed once are not run again by this handle: of a thousand creations one builds.
+    ///
     /// # Errors
-    /// When the server refuses, or one of the edition's files fails; the template before stays in use.
+    /// When the files contradict the fleet, the server refuses, or one of the files fails; the template before stays in use,
+    /// and nothing is left of the new one.
     pub async fn refresh_template(
         &self,
         server: &str,
         edition: &migrate::Edition,
         applied: &(dyn Fn() + Sync),
     ) -> Result<Template, FleetError> {
+        self.refuse_contradiction(edition).await?;
         let (_, client) = self.admin(server).await?;
         let lock = self.lock_template(&client, server, &edition.name).await?;
-        let template = match self.ready(server, &edition.name).await? {
-            Some(ready)
-                if ready.lineage.version == edition.latest()
-                    && ready.lineage.history == edition.history_digest(edition.latest()) =>
-            {
-                applied();
-                ready
-            }
-            _ => match self.reuse(&client, server, edition, applied).await? {
-                Some(template) => template,
-                None => self.build(&client, server, edition, applied).await?,
-            },
-        };
+        let refreshed = self.refresh_locked(&client, server, edition, applied).await;
+        if refreshed.is_err()
+            && let Err(error) = self.drop_unfinished(&client, server, &edition.name).await
+        {
+            tracing::warn!(server, edition = edition.name, %error, "what is left of a template stays until the next command");
+        }
         self.unlock_template(&client, lock).await?;
-        Ok(template)
+        refreshed
+    }
+
+    /// Called under the template's lock.
+    async fn refresh_locked(
+        &self,
+        client: &Connection,
+        server: &str,
+        edition: &migrate::Edition,
+        applied: &(dyn Fn() + Sync),
+    ) -> Result<Template, FleetError> {
+        // A command with other files may have made a template while this one waited for the lock.
+        self.refuse_contradiction(edition).await?;
+        if let Some(ready) = self.ready(server, &edition.name).await?
+            && standing(edition, &ready.lineage) == Standing::Current
+        {
+            applied();
+            return Ok(ready);
+        }
+        let files = (server.to_owned(), edition.name.clone(), edition.history_digest(edition.latest()));
+        let failed = self.failed_builds.lock().unwrap_or_else(PoisonError::into_inner).get(&files).cloned();
+        if let Some(failure) = failed {
+            return Err(failed_build(&edition.name, failure));
+        }
+        self.drop_unfinished(client, server, &edition.name).await?;
+        let built = match self.reuse(client, server, edition, applied).await? {
+            Some(template) => return Ok(template),
+            None => self.build(client, server, edition, applied).await,
+        };
+        if let Err(FleetError::Migrate { source, .. }) = &built
+            && matches!(source.kind, FailureKind::Sql | FailureKind::Owner | FailureKind::Session)
+        {
+            let mut failed = self.failed_builds.lock().unwrap_or_else(PoisonError::into_inner);
+            failed.insert(files, (**source).clone());
+        }
+        built
+    }
+
+    /// Drops what failed or killed commands left of templates, unless a command is at work on one of the same edition; the
+    /// schemas of finished templates that the catalog lacks are stored.
+    ///
+    /// # Errors
+    /// When the catalog can't be read, or a server refuses.
+    pub async fn tend_templates(&self) -> Result<(), FleetError> {
+        let unfinished = self.catalog.templates().await?.into_iter().filter(|t| t.state == "building");
+        let places: BTreeSet<_> = unfinished.map(|t| (t.server, t.lineage.edition)).collect();
+        for (server, edition) in places {
+            let (_, client) = self.admin(&server).await?;
+            let key = self.template_key(&server, &edition);
+            let lock = AdvisoryLock::acquire(&client, key, Duration::ZERO).await;
+            if let Some(lock) = lock.doing(|| format!("locking the template of edition `{edition}`"))? {
+                self.drop_unfinished(&client, &server, &edition).await?;
+                self.unlock_template(&client, lock).await?;
+            }
+        }
+        self.record_missing_schemas().await
+    }
+
+    /// Drops what is left of templates that were never finished. Called under the template's lock, so they are nobody's work
+    /// in progress.
+    async fn drop_unfinished(
+        &self,
+        client: &Connection,
+        server: &str,
+        edition: &str,
+    ) -> Result<(), FleetError> {
+        let templates = self.catalog.templates().await?;
+        let ours = templates.iter().filter(|t| t.server == server && t.lineage.edition == edition);
+        for template in ours.filter(|t| t.state == "building") {
+            self.drop_template(client, template).await?;
+        }
+        Ok(())
+    }
+
+    /// Drops a template, unless a creation is just copying it: then the next sweep does.
+    async fn drop_template(&self, client: &Connection, template: &Template) -> Result<(), FleetError> {
+        let dropping = database::drop(client, &template.database);
+        match self.servers.get(&template.server)?.unhindered(dropping).await {
+            Ok(()) => Ok(self.catalog.template_delete(&template.database).await?),
+            Err(error) if database::in_use(&error) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     /// Drops templates that are of no more use: those whose creation failed or was killed, and replaced ones that the
@@ -82,12 +165,16 @@ impl Fleet {
         server: &str,
         edition: &str,
     ) -> Result<AdvisoryLock, FleetError> {
-        let catalog = &self.settings.catalog.database;
-        let key = self.keys.lock_key(&["template", server, catalog, edition]);
+        let key = self.template_key(server, edition);
         AdvisoryLock::acquire(client, key, LOCK_WAIT)
             .await
             .doing(|| format!("locking the template of edition `{edition}`"))?
             .ok_or_else(|| FleetError::Busy(format!("the template of edition `{edition}`")))
+    }
+
+    /// The key of the lock that whoever works on the templates of an edition on a server holds.
+    fn template_key(&self, server: &str, edition: &str) -> i64 {
+        self.keys.lock_key(&["template", server, &self.settings.catalog.database, edition])
     }
 
     pub(super) async fn unlock_template(
@@ -188,10 +275,7 @@ impl Fleet {
 
         let options = self.migrate_options();
         let outcome = self.migrate_database(server, name, edition.latest(), edition, &options).await?;
-        let outcome = outcome.map_err(|failure| FleetError::Migrate {
-            doing: format!("building the template of edition `{}`", edition.name),
-            source: Box::new(failure),
-        })?;
+        let outcome = outcome.map_err(|failure| failed_build(&edition.name, failure))?;
         let lineage =
             Lineage { edition: edition.name.clone(), version: outcome.after, history: outcome.history };
         // Before any tenant has this lineage, so that no router looks for its schema in vain.
@@ -209,13 +293,7 @@ impl Fleet {
         let edition = self.edition(edition)?;
         let kept = ours.clone().rfind(|t| reusable(t, &edition)).map(|t| &t.database);
         for template in ours.filter(|t| t.state != "ready" && Some(&t.database) != kept) {
-            let dropping = database::drop(client, &template.database);
-            match self.servers.get(server)?.unhindered(dropping).await {
-                Ok(()) => self.catalog.template_delete(&template.database).await?,
-                // A create is copying it; the next sweep drops it.
-                Err(error) if database::in_use(&error) => {}
-                Err(error) => return Err(error),
-            }
+            self.drop_template(client, template).await?;
         }
         Ok(self.catalog.schemas_sweep(server, &edition.name).await?)
     }
@@ -223,7 +301,17 @@ impl Fleet {
 
 /// Whether the edition's newest version can be made from this template.
 fn reusable(template: &Template, edition: &migrate::Edition) -> bool {
-    template.state == "stale"
-        && template.lineage.edition == edition.name
-        && matches!(standing(edition, &template.lineage), Standing::Behind { .. } | Standing::Current)
+    template.state == "stale" && leads_to(template, edition)
+}
+
+/// Whether the edition's files begin with those that the template was made by.
+fn leads_to(template: &Template, edition: &migrate::Edition) -> bool {
+    matches!(standing(edition, &template.lineage), Standing::Behind { .. } | Standing::Current)
+}
+
+fn failed_build(edition: &str, failure: migrate::MigrationFailure) -> FleetError {
+    FleetError::Migrate {
+        doing: format!("building the template of edition `{edition}`"),
+        source: Box::new(failure),
+    }
 }

@@ -142,9 +142,14 @@ pub(super) fn pending<'e>(edition: &'e Edition, applied: &[Applied]) -> Result<&
         }
         if file.name != row.name || file.checksum != row.checksum {
             return Err(Disagreement::Divergent(format!(
-                "version {} was applied as `{}` with checksum {}, and edition `{}` has `{}` with checksum {}: \
-                 restore the file that was applied and put the change into a new version",
-                row.version, row.name, row.checksum, edition.name, file.name, file.checksum
+                "version {0} was applied as `V{0}__{1}.sql` with checksum {2}, and edition `{3}` has `{4}` with checksum \
+                 {5}: restore the file that was applied and put the change into a new version",
+                row.version,
+                row.name,
+                row.checksum,
+                edition.name,
+                file.file_name(),
+                file.checksum
             )));
         }
     }

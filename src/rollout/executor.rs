@@ -127,7 +127,7 @@ impl Rollout {
             fleet.refresh_template(server, edition, &told).await?;
         }
         drop(applied);
-        fleet.record_missing_schemas().await?;
+        fleet.tend_templates().await?;
         for (server, edition) in &self.templates {
             fleet.sweep_templates(server, edition).await?;
         }
