@@ -1,5 +1,7 @@
 //! `manybox migrate` and `migrate status`.
 
+mod repair;
+
 use super::output::{line, table};
 use super::{Context, Done, Failure, Output};
 use crate::catalog::Filter;
@@ -25,6 +27,8 @@ pub(super) struct MigrateCommand {
 
 #[derive(clap::Subcommand)]
 enum Sub {
+    /// Change what histories say was applied, where they are not as the files are; no file is run
+    Repair(repair::RepairCommand),
     /// Show every tenant's version, from the catalog: no tenant's database is connected to
     Status {
         /// Only tenants of this edition
@@ -49,6 +53,7 @@ impl MigrateCommand {
     pub(super) async fn run(self, context: &Context, output: Output) -> Done {
         let fleet = context.fleet().await?;
         match self.command {
+            Some(Sub::Repair(repair)) => repair.run(&fleet, output).await,
             Some(Sub::Status { edition }) => status(&fleet, edition, output).await,
             None => {
                 let jobs = self.jobs.unwrap_or(context.settings.migrate.jobs);
@@ -74,7 +79,8 @@ async fn migrate(fleet: &Fleet, scope: RolloutScope, jobs: usize, output: Output
     let mut editions = fleet.editions();
     let mut refused = Vec::new();
     for name in editions.sound.keys().cloned().collect::<Vec<_>>() {
-        let in_scope = scope.edition.as_ref().is_none_or(|edition| *edition == name) && scope.tenant.is_none();
+        let in_scope =
+            scope.edition.as_ref().is_none_or(|edition| *edition == name) && scope.tenant.is_none();
         if let Some(edition) = editions.sound.get(&name).filter(|_| in_scope)
             && let Err(error) = fleet.refuse_contradiction(edition).await
         {

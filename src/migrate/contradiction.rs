@@ -126,7 +126,7 @@ pub fn contradiction(edition: &Edition, members: &[Member<'_>]) -> Option<Contra
     let alone = newer.iter().all(|m| matches!(m.whose, Whose::Tenant(_))) && newer.len() < 2;
     let (kind, contradicting) = if changed.iter().any(|m| !outvoted(m.lineage.version)) {
         (ContradictionKind::Changed, changed)
-    } else if !newer.is_empty() && !(alone && !agreeing.is_empty()) {
+    } else if !newer.is_empty() && (!alone || agreeing.is_empty()) {
         (ContradictionKind::Older, newer)
     } else {
         return None;

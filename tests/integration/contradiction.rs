@@ -168,3 +168,19 @@ async fn the_catalog_is_corrected_from_what_databases_say() {
     let again = fleet.fleet.read_lineages(&Filter::default(), 4, &|_| ()).await.unwrap();
     assert!(again.iter().all(|r| r.found.as_ref() == Some(&r.known)));
 }
+
+#[tokio::test]
+async fn one_editions_contradiction_stops_no_other() {
+    let fleet = TestFleet::builder().toml("[editions.lite]").tenants(&["a"]).build().await;
+    let lite = fleet.folder.path().join("migrations/lite");
+    std::fs::create_dir_all(&lite).unwrap();
+    std::fs::write(lite.join("V1__one.sql"), "CREATE TABLE one (id int);").unwrap();
+    let (code, _, error) = fleet.run(&["tenant", "create", "l", "--edition", "lite"]).await;
+    assert_eq!(code, 0, "{error}");
+    std::fs::write(lite.join("V2__two.sql"), "CREATE TABLE two (id int);").unwrap();
+    Files::of(&fleet).edit("V1__shop.sql");
+    let (code, _, error) = fleet.run(&["migrate"]).await;
+    assert!(code == 1 && error.contains("edition `shop`") && !error.contains("edition `lite`"), "{error}");
+    assert_eq!(fleet.row("l").await.record.lineage().unwrap().version, 2);
+    assert!(fleet.row("a").await.failure.is_none());
+}

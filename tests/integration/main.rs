@@ -21,6 +21,7 @@ mod openapi;
 mod pool;
 mod postgrest16;
 mod program;
+mod repair;
 mod requests;
 mod rest;
 mod routing;
