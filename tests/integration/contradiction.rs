@@ -171,7 +171,7 @@ async fn the_catalog_is_corrected_from_what_databases_say() {
 
 #[tokio::test]
 async fn one_editions_contradiction_stops_no_other() {
-    let fleet = TestFleet::builder().toml("[editions.lite]").tenants(&["a"]).build().await;
+    let fleet = TestFleet::builder().toml("[editions.lite]\n[defaults]\nedition = 'shop'").tenants(&["a"]).build().await;
     let lite = fleet.folder.path().join("migrations/lite");
     std::fs::create_dir_all(&lite).unwrap();
     std::fs::write(lite.join("V1__one.sql"), "CREATE TABLE one (id int);").unwrap();
