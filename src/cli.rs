@@ -99,6 +99,10 @@ async fn command(cli: Cli, output: Output) -> Done {
         Command::Config => return setup::config(&settings, output),
         Command::Serve => return serve::serve(settings).await,
         Command::Top(top) => return top.run(&settings, output).await,
+        Command::Migrate(migrate) => match migrate.offline(&settings, output) {
+            Some(done) => return done,
+            None => Command::Migrate(migrate),
+        },
         other => other,
     };
     let context = Context::start(settings).await?;

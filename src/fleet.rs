@@ -161,6 +161,18 @@ const KEPT_SESSIONS: usize = 8;
 /// mostly wait for the disk, so more tenants than these may be in creation at once.
 const CONCURRENT_COPIES: usize = 4;
 
+/// Every edition of the settings, read and checked, without a server. One that is broken stops no other.
+pub fn editions(settings: &Settings) -> migrate::Editions {
+    let folders = settings.editions.iter();
+    let folders = folders.filter_map(|(name, e)| Some((name.as_str(), e.migrations.as_deref()?)));
+    migrate::Editions::read(folders, &limits(settings))
+}
+
+/// The timeouts that files may not raise.
+fn limits(settings: &Settings) -> migrate::Limits {
+    migrate::Limits { lock_timeout: Some(settings.migrate.lock_timeout), statement_timeout: None }
+}
+
 /// The control plane's handle: settings, catalog, servers with their admins, master keys.
 pub struct Fleet {
     /// The settings this process was started with.
@@ -223,10 +235,7 @@ impl Fleet {
 
     /// Every edition of the settings, read and checked. One that is broken stops no other.
     pub fn editions(&self) -> migrate::Editions {
-        let folders = self.settings.editions.iter();
-        migrate::Editions::read(
-            folders.filter_map(|(name, e)| Some((name.as_str(), e.migrations.as_deref()?))),
-        )
+        editions(&self.settings)
     }
 
     /// One edition, read and checked.
@@ -234,7 +243,7 @@ impl Fleet {
     /// # Errors
     /// When the settings don't have it, or one of its files is malformed or may not be run.
     pub fn edition(&self, name: &str) -> Result<migrate::Edition, FleetError> {
-        Ok(migrate::Edition::read(name, self.edition_files(name)?)?)
+        Ok(migrate::Edition::read(name, self.edition_files(name)?, &limits(&self.settings))?)
     }
 
     /// Where an edition's files are.

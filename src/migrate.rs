@@ -9,6 +9,7 @@ mod edition;
 mod editions;
 mod engine;
 mod file;
+mod file_name;
 mod fingerprint;
 mod guard;
 mod history;
@@ -28,11 +29,11 @@ mod template;
 pub use contradiction::{Contradiction, ContradictionKind, Member, Whose, contradiction};
 pub use edition::{Edition, EditionError};
 pub use editions::Editions;
-pub use file::File;
+pub use file::{File, FileStatement};
 pub use fingerprint::{Changed, Drift, FORM, Fact, Facts, Fingerprint, FingerprintError, facts, fingerprint};
 pub use guard::strangers;
 pub use history::lineage;
-pub use lint::Finding;
+pub use lint::{Code, Finding, Limits, Weight, codes};
 pub use outcome::{FailureKind, MigrationFailure, MigrationOutcome};
 pub use read::{History, ReadError};
 pub use repair::{Repair, RepairError, Repaired, repair};
@@ -47,10 +48,18 @@ pub fn fuzz_statements(sql: &str) {
     let mut last = 0;
     for statement in statements::split(sql).iter().flat_map(|all| all.iter()) {
         assert!(statement.len() > 0 && statement.line() >= last, "statements stand behind each other");
+        assert!(
+            sql.get(statement.range()).is_some_and(|text| !text.is_empty()),
+            "a statement is a part of the text"
+        );
         last = statement.line();
     }
-    for transactional in [true, false] {
-        lint::lint("V1__x.sql", sql, transactional);
+    for mark in ["", "-- manybox: no-transaction\n", "-- manybox: per-tenant\n"] {
+        lint::Linter::new(Limits::default(), lint::Scope::Above(0)).lint(
+            "V1__x.sql",
+            1,
+            &format!("{mark}{sql}"),
+        );
     }
     inert::is_inert(sql);
 }

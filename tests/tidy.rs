@@ -56,7 +56,7 @@ const OWNERS: &[(&str, &str)] = &[
     ("vault", "chacha20poly1305"),
     ("embedded", "uzers"),
     ("rest", "equivalent form_urlencoded moka self_cell winnow"),
-    ("migrate", "refinery siphasher sqlparser"),
+    ("migrate", "refinery siphasher squawk_lexer squawk_linter squawk_syntax"),
     ("front", "governor tower tower_http"),
     ("cli", "clap comfy_table console indicatif"),
     ("telemetry admin", "prometheus_client"),

@@ -1,5 +1,6 @@
-//! `manybox migrate` and `migrate status`.
+//! `manybox migrate` and what belongs to it.
 
+mod lint;
 mod repair;
 
 use super::output::{line, table};
@@ -8,6 +9,7 @@ use crate::catalog::Filter;
 use crate::fleet::Fleet;
 use crate::migrate::{Standing, standing};
 use crate::rollout::{self, RolloutScope};
+use crate::settings::Settings;
 
 #[derive(clap::Args)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -27,6 +29,8 @@ pub(super) struct MigrateCommand {
 
 #[derive(clap::Subcommand)]
 enum Sub {
+    /// Say what the linter finds in the files, without server or catalog
+    Lint(lint::Lint),
     /// Change what histories say was applied, where they are not as the files are; no file is run
     Repair(repair::RepairCommand),
     /// Show every tenant's version, from the catalog: no tenant's database is connected to
@@ -50,9 +54,18 @@ struct Line {
 }
 
 impl MigrateCommand {
+    /// Runs what needs neither catalog nor server; `None` for everything else.
+    pub(super) fn offline(&self, settings: &Settings, output: Output) -> Option<Done> {
+        match &self.command {
+            Some(Sub::Lint(lint)) => Some(lint.run(settings, output)),
+            _ => None,
+        }
+    }
+
     pub(super) async fn run(self, context: &Context, output: Output) -> Done {
         let fleet = context.fleet().await?;
         match self.command {
+            Some(Sub::Lint(lint)) => lint.run(&context.settings, output),
             Some(Sub::Repair(repair)) => repair.run(&fleet, output).await,
             Some(Sub::Status { edition }) => status(&fleet, edition, output).await,
             None => {

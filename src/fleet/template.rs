@@ -276,6 +276,10 @@ impl Fleet {
         let options = self.migrate_options();
         let outcome = self.migrate_database(server, name, edition.latest(), edition, &options).await?;
         let outcome = outcome.map_err(|failure| failed_build(&edition.name, failure))?;
+        for finding in edition.frozen_values(outcome.before) {
+            let (edition, finding) = (&edition.name, finding.to_string());
+            tracing::warn!(edition, finding, "template made with values that all its tenants share");
+        }
         let lineage =
             Lineage { edition: edition.name.clone(), version: outcome.after, history: outcome.history };
         // Before any tenant has this lineage, so that no router looks for its schema in vain.

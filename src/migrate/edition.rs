@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
-use super::file::{self, File, NO_TRANSACTION};
+use super::file::{self, File};
+use super::file_name;
 use super::inert::is_inert;
-use super::lint::{self, Finding};
+use super::lint::{Finding, Limits, Linter, Scope};
 
 /// Why an edition can't be used. Nothing of it has been run.
 #[derive(Debug, thiserror::Error)]
@@ -40,8 +41,10 @@ pub enum EditionError {
     Lint {
         /// The edition.
         edition: String,
-        /// Everything found, in the order of the files.
+        /// What is refused, in the order of the files.
         findings: Vec<Finding>,
+        /// What was found odd besides.
+        warnings: Vec<Finding>,
     },
 }
 
@@ -56,8 +59,8 @@ pub struct Edition {
     pub name: String,
     /// In ascending order of version.
     pub files: Vec<File>,
-    /// What the linter found odd but let pass.
-    pub warnings: Vec<Finding>,
+    /// The timeouts that its files may not raise.
+    limits: Limits,
 }
 
 impl Edition {
@@ -66,7 +69,7 @@ impl Edition {
     ///
     /// # Errors
     /// When the folder can't be read, holds anything else, or a file contains what [`EditionError::Lint`] lists.
-    pub fn read(name: &str, folder: &Path) -> Result<Self, EditionError> {
+    pub fn read(name: &str, folder: &Path, limits: &Limits) -> Result<Self, EditionError> {
         let unreadable = |path: &Path, source| EditionError::Read {
             edition: name.to_owned(),
             path: path.display().to_string(),
@@ -80,20 +83,23 @@ impl Edition {
             if file_name.starts_with('.') || file_name == "README.md" {
                 continue;
             }
+            let refuse = |reason: String| EditionError::Entry {
+                edition: name.to_owned(),
+                entry: file_name.clone(),
+                reason,
+            };
             // Follows links: a folder of shared files linked one by one is fine, a linked folder is not.
             if !std::fs::metadata(&path).map_err(|e| unreadable(&path, e))?.is_file() {
-                return Err(EditionError::Entry {
-                    edition: name.to_owned(),
-                    entry: file_name,
-                    reason: "is not a file: an edition has no subfolders, move its migrations up".to_owned(),
-                });
+                return Err(refuse(
+                    "is not a file: an edition has no subfolders, move its migrations up".into(),
+                ));
             }
             // Checked before it is read, so that a stray image is reported by its name and not as bad UTF-8.
-            parse(name, &file_name)?;
+            file_name::parse(&file_name).map_err(refuse)?;
             texts.push((file_name, std::fs::read_to_string(&path).map_err(|e| unreadable(&path, e))?));
         }
         let texts: Vec<_> = texts.iter().map(|(file, sql)| (file.as_str(), sql.as_str())).collect();
-        Self::embedded(name, &texts)
+        Self::checked(name, &texts, limits)
     }
 
     /// An edition from texts that are part of the program, under the same rules as one from a folder.
@@ -101,6 +107,10 @@ impl Edition {
     /// # Errors
     /// As [`Edition::read`].
     pub fn embedded(name: &str, files: &[(&str, &str)]) -> Result<Self, EditionError> {
+        Self::checked(name, files, &Limits::default())
+    }
+
+    fn checked(name: &str, texts: &[(&str, &str)], limits: &Limits) -> Result<Self, EditionError> {
         if !is_edition(name) {
             return Err(EditionError::Name(name.to_owned()));
         }
@@ -109,36 +119,60 @@ impl Edition {
             entry: entry.to_owned(),
             reason,
         };
-        let mut parsed: Vec<(&str, File)> = Vec::with_capacity(files.len());
-        for &(file_name, text) in files {
-            let (version, stem) = parse(name, file_name)?;
-            let sql = text.replace("\r\n", "\n");
-            let mut file = File { version, name: stem, sql, checksum: 0, transactional: true, inert: false };
-            file.checksum =
-                file::checksum(version, &file.name, &file.sql).map_err(|e| entry(file_name, e))?;
-            file.transactional = file.sql.lines().next().map(str::trim_end) != Some(NO_TRANSACTION);
-            file.inert = file.transactional && is_inert(&file.sql);
-            parsed.push((file_name, file));
+        let mut parsed = Vec::with_capacity(texts.len());
+        for &(file_name, text) in texts {
+            let (version, stem) = file_name::parse(file_name).map_err(|reason| entry(file_name, reason))?;
+            parsed.push((file_name, version, stem, text.replace("\r\n", "\n")));
         }
-        parsed.sort_by_key(|(_, file)| file.version);
+        parsed.sort_by_key(|(_, version, ..)| *version);
         for pair in parsed.windows(2) {
-            if let [(first, a), (second, b)] = pair
-                && a.version == b.version
+            if let [(first, a, ..), (second, b, ..)] = pair
+                && a == b
             {
                 let reason = format!("has the same version as `{first}`: give the newer one the next number");
                 return Err(entry(second, reason));
             }
         }
-        let mut findings = Vec::new();
-        for (file_name, file) in &parsed {
-            findings.extend(lint::lint(file_name, &file.sql, file.transactional));
+        let mut linter = Linter::new(*limits, Scope::Refused);
+        let (mut files, mut refused) = (Vec::with_capacity(parsed.len()), Vec::new());
+        for (file_name, version, stem, sql) in parsed {
+            let linted = linter.lint(file_name, version, &sql);
+            refused.extend(linted.findings);
+            files.push(File {
+                version,
+                checksum: file::checksum(version, &stem, &sql).map_err(|e| entry(file_name, e))?,
+                name: stem,
+                transactional: linted.transactional,
+                inert: linted.transactional && is_inert(&sql),
+                sql,
+                statements: linted.statements,
+                steps: linted.steps,
+            });
         }
-        let (warnings, refused): (Vec<_>, Vec<_>) = findings.into_iter().partition(|f| f.warning);
-        if !refused.is_empty() {
-            return Err(EditionError::Lint { edition: name.to_owned(), findings: refused });
+        let edition = Self { name: name.to_owned(), files, limits: *limits };
+        if refused.is_empty() {
+            return Ok(edition);
         }
-        let files = parsed.into_iter().map(|(_, file)| file).collect();
-        Ok(Self { name: name.to_owned(), files, warnings })
+        let (name, warnings) = (name.to_owned(), edition.warnings(0));
+        Err(EditionError::Lint { edition: name, findings: refused, warnings })
+    }
+
+    /// What the linter finds odd in files above a version but lets pass, in the order of the files. Reads the whole
+    /// edition once more and parses its definitions, so it is asked only where somebody reads the answer.
+    pub fn warnings(&self, above: i64) -> Vec<Finding> {
+        let mut linter = Linter::new(self.limits, Scope::Above(above));
+        let found = self
+            .files
+            .iter()
+            .flat_map(|file| linter.lint(&file.file_name(), file.version, &file.sql).findings);
+        found.filter(|finding| finding.warning).collect()
+    }
+
+    /// Of the warnings those about random values that a template made by these files has, and all its copies.
+    pub fn frozen_values(&self, above: i64) -> Vec<Finding> {
+        let mut found = self.warnings(above);
+        found.retain(Finding::is_frozen_value);
+        found
     }
 
     /// The newest version; 0 when the edition is empty.
@@ -164,39 +198,6 @@ fn is_edition(name: &str) -> bool {
         && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_')
 }
 
-/// Splits `V<n>__<snake_name>.sql`. refinery would skip what it doesn't know and cut a name at its first odd
-/// character, so that two files look like one; here each file is one or is refused.
-fn parse(edition: &str, file_name: &str) -> Result<(i64, String), EditionError> {
-    let refuse = |reason: &str| {
-        Err(EditionError::Entry {
-            edition: edition.to_owned(),
-            entry: file_name.to_owned(),
-            reason: reason.to_owned(),
-        })
-    };
-    let shape = "is not the name of a migration: expected `V<number>__<name>.sql` with a capital V, two \
-                 underscores, and lower-case letters, digits and underscores in the name";
-    let Some((prefix, rest)) = file_name.split_once("__") else { return refuse(shape) };
-    let Some(name) = rest.strip_suffix(".sql") else { return refuse(shape) };
-    if prefix.starts_with('U') {
-        return refuse(
-            "is an unversioned migration, which can run in any order: give it a version, `V<number>__…`",
-        );
-    }
-    let Some(digits) = prefix.strip_prefix('V') else { return refuse(shape) };
-    let is_name = name.len() <= 200
-        && name.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
-        && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
-    if !is_name || digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
-        return refuse(shape);
-    }
-    match digits.parse::<i64>() {
-        Ok(0) => refuse("has version 0, which means that nothing has been applied: begin at 1"),
-        Ok(version) => Ok((version, name.to_owned())),
-        Err(_) => refuse("has a version over 9223372036854775807, which the history's column can't hold"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -206,31 +207,30 @@ mod tests {
     }
 
     #[test]
-    fn names_that_refinery_would_skip_or_cut_are_refused() {
-        for name in [
-            "V2__add-col.sql",
-            "v3__low.sql",
-            "V1_one.sql",
-            "V__x.sql",
-            "V1__.sql",
-            "V1__A.sql",
-            "V1.5__x.sql",
-            "V+1__x.sql",
-            "V1__x.SQL",
-            "V1__x.rs",
-            "V1__x.sql.orig",
-            "notes.txt",
-            "V1___x.sql",
-        ] {
-            let error = refused(&[(name, "SELECT 1;")]);
-            assert!(error.contains(name) && error.contains("V<number>__<name>.sql"), "{error}");
-        }
-        assert!(refused(&[("U1__x.sql", "SELECT 1;")]).contains("unversioned"));
-        assert!(refused(&[("V0__x.sql", "SELECT 1;")]).contains("begin at 1"));
-        assert!(refused(&[("V9223372036854775808__x.sql", "SELECT 1;")]).contains("9223372036854775807"));
+    fn a_version_is_taken_once() {
         let twice = [("V1__a.sql", "SELECT 1;"), ("V01__b.sql", "SELECT 1;")];
         assert!(refused(&twice).contains("same version as `V1__a.sql`"));
+        assert!(refused(&[("V2__add-col.sql", "SELECT 1;")]).contains("`V2__add-col.sql` is not"));
         assert!(matches!(Edition::embedded("Core", &[]), Err(EditionError::Name(_))));
+    }
+
+    #[test]
+    fn a_file_says_what_runs_in_each_tenant() {
+        let sql = "CREATE TABLE s (k text);\nSET search_path = 'ä';\n\n-- manybox: per-tenant\nINSERT INTO s\nVALUES (1);\nSELECT 2;";
+        let edition = Edition::embedded("core", &[("V1__a.sql", sql)]).unwrap();
+        let file = &edition.files[0];
+        // What is blanked out keeps its place, so that the server's positions still point at it.
+        let blank = |n: usize| " ".repeat(n);
+        let (table, select) = (blank(23), blank(8));
+        let expected = format!(
+            "{table};\nSET search_path = 'ä';\n\n-- manybox: per-tenant\nINSERT INTO s\nVALUES (1);\n{select};"
+        );
+        assert_eq!(file.per_tenant(), Some(expected));
+        assert!(!file.in_template().contains("INSERT") && file.in_template().contains("SELECT 2;"));
+        assert_eq!(file.in_template().chars().count(), sql.chars().count());
+        let edition = Edition::embedded("core", &[("V1__a.sql", "SELECT 1;")]).unwrap();
+        assert_eq!(edition.files[0].per_tenant(), None);
+        assert_eq!(edition.files[0].in_template(), "SELECT 1;");
     }
 
     #[test]
@@ -241,13 +241,23 @@ mod tests {
         write(".keep", "");
         write("V10__b.sql", "SELECT 10;\r\n");
         write("V2__a.sql", "SELECT 2;");
-        let edition = Edition::read("core", folder.path()).unwrap();
+        let edition = Edition::read("core", folder.path(), &Limits::default()).unwrap();
         assert_eq!(edition.files.iter().map(|f| f.version).collect::<Vec<_>>(), [2, 10]);
         assert_eq!(edition.latest(), 10);
         assert_eq!(edition.files[1].sql, "SELECT 10;\n");
         std::fs::create_dir(folder.path().join("V11__c.sql")).unwrap();
-        assert!(Edition::read("core", folder.path()).unwrap_err().to_string().contains("subfolders"));
-        assert!(Edition::read("core", Path::new("/nowhere")).unwrap_err().to_string().contains("/nowhere"));
+        assert!(
+            Edition::read("core", folder.path(), &Limits::default())
+                .unwrap_err()
+                .to_string()
+                .contains("subfolders")
+        );
+        assert!(
+            Edition::read("core", Path::new("/nowhere"), &Limits::default())
+                .unwrap_err()
+                .to_string()
+                .contains("/nowhere")
+        );
     }
 
     #[test]

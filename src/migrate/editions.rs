@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::edition::{Edition, EditionError};
+use super::lint::Limits;
 
 /// What was read of every edition, by name. A name is in one of the two.
 #[derive(Debug, Default)]
@@ -16,10 +17,10 @@ pub struct Editions {
 
 impl Editions {
     /// Reads each edition from its own folder.
-    pub fn read<'a>(folders: impl IntoIterator<Item = (&'a str, &'a Path)>) -> Self {
+    pub fn read<'a>(folders: impl IntoIterator<Item = (&'a str, &'a Path)>, limits: &Limits) -> Self {
         let mut editions = Self::default();
         for (name, folder) in folders {
-            match Edition::read(name, folder) {
+            match Edition::read(name, folder, limits) {
                 Ok(edition) => drop(editions.sound.insert(name.to_owned(), edition)),
                 Err(error) => drop(editions.broken.insert(name.to_owned(), error)),
             }
@@ -48,7 +49,7 @@ mod tests {
         write("a/V1__a.sql", "SELECT 1;");
         write("b/V1__b.sql", "COMMIT;");
         let [a, b, c] = ["a", "b", "c"].map(|name| folder.path().join(name));
-        let editions = Editions::read([("a", a.as_path()), ("b", &b), ("c", &c)]);
+        let editions = Editions::read([("a", a.as_path()), ("b", &b), ("c", &c)], &Limits::default());
         assert_eq!(editions.sound.keys().collect::<Vec<_>>(), ["a"]);
         assert_eq!(editions.broken.keys().collect::<Vec<_>>(), ["b", "c"]);
         assert!(editions.knows("a") && editions.knows("c") && !editions.knows("d"));

@@ -2,14 +2,15 @@
 //!
 //! Names and checksums are refinery's. This is the only file that uses that crate.
 
+use std::borrow::Cow;
 use std::hash::{Hash as _, Hasher as _};
+use std::ops::Range;
 
 use refinery::Migration;
 use ring::digest::SHA256;
 use siphasher::sip::SipHasher13;
 
-/// The first line of a file that is run outside a transaction.
-pub(super) const NO_TRANSACTION: &str = "-- manybox: no-transaction";
+use super::resumable::StepKind;
 
 /// One migration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,13 +23,69 @@ pub struct File {
     pub sql: String,
     /// refinery's checksum over name, version and text.
     pub checksum: u64,
-    /// False when the file begins with `-- manybox: no-transaction`.
+    /// False when the file is marked `-- manybox: no-transaction`.
     pub transactional: bool,
+    /// Its statements, in order.
+    pub statements: Vec<FileStatement>,
+    /// How each statement of a file outside transactions is run; empty for the others.
+    pub(super) steps: Vec<Step>,
     /// True when it holds definitions only, after which nothing needs to be checked.
     pub inert: bool,
 }
 
+/// One statement of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileStatement {
+    /// Its bytes of the file's text, without the semicolon.
+    pub range: Range<usize>,
+    /// The line that it begins on, from 1.
+    pub line: u64,
+    /// Whether it is marked to run in every tenant instead of in the template.
+    pub per_tenant: bool,
+    /// Whether it is a `SET` or `RESET`, which the statements behind it rely on.
+    pub setting: bool,
+}
+
+/// A statement of a file outside transactions, which is run and recorded by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Step {
+    /// Its bytes of the file's text, without the semicolon.
+    pub(super) range: Range<usize>,
+    /// The line that it begins on, from 1.
+    pub(super) line: u64,
+    pub(super) kind: StepKind,
+}
+
 impl File {
+    /// What of the file runs in every new tenant after it has been copied: the statements that are marked per-tenant,
+    /// and the settings. The rest is blanked out, so that lines and the server's positions (in characters) stay.
+    /// `None` when nothing is marked.
+    pub fn per_tenant(&self) -> Option<String> {
+        let marked = self.statements.iter().any(|statement| statement.per_tenant);
+        marked.then(|| self.without(|statement| !statement.per_tenant && !statement.setting))
+    }
+
+    /// What of the file runs in a template: all but what is marked per-tenant, which is blanked out in the same way.
+    pub fn in_template(&self) -> Cow<'_, str> {
+        if self.statements.iter().any(|statement| statement.per_tenant) {
+            Cow::Owned(self.without(|statement| statement.per_tenant && !statement.setting))
+        } else {
+            Cow::Borrowed(&self.sql)
+        }
+    }
+
+    fn without(&self, left_out: impl Fn(&FileStatement) -> bool) -> String {
+        let mut text = String::with_capacity(self.sql.len());
+        let mut at = 0;
+        for FileStatement { range, .. } in self.statements.iter().filter(|statement| left_out(statement)) {
+            text.push_str(&self.sql[at..range.start]);
+            text.extend(self.sql[range.clone()].chars().map(|c| if c == '\n' { c } else { ' ' }));
+            at = range.end;
+        }
+        text.push_str(&self.sql[at..]);
+        text
+    }
+
     /// The name as refinery and messages have it: `V3__add_index.sql`.
     pub fn file_name(&self) -> String {
         format!("V{}__{}.sql", self.version, self.name)

@@ -29,11 +29,12 @@ pub(super) fn is_inert(sql: &str) -> bool {
 fn inert(statement: &Statement<'_>) -> bool {
     let at = |i| statement.keyword(i).unwrap_or_default();
     let has_any = |words: &[&str]| words.iter().any(|word| statement.has(word));
-    let named = statement.names().all(|name| {
-        // `u` begins a name in Unicode escapes (`U&"…"`), which could spell any of them.
-        !["owner", "role", "authorization", "manybox", "schema_history", "u"]
-            .contains(&name.to_ascii_lowercase().as_str())
-    });
+    // Unicode escapes could spell any of them.
+    let named = !statement.has_escaped_name()
+        && statement.names().all(|name| {
+            !["owner", "role", "authorization", "manybox", "schema_history"]
+                .contains(&name.to_ascii_lowercase().as_str())
+        });
     let kind = match (at(0).as_str(), at(1).as_str()) {
         ("COMMENT" | "GRANT" | "REVOKE" | "DROP", _) => true,
         ("CREATE", "TABLE" | "SCHEMA") => {

@@ -1,286 +1,273 @@
-//! The linter: what a migration must not contain, because it would escape its transaction, its role or its database.
+//! The linter: what a migration must not contain, and what runs, but seldom as meant.
 //!
-//! It reads tokens, not syntax trees, so that it understands every PostgreSQL version's statements. It guards against
-//! mistakes; what SQL hides in `EXECUTE` strings is caught by the checks after each file (`session`).
+//! What is refused is told by tokens, so that no statement of a newer PostgreSQL is misread for want of its grammar.
 
-use std::fmt;
+mod codes;
+mod finding;
+mod frozen;
+mod hazards;
+mod marks;
+mod other_tools;
+mod refusals;
+mod tables;
+mod timeouts;
 
-use super::resumable;
+use std::time::Duration;
+
+use super::file::{FileStatement, Step};
+use super::resumable::{self, Refusal};
 use super::statements::{Statement, split};
+use frozen::Known;
+use marks::Marks;
 
-/// Something in a file that is refused, or odd enough to mention.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct Finding {
-    /// The file's name.
-    pub file: String,
-    /// From 1.
-    pub line: u64,
-    /// What is there, why that is bad, what to do instead.
-    pub reason: String,
-    /// True when the file may be run nonetheless.
-    pub warning: bool,
+pub use codes::{Code, Weight, codes};
+pub use finding::Finding;
+pub use timeouts::Limits;
+
+/// What is read of one file.
+#[derive(Debug, Default)]
+pub(super) struct Linted {
+    pub(super) transactional: bool,
+    pub(super) statements: Vec<FileStatement>,
+    /// How each statement is run; of a file outside transactions only.
+    pub(super) steps: Vec<Step>,
+    /// In the order of the lines.
+    pub(super) findings: Vec<Finding>,
 }
 
-impl fmt::Display for Finding {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}: {}", self.file, self.line, self.reason)
-    }
+/// How much is looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Scope {
+    /// What is refused: as often as an edition is read.
+    Refused,
+    /// Warnings too, in files above a version. The definitions there are parsed, so this is for where somebody reads them.
+    Above(i64),
 }
 
-/// What is wrong with one file, in the order of its lines.
-pub(super) fn lint(file: &str, sql: &str, transactional: bool) -> Vec<Finding> {
-    let finding =
-        |line: u64, warning: bool, reason: String| Finding { file: file.to_owned(), line, reason, warning };
-    let refused = |line: u64, reason: &str| vec![finding(line, false, reason.to_owned())];
-    if sql.starts_with('\u{feff}') {
-        return refused(1, "begins with a byte order mark, which the server rejects: save it as plain UTF-8");
+/// Reads the files of an edition, which must come in order, because what one defines the next may use.
+#[derive(Debug)]
+pub(super) struct Linter {
+    limits: Limits,
+    scope: Scope,
+    known: Known,
+}
+
+impl Linter {
+    pub(super) fn new(limits: Limits, scope: Scope) -> Self {
+        Self { limits, scope, known: Known::default() }
     }
-    if let Some(before) = sql.split_once(['\0', '\r']).map(|(before, _)| before) {
-        let line = before.matches('\n').count() as u64 + 1;
-        return refused(line, "contains a NUL or a bare carriage return: remove it");
+
+    /// Reads the next file and says what is wrong with it.
+    pub(super) fn lint(&mut self, file: &str, version: i64, sql: &str) -> Linted {
+        let warned = matches!(self.scope, Scope::Above(below) if version > below);
+        let mut linted = self.read(sql, warned);
+        linted.findings.sort_by_key(|finding| finding.line);
+        let findings = std::mem::take(&mut linted.findings).into_iter();
+        let wanted = findings.filter(|finding| warned || !finding.warning);
+        linted.findings = wanted.map(|finding| finding.of(file, version)).collect();
+        linted
     }
-    let first = sql.lines().next().unwrap_or_default();
-    if transactional && first.trim_start().starts_with("-- manybox") {
-        return refused(
-            1,
-            "is not an instruction that manybox knows: the only one is `-- manybox: no-transaction`",
-        );
-    }
-    let statements = match split(sql) {
-        Ok(statements) => statements,
-        Err((line, reason)) => return vec![finding(line, false, reason)],
-    };
-    let statements: Vec<_> = statements.iter().collect();
-    let mut findings = Vec::new();
-    if statements.is_empty() {
-        findings.push(finding(1, false, "holds no statement: remove the file or write one".to_owned()));
-    }
-    for statement in &statements {
-        for part in statement.parts() {
-            if let Some(reason) = refuse(&part) {
-                findings.push(finding(part.line(), false, reason));
+
+    fn read(&mut self, sql: &str, warned: bool) -> Linted {
+        let unreadable = |code: &Code, line: u64, reason: &str, fix: &str| Linted {
+            findings: vec![Finding::new(code, line, reason, fix)],
+            ..Linted::default()
+        };
+        if sql.starts_with('\u{feff}') {
+            let reason = "begins with a byte order mark, which the server rejects";
+            return unreadable(&codes::ENCODING, 1, reason, "save it as plain UTF-8");
+        }
+        if let Some(before) = sql.split_once(['\0', '\r']).map(|(before, _)| before) {
+            let line = before.matches('\n').count() as u64 + 1;
+            return unreadable(
+                &codes::ENCODING,
+                line,
+                "contains a NUL or a bare carriage return",
+                "remove it",
+            );
+        }
+        let split = match split(sql) {
+            Ok(split) => split,
+            Err((line, reason)) => {
+                return unreadable(&codes::SYNTAX, line, &reason, "write it as the server reads it");
+            }
+        };
+        let statements: Vec<_> = split.iter().collect();
+        let (marks, mut findings) = marks::read(&split);
+        findings.extend(other_tools::look(&split));
+        if statements.is_empty() {
+            findings.push(Finding::new(
+                &codes::EMPTY,
+                1,
+                "holds no statement",
+                "remove the file or write one",
+            ));
+        }
+        let limits = limits_of(&marks, &self.limits);
+        let mut steps = Vec::new();
+        for (statement, per_tenant) in statements.iter().zip(&marks.per_tenant) {
+            let refused: Vec<_> = statement.parts().filter_map(|part| refusals::refuse(&part)).collect();
+            if refused.is_empty() {
+                findings.extend(run(statement, &marks, &mut steps));
+            }
+            findings.extend(refused);
+            findings.extend(timeouts::look(statement, &limits));
+            findings.extend(per_tenant.then(|| definition(statement, &marks)).flatten());
+            if self.scope != Scope::Refused {
+                findings.extend(self.known.look(statement, *per_tenant));
             }
         }
-        if transactional && let Some(reason) = resumable::required_by(statement) {
-            findings.push(finding(statement.line(), false, reason));
+        if !marks.no_transaction {
+            findings.extend(unusable_values(&statements));
         }
-        if transactional && let Some(reason) = warn(statement) {
-            findings.push(finding(statement.line(), true, reason.to_owned()));
+        if warned {
+            findings.extend(hazards::look(sql, &statements, !marks.no_transaction));
+        }
+        let statements =
+            statements.iter().zip(&marks.per_tenant).map(|(statement, per_tenant)| FileStatement {
+                range: statement.range(),
+                line: statement.line(),
+                per_tenant: *per_tenant,
+                setting: statement.has_at(0, &["SET"]) || statement.has_at(0, &["RESET"]),
+            });
+        Linted {
+            transactional: !marks.no_transaction,
+            statements: statements.collect(),
+            steps,
+            findings: marks.filter(findings, &[codes::RAISES_TIMEOUT.name]),
         }
     }
-    if !transactional && findings.is_empty() {
-        if let [_, second, ..] = statements.as_slice() {
-            let reason = "is a second statement in a file marked no-transaction, which could be left half done: \
-                          give each statement a file of its own";
-            findings.push(finding(second.line(), false, reason.to_owned()));
-        } else if let [only] = statements.as_slice()
-            && let Err(reason) = resumable::step(only)
-        {
-            findings.push(finding(only.line(), false, reason));
+}
+
+/// Looks at how a statement runs, in a transaction or as a step of its own.
+fn run(statement: &Statement<'_>, marks: &Marks, steps: &mut Vec<Step>) -> Vec<Finding> {
+    let line = statement.line();
+    let refused = |code: &Code, Refusal { reason, fix }: Refusal| vec![Finding::new(code, line, reason, fix)];
+    if marks.no_transaction {
+        return match resumable::step(statement) {
+            Ok(kind) => {
+                steps.push(Step { range: statement.range(), line, kind });
+                Vec::new()
+            }
+            Err(refusal) => refused(&codes::NOT_RESUMABLE, refusal),
+        };
+    }
+    let refusal = resumable::required_by(statement);
+    refusal.map_or(Vec::new(), |refusal| refused(&codes::NEEDS_NO_TRANSACTION, refusal))
+}
+
+/// Values that a file adds to an enum and uses itself, which the server refuses in one transaction.
+fn unusable_values(statements: &[Statement<'_>]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (at, statement) in statements.iter().enumerate() {
+        let Some((value, _)) = resumable::added_enum_value(statement) else { continue };
+        let used = |later: &Statement<'_>| later.strings().any(|(text, _)| text == value);
+        if statements[at + 1..].iter().any(used) {
+            findings.push(Finding::new(
+                &codes::ENUM_VALUE,
+                statement.line(),
+                format!(
+                    "adds `{value}` to an enum, and the file seems to use it before the transaction is over"
+                ),
+                "use it in a later file",
+            ));
         }
     }
     findings
 }
 
-/// Why a statement, or a part of one between two semicolons, must not be in a migration.
-fn refuse(part: &Statement<'_>) -> Option<String> {
-    if part.has_backslash() {
-        return Some("is a psql command (`\\…`), which the server doesn't know: write it in SQL".to_owned());
-    }
-    let at = |i| part.keyword(i).unwrap_or_default();
-    let (first, second) = (at(0), at(1));
-    match (first.as_str(), second.as_str()) {
-        ("BEGIN" | "COMMIT" | "END" | "ROLLBACK" | "ABORT" | "SAVEPOINT" | "RELEASE", _)
-        | ("START" | "PREPARE", "TRANSACTION") => Some(format!(
-            "`{first}` controls the transaction, which is manybox's, so that a file is applied with its history row \
-             or not at all: remove it, or split the file"
-        )),
-        ("SET", _) => {
-            let skip = if matches!(second.as_str(), "SESSION" | "LOCAL") { 2 } else { 1 };
-            // A setting's name may be quoted, and then still has no case.
-            let name = part.name(skip)?.to_ascii_lowercase();
-            let session = |n: String| n.eq_ignore_ascii_case("authorization");
-            // `u` begins a name in Unicode escapes (`U&"…"`), which could spell any of them.
-            let escapes = matches!(name.as_str(), "role" | "session_authorization" | "u")
-                || (skip == 2 && name == "authorization")
-                || (name == "session" && part.name(skip + 1).is_some_and(session));
-            escapes.then(|| role("SET"))
-        }
-        ("RESET", _) => {
-            let name = part.name(1)?.to_ascii_lowercase();
-            matches!(name.as_str(), "role" | "all" | "session" | "session_authorization")
-                .then(|| role("RESET"))
-        }
-        ("DISCARD", _) => Some("`DISCARD` undoes what manybox sets for the session: remove it".to_owned()),
-        ("CREATE" | "ALTER" | "DROP", "DATABASE") => Some(if first == "ALTER" {
-            "`ALTER DATABASE` is not copied from the template to new tenants: use `ALTER FUNCTION … SET`, or the \
-             tenant's settings in the catalog"
-                .to_owned()
-        } else {
-            format!("`{first} DATABASE` can't run in a migration: databases are made and dropped by manybox")
-        }),
-        ("CREATE" | "ALTER" | "DROP", "ROLE" | "USER" | "GROUP") if at(2) != "MAPPING" => Some(format!(
-            "`{first} {second}` reaches every tenant of the server, roles belong to all of it: make roles outside of \
-             migrations"
-        )),
-        ("CREATE" | "ALTER" | "DROP", "TABLESPACE") | ("ALTER", "SYSTEM") => {
-            Some(format!("`{first} {second}` reaches every tenant of the server: do it as its administrator"))
-        }
-        ("DROP" | "REASSIGN", "OWNED") => Some(format!(
-            "`{first} OWNED` also touches rights on databases, and so other tenants: name the objects instead"
-        )),
-        ("COPY", _) if part.has_pair("FROM", "STDIN") || part.has_pair("TO", "STDOUT") => {
-            Some("`COPY` from or to the client has no client here: use INSERT".to_owned())
-        }
-        _ => None,
-    }
+/// How long a statement outside transactions may wait for a lock.
+const OUTSIDE: Duration = Duration::from_secs(60);
+
+/// A file outside transactions holds nobody up while it waits for a lock, so it may wait for long.
+fn limits_of(marks: &Marks, limits: &Limits) -> Limits {
+    let outside = limits.lock_timeout.map(|limit| limit.max(OUTSIDE));
+    Limits { lock_timeout: if marks.no_transaction { outside } else { limits.lock_timeout }, ..*limits }
 }
 
-fn role(verb: &str) -> String {
-    format!(
-        "`{verb}` changes the role or undoes what manybox sets for the session; migrations run as the owner: remove it"
-    )
-}
-
-/// What runs, but seldom as meant.
-fn warn(statement: &Statement<'_>) -> Option<&'static str> {
+/// Refuses what only tenants would get, and no template.
+fn definition(statement: &Statement<'_>, marks: &Marks) -> Option<Finding> {
+    if marks.no_transaction {
+        return Some(Finding::new(
+            &codes::PER_TENANT,
+            statement.line(),
+            "is marked per-tenant in a file outside transactions",
+            "move it into a file of its own, without no-transaction",
+        ));
+    }
     let first = statement.keyword(0).unwrap_or_default();
-    let volatile =
-        |word: &str| matches!(word, "gen_random_uuid" | "uuid_generate_v4" | "random" | "gen_random_bytes");
-    if matches!(first.as_str(), "INSERT" | "UPDATE") && statement.names().any(|name| volatile(&name)) {
-        return Some(
-            "makes random values once, in the template: all tenants copied from it get the same ones; make them \
-             when the tenant is created, or don't rely on them",
-        );
-    }
-    if resumable::adds_enum_value(statement) {
-        return Some("adds a value to an enum that later statements of the same file can't use yet");
-    }
-    None
+    let is_data = statement.opens_at(0)
+        || matches!(
+            first.as_str(),
+            "INSERT"
+                | "UPDATE"
+                | "DELETE"
+                | "MERGE"
+                | "SELECT"
+                | "WITH"
+                | "VALUES"
+                | "TABLE"
+                | "DO"
+                | "CALL"
+                | "COPY"
+                | "TRUNCATE"
+                | "SET"
+                | "RESET"
+                | "REFRESH"
+                | "ANALYZE"
+                | "LOCK"
+                | "PREPARE"
+                | "EXECUTE"
+                | "NOTIFY"
+        )
+        || statement.has_at(0, &["ALTER", "SEQUENCE"]);
+    (!is_data).then(|| {
+        Finding::new(
+            &codes::PER_TENANT,
+            statement.line(),
+            format!("`{first}` is marked per-tenant, so that the template would lack what it defines"),
+            "mark only what fills tables, by a line right above that statement; the mark of a whole file stands among \
+             its first lines",
+        )
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::migrate::resumable::StepKind;
+
+    fn lint(sql: &str) -> Linted {
+        Linter::new(Limits::default(), Scope::Above(0)).lint("V1__x.sql", 1, sql)
+    }
+
+    fn findings(sql: &str) -> Vec<Finding> {
+        lint(sql).findings
+    }
 
     fn refused(sql: &str) -> Vec<String> {
-        lint("V1__x.sql", sql, true).into_iter().filter(|f| !f.warning).map(|f| f.to_string()).collect()
+        findings(sql).into_iter().filter(|f| !f.warning).map(|f| f.to_string()).collect()
     }
 
     #[test]
-    fn what_escapes_is_refused_with_its_line() {
-        for sql in [
-            "BEGIN",
-            "begin work",
-            "START TRANSACTION",
-            "COMMIT",
-            "END",
-            "ROLLBACK TO a",
-            "ABORT",
-            "SAVEPOINT a",
-            "RELEASE a",
-            "PREPARE TRANSACTION 'x'",
-            "COMMIT PREPARED 'x'",
-            "SET ROLE x",
-            "SET LOCAL ROLE x",
-            "SET SESSION ROLE x",
-            "SET \"Role\" = 'x'",
-            "set role to x",
-            "SET U&\"rol\\0065\" = 'x'",
-            "SET SESSION AUTHORIZATION x",
-            "SET LOCAL SESSION AUTHORIZATION x",
-            "SET session_authorization = x",
-            "RESET ROLE",
-            "RESET ALL",
-            "RESET SESSION AUTHORIZATION",
-            "DISCARD ALL",
-            "ALTER DATABASE a SET b = 1",
-            "CREATE DATABASE a",
-            "DROP DATABASE a",
-            "CREATE ROLE a",
-            "ALTER USER a SET b = 1",
-            "ALTER SYSTEM SET a = 1",
-            "\\i x.sql",
-            "SELECT 1 \\gexec",
-            "COPY t FROM STDIN",
-            "copy t (a) from stdin with (format csv)",
-            "DROP OWNED BY a",
-            "VACUUM t",
-            "CREATE UNIQUE INDEX CONCURRENTLY i ON t (a)",
-            "REINDEX INDEX CONCURRENTLY i",
-            "DROP INDEX CONCURRENTLY i",
-        ] {
-            let findings = refused(&format!("-- c\nSELECT 1;\n /* ; */ {sql};"));
-            assert_eq!(findings.len(), 1, "{sql}: {findings:?}");
-            assert!(findings[0].starts_with("V1__x.sql:3: "), "{findings:?}");
-        }
-    }
-
-    #[test]
-    fn what_only_looks_alike_passes() {
-        for sql in [
-            "SELECT 'COMMIT; ROLLBACK'",
-            "SELECT $$; COMMIT; $$, $a$; END; $a$",
-            "-- ; COMMIT;\nSELECT 1",
-            "SELECT E'it\\'s; ', '\\'; SELECT \"a;b\" FROM t",
-            "DO $$ BEGIN PERFORM 1; END $$",
-            "CREATE FUNCTION f() RETURNS int LANGUAGE sql BEGIN ATOMIC SELECT 1; SELECT CASE WHEN true THEN 2 END; END; SELECT 1",
-            "CREATE OR REPLACE PROCEDURE f() BEGIN ATOMIC END",
-            "SET search_path TO a; SET LOCAL statement_timeout = 0",
-            "CREATE USER MAPPING FOR a SERVER b",
-            "ALTER DEFAULT PRIVILEGES FOR ROLE a GRANT SELECT ON TABLES TO b",
-            "CREATE RULE r AS ON INSERT TO t DO ALSO (INSERT INTO a VALUES (1); INSERT INTO b VALUES (2))",
-            "PREPARE transactions AS SELECT 1",
-            "RESET search_path",
-            "COPY t TO '/x'",
-            "SELECT U&'d\\0061t'",
-            "CREATE TABLE \"begin\" (\"commit\" int)",
-            "SELECT a AS end FROM t; SELECT 1 @> 2",
-            "ANALYZE t",
-            "/* a /* nested; COMMIT; */ ; */ SELECT 1",
-        ] {
-            assert_eq!(refused(&format!("{sql};")), [""; 0], "{sql}");
-        }
-    }
-
-    #[test]
-    fn a_function_body_hides_nothing() {
-        let open = "CREATE FUNCTION f() RETURNS int LANGUAGE sql BEGIN ATOMIC SELECT 1; END;";
-        assert_eq!(refused(&format!("{open}\nEND;")).len(), 1);
-        assert_eq!(refused(&format!("{open}\nCOMMIT;")).len(), 1);
-        // An argument named `begin` of a type named `atomic` opens no body.
-        assert_eq!(refused("CREATE FUNCTION f(begin atomic) RETURNS int AS '' LANGUAGE sql;\nEND;").len(), 1);
-        assert_eq!(refused("CREATE FUNCTION f() BEGIN ATOMIC SELECT 1;\nCOMMIT; END;").len(), 1);
-    }
-
-    #[test]
-    fn a_file_outside_transactions_holds_one_known_statement() {
+    fn a_file_outside_transactions_runs_step_by_step() {
         let mark = |sql: &str| format!("-- manybox: no-transaction\n{sql}");
-        let lint = |sql: &str| lint("V1__x.sql", &mark(sql), false);
-        for sql in [
-            "CREATE INDEX CONCURRENTLY i ON t (a)",
-            "CREATE UNIQUE INDEX CONCURRENTLY \"I\" ON ONLY s.t (a);",
-            "DROP INDEX CONCURRENTLY IF EXISTS i;",
-            "VACUUM (ANALYZE) t;",
-            "REINDEX TABLE CONCURRENTLY t",
-            "ALTER TYPE e ADD VALUE IF NOT EXISTS 'x'",
-        ] {
-            assert_eq!(lint(sql), [], "{sql}");
-        }
+        let linted = lint(&mark(
+            "SET search_path TO s;\nCREATE INDEX CONCURRENTLY i ON t (a);\nVACUUM t;\nINSERT INTO t VALUES (1)",
+        ));
+        assert_eq!(linted.findings, []);
+        assert!(!linted.transactional);
+        assert_eq!(linted.steps.iter().map(|step| step.line).collect::<Vec<_>>(), [2, 3, 4, 5]);
+        assert_eq!(linted.steps[0].kind, StepKind::Setting);
+        assert_eq!(linted.steps[3].kind, StepKind::Atomic);
         for (sql, hint) in [
-            ("VACUUM a; VACUUM b;", "second statement"),
-            ("VACUUM FULL t", "FULL"),
-            ("VACUUM (FULL) t", "FULL"),
             ("CREATE INDEX CONCURRENTLY ON t (a)", "name"),
-            ("CREATE TABLE t ()", "without the mark"),
-            ("CREATE INDEX CONCURRENTLY IF NOT EXISTS i ON t (a)", "IF NOT EXISTS"),
-            ("DROP INDEX CONCURRENTLY i", "IF EXISTS"),
-            ("ALTER TYPE e ADD VALUE 'x'", "IF NOT EXISTS"),
             ("COMMIT", "controls the transaction"),
+            ("SAVEPOINT a", "no transaction"),
             ("", "no statement"),
         ] {
-            let findings = lint(sql);
-            assert!(findings.len() == 1 && findings[0].reason.contains(hint), "{sql}: {findings:?}");
+            let found = findings(&mark(sql));
+            assert!(found.len() == 1 && found[0].reason.contains(hint), "{sql}: {found:?}");
         }
     }
 
@@ -288,16 +275,50 @@ mod tests {
     fn unreadable_files_and_near_misses_are_refused() {
         assert!(refused("\u{feff}SELECT 1;")[0].contains("byte order mark"));
         assert!(refused("SELECT 1;\nSELECT 'a")[0].starts_with("V1__x.sql:2: "));
-        assert!(refused("-- manybox: notransaction\nVACUUM t;")[0].contains("no-transaction"));
+        assert!(refused("-- manybox: notransaction\nANALYZE t;")[0].contains("no-transaction"));
         assert!(refused("-- just a thought\n;;")[0].contains("no statement"));
         assert!(refused("SELECT 1;\n-- a\rCOMMIT;")[0].starts_with("V1__x.sql:2: "));
+        assert!(refused("VACUUM t;")[0].contains("-- manybox: no-transaction"));
+        assert!(
+            refused("SELECT 1;\nDO $$ BEGIN COMMIT; END $$")[0].starts_with("V1__x.sql:2: `COMMIT` can't")
+        );
     }
 
     #[test]
     fn random_values_in_data_are_mentioned() {
-        let found = lint("V1__x.sql", "INSERT INTO t VALUES (gen_random_uuid());", true);
+        let found = findings("INSERT INTO t VALUES (gen_random_uuid());");
         assert!(found.len() == 1 && found[0].warning && found[0].reason.contains("template"));
-        assert_eq!(lint("V1__x.sql", "CREATE TABLE t (id uuid DEFAULT gen_random_uuid());", true), []);
-        assert!(lint("V1__x.sql", "ALTER TYPE e ADD VALUE 'x';", true)[0].warning);
+        assert_eq!(findings("-- manybox: per-tenant\nINSERT INTO t VALUES (gen_random_uuid());"), []);
+        assert_eq!(findings("CREATE TABLE t (id uuid DEFAULT gen_random_uuid());"), []);
+        assert_eq!(findings("ALTER TYPE e ADD VALUE 'x';\nCREATE TABLE t (a e);"), []);
+        let used = findings(
+            "ALTER TYPE e ADD VALUE IF NOT EXISTS 'x' AFTER 'y';\nCREATE TABLE t (a e DEFAULT 'x');",
+        );
+        assert_eq!((used[0].line, used[0].code, used[0].warning), (1, "enum-value", true));
+        let allowed =
+            "-- manybox: allow frozen-value because the rows are public\nINSERT INTO t VALUES (random());";
+        assert_eq!(findings(allowed), []);
+    }
+
+    #[test]
+    fn what_one_file_defines_the_next_is_judged_by() {
+        let mut linter = Linter::new(Limits::default(), Scope::Above(0));
+        let table = "CREATE TABLE t (a int, s uuid DEFAULT gen_random_uuid());";
+        assert_eq!(linter.lint("V1__a.sql", 1, table).findings, []);
+        let found = linter.lint("V2__b.sql", 2, "\nINSERT INTO t (a) VALUES (1);").findings;
+        assert_eq!((found[0].version, found[0].line, found[0].code), (2, 2, "frozen-value"));
+        assert!(found[0].reason.contains("`t.s`"), "{found:?}");
+    }
+
+    #[test]
+    fn only_data_is_per_tenant() {
+        let sql =
+            "CREATE TABLE t ();\n-- manybox: per-tenant\nINSERT INTO t DEFAULT VALUES;\nCREATE TABLE u ();";
+        let linted = lint(sql);
+        assert_eq!(linted.findings, []);
+        assert_eq!(linted.statements.iter().map(|s| s.per_tenant).collect::<Vec<_>>(), [false, true, false]);
+        assert_eq!(refused(&format!("-- manybox: per-tenant\n{sql}")).len(), 2);
+        let outside = "-- manybox: no-transaction\nVACUUM t;\n-- manybox: per-tenant\nSELECT 1";
+        assert!(refused(outside)[0].contains("outside transactions"));
     }
 }

@@ -7,31 +7,37 @@
 
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
-use tokio_postgres::Client;
+use tokio_postgres::{Client, Transaction};
 
 use super::file::File;
 use super::history::{HISTORY, UNFINISHED};
-use super::resumable::{ResumableStatement, step};
+use super::resumable::{RelationName, StepKind};
 use super::session::{Roles, StatementError};
-use super::statements::split;
 use crate::pg::Ident;
 
 /// Runs a marked file and writes its history row, continuing what an interrupted run left.
 pub(super) async fn run(client: &mut Client, file: &File, roles: &Roles) -> Result<(), StatementError> {
     let (writer, owner) = (roles.set_writer(), roles.set_owner());
-    let step = split(&file.sql)
-        .ok()
-        .and_then(|statements| statements.iter().next().and_then(|statement| step(&statement).ok()))
-        .ok_or_else(|| {
-            StatementError::ours(format!("{} holds no statement that we know", file.file_name()))
-        })?;
+    let mut steps = file.steps.iter().filter(|step| step.kind != StepKind::Setting);
+    let step = match (steps.next(), steps.next()) {
+        (Some(only), None) => &only.kind,
+        _ => {
+            let text = format!("{} does not hold one statement besides settings", file.file_name());
+            return Err(StatementError::ours(text));
+        }
+    };
+    if *step == StepKind::Atomic {
+        let transaction = client.transaction().await?;
+        transaction.batch_execute(&file.sql).await?;
+        return record(transaction, file, roles).await;
+    }
     client.batch_execute(&writer).await?;
     let begun = client
         .query_opt(&format!("SELECT FROM {UNFINISHED} WHERE version = $1::int8"), &[&file.version])
         .await?
         .is_some();
     client.batch_execute(&owner).await?;
-    let found = look_for(client, &step).await?;
+    let found = look_for(client, step).await?;
     match (begun, found) {
         // Not ours to judge: whoever built it may have built something else under the name.
         (false, Found::Valid | Found::Invalid) => {
@@ -40,8 +46,8 @@ pub(super) async fn run(client: &mut Client, file: &File, roles: &Roles) -> Resu
                 if found == Found::Invalid { ", and invalid" } else { "" }
             )));
         }
-        (true, Found::Valid) => return record(client, file, roles).await,
-        (true, Found::Invalid) => drop_index(client, &step).await?,
+        (true, Found::Valid) => return record(client.transaction().await?, file, roles).await,
+        (true, Found::Invalid) => drop_index(client, step).await?,
         (true, Found::Nothing) => {}
         (false, Found::Nothing) => {
             client.batch_execute(&writer).await?;
@@ -55,8 +61,8 @@ pub(super) async fn run(client: &mut Client, file: &File, roles: &Roles) -> Resu
         if !client.is_closed() {
             // Best effort: an invalid index slows writes down. What can't be dropped now is dropped when the file is
             // run again, because the row that says so stays.
-            if look_for(client, &step).await? == Found::Invalid {
-                drop_index(client, &step).await?;
+            if look_for(client, step).await? == Found::Invalid {
+                drop_index(client, step).await?;
             }
             client.batch_execute(&writer).await?;
             client
@@ -65,14 +71,13 @@ pub(super) async fn run(client: &mut Client, file: &File, roles: &Roles) -> Resu
         }
         return Err(error.into());
     }
-    record(client, file, roles).await
+    record(client.transaction().await?, file, roles).await
 }
 
 /// Writes the row that refinery would have written.
-async fn record(client: &mut Client, file: &File, roles: &Roles) -> Result<(), StatementError> {
+async fn record(transaction: Transaction<'_>, file: &File, roles: &Roles) -> Result<(), StatementError> {
     let applied_on =
         OffsetDateTime::now_utc().format(&Rfc3339).map_err(|e| StatementError::ours(e.to_string()))?;
-    let transaction = client.transaction().await?;
     let writer = Ident::new(&roles.writer);
     transaction.batch_execute(&format!("SET LOCAL ROLE {writer}")).await?;
     transaction
@@ -96,15 +101,21 @@ enum Found {
     Invalid,
 }
 
-async fn look_for(client: &Client, step: &ResumableStatement) -> Result<Found, StatementError> {
-    let ResumableStatement::Index { schema, name } = step else { return Ok(Found::Nothing) };
+/// The index that a step builds, with its schema.
+fn index(step: &StepKind) -> Option<(&str, &str)> {
+    let StepKind::CreateIndex { index, table: RelationName { schema, .. }, .. } = step else { return None };
+    Some((schema.as_deref().unwrap_or("public"), index))
+}
+
+async fn look_for(client: &Client, step: &StepKind) -> Result<Found, StatementError> {
+    let Some((schema, name)) = index(step) else { return Ok(Found::Nothing) };
     let row = client
         .query_opt(
             "SELECT i.indisvalid FROM pg_catalog.pg_index i
              JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
              JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
              WHERE n.nspname = $1::text AND c.relname = $2::text",
-            &[schema, name],
+            &[&schema, &name],
         )
         .await?;
     Ok(match row.map(|row| row.try_get(0)).transpose()? {
@@ -114,8 +125,8 @@ async fn look_for(client: &Client, step: &ResumableStatement) -> Result<Found, S
     })
 }
 
-async fn drop_index(client: &Client, step: &ResumableStatement) -> Result<(), StatementError> {
-    let ResumableStatement::Index { schema, name } = step else { return Ok(()) };
+async fn drop_index(client: &Client, step: &StepKind) -> Result<(), StatementError> {
+    let Some((schema, name)) = index(step) else { return Ok(()) };
     let index = format!("{}.{}", Ident::new(schema), Ident::new(name));
     Ok(client.batch_execute(&format!("DROP INDEX CONCURRENTLY IF EXISTS {index}")).await?)
 }

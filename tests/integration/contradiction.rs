@@ -1,7 +1,7 @@
 //! Files that are not those that the fleet was made by: told before anything is touched, by name.
 
 use manybox::catalog::{Filter, Template};
-use manybox::migrate::Edition;
+use manybox::migrate::{Edition, Limits};
 
 use crate::support::TestFleet;
 
@@ -136,7 +136,7 @@ async fn a_template_that_other_files_made_is_made_anew() {
     let fleet = TestFleet::builder().tenants(&["a", "b", "c"]).build().await;
     let files = Files::of(&fleet);
     let right = files.edit("V2__notes.sql");
-    let edition = Edition::read("shop", &files.0).unwrap();
+    let edition = Edition::read("shop", &files.0, &Limits::default()).unwrap();
     // As an earlier manybox left it: it built the template from whatever files there were.
     let ready = fleet.fleet.catalog.templates().await.unwrap().remove(0);
     fleet.fleet.catalog.template_ready(&ready.database, 2, &edition.history_digest(2)).await.unwrap();
@@ -171,7 +171,11 @@ async fn the_catalog_is_corrected_from_what_databases_say() {
 
 #[tokio::test]
 async fn one_editions_contradiction_stops_no_other() {
-    let fleet = TestFleet::builder().toml("[editions.lite]\n[defaults]\nedition = 'shop'").tenants(&["a"]).build().await;
+    let fleet = TestFleet::builder()
+        .toml("[editions.lite]\n[defaults]\nedition = 'shop'")
+        .tenants(&["a"])
+        .build()
+        .await;
     let lite = fleet.folder.path().join("migrations/lite");
     std::fs::create_dir_all(&lite).unwrap();
     std::fs::write(lite.join("V1__one.sql"), "CREATE TABLE one (id int);").unwrap();

@@ -16,6 +16,7 @@ mod hostile;
 mod isolation;
 mod lifecycle;
 mod metrics;
+mod migration_files;
 mod migrations;
 mod openapi;
 mod pool;
