@@ -44,6 +44,8 @@ pub struct FileStatement {
     pub per_tenant: bool,
     /// Whether it is a `SET` or `RESET`, which the statements behind it rely on.
     pub setting: bool,
+    /// Whether `-- manybox: allow raises-timeout` says why it may set timeouts above the settings'.
+    pub raises_timeouts: bool,
 }
 
 /// A statement of a file outside transactions, which is run and recorded by itself.
@@ -72,6 +74,12 @@ impl File {
         } else {
             Cow::Borrowed(&self.sql)
         }
+    }
+
+    /// Whether the file says why some statement of it may set timeouts above the settings'. They then hold until they
+    /// are set again.
+    pub fn raises_timeouts(&self) -> bool {
+        self.statements.iter().any(|statement| statement.raises_timeouts)
     }
 
     fn without(&self, left_out: impl Fn(&FileStatement) -> bool) -> String {

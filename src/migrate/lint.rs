@@ -129,6 +129,7 @@ impl Linter {
                 line: statement.line(),
                 per_tenant: *per_tenant,
                 setting: statement.has_at(0, &["SET"]) || statement.has_at(0, &["RESET"]),
+                raises_timeouts: marks.allows(&codes::RAISES_TIMEOUT, statement.line()),
             });
         Linted {
             transactional: !marks.no_transaction,
@@ -308,6 +309,18 @@ mod tests {
         let found = linter.lint("V2__b.sql", 2, "\nINSERT INTO t (a) VALUES (1);").findings;
         assert_eq!((found[0].version, found[0].line, found[0].code), (2, 2, "frozen-value"));
         assert!(found[0].reason.contains("`t.s`"), "{found:?}");
+    }
+
+    #[test]
+    fn a_file_says_which_statement_may_raise_timeouts() {
+        let sql = "CREATE TABLE t ();\n-- manybox: allow raises-timeout because of the backfill\nSET lock_timeout = 0;\nSELECT 1";
+        let limits = Limits { lock_timeout: Some(Duration::from_secs(1)), statement_timeout: None };
+        let linted = Linter::new(limits, Scope::Refused).lint("V1__x.sql", 1, sql);
+        assert_eq!(linted.findings, []);
+        assert_eq!(
+            linted.statements.iter().map(|s| s.raises_timeouts).collect::<Vec<_>>(),
+            [false, true, false]
+        );
     }
 
     #[test]

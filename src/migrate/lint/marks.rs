@@ -4,7 +4,7 @@
 //! the first statement. Any other belongs to the statement right below it. One that is misspelt or stands elsewhere is
 //! refused, because it would silently mean nothing.
 
-use super::codes::{self, codes};
+use super::codes::{self, Code, codes};
 use super::finding::Finding;
 use crate::migrate::statements::{Comment, Statement, Statements};
 
@@ -95,6 +95,13 @@ pub(super) fn read(statements: &Statements<'_>) -> (Marks, Vec<Finding>) {
 }
 
 impl Marks {
+    /// Whether the file lets a code pass on a line.
+    pub(super) fn allows(&self, code: &Code, line: u64) -> bool {
+        self.allows
+            .iter()
+            .any(|allow| allow.code == code.name && (allow.lines.0..=allow.lines.1).contains(&line))
+    }
+
     /// Leaves out what the file allows, and says which allowance was for nothing. `unsure` are codes that depend on the
     /// settings, of which none is asked to be there.
     pub(super) fn filter(&self, findings: Vec<Finding>, unsure: &[&str]) -> Vec<Finding> {
