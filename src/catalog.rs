@@ -3,7 +3,9 @@
 mod feed;
 mod journal;
 mod leases;
+mod rollouts;
 mod schemas;
+mod steps;
 mod templates;
 mod tenants;
 mod traffic;
@@ -11,6 +13,8 @@ mod traffic;
 pub use feed::{Feed, Reader};
 pub use journal::Entry;
 pub use leases::{Leases, RENEWAL as LEASE_RENEWAL};
+pub use rollouts::{NewStep, RolloutRow, RolloutState};
+pub use steps::{Claim, Room, Seat, StepOutcome, StepRow, StepState, WaveCounts};
 pub use templates::Template;
 pub use tenants::{Filter, Migrated, NewTenant, TenantRow};
 pub use traffic::{FleetTraffic, RouterReport, TRAFFIC_REPORT};
@@ -25,6 +29,7 @@ pub const MIGRATIONS: &[(&str, &str)] = &[
     ("V4__schema.sql", include_str!("catalog/migrations/V4__schema.sql")),
     ("V5__version.sql", include_str!("catalog/migrations/V5__version.sql")),
     ("V6__traffic.sql", include_str!("catalog/migrations/V6__traffic.sql")),
+    ("V7__rollout.sql", include_str!("catalog/migrations/V7__rollout.sql")),
 ];
 
 /// Why the catalog could not be read or changed.

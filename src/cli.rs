@@ -106,8 +106,11 @@ async fn command(cli: Cli, output: Output) -> Done {
         other => other,
     };
     let context = Context::start(settings).await?;
-    // These two have their own use for Ctrl-C: a drained stop, and the cancelling of a query.
-    let own = matches!(command, Command::Demo | Command::Tenant(tenant::TenantCommand::Psql { .. }));
+    // These have their own use for Ctrl-C: a drained stop, and the cancelling of what runs in a database.
+    let own = matches!(
+        command,
+        Command::Demo | Command::Migrate(_) | Command::Tenant(tenant::TenantCommand::Psql { .. })
+    );
     let outcome = tokio::select! {
         outcome = dispatch(command, &context, output) => outcome,
         _ = tokio::signal::ctrl_c(), if !own => Err(Failure("interrupted; what was begun goes on when the command is run again".into())),

@@ -42,13 +42,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Semaphore;
 
-use crate::catalog::{self, Catalog, TenantRow};
+use crate::catalog::{self, Catalog, Seat, TenantRow};
 use crate::migrate;
 use crate::pg::{self, Connection, Waits};
 use crate::policy::Invalid;
 use crate::schema;
 use crate::settings::Settings;
-use crate::tenant::{State, Verb};
+use crate::tenant::{State, TenantId, Verb};
 use crate::vault::KeyRing;
 
 /// Why a verb could not be carried out; says what stands and what to do next.
@@ -254,6 +254,30 @@ impl Fleet {
                 "there is no edition `{name}` in the settings; add [editions.{name}]"
             ))
         })
+    }
+
+    /// A seat for an executor of this rollout, by a session of its own in the catalog.
+    ///
+    /// # Errors
+    /// When the catalog's server refuses.
+    pub async fn executor_seat(&self, rollout: i64) -> Result<Seat, FleetError> {
+        let server = self.servers.get(&self.settings.catalog.server)?;
+        let connection = server.connect_admin_inside(&self.settings.catalog.database).await?;
+        let key = self.keys.lock_key(&["executor", TenantId::random()?.as_str()]);
+        Ok(Seat::take(connection, key, self.attendance(rollout)).await?)
+    }
+
+    /// Whether any executor is at work on a rollout, or waits for it.
+    ///
+    /// # Errors
+    /// When the catalog can't be read.
+    pub async fn is_attended(&self, rollout: i64) -> Result<bool, FleetError> {
+        Ok(self.catalog.is_held(self.attendance(rollout)).await?)
+    }
+
+    /// The key of the lock that all executors of a rollout share.
+    fn attendance(&self, rollout: i64) -> i64 {
+        self.keys.lock_key(&["rollout", &rollout.to_string()])
     }
 
     /// How migrations run by the settings.

@@ -1,7 +1,20 @@
-//! Rollout: every database of the fleet brought to its edition's newest version, templates first.
+//! Rollout: tenants brought to their edition's newest version in waves, templates first, as a plan that is stored and then
+//! executed.
+//!
+//! [`plan`] and [`gate`] are pure; the catalog holds what was planned and how far it came; an [`Executor`] carries it
+//! out, in any number of processes.
 
 mod executor;
-mod planner;
+mod gate;
+mod health;
+mod plan;
+mod report;
+mod step;
+mod watch;
 
-pub use executor::{Report, StepResult};
-pub use planner::{Rollout, RolloutScope, RolloutStep, StepReason, plan};
+pub use executor::{Ending, Executor};
+pub use plan::{
+    Draft, FleetState, LeftOut, LeftOutReason, Plan, PlannedWave, RolloutRequest, RolloutScope, Target, plan,
+};
+pub use report::{Report, WaveReport, failure_of};
+pub use watch::View;

@@ -1,9 +1,11 @@
 //! Settings: defaults < `tenants.toml` < `MANYBOX__SECTION__KEY`, typed and checked as a whole.
 
 mod load;
+mod rollouts;
 mod sections;
 
 pub use load::{Paths, SettingsError};
+pub use rollouts::{DEFAULT_POLICY, Failures, Gate, OnError, OnFailures, OrderBy, RolloutPolicy, Wave};
 pub use sections::{
     AllTables, BudgetSettings, CatalogSettings, ClientSettings, Declared, Defaults, EditionFiles,
     EmbeddedSettings, KeySettings, ListenSettings, MigrateSettings, RowSecurity, ServerSettings,
@@ -38,6 +40,8 @@ pub struct Settings {
     pub defaults: Defaults,
     /// How migrations run.
     pub migrate: MigrateSettings,
+    /// How rollouts go, by name; `default` is always there.
+    pub rollouts: BTreeMap<String, RolloutPolicy>,
     /// Tenants under version control, by slug.
     pub tenants: BTreeMap<String, Declared>,
 }

@@ -54,6 +54,7 @@ const OWNERS: &[(&str, &str)] = &[
         "deadpool_postgres fallible_iterator lru postgres_protocol rustls rustls_native_certs socket2 tokio_postgres_rustls tokio_rustls x509_cert",
     ),
     ("vault", "chacha20poly1305"),
+    ("rollout", "quick_junit"),
     ("embedded", "uzers"),
     ("rest", "equivalent form_urlencoded moka self_cell winnow"),
     ("migrate", "refinery siphasher squawk_lexer squawk_linter squawk_syntax"),

@@ -1,6 +1,6 @@
 //! Tenants in the catalog: insert, read, change of state, change of settings.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use serde::Serialize;
 use time::OffsetDateTime;
@@ -13,7 +13,7 @@ use crate::tenant::{Adopted, BaseUrl, Lineage, Origin, Record, Sealed, State, Te
 
 pub(super) const SELECT: &str = "
     SELECT t.id, t.slug, t.state, t.tier, t.server, t.edition, t.version::int8, t.history, t.generation, t.key,
-           t.overrides, t.database, t.login_role, t.sealed, t.reloads, t.unsettled, t.failure, t.migrated_at, t.created_at, t.changed_at,
+           t.overrides, t.database, t.login_role, t.sealed, t.reloads, t.unsettled, t.failure, t.migrated_at, t.quarantined, t.labels, t.created_at, t.changed_at,
            ARRAY(SELECT b.url FROM catalog.base_url b WHERE b.tenant = t.id ORDER BY b.templated, b.url) AS base_urls
     FROM catalog.tenant t";
 
@@ -56,6 +56,11 @@ pub struct TenantRow {
     /// When the last migration ended well.
     #[serde(with = "time::serde::rfc3339::option")]
     pub migrated_at: Option<OffsetDateTime>,
+    /// Since when rollouts leave it out, because a migration failed.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub quarantined: Option<OffsetDateTime>,
+    /// What an operator calls it by, to say which tenants a wave takes.
+    pub labels: BTreeMap<String, String>,
     /// When it was intended.
     #[serde(with = "time::serde::rfc3339")]
     pub created_at: OffsetDateTime,
@@ -70,6 +75,8 @@ fn tenant_row(row: &Row) -> Result<TenantRow, CatalogError> {
         unsettled: row.try_get("unsettled")?,
         failure: row.try_get("failure")?,
         migrated_at: row.try_get("migrated_at")?,
+        quarantined: row.try_get("quarantined")?,
+        labels: row.try_get::<_, Json<BTreeMap<String, String>>>("labels")?.0,
         created_at: row.try_get("created_at")?,
         changed_at: row.try_get("changed_at")?,
     })
@@ -321,6 +328,23 @@ impl Catalog {
              INSERT INTO catalog.journal (tenant, action, detail)
              SELECT id, 'set', jsonb_build_object('tier', $2::text, 'settings', $3::jsonb) FROM t",
             &[&id.as_str(), &tier, &Json(&overrides.clone().with_jwt_secret(None)), &Json(sealed)],
+        )
+        .await
+    }
+
+    /// Gives a tenant these labels, in place of those that it has.
+    ///
+    /// # Errors
+    /// When the catalog can't be changed.
+    pub async fn tenant_label(
+        &self,
+        id: &TenantId,
+        labels: &BTreeMap<String, String>,
+    ) -> Result<(), CatalogError> {
+        self.change(
+            "WITH t AS (UPDATE catalog.tenant SET labels = $2 WHERE id = $1 RETURNING id)
+             INSERT INTO catalog.journal (tenant, action, detail) SELECT id, 'label', $2 FROM t",
+            &[&id.as_str(), &Json(labels)],
         )
         .await
     }

@@ -1,7 +1,19 @@
 //! Migrating one of our databases: as its migrator, in a session that is closed behind it.
 
+use std::time::Duration;
+
+use futures_util::TryStreamExt as _;
+use tokio::time::timeout;
+use tokio_postgres::Client;
+use tokio_util::sync::CancellationToken;
+
+use super::roles::OWNER;
 use super::{Doing, Fleet, FleetError, rights, roles};
 use crate::migrate::{self, Edition, MigrationFailure, MigrationOutcome, Options};
+use crate::pg::{self, Ident};
+
+/// Longest time for a question to a tenant's database.
+const ASK: Duration = Duration::from_secs(10);
 
 impl Fleet {
     /// Applies what a database lacks of an edition. `known` is the version that it had when last heard of.
@@ -16,6 +28,7 @@ impl Fleet {
         known: i64,
         edition: &Edition,
         options: &Options,
+        _stop: &CancellationToken,
     ) -> Result<Result<MigrationOutcome, MigrationFailure>, FleetError> {
         if i32::try_from(known).is_ok() && i32::try_from(edition.latest()).is_err() {
             self.widen_history(server, database, edition.latest()).await?;
@@ -29,6 +42,27 @@ impl Fleet {
         Ok(outcome)
     }
 
+    /// Asks a query that answers a boolean, as the owner, in a transaction that only reads. `None` when it answers no row,
+    /// or null.
+    ///
+    /// # Errors
+    /// When the database can't be reached, or the query fails, answers something else, or lasts for more than
+    /// [`ASK`].
+    pub async fn ask_owner(
+        &self,
+        server: &str,
+        database: &str,
+        sql: &str,
+    ) -> Result<Option<bool>, FleetError> {
+        let migrator = self.migrator(server, database).await?;
+        let asked = timeout(ASK, ask(&migrator, sql)).await;
+        self.close_migrator(server, migrator).await?;
+        let late = || {
+            FleetError::Busy(format!("database `{database}` gave no answer within {} s: it", ASK.as_secs()))
+        };
+        asked.map_err(|_| late())?.doing(|| format!("asking database `{database}`"))
+    }
+
     /// Gives the history of a database room for versions that its edition did not have before. Its migrator may not: the
     /// tables aren't its own.
     async fn widen_history(&self, server: &str, database: &str, newest: i64) -> Result<(), FleetError> {
@@ -37,5 +71,23 @@ impl Fleet {
         admin.close().await;
         let taken = taken.doing(|| format!("widening the history of database `{database}`"))?;
         rights::all_taken(database, taken).map(drop)
+    }
+}
+
+async fn ask(client: &Client, sql: &str) -> Result<Option<bool>, pg::Error> {
+    // A tenant's functions may run in it.
+    let begin = format!(
+        "BEGIN READ ONLY; SET LOCAL statement_timeout = '{}s'; SET LOCAL ROLE {}",
+        ASK.as_secs(),
+        Ident::new(OWNER)
+    );
+    client.batch_execute(&begin).await?;
+    let none: [&str; 0] = [];
+    // One row is enough, however many there are.
+    let rows = client.query_raw(sql, none).await?;
+    futures_util::pin_mut!(rows);
+    match rows.try_next().await? {
+        Some(row) => Ok(row.try_get(0)?),
+        None => Ok(None),
     }
 }

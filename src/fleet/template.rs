@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::PoisonError;
 use std::time::Duration;
 
+use tokio_util::sync::CancellationToken;
+
 use super::database::DatabaseRights;
 use super::roles::{self, MIGRATORS, OWNER, migrator_of};
 use super::{Doing, Fleet, FleetError, database, rights};
@@ -274,7 +276,8 @@ impl Fleet {
         admin.close().await;
 
         let options = self.migrate_options();
-        let outcome = self.migrate_database(server, name, edition.latest(), edition, &options).await?;
+        let stop = CancellationToken::new();
+        let outcome = self.migrate_database(server, name, edition.latest(), edition, &options, &stop).await?;
         let outcome = outcome.map_err(|failure| failed_build(&edition.name, failure))?;
         for finding in edition.frozen_values(outcome.before) {
             let (edition, finding) = (&edition.name, finding.to_string());

@@ -180,6 +180,12 @@ impl Edition {
         self.files.last().map_or(0, |file| file.version)
     }
 
+    /// The edition as it was when `version` was its newest.
+    #[must_use]
+    pub fn ending_at(&self, version: i64) -> Self {
+        Self { files: self.up_to(version).to_vec(), ..self.clone() }
+    }
+
     /// The files with a version of at most `version`.
     pub(super) fn up_to(&self, version: i64) -> &[File] {
         &self.files[..self.files.partition_point(|file| file.version <= version)]

@@ -36,6 +36,8 @@ pub enum FailureKind {
     /// A file changed the session, the transaction or the history behind our back. It was rolled back if it ran in a
     /// transaction and did not end that.
     Session,
+    /// It was told to stop. What ran was cancelled and rolled back.
+    Stopped,
     /// The connection broke. The file at hand may have been applied: the next call finds out.
     Connection,
 }

@@ -1,204 +1,391 @@
-//! Executor: carries a rollout out, several tenants at a time; outcomes are written to the catalog beside it.
+//! Executor: takes a rollout's steps, as many at a time as its wave says, and moves the rollout on when a wave is done.
+//!
+//! Any number of processes may execute one rollout. What is to be done stands in the catalog; a step belongs to whoever
+//! took it for as long as that session lives. A kill loses nothing: the step is taken over, and the database's own
+//! history says how far it came.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use futures_util::future::join3;
-use futures_util::stream::{self, StreamExt as _};
-use tokio::sync::mpsc;
-use tokio::time::{Instant, timeout_at};
+use futures_util::FutureExt as _;
+use futures_util::future::{BoxFuture, Fuse, FusedFuture as _, join};
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use tokio::sync::oneshot;
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
 
-use super::planner::{Rollout, RolloutStep};
-use crate::catalog::Migrated;
+use super::gate::{self, Move, Standpoint};
+use super::health::{self, Answer};
+use super::plan::{FleetState, Plan, PlannedWave, RolloutRequest, plan, rfc3339};
+use super::step::{Worked, work};
+use crate::catalog::{Claim, Filter, NewStep, RolloutRow, RolloutState, Room, Seat, StepState, WaveCounts};
 use crate::fleet::{Fleet, FleetError};
-use crate::migrate;
+use crate::migrate::Edition;
+use crate::settings::OnError;
+use crate::tenant::Verb;
 
-/// Outcomes that may wait to be written, and the most in one statement.
-const UNWRITTEN: usize = 64;
-/// How long an outcome waits for others to be written with. A commit each would cost as much as a small migration.
-const GATHER: Duration = Duration::from_millis(50);
+/// How often an executor with nothing to do looks whether there is something.
+const LOOK: Duration = Duration::from_millis(250);
 
-/// What became of one tenant.
-#[derive(Debug, Clone, serde::Serialize)]
-pub struct StepResult {
-    /// The tenant.
-    pub slug: String,
-    /// Its version before.
-    pub before: i64,
-    /// Its version now.
-    pub after: i64,
-    /// Why it went no further.
-    pub failure: Option<String>,
+/// How an executor's work on a rollout ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ending {
+    /// Nothing is left to do.
+    Done,
+    /// An operator paused it.
+    Paused,
+    /// This executor was told to stop; the rollout is as it was.
+    Stopped,
+    /// Too much failed, or the gate didn't open; the reason.
+    Halted(String),
+    /// An operator gave it up.
+    Aborted,
 }
 
-/// What became of a rollout.
-#[derive(Debug, Clone, Default, serde::Serialize)]
-pub struct Report {
-    /// Templates that were brought up, as (server, edition).
-    pub templates: Vec<(String, String)>,
-    /// Every tenant that was touched, by slug.
-    pub tenants: Vec<StepResult>,
+/// One process's work on one rollout.
+pub struct Executor<'a> {
+    fleet: &'a Fleet,
+    id: i64,
+    plan: Plan,
+    /// The editions as the plan has them, each ending at its target.
+    editions: BTreeMap<String, Edition>,
+    /// Databases at the same time, in place of what the waves say.
+    jobs: Option<usize>,
+    stop: CancellationToken,
 }
 
-impl Report {
-    /// The tenants that failed.
-    pub fn failures(&self) -> impl Iterator<Item = &StepResult> {
-        self.tenants.iter().filter(|result| result.failure.is_some())
-    }
-}
-
-impl Rollout {
-    /// Carries it out with at most `jobs` databases at a time, telling `progress` of each tenant done. A tenant that
-    /// fails is recorded and does not stop the others; run again, only what is not current is touched.
-    ///
-    /// A tenant's outcome is written when the catalog has time for it, with those of others. A kill in between loses
-    /// nothing: the catalog then calls a tenant behind whose own history says that it is current, and the next
-    /// rollout reads that history and applies nothing.
+impl<'a> Executor<'a> {
+    /// Reads the plan, and compares its files with those that are here.
     ///
     /// # Errors
-    /// When a template can't be brought up (if a file fails there, no tenant is touched: the file itself is at fault),
-    /// or the catalog can't be written.
-    pub async fn execute(
-        &self,
-        fleet: &Fleet,
-        jobs: usize,
-        progress: &(dyn Fn(&StepResult) + Sync),
-    ) -> Result<Report, FleetError> {
-        let editions = fleet.editions().sound;
-        let (outcomes, written) = mpsc::channel(UNWRITTEN);
-        let (applied, applying) = mpsc::channel(self.templates.len() * 2 + 1);
-        let editions = &editions;
-        let tenants = async move {
-            let foreign = &self.databases_with_foreign_objects(fleet).await;
-            if !all_sent(applying, self.templates.len()).await {
-                return;
+    /// When the files here are others than those that were planned with.
+    pub fn new(
+        fleet: &'a Fleet,
+        rollout: &RolloutRow,
+        jobs: Option<usize>,
+        stop: CancellationToken,
+    ) -> Result<Self, FleetError> {
+        let plan = Plan::read(rollout)?;
+        let mut editions = BTreeMap::new();
+        for (name, target) in &plan.targets {
+            let edition = fleet.edition(name)?.ending_at(target.version);
+            if edition.history_digest(target.version) != target.history {
+                return Err(FleetError::Settings(format!(
+                    "the files of edition `{name}` are not those that rollout {} was planned with, which end at version {}: \
+                     take those files, or give it up (`manybox migrate abort {}`) and plan anew",
+                    rollout.id, target.version, rollout.id
+                )));
             }
-            stream::iter(&self.steps)
-                .map(|step| {
-                    let found = foreign.get(step.tenant.server.as_str());
-                    let all_owned = found.is_some_and(|found| !found.contains(&step.tenant.id.database()));
-                    migrate_tenant(fleet, step, editions.get(&step.lineage.edition), all_owned)
-                })
-                .buffer_unordered(jobs.max(1))
-                // Waits while the catalog is behind. The channel is closed when the catalog is lost: no further tenant is begun.
-                .any(|outcome| {
-                    let outcomes = outcomes.clone();
-                    async move { outcomes.send(outcome).await.is_err() }
-                })
-                .await;
+            editions.insert(name.clone(), edition);
+        }
+        Ok(Self { fleet, id: rollout.id, plan, editions, jobs, stop })
+    }
+
+    /// Brings the templates up, then takes steps until there are none, or until the rollout or this executor is stopped.
+    ///
+    /// # Errors
+    /// When a template can't be brought up, or the catalog is lost.
+    pub async fn run(&self) -> Result<Ending, FleetError> {
+        let (applied, ready) = oneshot::channel();
+        let seat = self.fleet.executor_seat(self.id).await?;
+        let tenants = async {
+            // Closed without a word when a template failed.
+            match ready.await {
+                Ok(()) => self.steps(&seat).await.map(Some),
+                Err(_) => Ok(None),
+            }
         };
-        let templates = self.templates(fleet, editions, applied);
-        let ((), written, templates) = join3(tenants, write(fleet, written, progress), templates).await;
-        templates?;
-        let mut report = Report { templates: self.templates.clone(), tenants: written? };
-        report.tenants.sort_by(|a, b| a.slug.cmp(&b.slug));
-        Ok(report)
+        let (templates, ending) = join(self.templates(applied), tenants).await;
+        seat.leave().await;
+        if let Err(error) = templates {
+            let reason = error.to_string();
+            let from = [RolloutState::Running];
+            self.fleet.catalog.rollout_move(self.id, &from, RolloutState::Halted, Some(&reason)).await?;
+            return Err(error);
+        }
+        Ok(ending?.unwrap_or(Ending::Aborted))
     }
 
-    /// By server, the databases in which not everything belongs to the owner.
-    async fn databases_with_foreign_objects(&self, fleet: &Fleet) -> HashMap<&str, HashSet<String>> {
-        let servers: BTreeSet<_> = self.steps.iter().map(|step| step.tenant.server.as_str()).collect();
-        let mut foreign = HashMap::new();
-        for server in servers {
-            // A server that can't be asked fails its tenants by itself, and no others.
-            if let Ok(found) = fleet.databases_with_foreign_objects(server).await {
-                foreign.insert(server, found);
+    /// Brings the templates up, and says so as soon as their files have run: what is left to do on a template is done
+    /// beside the tenants. Then drops those that were replaced; each drop waits for a checkpoint.
+    async fn templates(&self, applied: oneshot::Sender<()>) -> Result<(), FleetError> {
+        let applied = Mutex::new((Some(applied), 0));
+        let told = |number: usize| {
+            let mut applied = applied.lock().unwrap_or_else(PoisonError::into_inner);
+            applied.1 = number;
+            if applied.1 >= self.plan.templates.len()
+                && let Some(applied) = applied.0.take()
+            {
+                // Nobody listens any more when the tenants' part ended before.
+                let _ = applied.send(());
             }
+        };
+        told(0);
+        for (at, (server, edition)) in self.plan.templates.iter().enumerate() {
+            let edition = self.edition(edition)?;
+            self.fleet.refresh_template(server, edition, &|| told(at + 1)).await?;
         }
-        foreign
-    }
-
-    /// Migrates the templates, and sends each one's index when its files have been applied. The rest of the work on a
-    /// template runs beside the tenants'. Then drops those that were replaced; each drop waits for a checkpoint.
-    async fn templates(
-        &self,
-        fleet: &Fleet,
-        editions: &BTreeMap<String, migrate::Edition>,
-        applied: mpsc::Sender<usize>,
-    ) -> Result<(), FleetError> {
-        for (place, (server, edition)) in self.templates.iter().enumerate() {
-            let Some(edition) = editions.get(edition) else {
-                return Err(FleetError::Settings(format!("there is no edition `{edition}`")));
-            };
-            let told = || {
-                // Each has room for the two that a reuse gone wrong may send.
-                let _ = applied.try_send(place);
-            };
-            fleet.refresh_template(server, edition, &told).await?;
-        }
-        drop(applied);
-        fleet.tend_templates().await?;
-        for (server, edition) in &self.templates {
-            fleet.sweep_templates(server, edition).await?;
+        self.fleet.tend_templates().await?;
+        for (server, edition) in &self.plan.templates {
+            self.fleet.sweep_templates(server, edition).await?;
         }
         Ok(())
     }
-}
 
-/// Waits until every index below `number` has come; false when the sender ended before.
-async fn all_sent(mut places: mpsc::Receiver<usize>, number: usize) -> bool {
-    let mut seen = BTreeSet::new();
-    while seen.len() < number {
-        match places.recv().await {
-            Some(place) => seen.insert(place),
-            None => return false,
-        };
+    fn edition(&self, name: &str) -> Result<&Edition, FleetError> {
+        let unplanned = || FleetError::Settings(format!("rollout {} has no edition `{name}`", self.id));
+        self.editions.get(name).ok_or_else(unplanned)
     }
-    true
-}
 
-/// Writes outcomes to the catalog, all that have come meanwhile in one statement.
-async fn write(
-    fleet: &Fleet,
-    mut outcomes: mpsc::Receiver<(Migrated, StepResult)>,
-    progress: &(dyn Fn(&StepResult) + Sync),
-) -> Result<Vec<StepResult>, FleetError> {
-    let (mut results, mut batch) = (Vec::new(), Vec::new());
-    while outcomes.recv_many(&mut batch, UNWRITTEN).await > 0 {
-        let gathered = Instant::now() + GATHER;
-        while batch.len() < UNWRITTEN {
-            let room = UNWRITTEN - batch.len();
-            let more = outcomes.recv_many(&mut batch, room);
-            // None more will come, or not in time.
-            if !matches!(timeout_at(gathered, more).await, Ok(1..)) {
-                break;
+    /// Takes steps and carries them out, and decides what comes next when there are none.
+    async fn steps(&self, seat: &Seat) -> Result<Ending, FleetError> {
+        // Cancelled by the caller, and by ourselves when the catalog is lost.
+        let stop = self.stop.child_token();
+        let mut working = FuturesUnordered::new();
+        let mut queue: VecDeque<Claim> = VecDeque::new();
+        let mut held: HashMap<String, usize> = HashMap::new();
+        let mut worked: Vec<Worked> = Vec::new();
+        let mut exchange: Fuse<BoxFuture<'_, Result<Exchanged, FleetError>>> = Fuse::terminated();
+        let mut wave = self.fleet.catalog.rollout(self.id).await?.map_or(0, |row| row.wave);
+        let mut looks = interval(LOOK);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut look, mut ended) = (true, None);
+        // Whether the exchange under way tells of a failure.
+        let mut judged = false;
+        loop {
+            if ended.is_some() || stop.is_cancelled() {
+                // Nobody has begun these.
+                worked.extend(queue.drain(..).map(Worked::given_back));
+            }
+            let jobs = self.jobs(wave);
+            // A failure is judged before anything else is begun.
+            let judging = (judged && !exchange.is_terminated()) || worked.iter().any(Worked::has_failed);
+            while !judging
+                && working.len() < jobs
+                && let Some(claim) = queue.pop_front()
+            {
+                working.push(work(self.fleet, &self.plan, &self.editions, claim, &stop));
+            }
+            let stopped = ended.is_some() || stop.is_cancelled();
+            if stopped && working.is_empty() && worked.is_empty() && exchange.is_terminated() {
+                return ended.unwrap_or(Ok(Ending::Stopped));
+            }
+            // A place more than there are jobs: what is taken waits for no longer than a step lasts.
+            let room = if stopped { 0 } else { jobs.saturating_sub(queue.len()) };
+            if exchange.is_terminated() && (!worked.is_empty() || look && room > 0) {
+                let idle = working.is_empty() && queue.is_empty() && !stopped;
+                let room = self.room(wave, room, &held);
+                judged = worked.iter().any(Worked::has_failed);
+                exchange = self.exchange(seat, std::mem::take(&mut worked), room, idle).boxed().fuse();
+                look = false;
+            }
+            tokio::select! {
+                Some(done) = working.next(), if !working.is_empty() => {
+                    let done: Worked = done;
+                    if let Some(number) = held.get_mut(&done.server) {
+                        *number = number.saturating_sub(1);
+                    }
+                    worked.push(done);
+                }
+                exchanged = &mut exchange, if !exchange.is_terminated() => match exchanged {
+                    Ok(exchanged) => {
+                        look = !exchanged.claims.is_empty() || exchanged.decision == Some(Decision::GoOn);
+                        for claim in exchanged.claims {
+                            *held.entry(claim.server.clone()).or_default() += 1;
+                            wave = claim.wave;
+                            queue.push_back(claim);
+                        }
+                        if let Some(Decision::Ended(how)) = exchanged.decision {
+                            ended = Some(Ok(how));
+                        }
+                    }
+                    Err(error) => {
+                        // What runs is ended first: others take it over.
+                        stop.cancel();
+                        worked.clear();
+                        queue.clear();
+                        ended = Some(Err(error));
+                    }
+                },
+                _ = looks.tick() => look = true,
+                () = stop.cancelled(), if !stopped => {}
+            }
+            if matches!(ended, Some(Err(_))) {
+                worked.clear();
             }
         }
-        let (migrated, done): (Vec<_>, Vec<_>) = batch.drain(..).unzip();
-        fleet.catalog.tenants_migrated(&migrated).await?;
-        done.iter().for_each(progress);
-        results.extend(done);
     }
-    Ok(results)
+
+    fn wave(&self, number: i32) -> Option<&PlannedWave> {
+        // Tenants that were created meanwhile go with the last.
+        let last = self.plan.waves.len().checked_sub(1)?;
+        self.plan.waves.get(usize::try_from(number).unwrap_or(0).min(last))
+    }
+
+    fn jobs(&self, wave: i32) -> usize {
+        let of_wave = self.wave(wave).and_then(|wave| wave.policy.jobs);
+        self.jobs.or(of_wave).unwrap_or(self.fleet.settings.migrate.jobs).max(1)
+    }
+
+    /// How many steps to take, when `held` of each server have been taken and not ended.
+    fn room(&self, wave: i32, all: usize, held: &HashMap<String, usize>) -> Room {
+        let per_server = self.wave(wave).and_then(|wave| wave.policy.jobs_per_server).unwrap_or(usize::MAX);
+        let left = |(server, held): (&String, &usize)| (server.clone(), per_server.saturating_sub(*held));
+        Room { all, per_server, servers: held.iter().map(left).collect() }
+    }
+
+    /// Writes what became of steps, takes others, and decides what comes next when that is a question: when something
+    /// failed, and when there is nothing to take and nothing to wait for (`idle`).
+    async fn exchange(
+        &self,
+        seat: &Seat,
+        worked: Vec<Worked>,
+        room: Room,
+        idle: bool,
+    ) -> Result<Exchanged, FleetError> {
+        let failed: Vec<_> = worked
+            .iter()
+            .filter(|worked| worked.outcome.state == StepState::Failed)
+            .map(|worked| (worked.id.clone(), worked.slug.clone()))
+            .collect();
+        let judged = worked.iter().any(Worked::has_failed);
+        let (outcomes, migrated): (Vec<_>, Vec<_>) =
+            worked.into_iter().map(|worked| (worked.outcome, worked.migrated)).unzip();
+        let migrated: Vec<_> = migrated.into_iter().flatten().collect();
+        let record = async {
+            if migrated.is_empty() { Ok(()) } else { self.fleet.catalog.tenants_migrated(&migrated).await }
+        };
+        let (claims, recorded) = join(seat.exchange(self.id, &outcomes, &room), record).await;
+        let claims = claims?;
+        recorded?;
+        for (id, slug) in failed {
+            match self.plan.policy.on_error {
+                OnError::Serve => {}
+                OnError::Quarantine => self.fleet.catalog.tenant_quarantine(&id, true).await?,
+                OnError::Suspend => {
+                    if let Err(error) = self.fleet.carry_out(&slug, Verb::Suspend).await {
+                        tracing::warn!(tenant.id = %id, %error, "tenant {slug} failed and could not be suspended");
+                    }
+                }
+            }
+        }
+        let decision = if judged || claims.is_empty() && idle { Some(self.decide().await?) } else { None };
+        Ok(Exchanged { claims, decision })
+    }
+
+    /// Moves the rollout on, as far as that can be done now.
+    async fn decide(&self) -> Result<Decision, FleetError> {
+        let catalog = &self.fleet.catalog;
+        let Some(row) = catalog.rollout(self.id).await? else { return Ok(Decision::Ended(Ending::Aborted)) };
+        match row.state {
+            RolloutState::Running => {}
+            RolloutState::Planned | RolloutState::Paused => return Ok(Decision::Ended(Ending::Paused)),
+            RolloutState::Halted => {
+                return Ok(Decision::Ended(Ending::Halted(row.reason.unwrap_or_default())));
+            }
+            RolloutState::Aborted => return Ok(Decision::Ended(Ending::Aborted)),
+            RolloutState::Done => return Ok(Decision::Ended(Ending::Done)),
+        }
+        let Some(planned) = self.wave(row.wave) else { return self.finish(&row).await };
+        let counts = catalog.wave_counts(self.id).await?;
+        let none = WaveCounts { wave: row.wave, ..WaveCounts::default() };
+        let standpoint = Standpoint {
+            name: &planned.name,
+            wave: &planned.policy,
+            counts: counts.iter().find(|counts| counts.wave == row.wave).unwrap_or(&none),
+            ended: row.wave_ended,
+            approved: row.approved == Some(row.wave),
+            now: row.now,
+        };
+        match gate::next(&standpoint) {
+            Move::Work => Ok(Decision::Wait),
+            Move::EndWave => {
+                catalog.wave_ended(self.id, row.wave).await?;
+                Ok(Decision::GoOn)
+            }
+            Move::Bake(until) => {
+                let reason = format!("wave `{}` bakes until {}", planned.name, rfc3339(until));
+                catalog.rollout_waits(self.id, Some(&reason)).await?;
+                Ok(Decision::Wait)
+            }
+            Move::AskGate => match self.ask_gate(&row, planned).await? {
+                Answer::Open => self.advance(&row).await,
+                Answer::Unknown(reason) => {
+                    catalog.rollout_waits(self.id, Some(&reason)).await?;
+                    Ok(Decision::Wait)
+                }
+                Answer::Closed(reason) => {
+                    self.halt(format!("the gate of wave `{}`: {reason}", planned.name)).await
+                }
+            },
+            Move::Advance => self.advance(&row).await,
+            Move::Halt(reason) => self.halt(reason).await,
+        }
+    }
+
+    async fn halt(&self, reason: String) -> Result<Decision, FleetError> {
+        let from = [RolloutState::Running];
+        self.fleet.catalog.rollout_move(self.id, &from, RolloutState::Halted, Some(&reason)).await?;
+        Ok(Decision::Ended(Ending::Halted(reason)))
+    }
+
+    async fn advance(&self, row: &RolloutRow) -> Result<Decision, FleetError> {
+        let last = i32::try_from(self.plan.waves.len()).unwrap_or(i32::MAX).saturating_sub(1);
+        if row.wave < last {
+            self.fleet.catalog.wave_next(self.id, row.wave).await?;
+            return Ok(Decision::GoOn);
+        }
+        self.finish(row).await
+    }
+
+    /// Looks again whether anything is behind before it says that all is done: tenants may have been copied from an old
+    /// template while the new one was made.
+    async fn finish(&self, row: &RolloutRow) -> Result<Decision, FleetError> {
+        let catalog = &self.fleet.catalog;
+        let (templates, tenants) = join(catalog.templates(), catalog.tenants(&Filter::default())).await;
+        let (templates, tenants) = (templates?, tenants?);
+        let state = FleetState { editions: &self.editions, templates: &templates, tenants: &tenants };
+        let request = RolloutRequest {
+            scope: self.plan.scope.clone(),
+            policy_name: self.plan.policy_name.clone(),
+            policy: self.plan.policy.clone(),
+        };
+        let known: HashSet<_> = catalog.steps(self.id).await?.into_iter().map(|step| step.tenant).collect();
+        let late: Vec<_> = plan(state, &request)
+            .steps
+            .into_iter()
+            .filter(|step| !known.contains(&step.tenant))
+            .map(|step| NewStep { wave: row.wave, ..step })
+            .collect();
+        if !late.is_empty() && !self.plan.waves.is_empty() {
+            catalog.rollout_extend(self.id, &late).await?;
+            catalog.wave_reopened(self.id).await?;
+            return Ok(Decision::GoOn);
+        }
+        catalog.rollout_move(self.id, &[RolloutState::Running], RolloutState::Done, None).await?;
+        Ok(Decision::Ended(Ending::Done))
+    }
+
+    async fn ask_gate(&self, row: &RolloutRow, wave: &PlannedWave) -> Result<Answer, FleetError> {
+        let Some(gate) = &wave.policy.gate else { return Ok(Answer::Open) };
+        health::ask(self.fleet, row, gate).await
+    }
 }
 
-async fn migrate_tenant(
-    fleet: &Fleet,
-    step: &RolloutStep,
-    edition: Option<&migrate::Edition>,
-    all_owned: bool,
-) -> (Migrated, StepResult) {
-    let tenant = &step.tenant;
-    let outcome = async {
-        // The planner takes no tenant of an edition that isn't there.
-        let Some(edition) = edition else {
-            return Err(FleetError::Settings(format!("there is no edition `{}`", step.lineage.edition)));
-        };
-        let options = migrate::Options { all_owned, ..fleet.migrate_options() };
-        let (database, known) = (tenant.id.database(), step.lineage.version);
-        fleet.migrate_database(&tenant.server, &database, known, edition, &options).await
-    };
-    let (stands, failure) = match outcome.await {
-        Ok(Ok(outcome)) => (Some((outcome.after, outcome.history)), None),
-        Ok(Err(failure)) => {
-            let message = failure.to_string();
-            // 0 also stands for a history that could not be read: then what the catalog knows stays.
-            ((failure.reached > 0).then_some((failure.reached, failure.history)), Some(message))
-        }
-        Err(unreachable) => (None, Some(unreachable.to_string())),
-    };
-    let before = step.lineage.version;
-    let after = stands.as_ref().map_or(before, |(version, _)| *version);
-    let result = StepResult { slug: tenant.slug.to_string(), before, after, failure: failure.clone() };
-    (Migrated { id: tenant.id.clone(), stands, failure }, result)
+/// What came of an [`Executor::exchange`].
+struct Exchanged {
+    claims: Vec<Claim>,
+    decision: Option<Decision>,
+}
+
+/// What comes next.
+#[derive(Debug, PartialEq, Eq)]
+enum Decision {
+    /// There may be steps to take now.
+    GoOn,
+    /// Nothing can be done but to look again.
+    Wait,
+    /// This executor has no more to do.
+    Ended(Ending),
 }

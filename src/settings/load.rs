@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use config::{Config, Environment, File, FileFormat};
 
-use super::Settings;
+use super::{DEFAULT_POLICY, Settings};
 use crate::policy::{Api, Invalid, KEYS, Limits, Scope};
 use crate::tenant::{BaseUrl, Slug};
 
@@ -69,6 +69,7 @@ impl Settings {
     /// Fills in what depends on other values.
     fn complete(&mut self, folder: &Path) {
         self.tiers.entry("standard".into()).or_default();
+        self.rollouts.entry(DEFAULT_POLICY.into()).or_default();
         for (name, edition) in &mut self.editions {
             let files = edition.migrations.take().unwrap_or_else(|| Path::new("migrations").join(name));
             edition.migrations = Some(folder.join(files));
@@ -160,6 +161,11 @@ impl Settings {
         }
         if self.migrate.jobs == 0 {
             return wrong("migrate.jobs".into(), "expected 1 or more".into());
+        }
+        for (name, policy) in &self.rollouts {
+            if let Some((key, reason)) = policy.wrong() {
+                return wrong(format!("rollouts.{name}.{key}"), reason.into());
+            }
         }
         let database = &self.catalog.database;
         if database.is_empty()

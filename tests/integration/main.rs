@@ -25,6 +25,7 @@ mod program;
 mod repair;
 mod requests;
 mod rest;
+mod rollouts;
 mod routing;
 mod schema;
 mod sessions;

@@ -1,5 +1,7 @@
 //! `manybox tenant set`: settings by the table of keys, all checked before the first is written.
 
+use std::collections::BTreeMap;
+
 use super::super::Failure;
 use crate::catalog::TenantRow;
 use crate::fleet::Fleet;
@@ -17,6 +19,7 @@ pub(super) fn keys() -> String {
     for key in KEYS {
         text.push_str(&line(key.name, key.doc, key.expected));
     }
+    text.push_str(&line("label.NAME", "a label, by which rollouts choose tenants", "a text"));
     text.push_str(&line("app.settings.NAME", "set in every request's transaction", "a text"));
     text
 }
@@ -47,10 +50,41 @@ pub(super) struct Changed {
     pub(super) warnings: Vec<String>,
 }
 
+/// How a label is written as a key.
+const LABEL: &str = "label.";
+/// Most labels of a tenant, and most bytes in a name or a value.
+const MOST_LABELS: usize = 50;
+const MOST_BYTES: usize = 100;
+
+/// Sets a label, or takes it away when the value is empty.
+fn label(labels: &mut BTreeMap<String, String>, name: &str, value: &str) -> Result<(), Failure> {
+    let known = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '/');
+    if name.is_empty() || name.len() > MOST_BYTES || !name.chars().all(known) {
+        return Err(Failure(format!(
+            "`{LABEL}{name}`: expected a name of up to {MOST_BYTES} letters, digits, `-`, `_`, `.` and `/` behind `{LABEL}`"
+        )));
+    }
+    if value.len() > MOST_BYTES || value.chars().any(char::is_control) {
+        return Err(Failure(format!(
+            "`{LABEL}{name}`: expected a text of up to {MOST_BYTES} bytes in one line"
+        )));
+    }
+    if value.is_empty() {
+        labels.remove(name);
+    } else {
+        labels.insert(name.to_owned(), value.to_owned());
+    }
+    if labels.len() > MOST_LABELS {
+        return Err(Failure(format!("a tenant has {MOST_LABELS} labels at most")));
+    }
+    Ok(())
+}
+
 pub(super) async fn set(fleet: &Fleet, slug: &str, settings: &[String]) -> Result<Changed, Failure> {
     let row = fleet.tenant(slug).await?;
     let record = &row.record;
     let (mut tier, mut overrides, mut base_urls) = (record.tier.clone(), fleet.unsealed(record)?, None);
+    let mut labels = row.labels.clone();
     for setting in settings {
         match pair(setting)? {
             ("tier", "") => tier.clone_from(&fleet.settings.defaults.tier),
@@ -59,6 +93,7 @@ pub(super) async fn set(fleet: &Fleet, slug: &str, settings: &[String]) -> Resul
                 let urls = value.split(',').map(str::trim).filter(|url| !url.is_empty());
                 base_urls = Some(urls.map(str::parse).collect::<Result<Vec<BaseUrl>, _>>()?);
             }
+            (key, value) if key.starts_with(LABEL) => label(&mut labels, &key[LABEL.len()..], value)?,
             (key, value) => overrides
                 .set(key, value)
                 .map_err(|e| Failure(format!("{e}; see `manybox tenant set --help`")))?,
@@ -67,6 +102,9 @@ pub(super) async fn set(fleet: &Fleet, slug: &str, settings: &[String]) -> Resul
     check_secret(&fleet.settings.tenant(record.clone()).api, &overrides)?;
     // Settings first: a role or a tier that isn't there refuses all.
     fleet.configure(record, &tier, &overrides).await?;
+    if labels != row.labels {
+        fleet.catalog.tenant_label(&record.id, &labels).await?;
+    }
     if let Some(urls) = base_urls {
         fleet.catalog.base_urls_replace(&record.id, &urls, false).await?;
     }

@@ -1,0 +1,302 @@
+//! The operator's word on a rollout: watch, list, pause, resume, abort, retry, skip, report.
+
+use std::path::PathBuf;
+
+use super::super::output::line;
+use super::super::{Done, Failure, Output};
+use super::plan::{Ask, some_of};
+use super::run::{Stop, execute, migrate};
+use super::screen::Screen;
+use crate::catalog::{RolloutRow, RolloutState, StepRow};
+use crate::fleet::Fleet;
+use crate::rollout::{Plan, Report, failure_of};
+use crate::settings::DEFAULT_POLICY;
+
+/// States from which something can still happen.
+const OPEN: [RolloutState; 4] =
+    [RolloutState::Planned, RolloutState::Running, RolloutState::Paused, RolloutState::Halted];
+
+/// The rollout of this number, or the newest in one of these states.
+pub(super) async fn newest(
+    fleet: &Fleet,
+    id: Option<i64>,
+    states: &[RolloutState],
+) -> Result<RolloutRow, Failure> {
+    if let Some(id) = id {
+        let found = fleet.catalog.rollout(id).await?;
+        return found.ok_or_else(|| Failure(format!("there is no rollout {id}; see `manybox migrate list`")));
+    }
+    // Of the newest: an operator means what happened last.
+    let rows = fleet.catalog.rollouts(MOST_LISTED).await?;
+    rows.into_iter().find(|row| states.contains(&row.state)).ok_or_else(|| {
+        let states: Vec<_> = states.iter().map(|state| state.as_str()).collect();
+        Failure(format!("no rollout is {}; see `manybox migrate list`", states.join(" or ")))
+    })
+}
+
+/// Rollouts that `migrate list` shows when nothing is said.
+const MOST_LISTED: i64 = 20;
+
+#[derive(clap::Args)]
+pub(super) struct Which {
+    /// The rollout; the newest that isn't over when not given
+    rollout: Option<i64>,
+}
+
+pub(super) async fn watch(fleet: &Fleet, which: &Which, output: Output) -> Done {
+    let row = newest(fleet, which.rollout, &OPEN).await?;
+    let state = Screen::new(output).until_over(fleet, row.id).await?;
+    if matches!(state, RolloutState::Done | RolloutState::Paused) {
+        return Ok(());
+    }
+    Err(Failure(format!("rollout {} is {}; see `manybox migrate report {}`", row.id, state.as_str(), row.id)))
+}
+
+#[derive(clap::Args)]
+pub(super) struct List {
+    /// How many
+    #[arg(long, value_name = "N", default_value_t = MOST_LISTED, value_parser = clap::value_parser!(i64).range(1..=1000))]
+    last: i64,
+}
+
+impl List {
+    pub(super) async fn run(self, fleet: &Fleet, output: Output) -> Done {
+        let rows = fleet.catalog.rollouts(self.last).await?;
+        output.list(
+            &rows,
+            &["ROLLOUT", "STATE", "POLICY", "EDITIONS", "PLANNED", "REASON"],
+            |row| {
+                let plan = Plan::read(row).ok();
+                let editions = plan.as_ref().map(|plan| {
+                    let targets = plan.targets.iter();
+                    targets.map(|(name, t)| format!("{name} to {}", t.version)).collect::<Vec<_>>().join(", ")
+                });
+                vec![
+                    row.id.to_string(),
+                    row.state.as_str().to_owned(),
+                    plan.map(|plan| plan.policy_name).unwrap_or_default(),
+                    editions.unwrap_or_default(),
+                    row.created_at.replace_nanosecond(0).unwrap_or(row.created_at).to_string(),
+                    row.reason.clone().unwrap_or_default(),
+                ]
+            },
+            "there was no rollout yet",
+        )
+    }
+}
+
+#[derive(clap::Args)]
+pub(super) struct Pause {
+    /// The rollout; the newest that isn't over when not given
+    rollout: Option<i64>,
+    /// Why, for those who see it
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
+}
+
+impl Pause {
+    pub(super) async fn pause(self, fleet: &Fleet, output: Output) -> Done {
+        self.stop(fleet, &[RolloutState::Running], RolloutState::Paused, output).await
+    }
+
+    pub(super) async fn abort(self, fleet: &Fleet, output: Output) -> Done {
+        self.stop(fleet, &OPEN, RolloutState::Aborted, output).await
+    }
+
+    async fn stop(self, fleet: &Fleet, from: &[RolloutState], to: RolloutState, output: Output) -> Done {
+        let row = newest(fleet, self.rollout, from).await?;
+        if !fleet.catalog.rollout_move(row.id, from, to, self.reason.as_deref()).await? {
+            return Err(Failure(format!("rollout {} is {} already", row.id, row.state.as_str())));
+        }
+        let row = newest(fleet, Some(row.id), from).await?;
+        output.answer(&row, |row| {
+            let next = match to {
+                RolloutState::Paused => format!("; `manybox migrate resume {}` goes on", row.id),
+                _ => "; what was done stays".to_owned(),
+            };
+            format!("rollout {} is {}: no further tenant is begun{next}", row.id, row.state.as_str())
+        })
+    }
+}
+
+#[derive(clap::Args)]
+pub(super) struct Resume {
+    /// The rollout; the newest that is paused, running or halted when not given
+    rollout: Option<i64>,
+    /// Open the gate that halted it, by hand
+    #[arg(long)]
+    approve: bool,
+    /// Databases brought up at the same time, in place of what the policy says
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    jobs: Option<u16>,
+}
+
+impl Resume {
+    pub(super) async fn run(self, fleet: &Fleet, stop: &Stop, output: Output) -> Done {
+        let from = [RolloutState::Paused, RolloutState::Running, RolloutState::Halted];
+        let row = newest(fleet, self.rollout, &from).await?;
+        if self.approve {
+            fleet.catalog.rollout_approve(row.id).await?;
+        }
+        go_on(fleet, row, self.jobs, stop, output).await
+    }
+}
+
+/// Lets a rollout that isn't over run, and takes part in it.
+async fn go_on(fleet: &Fleet, row: RolloutRow, jobs: Option<u16>, stop: &Stop, output: Output) -> Done {
+    let from = [RolloutState::Paused, RolloutState::Running, RolloutState::Halted];
+    if !fleet.catalog.rollout_move(row.id, &from, RolloutState::Running, None).await? {
+        return Err(Failure(format!(
+            "rollout {} is {}: it can't go on; see `manybox migrate list`",
+            row.id,
+            row.state.as_str()
+        )));
+    }
+    execute(fleet, row, jobs, stop, output).await
+}
+
+#[derive(clap::Args)]
+pub(super) struct Retry {
+    /// The rollout; the newest that isn't over when not given
+    rollout: Option<i64>,
+    /// Only these tenants; ends their quarantine, too
+    #[arg(long, value_name = "SLUG")]
+    tenant: Vec<String>,
+    /// Databases brought up at the same time, in place of what the policy says
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    jobs: Option<u16>,
+}
+
+impl Retry {
+    /// Gives failed steps back and goes on. With other files than the rollout was planned with, it is replaced by a new
+    /// plan of the same policy and scope: new files begin with the first wave, too.
+    pub(super) async fn run(self, fleet: &Fleet, stop: &Stop, output: Output) -> Done {
+        for slug in &self.tenant {
+            fleet.catalog.tenant_quarantine(&fleet.tenant(slug).await?.record.id, false).await?;
+        }
+        let open = [RolloutState::Running, RolloutState::Paused, RolloutState::Halted];
+        let row = match newest(fleet, self.rollout, &open).await {
+            Ok(row) => row,
+            // Out of any rollout: each by itself.
+            Err(_) if self.rollout.is_none() && !self.tenant.is_empty() => {
+                for slug in self.tenant {
+                    let ask = Ask {
+                        edition: None,
+                        tenant: Some(slug),
+                        target: None,
+                        policy: DEFAULT_POLICY.into(),
+                        verify: false,
+                    };
+                    migrate(fleet, &ask, self.jobs, stop, output).await?;
+                }
+                return Ok(());
+            }
+            Err(none) => return Err(none),
+        };
+        let plan = Plan::read(&row)?;
+        if plan.has_other_files(&fleet.editions().sound) {
+            let reason = "other files are here now: it is planned anew";
+            fleet.catalog.rollout_move(row.id, &open, RolloutState::Aborted, Some(reason)).await?;
+            output.note(&format!("rollout {}: {reason}", row.id));
+            let scope = plan.scope;
+            let ask = Ask {
+                edition: scope.edition,
+                tenant: scope.tenant,
+                target: scope.target,
+                policy: plan.policy_name,
+                verify: false,
+            };
+            return migrate(fleet, &ask, self.jobs, stop, output).await;
+        }
+        fleet.catalog.steps_retry(row.id, &self.tenant).await?;
+        fleet.catalog.wave_reopened(row.id).await?;
+        go_on(fleet, row, self.jobs, stop, output).await
+    }
+}
+
+#[derive(clap::Args)]
+pub(super) struct Skip {
+    /// The rollout; the newest that isn't over when not given
+    rollout: Option<i64>,
+    /// The tenants
+    #[arg(long, value_name = "SLUG", required = true)]
+    tenant: Vec<String>,
+    /// Why, for the journal
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
+}
+
+impl Skip {
+    pub(super) async fn run(self, fleet: &Fleet, output: Output) -> Done {
+        let row = newest(fleet, self.rollout, &OPEN).await?;
+        let skipped = fleet.catalog.steps_skip(row.id, &self.tenant, self.reason.as_deref()).await?;
+        let not: Vec<_> =
+            self.tenant.iter().filter(|slug| !skipped.contains(slug)).map(String::as_str).collect();
+        let answer = serde_json::json!({ "rollout": row.id, "skipped": skipped });
+        output.answer(&answer, |_| {
+            let slugs: Vec<_> = skipped.iter().map(String::as_str).collect();
+            match slugs.is_empty() {
+                true => format!("rollout {} goes on as it was", row.id),
+                false => format!("rollout {} leaves out {}", row.id, some_of(&slugs)),
+            }
+        })?;
+        if not.is_empty() {
+            return Ok(());
+        }
+        Err(Failure(format!(
+            "{} can't be left out of rollout {}: not part of it, done, or being worked on",
+            some_of(&not),
+            row.id
+        )))
+    }
+}
+
+#[derive(clap::Args)]
+pub(super) struct ReportCommand {
+    /// The rollout; the newest when not given
+    rollout: Option<i64>,
+    /// Write it as JUnit's XML, which pipelines read
+    #[arg(long, value_name = "FILE")]
+    junit: Option<PathBuf>,
+}
+
+impl ReportCommand {
+    pub(super) async fn run(self, fleet: &Fleet, output: Output) -> Done {
+        let any = [OPEN.as_slice(), &[RolloutState::Aborted, RolloutState::Done]].concat();
+        let row = newest(fleet, self.rollout, &any).await?;
+        let report = Report::read(&fleet.catalog, row).await?;
+        if let Some(file) = &self.junit {
+            let written = std::fs::write(file, report.junit()?);
+            written.map_err(|e| Failure(format!("cannot write `{}`: {e}", file.display())))?;
+            return output
+                .answer(&serde_json::json!({ "file": file }), |_| format!("written to {}", file.display()));
+        }
+        if output.json {
+            return output.answer(&report, |_| String::new());
+        }
+        let rollout = &report.rollout;
+        let reason = rollout.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+        line(&format!("rollout {} is {}{reason}\n", rollout.id, rollout.state.as_str()));
+        output.list(
+            &report.tenants,
+            &["WAVE", "TENANT", "STATE", "FROM", "TO", "SECONDS", "TRIES", "WHAT WAS WRONG"],
+            |step| row_of(&report, step),
+            "it has no tenants",
+        )
+    }
+}
+
+fn row_of(report: &Report, step: &StepRow) -> Vec<String> {
+    let wave = usize::try_from(step.wave).ok().and_then(|at| report.waves.get(at));
+    let seconds = step.begun_at.zip(step.ended_at).map(|(begun, ended)| (ended - begun).as_seconds_f64());
+    vec![
+        wave.map(|wave| wave.name.clone()).unwrap_or_default(),
+        step.slug.clone(),
+        step.state.as_str().to_owned(),
+        step.before.to_string(),
+        step.after.to_string(),
+        seconds.map(|seconds| format!("{seconds:.2}")).unwrap_or_default(),
+        step.attempts.to_string(),
+        failure_of(step),
+    ]
+}

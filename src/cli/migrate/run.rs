@@ -1,0 +1,236 @@
+//! `manybox migrate` and `migrate run`: a rollout carried out, with everything that happens on the way told.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use super::super::output::table;
+use super::super::{Done, Failure, Output};
+use super::control::newest;
+use super::plan::{self, Ask, Found};
+use super::screen::Screen;
+use crate::catalog::{RolloutRow, RolloutState};
+use crate::fleet::Fleet;
+use crate::rollout::{Ending, Executor, Plan, Report, failure_of};
+
+/// Most failures that are listed at the end; the report has them all.
+const MOST_LISTED: usize = 20;
+
+#[derive(clap::Args)]
+pub(super) struct Run {
+    /// The rollout; the newest that is planned or running when not given
+    rollout: Option<i64>,
+    /// Databases brought up at the same time, in place of what the policy says
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    jobs: Option<u16>,
+}
+
+impl Run {
+    pub(super) async fn run(self, fleet: &Fleet, stop: &Stop, output: Output) -> Done {
+        let states = [RolloutState::Planned, RolloutState::Running];
+        let row = newest(fleet, self.rollout, &states).await?;
+        begin(fleet, &row).await?;
+        execute(fleet, row, self.jobs, stop, output).await
+    }
+}
+
+/// Plans and runs.
+pub(super) async fn migrate(
+    fleet: &Fleet,
+    ask: &Ask,
+    jobs: Option<u16>,
+    stop: &Stop,
+    output: Output,
+) -> Done {
+    let Found { draft, problems, notes } = plan::find(fleet, ask, output).await?;
+    notes.iter().for_each(|note| output.note(note));
+    if draft.is_empty() {
+        let nothing =
+            serde_json::json!({ "id": null, "templates": [], "tenants": [], "left_out": draft.left_out });
+        output.answer(&nothing, |_| {
+            format!("nothing to do: every tenant is at its edition's newest version{}", plan::skipped(&draft))
+        })?;
+        return plan::fail_for(&problems);
+    }
+    let row = match begun_before(fleet, &draft.plan).await? {
+        Some(row) => {
+            output.note(&format!("rollout {} of these files is running: taking part in it", row.id));
+            row
+        }
+        None => {
+            refuse_beside_open(fleet, &draft.plan, None).await?;
+            let row = plan::store(fleet, &draft).await?;
+            begin(fleet, &row).await?;
+            row
+        }
+    };
+    let done = execute(fleet, row, jobs, stop, output).await;
+    match (done, plan::fail_for(&problems)) {
+        (Err(Failure(done)), Err(Failure(problems))) => Err(Failure(format!("{done}\n{problems}"))),
+        (done, problems) => done.and(problems),
+    }
+}
+
+/// Lets executors take the steps of a planned rollout.
+async fn begin(fleet: &Fleet, row: &RolloutRow) -> Done {
+    refuse_beside_open(fleet, &Plan::read(row)?, Some(row.id)).await?;
+    let from = [RolloutState::Planned, RolloutState::Running];
+    if fleet.catalog.rollout_move(row.id, &from, RolloutState::Running, None).await? {
+        return Ok(());
+    }
+    Err(Failure(format!(
+        "rollout {} is neither planned nor running any more; see `manybox migrate list`",
+        row.id
+    )))
+}
+
+/// A rollout with the same aim that runs, or did when its process was killed.
+async fn begun_before(fleet: &Fleet, plan: &Plan) -> Result<Option<RolloutRow>, Failure> {
+    let files = fleet.editions().sound;
+    for row in fleet.catalog.rollouts_open().await? {
+        let before = Plan::read(&row)?;
+        let same = before.scope == plan.scope && before.policy_name == plan.policy_name;
+        if row.state == RolloutState::Running && same && !before.has_other_files(&files) {
+            return Ok(Some(row));
+        }
+    }
+    Ok(None)
+}
+
+/// Refuses a second rollout of an edition: its waves would pass the first one's by. One tenant alone may always be
+/// migrated, and a rollout whose processes are all gone is given up.
+async fn refuse_beside_open(fleet: &Fleet, plan: &Plan, except: Option<i64>) -> Done {
+    if plan.scope.tenant.is_some() {
+        return Ok(());
+    }
+    for open in fleet.catalog.rollouts_open().await? {
+        let (id, other) = (open.id, Plan::read(&open)?);
+        let shared = plan.targets.keys().find(|edition| other.targets.contains_key(*edition));
+        let Some(edition) = shared.filter(|_| other.scope.tenant.is_none() && except != Some(id)) else {
+            continue;
+        };
+        if open.state == RolloutState::Running && !fleet.is_attended(id).await? {
+            let reason = "its process was gone when another was planned";
+            let from = [RolloutState::Running];
+            fleet.catalog.rollout_move(id, &from, RolloutState::Aborted, Some(reason)).await?;
+            continue;
+        }
+        return Err(Failure(format!(
+            "rollout {id} of edition `{edition}` is {}{}: go on with it (`manybox migrate resume {id}`, `retry {id}` when \
+             something failed), or give it up (`manybox migrate abort {id}`)",
+            open.state.as_str(),
+            open.reason.map(|reason| format!(" ({reason})")).unwrap_or_default()
+        )));
+    }
+    Ok(())
+}
+
+/// Carries a running rollout out, shows how it goes, and says what became of it.
+pub(super) async fn execute(
+    fleet: &Fleet,
+    row: RolloutRow,
+    jobs: Option<u16>,
+    stop: &Stop,
+    output: Output,
+) -> Done {
+    let id = row.id;
+    let executor = Executor::new(fleet, &row, jobs.map(usize::from), stop.armed())?;
+    let mut screen = Screen::new(output);
+    let ending = tokio::select! {
+        ending = executor.run() => ending,
+        never = screen.follow(fleet, id) => match never {},
+    };
+    screen.last_look(fleet, id).await?;
+    let ending = ending?;
+    if ending == Ending::Stopped {
+        // It stays a running one: others may be at work on it, and whoever comes next goes on.
+        fleet.catalog.rollout_waits(id, Some("its process was told to stop")).await?;
+    }
+    tell(fleet, id, &ending, output).await
+}
+
+/// Ctrl-C and SIGTERM: the first stops what runs and waits for it, the second leaves at once.
+#[derive(Default)]
+pub(super) struct Stop {
+    token: CancellationToken,
+    /// Whether somebody heeds the token.
+    armed: AtomicBool,
+}
+
+impl Stop {
+    /// The token, for whoever will stop when it is cancelled.
+    fn armed(&self) -> CancellationToken {
+        self.armed.store(true, Ordering::Relaxed);
+        self.token.clone()
+    }
+
+    /// Waits for the signal at which the command is to end without further ado.
+    pub(super) async fn on_signals(&self, output: Output) -> Failure {
+        let signals =
+            signal(SignalKind::interrupt()).and_then(|int| Ok((int, signal(SignalKind::terminate())?)));
+        let (mut interrupt, mut terminate) = match signals {
+            Ok(signals) => signals,
+            Err(error) => return Failure(format!("cannot listen for signals: {error}")),
+        };
+        loop {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            if !self.armed.load(Ordering::Relaxed) {
+                return Failure("interrupted; nothing was begun".into());
+            }
+            if self.token.is_cancelled() {
+                return Failure(
+                    "left at once; what was running is ended by its server, and `manybox migrate resume` goes on".into(),
+                );
+            }
+            output.note("stopping: what runs is cancelled and waited for; once more to leave at once");
+            self.token.cancel();
+        }
+    }
+}
+
+/// Says what became of a rollout.
+async fn tell(fleet: &Fleet, id: i64, ending: &Ending, output: Output) -> Done {
+    let Some(row) = fleet.catalog.rollout(id).await? else {
+        return Err(Failure(format!("rollout {id} is gone from the catalog")));
+    };
+    let report = Report::read(&fleet.catalog, row).await?;
+    let done = report.waves.iter().map(|wave| wave.counts.done).sum::<usize>();
+    output.answer(&report, |report| {
+        format!("{done} tenant(s) and {} template(s) brought up", report.templates.len())
+    })?;
+    let failed: Vec<_> = report.failures().collect();
+    let next = match ending {
+        Ending::Done if failed.is_empty() => return Ok(()),
+        Ending::Done => {
+            "the others are done. Mend these, then run `manybox migrate` again: it touches only them.".into()
+        }
+        Ending::Stopped => format!("stopped; `manybox migrate resume {id}` goes on."),
+        Ending::Paused => format!("rollout {id} is paused; `manybox migrate resume {id}` goes on."),
+        Ending::Halted(reason) => format!(
+            "rollout {id} is halted: {reason}. Mend what failed and run `manybox migrate retry {id}`, leave it out \
+             (`migrate skip {id} --tenant SLUG`), or give it up (`migrate abort {id}`)."
+        ),
+        Ending::Aborted => format!("rollout {id} was given up; what was done stays."),
+    };
+    if failed.is_empty() {
+        return Err(Failure(next));
+    }
+    let rows = failed
+        .iter()
+        .take(MOST_LISTED)
+        .map(|step| vec![step.slug.clone(), step.after.to_string(), failure_of(step)]);
+    let list = table(&["TENANT", "VERSION", "FAILURE"], rows);
+    let more = match failed.len().saturating_sub(MOST_LISTED) {
+        0 => String::new(),
+        n => format!("\n… and {n} more: `manybox migrate report {id}`"),
+    };
+    Err(Failure(format!(
+        "{} of {} tenant(s) failed; {next}\n{list}{more}",
+        failed.len(),
+        report.tenants.len()
+    )))
+}

@@ -1,0 +1,132 @@
+//! Step: one tenant brought to its target, and what the catalog is told of it.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use super::plan::Plan;
+use crate::catalog::{Claim, Migrated, StepOutcome, StepState};
+use crate::fleet::{Fleet, FleetError};
+use crate::migrate::{Edition, FailureKind, MigrationFailure, MigrationOutcome};
+use crate::tenant::TenantId;
+
+/// A step that ended, or was given back.
+pub(super) struct Worked {
+    pub(super) id: TenantId,
+    pub(super) slug: String,
+    pub(super) server: String,
+    /// What becomes of the step.
+    pub(super) outcome: StepOutcome,
+    /// What becomes of the tenant's row; `None` when the tenant wasn't touched.
+    pub(super) migrated: Option<Migrated>,
+}
+
+impl Worked {
+    /// A step that was taken and not begun.
+    pub(super) fn given_back(claim: Claim) -> Self {
+        Self::untouched(claim, StepState::Pending, None)
+    }
+
+    /// Whether it counts against the wave's budget.
+    pub(super) fn has_failed(&self) -> bool {
+        self.outcome.state.is_failure()
+    }
+
+    fn untouched(claim: Claim, state: StepState, failure: Option<Value>) -> Self {
+        let outcome =
+            StepOutcome { place: claim.place, state, version: None, failure, drift: None, notices: None };
+        Self { id: claim.id, slug: claim.slug, server: claim.server, outcome, migrated: None }
+    }
+}
+
+/// Brings a tenant to its target. What runs when `stop` is cancelled, or when the policy's time is over, is cancelled.
+pub(super) async fn work(
+    fleet: &Fleet,
+    plan: &Plan,
+    editions: &BTreeMap<String, Edition>,
+    claim: Claim,
+    stop: &CancellationToken,
+) -> Worked {
+    if !claim.is_there {
+        let failure = json!({ "kind": "gone", "message": "the tenant is no longer one that is migrated" });
+        return Worked::untouched(claim, StepState::Skipped, Some(failure));
+    }
+    let Some(edition) = editions.get(&claim.lineage.edition) else {
+        let message =
+            format!("its edition is `{}` now, which the rollout doesn't have", claim.lineage.edition);
+        return Worked::untouched(
+            claim,
+            StepState::Failed,
+            Some(json!({ "kind": "edition", "message": message })),
+        );
+    };
+    let (server, database) = (claim.server.clone(), claim.id.database());
+    // Of our own, so that the end of this step's time is no other's.
+    let mine = stop.child_token();
+    let options = fleet.migrate_options();
+    let migrating =
+        fleet.migrate_database(&server, &database, claim.lineage.version, edition, &options, &mine);
+    tokio::pin!(migrating);
+    let mut in_time = true;
+    let outcome = tokio::select! {
+        outcome = &mut migrating => outcome,
+        () = tokio::time::sleep(plan.policy.step_timeout) => {
+            in_time = false;
+            mine.cancel();
+            migrating.await
+        }
+    };
+    let outcome = match outcome {
+        Ok(Err(failure)) if failure.kind == FailureKind::Stopped && !in_time => {
+            let message = format!(
+                "was cancelled after {}, the policy's step_timeout: {}",
+                humantime::format_duration(plan.policy.step_timeout),
+                failure.message
+            );
+            Ok(Err(MigrationFailure { message, ..failure }))
+        }
+        other => other,
+    };
+    let stopped = in_time && stop.is_cancelled();
+    tell(claim, outcome, stopped)
+}
+
+/// What the catalog is told.
+fn tell(
+    claim: Claim,
+    outcome: Result<Result<MigrationOutcome, MigrationFailure>, FleetError>,
+    stopped: bool,
+) -> Worked {
+    let Claim { place, id, slug, server, .. } = claim;
+    let (stands, failure, json) = match outcome {
+        Ok(Ok(outcome)) => (Some((outcome.after, outcome.history)), None, None),
+        Ok(Err(failure)) => {
+            // 0 also stands for a history that could not be read: then what the catalog knows stays.
+            let stands = (failure.reached > 0).then(|| (failure.reached, failure.history.clone()));
+            let json = json!({ "kind": failure.kind, "message": failure.message });
+            (stands, Some((failure.kind, failure.message)), Some(json))
+        }
+        Err(error) => {
+            let message = error.to_string();
+            let json = json!({ "kind": FailureKind::Connection, "message": message });
+            (None, Some((FailureKind::Connection, message)), Some(json))
+        }
+    };
+    let state = match &failure {
+        None => StepState::Done,
+        // Nothing is wrong with the tenant: whoever goes on with the rollout takes it again.
+        Some((FailureKind::Stopped, _)) if stopped => StepState::Pending,
+        Some(_) => StepState::Failed,
+    };
+    let version = stands.as_ref().map(|(version, _)| *version);
+    let failed = failure.filter(|_| state == StepState::Failed).map(|(_, message)| message);
+    let json = json.filter(|_| state == StepState::Failed);
+    let migrated = (state != StepState::Pending || stands.is_some()).then(|| Migrated {
+        id: id.clone(),
+        stands,
+        failure: failed,
+    });
+    let outcome = StepOutcome { place, state, version, failure: json, drift: None, notices: None };
+    Worked { id, slug, server, outcome, migrated }
+}

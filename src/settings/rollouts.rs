@@ -1,0 +1,275 @@
+//! `[rollouts.NAME]`: in which waves tenants are brought to a new version, and what stops a rollout.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// The policy that `manybox migrate` takes when none is named.
+pub const DEFAULT_POLICY: &str = "default";
+
+/// A policy: waves in order, and what holds for all of them. The words are those of Atlas's deployment blocks and of Argo
+/// Rollouts where these have one.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RolloutPolicy {
+    /// In this order; a tenant goes with the first that takes it. Those that none takes go last, in a wave of their own.
+    pub waves: Vec<Wave>,
+    /// The order of the tenants in a wave.
+    pub order_by: OrderBy,
+    /// What becomes of a tenant whose migration failed.
+    pub on_error: OnError,
+    /// Longest time for one tenant, over all its files. What runs then is cancelled, and the tenant has failed.
+    #[serde(with = "humantime_serde")]
+    pub step_timeout: Duration,
+    /// How many tenants must have been rehearsed for these files, in a copy, before a plan is run.
+    pub rehearse: usize,
+}
+
+impl Default for RolloutPolicy {
+    /// One wave of all tenants, halted by the eleventh failure.
+    fn default() -> Self {
+        let all = Wave { name: Some("all".into()), failures: Failures::Count(10), ..Wave::default() };
+        Self {
+            waves: vec![all],
+            order_by: OrderBy::Slug,
+            on_error: OnError::Serve,
+            step_timeout: Duration::from_secs(3600),
+            rehearse: 0,
+        }
+    }
+}
+
+/// The order of the tenants in a wave.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OrderBy {
+    /// By name.
+    #[default]
+    Slug,
+    /// The youngest tenant first.
+    Newest,
+    /// The oldest tenant first.
+    Oldest,
+}
+
+/// What becomes of a tenant whose migration failed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnError {
+    /// It serves on, at the version that it reached, and is tried again by the next rollout.
+    #[default]
+    Serve,
+    /// It serves on, and later rollouts leave it out until `manybox migrate retry --tenant` takes it in again.
+    Quarantine,
+    /// It is suspended.
+    Suspend,
+}
+
+/// Some of the fleet. What is said is said all together: a wave takes the tenants to which every line applies.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Wave {
+    /// For people; `wave N` when not given.
+    pub name: Option<String>,
+    /// Only these, by slug: canaries.
+    pub tenants: Vec<String>,
+    /// Only those with all of these labels (`manybox tenant set SLUG label.KEY=VALUE`).
+    pub labels: BTreeMap<String, String>,
+    /// Only of this tier.
+    pub tier: Option<String>,
+    /// Only on this server.
+    pub server: Option<String>,
+    /// Only of this edition.
+    pub edition: Option<String>,
+    /// At most so many of a hundred of the rollout's tenants, rounded up; from 1 to 100.
+    pub percent: Option<u8>,
+    /// Databases at the same time, for each process that runs the rollout; `migrate.jobs` when not given.
+    pub jobs: Option<usize>,
+    /// The same for each server.
+    pub jobs_per_server: Option<usize>,
+    /// How many tenants may fail. One more, and `on_failures` happens.
+    pub failures: Failures,
+    /// What happens then.
+    pub on_failures: OnFailures,
+    /// How long to wait, when all are done, before the gate is asked and the next wave begins.
+    #[serde(with = "humantime_serde")]
+    pub bake: Duration,
+    /// What must hold before the next wave begins.
+    pub gate: Option<Gate>,
+}
+
+/// How many tenants of a wave may fail: `3`, or `"5%"` of it, rounded down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(try_from = "Written", into = "Written")]
+pub enum Failures {
+    /// So many.
+    Count(usize),
+    /// So many of a hundred, from 0 to 100.
+    Percent(u8),
+}
+
+impl Default for Failures {
+    fn default() -> Self {
+        Self::Count(0)
+    }
+}
+
+impl Failures {
+    /// How many of `tenants` may fail.
+    pub fn of(self, tenants: usize) -> usize {
+        match self {
+            Self::Count(count) => count,
+            Self::Percent(percent) => tenants.saturating_mul(usize::from(percent)) / 100,
+        }
+    }
+}
+
+/// The two forms in which [`Failures`] are written.
+#[derive(Deserialize, Serialize)]
+#[serde(untagged)]
+enum Written {
+    Count(usize),
+    Text(String),
+}
+
+impl TryFrom<Written> for Failures {
+    type Error = String;
+
+    fn try_from(written: Written) -> Result<Self, String> {
+        let text = match written {
+            Written::Count(count) => return Ok(Self::Count(count)),
+            Written::Text(text) => text,
+        };
+        let percent = text.strip_suffix('%').and_then(|number| number.trim().parse().ok());
+        match percent.filter(|percent| *percent <= 100) {
+            Some(percent) => Ok(Self::Percent(percent)),
+            None => Err(format!("`{text}` is neither a number of tenants nor a share such as \"5%\"")),
+        }
+    }
+}
+
+impl From<Failures> for Written {
+    fn from(failures: Failures) -> Self {
+        match failures {
+            Failures::Count(count) => Self::Count(count),
+            Failures::Percent(percent) => Self::Text(format!("{percent}%")),
+        }
+    }
+}
+
+impl fmt::Display for Failures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Count(count) => write!(f, "{count}"),
+            Self::Percent(percent) => write!(f, "{percent}%"),
+        }
+    }
+}
+
+/// What happens when more tenants of a wave failed than may.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnFailures {
+    /// No further tenant is begun, until `manybox migrate retry`, `skip` or `abort`.
+    #[default]
+    Halt,
+    /// The rollout goes on.
+    Continue,
+}
+
+/// What must hold after a wave. Every tenant is judged by itself, against itself before the wave: what one of them does can
+/// hold the rollout, but can't make another's look better.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Gate {
+    /// The time that is looked at before the wave's first migration, and after its last: at least so long is baked.
+    #[serde(with = "humantime_serde")]
+    pub window: Duration,
+    /// Most by which a tenant's share of 5xx may rise: 0.01 is one request in a hundred.
+    pub error_rate: Option<f64>,
+    /// Most times its p99 may be what it was.
+    pub p99: Option<f64>,
+    /// Tenants with fewer requests in one of the two windows aren't judged by them.
+    pub least_requests: u64,
+    /// A query that must answer `true`, asked in each tenant's database as its owner.
+    pub sql: Option<String>,
+    /// How many tenants may be worse than that.
+    pub failures: Failures,
+}
+
+impl Default for Gate {
+    fn default() -> Self {
+        Self {
+            window: Duration::from_secs(60),
+            error_rate: Some(0.01),
+            p99: Some(2.0),
+            least_requests: 20,
+            sql: None,
+            failures: Failures::Count(0),
+        }
+    }
+}
+
+impl RolloutPolicy {
+    /// The first value that can't hold, by its key and what would be right.
+    pub(super) fn wrong(&self) -> Option<(String, &'static str)> {
+        if self.waves.is_empty() {
+            return Some(("waves".into(), "expected at least one wave"));
+        }
+        if self.step_timeout < Duration::from_secs(1) {
+            return Some(("step_timeout".into(), "expected 1s or more"));
+        }
+        self.waves.iter().enumerate().find_map(|(at, wave)| {
+            let (key, reason) = wave.wrong()?;
+            Some((format!("waves[{at}].{key}"), reason))
+        })
+    }
+}
+
+impl Wave {
+    fn wrong(&self) -> Option<(&'static str, &'static str)> {
+        let positive = |number: Option<f64>| number.is_none_or(|number| number.is_finite() && number >= 0.0);
+        match (&self.gate, self) {
+            (_, wave) if wave.percent.is_some_and(|p| p == 0 || p > 100) => {
+                Some(("percent", "expected 1 to 100"))
+            }
+            (_, wave) if wave.jobs == Some(0) => Some(("jobs", "expected 1 or more")),
+            (_, wave) if wave.jobs_per_server == Some(0) => Some(("jobs_per_server", "expected 1 or more")),
+            (Some(gate), _) if !positive(gate.error_rate) => Some(("gate.error_rate", "expected 0 or more")),
+            (Some(gate), _) if !positive(gate.p99) => Some(("gate.p99", "expected 0 or more")),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_budget_is_a_number_or_a_share() {
+        #[derive(Deserialize)]
+        struct Held {
+            failures: Failures,
+        }
+        let read = |text: &str| toml::from_str::<Held>(text).map(|held| held.failures);
+        assert_eq!(read("failures = 3").unwrap().of(10), 3);
+        assert_eq!(read("failures = \"5%\"").unwrap().of(199), 9);
+        for wrong in ["failures = \"5\"", "failures = \"101%\"", "failures = -1", "failures = \"-1%\""] {
+            assert!(read(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_policy_survives_the_catalog() {
+        let gate = Gate { sql: Some("SELECT true".into()), ..Gate::default() };
+        let wave =
+            Wave { percent: Some(10), failures: Failures::Percent(5), gate: Some(gate), ..Wave::default() };
+        let policy =
+            RolloutPolicy { waves: vec![wave], on_error: OnError::Quarantine, ..RolloutPolicy::default() };
+        let json = serde_json::to_string(&policy).unwrap();
+        assert_eq!(serde_json::from_str::<RolloutPolicy>(&json).unwrap(), policy);
+    }
+}
