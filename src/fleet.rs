@@ -36,7 +36,7 @@ pub use rights::OutdatedDatabase;
 pub use roles::{HISTORY, MIGRATORS, OWNER, catalog_migrator, catalog_owner, migrator_of};
 pub use server::{FleetServer, Servers, check_version};
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -165,7 +165,16 @@ const CONCURRENT_COPIES: usize = 4;
 pub fn editions(settings: &Settings) -> migrate::Editions {
     let folders = settings.editions.iter();
     let folders = folders.filter_map(|(name, e)| Some((name.as_str(), e.migrations.as_deref()?)));
-    migrate::Editions::read(folders, &limits(settings))
+    let mut editions = migrate::Editions::read(folders, &limits(settings));
+    for (name, edition) in &mut editions.sound {
+        edition.settings = run_with(settings, name);
+    }
+    editions
+}
+
+/// What the files of an edition run with.
+fn run_with(settings: &Settings, edition: &str) -> BTreeMap<String, String> {
+    settings.editions.get(edition).map(|files| files.settings.clone()).unwrap_or_default()
 }
 
 /// The timeouts that files may not raise.
@@ -243,7 +252,9 @@ impl Fleet {
     /// # Errors
     /// When the settings don't have it, or one of its files is malformed or may not be run.
     pub fn edition(&self, name: &str) -> Result<migrate::Edition, FleetError> {
-        Ok(migrate::Edition::read(name, self.edition_files(name)?, &limits(&self.settings))?)
+        let mut edition = migrate::Edition::read(name, self.edition_files(name)?, &limits(&self.settings))?;
+        edition.settings = run_with(&self.settings, name);
+        Ok(edition)
     }
 
     /// Where an edition's files are.

@@ -1,5 +1,6 @@
 //! `Edition`: the migration files of one line of schema versions, checked before any of them is run.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::file::{self, File};
@@ -59,6 +60,8 @@ pub struct Edition {
     pub name: String,
     /// In ascending order of version.
     pub files: Vec<File>,
+    /// Settings of PostgreSQL that its files run with, by name.
+    pub settings: BTreeMap<String, String>,
     /// The timeouts that its files may not raise.
     limits: Limits,
 }
@@ -149,7 +152,7 @@ impl Edition {
                 steps: linted.steps,
             });
         }
-        let edition = Self { name: name.to_owned(), files, limits: *limits };
+        let edition = Self { name: name.to_owned(), files, settings: BTreeMap::new(), limits: *limits };
         if refused.is_empty() {
             return Ok(edition);
         }

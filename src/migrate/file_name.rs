@@ -69,8 +69,9 @@ fn suggestion(stem: &str) -> Option<String> {
         stem.strip_prefix('v').filter(|rest| rest.starts_with(|c: char| c.is_ascii_digit())).unwrap_or(stem);
     let end = stem.find(|c: char| !c.is_ascii_digit()).unwrap_or(stem.len());
     let (digits, rest) = stem.split_at(end);
-    // In `1.2__x` the 2 belongs to the version; which number that makes is the author's to say.
-    if rest.starts_with('.') && rest[1..].starts_with(|c: char| c.is_ascii_digit()) {
+    // In `1.2__x` and `1_2__x` the 2 belongs to the version; which number that makes is the author's to say.
+    let more = rest.strip_prefix('.').or_else(|| rest.strip_prefix('_').filter(|rest| rest.contains("__")));
+    if more.is_some_and(|more| more.starts_with(|c: char| c.is_ascii_digit())) {
         return None;
     }
     let version: i64 = digits.parse().ok().filter(|version| *version > 0)?;
@@ -107,6 +108,7 @@ mod tests {
             "V1__.sql",
             "V1__A.sql",
             "V1.5__x.sql",
+            "V1_5__x.sql",
             "V+1__x.sql",
             "V1__x.SQL",
             "V1__x.rs",
@@ -120,6 +122,9 @@ mod tests {
             let error = parse(name).unwrap_err();
             assert!(error.contains("V<number>__<name>.sql"), "{name}: {error}");
         }
+        assert!(
+            ["V1.5__x.sql", "V1_5__x.sql"].iter().all(|name| !parse(name).unwrap_err().contains("rename"))
+        );
     }
 
     #[test]

@@ -117,7 +117,7 @@ impl Linter {
                 findings.extend(self.known.look(statement, *per_tenant));
             }
         }
-        if !marks.no_transaction {
+        if warned && !marks.no_transaction {
             findings.extend(unusable_values(&statements));
         }
         if warned {

@@ -1,5 +1,6 @@
 //! `migrate`: applies an edition to one database, file by file, and says how far it came.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures_util::future::{join, join3};
@@ -37,6 +38,8 @@ pub struct Options {
     pub lock_wait: Duration,
     /// The longest time for one statement of a file; `None` for no limit.
     pub statement_timeout: Option<Duration>,
+    /// Settings of PostgreSQL that files run with, by name; those of the edition are taken besides.
+    pub settings: BTreeMap<String, String>,
     /// The newest version to apply; `None` for all.
     pub target: Option<i64>,
     /// Whether everything in the database is known to belong to its owners; see
@@ -54,6 +57,7 @@ impl Default for Options {
             retries: 5,
             lock_wait: Duration::from_secs(60),
             statement_timeout: None,
+            settings: BTreeMap::new(),
             target: None,
             all_owned: false,
         }
@@ -103,7 +107,9 @@ pub async fn migrate(
     options: &Options,
 ) -> Result<MigrationOutcome, MigrationFailure> {
     let mut progress = Progress::default();
-    let result = files(client, edition, options, &mut progress).await;
+    let mut options = options.clone();
+    options.settings.extend(edition.settings.clone());
+    let result = files(client, edition, &options, &mut progress).await;
     if result.is_err() || progress.applied.is_empty() {
         // Only so that nobody waits for what a transaction holds until the session is closed.
         let _ = client.batch_execute("ROLLBACK").await;
@@ -143,7 +149,8 @@ struct LockedSession {
 }
 
 fn pinned(options: &Options, lock_timeout: Duration) -> String {
-    session::pinned(&options.roles, lock_timeout, options.statement_timeout)
+    let pinned = session::pinned(&options.roles, lock_timeout, options.statement_timeout);
+    pinned + &session::settings(&options.settings)
 }
 
 /// Waits for the database's migration lock. Leaves a transaction open for the first file, so that usually this is one
@@ -178,13 +185,20 @@ async fn lock_step_by_step(
     deadline: Instant,
 ) -> Result<LockedSession, Stop> {
     client.batch_execute("ROLLBACK").await.map_err(StatementError::from)?;
-    if let Err(error) = client.batch_execute(&pinned(options, options.lock_timeout)).await {
+    let pin = session::pinned(&options.roles, options.lock_timeout, options.statement_timeout);
+    if let Err(error) = client.batch_execute(&pin).await {
         let error = StatementError::from(error);
         let message = format!(
             "the login can't become `{}`: {error}; run `manybox init`, which gives each database its migrator",
             options.roles.owner
         );
         return Err(if error.lost { error.into() } else { Stop(FailureKind::Owner, message) });
+    }
+    if let Err(error) = client.batch_execute(&session::settings(&options.settings)).await {
+        let error = StatementError::from(error);
+        let message =
+            format!("the server refuses the edition's settings: {error}; see [editions.NAME.settings]");
+        return Err(if error.lost { error.into() } else { Stop(FailureKind::Sql, message) });
     }
     let wait = deadline.saturating_duration_since(Instant::now());
     // Not released: it ends with the session.

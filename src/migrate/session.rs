@@ -1,6 +1,6 @@
 //! The session that migrations run in: its role and settings are set before each file, and checked after it.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::time::Duration;
 
@@ -129,6 +129,15 @@ pub(super) fn pinned(roles: &Roles, lock_timeout: Duration, statement_timeout: O
         literal(&lock.to_string()),
         literal(&statement.to_string()),
     )
+}
+
+/// What sets an edition's own settings, to stand behind [`pinned`]. `set_config` reads lists as they are written in
+/// `postgresql.conf`.
+pub(super) fn settings(settings: &BTreeMap<String, String>) -> String {
+    let set = settings.iter().map(|(name, value)| {
+        format!("; SELECT pg_catalog.set_config({}, {}, false)", literal(name), literal(value))
+    });
+    set.collect()
 }
 
 /// The rows that each statement of a message gave.

@@ -159,6 +159,13 @@ impl Settings {
                 return wrong(format!("editions.{name}.api"), invalid.0);
             }
         }
+        for (name, edition) in &self.editions {
+            if let Some((setting, reason)) =
+                edition.settings.keys().find_map(|setting| Some((setting, unsettable(setting)?)))
+            {
+                return wrong(format!("editions.{name}.settings.{setting}"), reason);
+            }
+        }
         if self.migrate.jobs == 0 {
             return wrong("migrate.jobs".into(), "expected 1 or more".into());
         }
@@ -304,6 +311,27 @@ fn listed<'a>(names: impl Iterator<Item = &'a String>) -> String {
     if names.is_empty() { "(none is set)".into() } else { names.join(", ") }
 }
 
+/// Why an edition's files can't run with a setting of this name.
+fn unsettable(setting: &str) -> Option<String> {
+    const OURS: [&str; 7] = [
+        "role",
+        "session_authorization",
+        "lock_timeout",
+        "statement_timeout",
+        "standard_conforming_strings",
+        "client_encoding",
+        "client_min_messages",
+    ];
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '.';
+    if !setting.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_') || !setting.chars().all(plain) {
+        return Some("is not a setting's name; expected letters, digits, `_` and `.`".into());
+    }
+    let ours = OURS.iter().find(|ours| setting.eq_ignore_ascii_case(ours))?;
+    Some(format!(
+        "is set by manybox for every file; timeouts are in [migrate], `{ours}` can't be an edition's"
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -343,6 +371,8 @@ mod tests {
             ("[listen]\nbase_urls = [\"http://x.com\"]", "listen.base_urls", "{tenant}"),
             ("[defaults.api]\nschemas = [\"a\"]", "defaults.api", "did you mean `db_schemas`?"),
             ("[editions.a.api]\ndb_plan_enabled = 3", "db_plan_enabled", "true or false"),
+            ("[editions.a.settings]\nLock_Timeout = \"0\"", "editions.a.settings", "in [migrate]"),
+            ("[editions.a.settings]\n\"a b\" = \"0\"", "editions.a.settings.a b", "a setting's name"),
             ("[editions.a.api]\nmax_rows = 3", "editions.a.api.max_rows", "one tenant only"),
             ("[editions.a.api]\ndb_anon_role = \"x\"", "editions.a.api", "`authenticated`"),
             ("[editions.a]\n[tenants.b.settings]\nroles = [\"x\"]", "tenants.b.settings", "`authenticated`"),

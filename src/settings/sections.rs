@@ -1,5 +1,6 @@
 //! The sections of `tenants.toml`; each field says what it is for and what a wrong value costs.
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -242,6 +243,9 @@ pub struct EditionFiles {
     pub migrations: Option<PathBuf>,
     /// Extensions its templates get before the first file runs.
     pub extensions: Vec<String>,
+    /// Settings of PostgreSQL that its files run with, such as `search_path`; names of your own with a dot in them, such as
+    /// `"app.region"`, are what files ask for by `current_setting`. They are no part of a file's checksum.
+    pub settings: BTreeMap<String, String>,
     /// A SQL file that `manybox demo` fills a tenant with.
     pub demo: Option<PathBuf>,
     /// How the REST APIs of its tenants are exposed, unless one says otherwise.
@@ -262,6 +266,7 @@ impl Default for EditionFiles {
         Self {
             migrations: None,
             extensions: Vec::new(),
+            settings: BTreeMap::new(),
             demo: None,
             api: Overrides::default(),
             row_security: RowSecurity::default(),

@@ -5,6 +5,8 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
+use crate::support::TestFleet;
+
 /// A folder with editions of these files, and settings whose only server is not there.
 fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
@@ -87,4 +89,31 @@ fn an_allowance_says_why() {
         let (output, text) = lint(folder.path(), &[]);
         assert_eq!(output.status.code(), Some(code), "{mark}: {text}");
     }
+}
+
+#[tokio::test]
+async fn files_run_with_their_editions_settings() {
+    let fleet = TestFleet::builder()
+        .toml("settings = { search_path = 'app, public', \"app.region\" = \"it's\" }")
+        .tenants(&["a"])
+        .build()
+        .await;
+    let folder = fleet.folder.path().join("migrations/shop");
+    let placed = "CREATE SCHEMA app; CREATE TABLE placed AS SELECT current_setting('app.region') AS region;";
+    std::fs::write(folder.join("V3__placed.sql"), placed).unwrap();
+    let outside =
+        "-- manybox: no-transaction\nCREATE INDEX CONCURRENTLY placed_region ON app.placed (region);";
+    std::fs::write(folder.join("V4__index.sql"), outside).unwrap();
+    let (code, _, error) = fleet.run(&["migrate"]).await;
+    assert_eq!(code, 0, "{error}");
+    let region = fleet.admin("a").await.query_one("SELECT region FROM app.placed", &[]).await.unwrap();
+    assert_eq!(region.get::<_, String>(0), "it's");
+
+    // One that the server doesn't take stops the files and is named.
+    std::fs::write(folder.join("V5__x.sql"), "SELECT 1;").unwrap();
+    let file = fleet.folder.path().join("tenants.toml");
+    let toml = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, toml.replace("\"app.region\" = \"it's\"", "work_mem = 'much'")).unwrap();
+    let (code, _, error) = fleet.run(&["migrate"]).await;
+    assert!(code == 1 && error.contains("work_mem"), "{error}");
 }
