@@ -82,7 +82,7 @@ pub(super) async fn find(fleet: &Fleet, ask: &Ask, output: Output) -> Result<Fou
     let state = FleetState { editions: &editions, templates: &templates, tenants: &tenants };
     let draft = rollout::plan(state, &request);
     let mut notes: Vec<String> =
-        editions.values().flat_map(|e| &e.warnings).map(|finding| format!("{finding}")).collect();
+        editions.values().flat_map(|e| e.warnings(0)).map(|finding| finding.to_string()).collect();
     let left_out = |reason: LeftOutReason| {
         let slugs: Vec<_> =
             draft.left_out.iter().filter(|out| out.reason == reason).map(|out| out.slug.as_str()).collect();
