@@ -2,6 +2,7 @@
 
 mod feed;
 mod journal;
+mod labels;
 mod leases;
 mod rollouts;
 mod schemas;

@@ -439,21 +439,6 @@ impl Catalog {
         Ok(rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?)
     }
 
-    /// Makes later rollouts leave a tenant out, or take it in again. It is in the journal.
-    ///
-    /// # Errors
-    /// When the catalog can't be changed.
-    pub async fn tenant_quarantine(&self, id: &TenantId, set: bool) -> Result<(), CatalogError> {
-        let sql = "WITH t AS (
-                UPDATE catalog.tenant SET quarantined = CASE WHEN $2 THEN COALESCE(quarantined, now()) END
-                WHERE id = $1 AND (quarantined IS NOT NULL) <> $2 RETURNING id
-             )
-             INSERT INTO catalog.journal (tenant, action)
-             SELECT id, CASE WHEN $2 THEN 'quarantined' ELSE 'quarantine-ended' END FROM t";
-        self.sessions.execute(sql, &[&id.as_str(), &set]).await?;
-        Ok(())
-    }
-
     /// Mean seconds of a step in the newest rollout that brought tenants of this edition to this version, or else to any;
     /// `None` when there was none.
     ///

@@ -332,23 +332,6 @@ impl Catalog {
         .await
     }
 
-    /// Gives a tenant these labels, in place of those that it has.
-    ///
-    /// # Errors
-    /// When the catalog can't be changed.
-    pub async fn tenant_label(
-        &self,
-        id: &TenantId,
-        labels: &BTreeMap<String, String>,
-    ) -> Result<(), CatalogError> {
-        self.change(
-            "WITH t AS (UPDATE catalog.tenant SET labels = $2 WHERE id = $1 RETURNING id)
-             INSERT INTO catalog.journal (tenant, action, detail) SELECT id, 'label', $2 FROM t",
-            &[&id.as_str(), &Json(labels)],
-        )
-        .await
-    }
-
     /// Gives an adopted tenant another login, or another password of the same. The generation is raised, so that
     /// routers open no more connections with the one before.
     ///
@@ -502,7 +485,11 @@ impl Catalog {
         .await
     }
 
-    async fn change(&self, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<(), CatalogError> {
+    pub(super) async fn change(
+        &self,
+        sql: &str,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<(), CatalogError> {
         self.sessions.execute(sql, parameters).await?;
         Ok(())
     }

@@ -7,6 +7,7 @@ mod repair;
 mod run;
 mod screen;
 mod status;
+mod which;
 
 use super::{Context, Done, Output};
 use crate::fleet::Fleet;
@@ -39,7 +40,7 @@ enum Sub {
     /// Show every tenant's version, from the catalog: no tenant's database is connected to
     Status(status::Status),
     /// Follow a rollout, from any machine
-    Watch(control::Which),
+    Watch(which::Which),
     /// List rollouts, newest first
     List(control::List),
     /// Begin no further tenant; those that are being worked on are finished

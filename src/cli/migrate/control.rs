@@ -7,41 +7,11 @@ use super::super::{Done, Failure, Output};
 use super::plan::{Ask, some_of};
 use super::run::{Stop, execute, migrate};
 use super::screen::Screen;
+use super::which::{MOST_LISTED, OPEN, Which, newest};
 use crate::catalog::{RolloutRow, RolloutState, StepRow};
 use crate::fleet::Fleet;
 use crate::rollout::{Plan, Report, failure_of};
 use crate::settings::DEFAULT_POLICY;
-
-/// States from which something can still happen.
-const OPEN: [RolloutState; 4] =
-    [RolloutState::Planned, RolloutState::Running, RolloutState::Paused, RolloutState::Halted];
-
-/// The rollout of this number, or the newest in one of these states.
-pub(super) async fn newest(
-    fleet: &Fleet,
-    id: Option<i64>,
-    states: &[RolloutState],
-) -> Result<RolloutRow, Failure> {
-    if let Some(id) = id {
-        let found = fleet.catalog.rollout(id).await?;
-        return found.ok_or_else(|| Failure(format!("there is no rollout {id}; see `manybox migrate list`")));
-    }
-    // Of the newest: an operator means what happened last.
-    let rows = fleet.catalog.rollouts(MOST_LISTED).await?;
-    rows.into_iter().find(|row| states.contains(&row.state)).ok_or_else(|| {
-        let states: Vec<_> = states.iter().map(|state| state.as_str()).collect();
-        Failure(format!("no rollout is {}; see `manybox migrate list`", states.join(" or ")))
-    })
-}
-
-/// Rollouts that `migrate list` shows when nothing is said.
-const MOST_LISTED: i64 = 20;
-
-#[derive(clap::Args)]
-pub(super) struct Which {
-    /// The rollout; the newest that isn't over when not given
-    rollout: Option<i64>,
-}
 
 pub(super) async fn watch(fleet: &Fleet, which: &Which, output: Output) -> Done {
     let row = newest(fleet, which.rollout, &OPEN).await?;

@@ -81,8 +81,7 @@ pub(super) async fn find(fleet: &Fleet, ask: &Ask, output: Output) -> Result<Fou
     let request = RolloutRequest { scope, policy_name: ask.policy.clone(), policy: policy.clone() };
     let state = FleetState { editions: &editions, templates: &templates, tenants: &tenants };
     let draft = rollout::plan(state, &request);
-    let mut notes: Vec<String> =
-        editions.values().flat_map(|e| e.warnings(0)).map(|finding| finding.to_string()).collect();
+    let mut notes = findings(&editions, &draft);
     let left_out = |reason: LeftOutReason| {
         let slugs: Vec<_> =
             draft.left_out.iter().filter(|out| out.reason == reason).map(|out| out.slug.as_str()).collect();
@@ -97,6 +96,19 @@ pub(super) async fn find(fleet: &Fleet, ask: &Ask, output: Output) -> Result<Fou
         format!("set aside because a migration failed: {slugs}; `manybox migrate retry --tenant SLUG` takes one in again")
     }));
     Ok(Found { draft, problems, notes })
+}
+
+/// What the linter says of the files that some tenant lacks.
+fn findings(editions: &BTreeMap<String, Edition>, draft: &Draft) -> Vec<String> {
+    let mut found = Vec::new();
+    for (name, target) in &draft.plan.targets {
+        let Some(edition) = editions.get(name) else { continue };
+        let lowest = draft.steps.iter().filter(|step| step.edition == *name).map(|step| step.before).min();
+        let of_plan =
+            edition.warnings(lowest.unwrap_or(0)).into_iter().filter(|f| f.version <= target.version);
+        found.extend(of_plan.map(|finding| finding.to_string()));
+    }
+    found
 }
 
 /// Takes the editions out whose files are not those that the fleet was made by, with a sentence about each.

@@ -7,9 +7,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::super::output::table;
 use super::super::{Done, Failure, Output};
-use super::control::newest;
 use super::plan::{self, Ask, Found};
 use super::screen::Screen;
+use super::which::newest;
 use crate::catalog::{RolloutRow, RolloutState};
 use crate::fleet::Fleet;
 use crate::rollout::{Ending, Executor, Plan, Report, failure_of};
