@@ -14,6 +14,7 @@ mod socket;
 mod supervisor;
 mod tenant;
 mod traffic;
+mod version;
 
 pub use app::{App, DataPlane};
 pub use clients::Clients;

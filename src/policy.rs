@@ -9,6 +9,7 @@ mod limits;
 mod overrides;
 mod role_path;
 mod secret;
+mod version;
 
 pub use api::{Api, Function, OpenApiMode, TxEnd, Verbosity};
 pub use key_material::KeyMaterial;
@@ -17,6 +18,7 @@ pub use limits::Limits;
 pub use overrides::{InDatabase, MAX_IN_DATABASE_VALUE, Overrides, Stored};
 pub use role_path::RolePath;
 pub use secret::Secret;
+pub use version::VersionRequirement;
 
 /// Why a word given by a person or read from the catalog is not one of ours.
 ///

@@ -102,6 +102,14 @@ impl Tenant {
         Self { record, limits, api }
     }
 
+    /// Whether its database has a version with which it may be served.
+    pub fn has_required_version(&self) -> bool {
+        match (self.api.require_version, self.lineage()) {
+            (Some(required), Some(lineage)) => required.is_met_by(lineage.version),
+            (None, _) | (_, None) => true,
+        }
+    }
+
     /// The tenant with other settings of its API.
     #[must_use]
     pub fn with_api(&self, api: Api) -> Self {

@@ -15,6 +15,8 @@ pub(super) enum RouterError {
     AmbiguousUrl(&'static str),
     UnknownBaseUrl,
     TenantSuspended,
+    /// The tenant's version is not one that is served.
+    VersionRefused,
     NotReady,
     RequestTimeout,
     Panic,
@@ -52,6 +54,11 @@ impl RouterError {
                 "This tenant is suspended".into(),
                 "Ask whoever runs the service; nothing has been lost",
             ),
+            Self::VersionRefused => (
+                Code::SchemaVersionRefused,
+                "The database of this tenant waits for its migration".into(),
+                "Try again later; nothing has been lost",
+            ),
             Self::NotReady => (
                 Code::RouterNotReady,
                 "The router has not read its catalog yet".into(),
@@ -79,6 +86,9 @@ impl RouterError {
             ),
         };
         let mut error = rest::Error::new(code, message).with_hint(hint);
+        if self == Self::VersionRefused {
+            error = error.with_header(RETRY_AFTER, HeaderValue::from_static("5"));
+        }
         if let Self::RateLimited(wait) = self {
             error = error.with_header(RETRY_AFTER, HeaderValue::from(wait.as_secs() + 1));
         }

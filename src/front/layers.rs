@@ -25,7 +25,7 @@ use tower_http::request_id::{
 use super::clients::Client;
 use super::error::RouterError;
 use super::supervisor::panic_message;
-use super::{App, cors, tenant};
+use super::{App, cors, tenant, version};
 use crate::rest::Code;
 use crate::telemetry::{Outcome, Stage};
 
@@ -141,6 +141,7 @@ impl tower::Service<Request> for Dispatch {
                 Ok(tenant) if let Some(wait) = app.rate_limiters.refuses(&tenant) => {
                     RouterError::RateLimited(wait).into_response()
                 }
+                Ok(tenant) if !tenant.has_required_version() => RouterError::VersionRefused.into_response(),
                 Ok(tenant) => {
                     let request = Request::from_parts(parts, body);
                     let answer = async {
@@ -161,6 +162,9 @@ impl tower::Service<Request> for Dispatch {
                 }
             };
             cors::allow(origin.as_ref(), tenant.as_ref().map(|tenant| &tenant.api), response.headers_mut());
+            if let Some(tenant) = &tenant {
+                version::tell(tenant, response.headers_mut());
+            }
             let (status, took) = (response.status().as_u16(), begun.elapsed());
             let code = response.extensions().get::<Code>();
             let outcome = code.map_or_else(|| Outcome::of_status(status), Code::outcome);

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use serde::Serialize;
 
-use super::{Invalid, Limits, RolePath, Secret};
+use super::{Invalid, Limits, RolePath, Secret, VersionRequirement};
 
 /// How a tenant's REST API is exposed. What each field means, how it is written and where it may be set stands in
 /// the table of [`Key`](super::Key)s.
@@ -44,6 +44,11 @@ pub struct Api {
     pub server_cors_allowed_origins: Option<Vec<String>>,
     /// Whether answers say in `Server-Timing` what took how long.
     pub server_timing_enabled: bool,
+    /// Whether answers say in `MB-Schema-Version` which version of its edition the tenant has.
+    pub schema_version_header: bool,
+    /// The versions of its edition with which the tenant is served; `None` for all. An adopted database has no version, and
+    /// is served.
+    pub require_version: Option<VersionRequirement>,
     /// What the JSON of an error has.
     pub client_error_verbosity: Verbosity,
     /// Whether filters, orders and limits may name an embed by its target although it has an alias.
@@ -100,6 +105,8 @@ impl Api {
             openapi_server_proxy_uri: None,
             server_cors_allowed_origins: None,
             server_timing_enabled: false,
+            schema_version_header: false,
+            require_version: None,
             client_error_verbosity: Verbosity::Verbose,
             url_use_legacy_target_names: true,
             jwt_secret: None,

@@ -2,10 +2,13 @@
 //!
 //! Help, `tenant set`, `tenants.toml`, in-database configuration and their errors all come from it.
 
-use std::fmt::Display;
-use std::time::Duration;
+mod form;
 
 use super::{Api, Invalid, KeyMaterial, Limits, Secret};
+use form::{
+    is_json_object, is_setting, list, may_be_hoisted, names, number, option, or_none, set, switch, text,
+    time, url,
+};
 
 /// What keys set.
 #[derive(Debug, Clone, PartialEq)]
@@ -207,6 +210,24 @@ pub const KEYS: &[Key] = &[
         in_database: true,
         read: |e, v| set(&mut e.api.server_timing_enabled, switch(v)?),
         show: |e| e.api.server_timing_enabled.to_string(),
+    },
+    Key {
+        name: "schema_version_header",
+        expected: SWITCH,
+        doc: "say in MB-Schema-Version which version of its edition the tenant has",
+        scope: Scope::Edition,
+        in_database: false,
+        read: |e, v| set(&mut e.api.schema_version_header, switch(v)?),
+        show: |e| e.api.schema_version_header.to_string(),
+    },
+    Key {
+        name: "require_version",
+        expected: "a version such as >= 12, > 11 or = 12, or none",
+        doc: "refuse requests with 503 while the tenant has another version of its edition; says nothing of adopted databases",
+        scope: Scope::Edition,
+        in_database: false,
+        read: |e, v| set(&mut e.api.require_version, or_none(v, |v| v.parse().ok())?),
+        show: |e| option(e.api.require_version.as_ref()),
     },
     Key {
         name: "client_error_verbosity",
@@ -419,75 +440,4 @@ fn check_secret(value: &str) -> Result<(), Invalid> {
         Some(_) if is_json_object(value) => Ok(()),
         Some(material) => Err(material.refusal()),
     }
-}
-
-fn is_json_object(text: &str) -> bool {
-    serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(text).is_ok()
-}
-
-fn set<T>(place: &mut T, value: T) -> Option<()> {
-    *place = value;
-    Some(())
-}
-
-fn names(value: &str) -> Option<Vec<String>> {
-    let names: Vec<String> = value.split(',').map(|name| name.trim().to_owned()).collect();
-    names.iter().all(|name| !name.is_empty() && !name.contains('\0')).then_some(names)
-}
-
-fn text(value: &str) -> Option<String> {
-    (!value.contains('\0')).then(|| value.to_owned())
-}
-
-/// PostgreSQL takes 0 for no limit at all, and counts in milliseconds.
-fn time(value: &str) -> Option<Duration> {
-    humantime::parse_duration(value).ok().filter(|d| d.as_millis() > 0)
-}
-
-fn number<N: std::str::FromStr>(value: &str) -> Option<N> {
-    value.parse().ok()
-}
-
-/// `true` in every way in which PostgREST takes it.
-fn switch(value: &str) -> Option<bool> {
-    match value.to_ascii_lowercase().as_str() {
-        "true" | "1" => Some(true),
-        "false" | "0" => Some(false),
-        _ => None,
-    }
-}
-
-fn or_none<T>(value: &str, read: impl FnOnce(&str) -> Option<T>) -> Option<Option<T>> {
-    if value == NONE { Some(None) } else { read(value).map(Some) }
-}
-
-fn url(value: &str) -> bool {
-    let rest = value.strip_prefix("https://").or_else(|| value.strip_prefix("http://"));
-    let host = rest.map(|rest| rest.split('/').next().unwrap_or_default());
-    host.is_some_and(|host| !host.is_empty()) && value.bytes().all(|b| b.is_ascii_graphic() && b != b'"')
-}
-
-/// What our own statement sets may not be set again behind it. PostgreSQL takes names in any case.
-fn may_be_hoisted(name: &str) -> bool {
-    let name = name.to_ascii_lowercase();
-    is_setting(&name)
-        && !matches!(name.as_str(), "role" | "session_authorization" | "search_path")
-        && !["request.", "response.", "pgrst.", APP].iter().any(|prefix| name.starts_with(prefix))
-}
-
-/// Whether PostgreSQL would take it as a setting's name: words separated by dots.
-fn is_setting(name: &str) -> bool {
-    name.len() <= 100
-        && name.split('.').all(|word| {
-            word.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
-                && word.bytes().next().is_some_and(|b| !b.is_ascii_digit())
-        })
-}
-
-fn list(names: &[String]) -> String {
-    if names.is_empty() { NONE.into() } else { names.join(",") }
-}
-
-fn option(value: Option<&impl Display>) -> String {
-    value.map_or_else(|| NONE.into(), ToString::to_string)
 }

@@ -173,6 +173,11 @@ codes! {
     HeadTooLarge = "MBX116", REQUEST_HEADER_FIELDS_TOO_LARGE, ClientError;
     caller: "Send fewer and shorter headers; cookies are headers too.";
 
+    /// The tenant's schema has a version that the router's `require_version` excludes: it waits for its migration.
+    SchemaVersionRefused = "MBX117", SERVICE_UNAVAILABLE, Unavailable;
+    caller: "Try again after `Retry-After`.";
+    operator: "`manybox migrate status` shows who is behind and why; or lower `require_version` of the edition or the tenant.";
+
     /// All connections that the tenant may have stayed in use for its tier's `acquire_timeout`.
     TenantConnectionsBusy = "MBX201", SERVICE_UNAVAILABLE, Backpressure;
     caller: "Try again after `Retry-After`; send fewer at once.";
