@@ -19,6 +19,7 @@ mod head;
 mod offload;
 mod plan;
 mod planned;
+mod renewal;
 mod request;
 mod response;
 mod root;
@@ -56,6 +57,7 @@ use execute::{Ending, Expect, Failure, Job, Outcome, Output, Remedy};
 use offload::Offload;
 use plan::{Plan, Query, Source};
 use planned::{Origins, Planned};
+use renewal::Renewals;
 use request::media::Media;
 use request::prefer::Count;
 use request::{Action, Change, Request};
@@ -71,6 +73,7 @@ pub struct Rest {
     offload: Offload,
     documents: Documents,
     pace: body::Pace,
+    renewals: Renewals,
 }
 
 impl Rest {
@@ -93,6 +96,7 @@ impl Rest {
             pace: body::Pace { stall: clients.stall_timeout, min_rate: clients.min_rate },
             documents: Documents::new(offload.clone()),
             offload,
+            renewals: Renewals::default(),
         }
     }
 
@@ -207,6 +211,10 @@ impl Rest {
         let newer = match remedy {
             Remedy::Nothing => return Err(failure),
             Remedy::Again => None,
+            Remedy::Session => {
+                self.renewals.renew(&tenant.id, &self.pools);
+                None
+            }
             Remedy::Schema | Remedy::SchemaOrAgain => {
                 self.cache.reload(known, &self.pools, entry).await.map_err(Failure::Unexpected)?
             }

@@ -71,7 +71,7 @@ const OWNERS: &[(&str, &str)] = &[
 ];
 
 /// What a REST request goes through, and what stands beside that: each uses only what comes before it.
-const STAGES: &str = "head error root auth offload cache request context plan planned sql body execute response documents transaction fuzz";
+const STAGES: &str = "head error root auth offload cache renewal request context plan planned sql body execute response documents transaction fuzz";
 
 const MAX_LINES: usize = 500;
 

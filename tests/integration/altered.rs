@@ -60,6 +60,71 @@ async fn a_table_altered_under_load() {
     assert!(served.load(Ordering::Relaxed) > 200);
 }
 
+const FUNCTIONS: &str = "
+    CREATE TYPE mood AS ENUM ('fine', 'grim');
+    CREATE FUNCTION total() RETURNS text LANGUAGE plpgsql AS $$
+        DECLARE r record; s numeric := 0;
+        BEGIN FOR r IN SELECT * FROM things LOOP s := s + r.size; END LOOP; RETURN s; END $$;
+    CREATE FUNCTION feels() RETURNS text LANGUAGE plpgsql AS
+        $$ DECLARE now mood; BEGIN now := 'fine'; RETURN now::text; END $$;
+    CREATE FUNCTION named() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN NEW.name := 'size ' || NEW.size; RETURN NEW; END $$;
+    CREATE TRIGGER named BEFORE UPDATE ON things FOR EACH ROW EXECUTE FUNCTION named();
+    GRANT EXECUTE ON FUNCTION total, feels TO anon;";
+
+/// In a session that ran a function before, it would fail for as long as the session lasts.
+#[tokio::test]
+async fn functions_do_not_fail_for_what_their_sessions_remember() {
+    let fleet = TestFleet::builder().tenants(&["acme"]).serve().await;
+    let owner = fleet.owner("acme").await;
+    owner.batch_execute(TABLES).await.unwrap();
+    owner.batch_execute(FUNCTIONS).await.unwrap();
+    let calls = || async {
+        let (total, feels) = ("/acme/rpc/total", "/acme/rpc/feels");
+        let answers = [
+            fleet.send(Method::POST, total, None, "", "").await,
+            fleet.send(Method::POST, feels, None, "", "").await,
+            fleet.send(Method::PATCH, "/acme/things?id=eq.2", None, "", r#"{"name":"two"}"#).await,
+        ];
+        for answer in answers {
+            assert!(answer.status.is_success(), "{} {}", answer.status, answer.text);
+        }
+    };
+    // Several sessions, all of which know the functions.
+    for _ in 0..5 {
+        tokio::join!(calls(), calls(), calls());
+    }
+    for change in [
+        "ALTER TABLE things ALTER COLUMN size TYPE float8",
+        "BEGIN; DROP TYPE mood; CREATE TYPE mood AS ENUM ('grim', 'fine'); COMMIT",
+        "ALTER TABLE things ALTER COLUMN size TYPE bigint",
+    ] {
+        // Sessions are renewed once a second at most.
+        tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
+        owner.batch_execute(change).await.unwrap();
+        for _ in 0..3 {
+            tokio::join!(calls(), calls(), calls());
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_function_that_asks_for_new_sessions_gets_few() {
+    let fleet = TestFleet::builder().tenants(&["acme"]).serve().await;
+    let raises = "CREATE FUNCTION raises() RETURNS void LANGUAGE plpgsql AS
+        $$ BEGIN RAISE EXCEPTION 'on purpose' USING ERRCODE = 'XX000'; END $$;
+        GRANT EXECUTE ON FUNCTION raises TO anon";
+    fleet.owner("acme").await.batch_execute(raises).await.unwrap();
+    let opened = || fleet.app.as_ref().unwrap().pools.servers()[0].connects;
+    let (before, begun) = (opened(), std::time::Instant::now());
+    for _ in 0..40 {
+        let answer = fleet.send(Method::POST, "/acme/rpc/raises", None, "", "").await;
+        assert_eq!((answer.status.as_u16(), answer.code().as_str()), (500, "XX000"));
+    }
+    let seconds = begun.elapsed().as_secs() + 1;
+    assert!(opened() - before <= 3 + seconds, "{} in {seconds} s", opened() - before);
+}
+
 #[tokio::test]
 async fn what_has_gone_is_named_and_what_came_is_found() {
     let fleet = TestFleet::builder().tenants(&["acme"]).serve().await;

@@ -28,6 +28,7 @@ mod rest;
 mod rollouts;
 mod routing;
 mod schema;
+mod served;
 mod sessions;
 mod supervision;
 mod support;

@@ -142,6 +142,9 @@ pub(in crate::rest) fn is_stale(code: &SqlState) -> bool {
         SqlState::UNDEFINED_COLUMN,
         SqlState::UNDEFINED_TABLE,
         SqlState::UNDEFINED_FUNCTION,
+        // A type.
+        SqlState::UNDEFINED_OBJECT,
+        SqlState::INVALID_SCHEMA_NAME,
         SqlState::DATATYPE_MISMATCH,
     ]
     .contains(code)

@@ -26,6 +26,8 @@ pub(in crate::rest) enum Remedy {
     Nothing,
     /// The same again.
     Again,
+    /// The same in a session that is newer than this one.
+    Session,
     /// The same with the schema as it is now, if that is another one.
     Schema,
     /// The same with the schema as it is now, be it another one or not.
@@ -43,11 +45,15 @@ pub(in crate::rest) fn remedy(failure: &Failure) -> Remedy {
     let stale = is_stale(&refusal.error.code) && !within_function(&refusal.error);
     match (stale, refusal.remembered) {
         _ if failure.is_of_a_name() => Remedy::Again,
+        _ if failure.is_of_a_session() => Remedy::Session,
         (true, true) => Remedy::SchemaOrAgain,
         (true, false) => Remedy::Schema,
         (false, true) if failure.is_of_a_text() => Remedy::Again,
         // Two transactions waited for each other, and this one was chosen to give way.
         _ if refusal.error.code == SqlState::T_R_DEADLOCK_DETECTED => Remedy::Again,
+        // Something that the statement found by its name was dropped before it was used ("cache lookup failed"): functions and
+        // types are not locked. Looked for again, it is there anew, or missed by its name.
+        _ if refusal.error.code == SqlState::INTERNAL_ERROR => Remedy::Again,
         _ => Remedy::Nothing,
     }
 }
@@ -81,6 +87,20 @@ impl Failure {
         refusal.remembered
             && (is_stale(&refusal.error.code) || of_a_type.contains(&refusal.error.code))
             && !within_function(&refusal.error)
+    }
+}
+
+impl Failure {
+    /// Whether a function may have failed by what its session remembers of it. PL/pgSQL keeps types for as long as the
+    /// session lasts, so that after a column's type was changed, or a type made anew, a function that was called before
+    /// fails in that session for ever. A new session has none of it.
+    ///
+    /// It may as well have raised that itself: then it is run twice, and nothing else comes of it.
+    fn is_of_a_session(&self) -> bool {
+        let Self::Refused(refusal) = self else { return false };
+        let of_types =
+            [SqlState::DATATYPE_MISMATCH, SqlState::FEATURE_NOT_SUPPORTED, SqlState::INTERNAL_ERROR];
+        !refusal.error.is_fatal() && of_types.contains(&refusal.error.code) && within_function(&refusal.error)
     }
 }
 
