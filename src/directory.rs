@@ -72,6 +72,11 @@ impl Directory {
         self.0.tenants.get(id).map(|tenant| Arc::clone(tenant.value()))
     }
 
+    /// All tenants that are known, in no order.
+    pub fn tenants(&self) -> Vec<Arc<Tenant>> {
+        self.0.tenants.iter().map(|tenant| Arc::clone(tenant.value())).collect()
+    }
+
     /// How many tenants are known.
     pub fn len(&self) -> usize {
         self.0.tenants.len()

@@ -37,6 +37,8 @@ pub use roles::{HISTORY, MIGRATORS, OWNER, catalog_migrator, catalog_owner, migr
 pub use server::{FleetServer, Servers, check_version};
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ffi::OsString;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -110,6 +112,14 @@ pub enum FleetError {
     /// An edition's files are not those that the fleet was made by.
     #[error(transparent)]
     Contradiction(Box<migrate::Contradiction>),
+    /// What an edition's files are marked to do in each tenant failed in a new one.
+    #[error("tenant `{slug}` is not created: {source}; mend what fails there, and create it again")]
+    PerTenant {
+        /// The tenant.
+        slug: String,
+        /// What failed.
+        source: migrate::PerTenantFailure,
+    },
     /// A database's history could not be read.
     #[error("reading the history of `{database}`: {source}")]
     History {
@@ -200,6 +210,9 @@ pub struct Fleet {
     agreed: tokio::sync::Mutex<HashMap<String, (String, Vec<catalog::Template>)>>,
     /// Files that failed in a template, by server, edition and digest.
     failed_builds: Mutex<HashMap<(String, String, String), migrate::MigrationFailure>>,
+    /// Editions as they were read, with what their folders were like: a creation asks several times, and to look at a folder
+    /// takes less than to check its files.
+    read: Mutex<HashMap<String, (Stamp, migrate::Edition)>>,
 }
 
 impl Fleet {
@@ -231,6 +244,7 @@ impl Fleet {
             copies: Semaphore::new(CONCURRENT_COPIES),
             agreed: tokio::sync::Mutex::default(),
             failed_builds: Mutex::default(),
+            read: Mutex::default(),
         })
     }
 
@@ -247,13 +261,26 @@ impl Fleet {
         editions(&self.settings)
     }
 
-    /// One edition, read and checked.
+    /// One edition, read and checked; again only after one of its files changed.
     ///
     /// # Errors
     /// When the settings don't have it, or one of its files is malformed or may not be run.
     pub fn edition(&self, name: &str) -> Result<migrate::Edition, FleetError> {
-        let mut edition = migrate::Edition::read(name, self.edition_files(name)?, &limits(&self.settings))?;
+        let folder = self.edition_files(name)?;
+        let stamp = stamp(folder);
+        let known = |read: &HashMap<String, (Stamp, migrate::Edition)>| {
+            let (of, edition) = read.get(name)?;
+            (stamp.as_ref().ok() == Some(of)).then(|| edition.clone())
+        };
+        if let Some(edition) = known(&self.read.lock().unwrap_or_else(PoisonError::into_inner)) {
+            return Ok(edition);
+        }
+        let mut edition = migrate::Edition::read(name, folder, &limits(&self.settings))?;
         edition.settings = run_with(&self.settings, name);
+        if let Ok(stamp) = stamp {
+            let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+            read.insert(name.to_owned(), (stamp, edition.clone()));
+        }
         Ok(edition)
     }
 
@@ -336,4 +363,20 @@ impl Fleet {
             kept.push((server.to_owned(), connection));
         }
     }
+}
+
+/// What a folder of files is like: their names, lengths, and when they were changed. Whoever writes a file changes the last,
+/// whatever they do to its other times.
+type Stamp = Vec<(OsString, u64, i64, i64)>;
+
+fn stamp(folder: &Path) -> std::io::Result<Stamp> {
+    let entry = |entry: std::io::Result<std::fs::DirEntry>| {
+        let entry = entry?;
+        // Follows links, as reading does.
+        let file = std::fs::metadata(entry.path())?;
+        Ok((entry.file_name(), file.len(), file.ctime(), file.ctime_nsec()))
+    };
+    let mut stamp = std::fs::read_dir(folder)?.map(entry).collect::<std::io::Result<Stamp>>()?;
+    stamp.sort();
+    Ok(stamp)
 }

@@ -11,9 +11,11 @@ use tokio::sync::watch;
 use super::context::start_embedded;
 use super::{Done, Failure};
 use crate::admin;
+use crate::directory::Directory;
 use crate::embedded::Embedded;
 use crate::fleet::Servers;
 use crate::front::{self, App, Clients};
+use crate::migrate::{Editions, Limits, Member, Whose, contradiction};
 use crate::settings::Settings;
 use crate::vault::KeyRing;
 
@@ -74,6 +76,8 @@ pub(super) async fn with(settings: &Settings, embedded: Option<&Embedded>, ready
     };
     if !signalled {
         ready(&app);
+        let (directory, settings) = (app.directory.clone(), settings.clone());
+        tokio::task::spawn_blocking(move || tell_of_contradictions(&directory, &settings));
         signals.next().await;
     }
     tracing::info!("stopping; a second signal stops at once");
@@ -96,6 +100,27 @@ pub(super) async fn with(settings: &Settings, embedded: Option<&Embedded>, ready
         supervisor.abort();
     }
     outcome
+}
+
+/// Says in the log which editions' files on this machine are not those that the fleet was made by, or older. A router needs
+/// none, but whoever runs a command beside it would.
+fn tell_of_contradictions(directory: &Directory, settings: &Settings) {
+    let folders = settings.editions.iter().filter_map(|(name, edition)| {
+        let folder = edition.migrations.as_deref().filter(|folder| folder.is_dir())?;
+        Some((name.as_str(), folder))
+    });
+    let tenants = directory.tenants();
+    let members: Vec<_> = tenants
+        .iter()
+        .filter_map(|tenant| {
+            Some(Member { whose: Whose::Tenant(tenant.slug.as_str()), lineage: tenant.lineage()? })
+        })
+        .collect();
+    for edition in Editions::read(folders, &Limits::default()).sound.values() {
+        if let Some(found) = contradiction(edition, &members) {
+            tracing::warn!(edition = edition.name, "{found}");
+        }
+    }
 }
 
 /// Lets the process have as many file descriptors as the system allows it: each client takes one, and the usual limit of

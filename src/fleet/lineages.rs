@@ -25,7 +25,8 @@ pub struct ReadLineage {
     pub failure: Option<String>,
 }
 
-/// Whether the edition's files contradict these templates and tenants, by what the catalog knows of them.
+/// Whether the edition's files contradict these templates and tenants, by what the catalog knows of them. Tenants that are
+/// quarantined were set aside, and have no say.
 pub fn contradiction_among(
     edition: &Edition,
     templates: &[Template],
@@ -33,7 +34,8 @@ pub fn contradiction_among(
 ) -> Option<Contradiction> {
     let ready = templates.iter().filter(|t| t.state == "ready");
     let templates = ready.map(|t| Member { whose: Whose::Template(&t.server), lineage: &t.lineage });
-    let tenants = tenants.iter().filter(|row| has_database(row.record.state)).filter_map(|row| {
+    let asked = |row: &&TenantRow| has_database(row.record.state) && row.quarantined.is_none();
+    let tenants = tenants.iter().filter(asked).filter_map(|row| {
         let lineage = row.record.lineage()?;
         Some(Member { whose: Whose::Tenant(row.record.slug.as_str()), lineage })
     });

@@ -9,6 +9,7 @@ use super::database::DatabaseRights;
 use super::roles::{self, MIGRATORS, OWNER, migrator_of};
 use super::{Doing, Fleet, FleetError, database};
 use crate::catalog::{NewTenant, Template, TenantRow};
+use crate::migrate;
 use crate::pg::{AdvisoryLock, Ident, literal};
 use crate::policy::{Limits, Overrides};
 use crate::tenant::{BaseUrl, Lineage, Origin, Record, Sealed, Slug, State, TenantId};
@@ -146,6 +147,7 @@ impl Fleet {
         let temporary = self.temporary(&template.lineage.edition);
         let rights = DatabaseRights { owner: OWNER, logins: &[&name, &migrator], temporary: &temporary };
         database::open(client, &name, &rights, &logins).await?;
+        self.run_per_tenant(record, &template).await?;
         let newest = self.keys.newest().id();
         if record.key != newest {
             let sealed = self.resealed(record)?;
@@ -155,6 +157,20 @@ impl Fleet {
             return Ok(());
         }
         Err(FleetError::Busy(format!("the template of edition `{}`", template.lineage.edition)))
+    }
+
+    /// Does in a copy of the template what its files are marked to do in each tenant. Cut off in between, the copy is made
+    /// anew.
+    async fn run_per_tenant(&self, record: &Record, template: &Template) -> Result<(), FleetError> {
+        let Lineage { edition, version, .. } = &template.lineage;
+        let edition = self.edition(edition)?;
+        if !edition.is_per_tenant(*version) {
+            return Ok(());
+        }
+        let migrator = self.migrator(&record.server, &record.id.database()).await?;
+        let done = migrate::run_per_tenant(&migrator, &edition, *version, &self.migrate_options()).await;
+        self.close_migrator(&record.server, migrator).await?;
+        done.map_err(|source| FleetError::PerTenant { slug: record.slug.to_string(), source })
     }
 
     /// Copies the ready template.

@@ -276,8 +276,8 @@ impl Fleet {
         admin.close().await;
 
         let options = self.migrate_options();
-        let stop = CancellationToken::new();
-        let outcome = self.migrate_database(server, name, edition.latest(), edition, &options, &stop).await?;
+        let (files, stop) = (edition.for_template(), CancellationToken::new());
+        let outcome = self.migrate_database(server, name, edition.latest(), &files, &options, &stop).await?;
         let outcome = outcome.map_err(|failure| failed_build(&edition.name, failure))?;
         for finding in edition.frozen_values(outcome.before) {
             let (edition, finding) = (&edition.name, finding.to_string());

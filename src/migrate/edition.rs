@@ -178,6 +178,17 @@ impl Edition {
         found
     }
 
+    /// The edition as templates are made by it: without what is marked to run in each tenant. Names and checksums stay, so
+    /// that histories are the same.
+    pub fn for_template(&self) -> Self {
+        Self { files: self.files.iter().map(File::for_template).collect(), ..self.clone() }
+    }
+
+    /// Whether files up to `version` have what is marked to run in each tenant.
+    pub fn is_per_tenant(&self, version: i64) -> bool {
+        self.up_to(version).iter().flat_map(|file| &file.statements).any(|statement| statement.per_tenant)
+    }
+
     /// The newest version; 0 when the edition is empty.
     pub fn latest(&self) -> i64 {
         self.files.last().map_or(0, |file| file.version)
@@ -282,5 +293,23 @@ mod tests {
         assert_ne!(one.history_digest(3), two.history_digest(3));
         // Fixed: stored in catalogs, and refinery's checksum stored in every database's history.
         assert_eq!(one.files[0].checksum, 17_487_863_982_594_259_854);
+    }
+
+    #[test]
+    fn a_template_is_made_without_what_is_marked() {
+        let sql = "-- manybox: no-transaction\nCREATE TABLE a (b text);\n\n-- manybox: per-tenant\n\
+                   INSERT INTO a VALUES ('größe');\nCREATE INDEX CONCURRENTLY x ON a (b);";
+        let marked = "-- manybox: per-tenant\nSET lock_timeout = '1s';\nINSERT INTO a VALUES ('ß');";
+        let edition = Edition::embedded("core", &[("V1__a.sql", sql), ("V2__b.sql", marked)]).unwrap();
+        let template = edition.for_template();
+        assert_eq!(template.history_digest(2), edition.history_digest(2));
+        assert!(edition.is_per_tenant(1) && !template.is_per_tenant(2));
+        let [first, second] = template.files.as_slice() else { panic!() };
+        let wanted = ["CREATE TABLE a (b text)", "CREATE INDEX CONCURRENTLY x ON a (b)"];
+        let statements: Vec<_> = first.statements.iter().map(|s| &first.sql[s.range.clone()]).collect();
+        let steps: Vec<_> = first.steps.iter().map(|s| &first.sql[s.range.clone()]).collect();
+        assert_eq!((statements, steps), (wanted.to_vec(), wanted.to_vec()));
+        assert!(second.sql.contains("SET lock_timeout") && !second.sql.contains("INSERT"));
+        assert!(edition.files[0].per_tenant().unwrap().contains("größe"));
     }
 }

@@ -82,6 +82,34 @@ impl File {
         self.statements.iter().any(|statement| statement.raises_timeouts)
     }
 
+    /// The file as a template has it. Name and checksum stay, so that histories are the same.
+    pub(super) fn for_template(&self) -> Self {
+        if !self.statements.iter().any(|statement| statement.per_tenant) {
+            return self.clone();
+        }
+        let left_out = |statement: &&FileStatement| statement.per_tenant && !statement.setting;
+        // Characters of several bytes are blanked out by one each.
+        let moved = |range: &Range<usize>| {
+            let before = self.statements.iter().filter(left_out).filter(|s| s.range.end <= range.start);
+            let texts = before.filter_map(|statement| self.sql.get(statement.range.clone()));
+            let by: usize = texts.map(|text| text.len() - text.chars().count()).sum();
+            range.start - by..range.end - by
+        };
+        let stays =
+            |range: &Range<usize>| !self.statements.iter().filter(left_out).any(|s| s.range == *range);
+        let statements = self.statements.iter().filter(|statement| !left_out(statement));
+        let steps: Vec<_> = self.steps.iter().filter(|step| stays(&step.range)).collect();
+        let settings_only = steps.iter().all(|step| step.kind == StepKind::Setting);
+        Self {
+            sql: self.in_template().into_owned(),
+            statements: statements.map(|s| FileStatement { range: moved(&s.range), ..s.clone() }).collect(),
+            steps: steps.iter().map(|step| Step { range: moved(&step.range), ..(*step).clone() }).collect(),
+            // Nothing is left that would need to be outside.
+            transactional: self.transactional || settings_only,
+            ..self.clone()
+        }
+    }
+
     fn without(&self, left_out: impl Fn(&FileStatement) -> bool) -> String {
         let mut text = String::with_capacity(self.sql.len());
         let mut at = 0;

@@ -3,7 +3,7 @@
 use manybox::catalog::{Filter, Template};
 use manybox::migrate::{Edition, Limits};
 
-use crate::support::TestFleet;
+use crate::support::{Running, TestFleet, eventually};
 
 const SLUGS: [&str; 7] = ["a", "b", "c", "d", "e", "f", "g"];
 
@@ -42,7 +42,10 @@ async fn records(fleet: &TestFleet) -> (Vec<Template>, Vec<String>) {
 /// Every command that makes something from the files tells the same, and nothing is touched.
 async fn told(fleet: &TestFleet, says: &[&str]) {
     let before = records(fleet).await;
-    for command in [&["migrate"][..], &["tenant", "create", "new", "--edition", "shop"], &["apply"]] {
+    let create = ["tenant", "create", "new", "--edition", "shop"];
+    for command in
+        [&["migrate"][..], &["migrate", "plan"], &["migrate", "--tenant", "a"], &create, &["apply"]]
+    {
         let (code, _, error) = fleet.run(command).await;
         assert_eq!(code, 1, "{command:?}: {error}");
         for text in says {
@@ -187,4 +190,17 @@ async fn one_editions_contradiction_stops_no_other() {
     assert!(code == 1 && error.contains("edition `shop`") && !error.contains("edition `lite`"), "{error}");
     assert_eq!(fleet.row("l").await.record.lineage().unwrap().version, 2);
     assert!(fleet.row("a").await.failure.is_none());
+}
+
+#[tokio::test]
+async fn a_router_with_other_files_says_so() {
+    let fleet = TestFleet::builder().tenants(&["a", "b"]).build().await;
+    Files::of(&fleet).remove("V2__notes.sql");
+    let log = fleet.folder.path().join("log");
+    let file = std::fs::File::create(&log).unwrap();
+    let _serve = Running(fleet.program(&["serve"]).stderr(file).spawn().unwrap());
+    eventually("it is in the log", async || {
+        std::fs::read_to_string(&log).unwrap().contains("end at version 1 where 2 is applied")
+    })
+    .await;
 }

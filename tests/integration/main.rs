@@ -19,6 +19,7 @@ mod metrics;
 mod migration_files;
 mod migrations;
 mod openapi;
+mod per_tenant;
 mod pool;
 mod postgrest16;
 mod program;

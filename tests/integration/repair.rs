@@ -125,6 +125,16 @@ async fn the_file_is_marked_applied_and_a_successor_does_its_work() {
 }
 
 #[tokio::test]
+async fn a_target_below_it_leaves_it_for_later() {
+    let fleet = stuck().await;
+    run(&fleet, &["migrate", "--target", "2"]).await;
+    for (slug, at) in [("a", 2), ("b", 2), ("c", 3)] {
+        assert_eq!(version(&fleet, slug).await, at, "{slug}");
+    }
+    assert_eq!(fleet.run(&["migrate"]).await.0, 1, "it is still there to be decided");
+}
+
+#[tokio::test]
 async fn what_no_order_of_files_leads_to_is_refused() {
     let fleet = stuck().await;
     let repair = async |more: &[&str]| {

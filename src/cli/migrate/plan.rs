@@ -52,6 +52,7 @@ pub(super) async fn find(fleet: &Fleet, ask: &Ask, output: Output) -> Result<Fou
         ))
     })?;
     let scope = RolloutScope { edition: ask.edition.clone(), tenant: ask.tenant.clone(), target: ask.target };
+    let mut of_tenant = None;
     if let Some(slug) = &scope.tenant {
         let row = fleet.tenant(slug).await?;
         let Some(lineage) = row.record.lineage() else {
@@ -59,10 +60,14 @@ pub(super) async fn find(fleet: &Fleet, ask: &Ask, output: Output) -> Result<Fou
                 "tenant `{slug}` has an adopted database: its schema is its owner's to change; after a change run `manybox tenant reload {slug}`"
             )));
         };
-        fleet.edition(&lineage.edition)?;
+        of_tenant = Some(fleet.edition(&lineage.edition)?);
     }
     if ask.verify {
         verify(fleet, ask.edition.as_ref(), output).await?;
+    }
+    if let Some(edition) = &of_tenant {
+        // What the fleet was not made by is applied to nobody, or that one would differ from the others for good.
+        fleet.refuse_contradiction(edition).await?;
     }
     let Editions { sound: mut editions, broken } = fleet.editions();
     if let Some(edition) = &scope.edition {
