@@ -235,7 +235,7 @@ async fn a_rollout_is_paused_watched_and_resumed_from_elsewhere() {
     assert!(code == 1 && error.contains("is done"), "{error}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_gate_waits_for_reports_and_holds_for_what_got_worse() {
     let toml = "[rollouts.gated]\n[[rollouts.gated.waves]]\nname = 'first'\ntenants = ['a']\n\
                 [rollouts.gated.waves.gate]\nwindow = '1s'\nsql = \"SELECT count(*) < 1 FROM items\"\n\
@@ -253,8 +253,8 @@ async fn a_gate_waits_for_reports_and_holds_for_what_got_worse() {
     assert_eq!(version(&fleet, "b").await, 2);
     let mut fleet = fleet;
     fleet.start_router().await;
-    let status = tokio::task::spawn_blocking(move || child.wait()).await.unwrap().unwrap();
-    assert!(status.success());
+    eventually("the gate opens", async || json(&fleet, &["migrate", "list"]).await[0]["state"] == "done").await;
+    assert!(child.wait().unwrap().success());
     assert_eq!(version(&fleet, "b").await, 3);
 
     // The gate's query holds it, and an operator's word opens it.

@@ -68,3 +68,12 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
           AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
           AND classid::int8 = (executor >> 32) & 4294967295 AND objid::int8 = executor & 4294967295)
 $$;
+
+-- A router that stops leaves its part to the others, and no gate waits for its reports.
+CREATE OR REPLACE FUNCTION catalog.end_leases(for_router text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    DELETE FROM catalog.lease WHERE router = for_router;
+    DELETE FROM catalog.traffic_report WHERE router = for_router;
+    PERFORM pg_notify('lease', for_router);
+END $$;
