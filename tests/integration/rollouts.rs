@@ -253,7 +253,8 @@ async fn a_gate_waits_for_reports_and_holds_for_what_got_worse() {
     assert_eq!(version(&fleet, "b").await, 2);
     let mut fleet = fleet;
     fleet.start_router().await;
-    eventually("the gate opens", async || json(&fleet, &["migrate", "list"]).await[0]["state"] == "done").await;
+    eventually("the gate opens", async || json(&fleet, &["migrate", "list"]).await[0]["state"] == "done")
+        .await;
     assert!(child.wait().unwrap().success());
     assert_eq!(version(&fleet, "b").await, 3);
 
