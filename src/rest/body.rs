@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
+use tokio::task::yield_now;
 use tokio::time::timeout;
 
 use crate::pg::wire::WireError;
@@ -88,6 +89,8 @@ impl Delivery {
                     Ok(bytes) => {
                         self.length -= bytes.len();
                         giver.give(bytes, room);
+                        // Others have their turn on this thread.
+                        yield_now().await;
                     }
                     Err(error) => {
                         tracing::warn!(%error, "an answer was cut off");
@@ -122,6 +125,7 @@ impl Share {
             missing -= bytes.len();
             let own = room.split(bytes.len());
             giver.give(bytes, own);
+            yield_now().await;
         }
         Ok(Body(Inner::Held { taker, left: length as u64 }))
     }

@@ -8,7 +8,7 @@ use moka::future::Cache;
 
 use super::error::{Code, Error};
 use super::execute::{Answered, Outcome};
-use super::offload::Offload;
+use super::offload::{Offload, Turn, Turns};
 use super::request::Request;
 use super::response::openapi::{self, Facts};
 use super::root::Root;
@@ -43,6 +43,7 @@ struct Key {
 pub(super) struct Documents {
     made: Cache<Key, Bytes>,
     offload: Offload,
+    asking: Turns,
 }
 
 impl Documents {
@@ -52,7 +53,13 @@ impl Documents {
             u32::try_from(document.len() + privileges).unwrap_or(u32::MAX)
         };
         let made = Cache::builder().weigher(weight).max_capacity(MAX_KEPT).time_to_idle(IDLE).build();
-        Self { made, offload }
+        Self { made, offload, asking: Turns::default() }
+    }
+
+    /// A turn to ask the tenant's database what may be used. Of a large schema that takes it long, and anybody may ask: it
+    /// is not to be at work on it with all of the tenant's connections.
+    pub(super) async fn turn(&self, tenant: &TenantId) -> Turn {
+        self.asking.take(tenant).await
     }
 
     /// The document for this caller. `outcome`: of the question what may be used.

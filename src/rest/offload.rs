@@ -4,22 +4,43 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use moka::sync::Cache;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::spawn_blocking;
 
 use super::error::Error;
 use crate::tenant::TenantId;
 
-/// Pieces of work of one tenant at the same time. Others wait for it, in their turn.
-const PER_TENANT: usize = 1;
 /// Tenants that are remembered, and for how long without work.
 const MAX_TENANTS: u64 = 10_000;
 const IDLE: Duration = Duration::from_secs(600);
 
+/// For each tenant one at a time: the others of that tenant wait for their turn. A handle, cheap to clone.
+#[derive(Clone)]
+pub(super) struct Turns(Cache<TenantId, Arc<Semaphore>>);
+
+/// A tenant's turn, until it is dropped.
+pub(super) struct Turn {
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Default for Turns {
+    fn default() -> Self {
+        Self(Cache::builder().max_capacity(MAX_TENANTS).time_to_idle(IDLE).build())
+    }
+}
+
+impl Turns {
+    pub(super) async fn take(&self, tenant: &TenantId) -> Turn {
+        let own = self.0.get_with_by_ref(tenant, || Arc::new(Semaphore::new(1)));
+        // It is never closed.
+        Turn { _permit: own.acquire_owned().await.ok() }
+    }
+}
+
 /// A handle, cheap to clone.
 #[derive(Clone)]
 pub(super) struct Offload {
-    tenants: Cache<TenantId, Arc<Semaphore>>,
+    tenants: Turns,
     /// As many as there are processors: more would not be done sooner. A tenant waits here with one piece only, so that
     /// all have their turn.
     all: Arc<Semaphore>,
@@ -28,10 +49,7 @@ pub(super) struct Offload {
 impl Default for Offload {
     fn default() -> Self {
         let processors = std::thread::available_parallelism().map_or(2, usize::from);
-        Self {
-            tenants: Cache::builder().max_capacity(MAX_TENANTS).time_to_idle(IDLE).build(),
-            all: Arc::new(Semaphore::new(processors)),
-        }
+        Self { tenants: Turns::default(), all: Arc::new(Semaphore::new(processors)) }
     }
 }
 
@@ -46,9 +64,8 @@ impl Offload {
         tenant: &TenantId,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Error> {
-        let own = self.tenants.get_with_by_ref(tenant, || Arc::new(Semaphore::new(PER_TENANT)));
-        // Neither is ever closed.
-        let own = own.acquire_owned().await;
+        let own = self.tenants.take(tenant).await;
+        // Nor is this ever closed.
         let all = Arc::clone(&self.all).acquire_owned().await;
         let work = move || {
             let result = work();

@@ -37,15 +37,33 @@ pub(in crate::rest) struct Facts<'a> {
 #[derive(Debug, Default, Deserialize)]
 pub(in crate::rest) struct Usable {
     relations: HashSet<String>,
+    /// By their number in the database.
+    types: HashMap<u32, TypeNames>,
     routines: Vec<Executable>,
+}
+
+/// How a type is called.
+#[derive(Debug, Deserialize)]
+struct TypeNames {
+    /// In the schema.
+    known: String,
+    /// In the document.
+    shown: String,
 }
 
 /// A function that may be executed.
 #[derive(Debug, Deserialize)]
 struct Executable {
     name: String,
-    types: Vec<String>,
-    shown: Vec<String>,
+    /// Of its input arguments.
+    types: Vec<u32>,
+}
+
+impl Usable {
+    /// What the types of a function's input arguments are called.
+    fn types<'a>(&'a self, function: &'a Executable) -> impl Iterator<Item = Option<&'a TypeNames>> {
+        function.types.iter().map(|number| self.types.get(number))
+    }
 }
 
 /// A function in the document.
@@ -134,14 +152,15 @@ fn functions<'a>(facts: &Facts<'a>) -> Vec<Function<'a>> {
         executable.entry(&function.name).or_default().push(function);
     }
     let function = |routine: &'a Routine| {
-        let Some(_) = facts.usable else {
+        let Some(usable) = facts.usable else {
             let arguments = routine.inputs().map(|argument| (argument, argument.type_name.as_str()));
             return Some(Function { routine, arguments: arguments.collect() });
         };
         let types = || routine.inputs().map(|argument| argument.type_name.as_str());
         let overloads = executable.get(routine.name.as_str())?;
-        let found = overloads.iter().find(|e| e.types.iter().map(String::as_str).eq(types()))?;
-        let arguments = routine.inputs().zip(found.shown.iter().map(String::as_str));
+        let known = |function| usable.types(function).map(|names| names.map(|names| names.known.as_str()));
+        let found = overloads.iter().find(|function| known(function).eq(types().map(Some)))?;
+        let arguments = routine.inputs().zip(usable.types(found).flatten().map(|names| names.shown.as_str()));
         Some(Function { routine, arguments: arguments.collect() })
     };
     named.values().filter_map(|overloads| overloads.iter().rev().find_map(function)).collect()

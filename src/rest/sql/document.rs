@@ -7,9 +7,10 @@ const BEFORE: &str = "SELECT 1::pg_catalog.int8 AS rows, NULL::pg_catalog.int8 A
     NULL::pg_catalog.int4 AS inserted, NULL::pg_catalog.text AS headers, NULL::pg_catalog.text AS status, true AS fits, ";
 const BEHIND: &str = " AS body, pg_catalog.pg_advisory_unlock_all()";
 
-/// A main query. Its body is JSON: `relations`, a list of names, and `routines`, a list of objects with `name`, `types`
-/// (of the input arguments, as in [`Argument::type_name`](crate::schema::Argument::type_name)) and `shown` (the same
-/// as the request's search path makes them). A schema that is not there is an empty one.
+/// A main query. Its body is JSON: `relations`, a list of names; `routines`, a list of objects with `name` and `types`, the
+/// numbers of the input arguments' types; and `types`, an object of these with `known` (as in
+/// [`Argument::type_name`](crate::schema::Argument::type_name)) and `shown` (the same as the request's search path makes
+/// it). A schema that is not there is an empty one.
 pub(crate) fn privileges(schema: &str) -> Statement {
     let sql = format!("{BEFORE}({}){BEHIND}", include_str!("document.sql"));
     Statement { sql, values: vec![schema.into()] }

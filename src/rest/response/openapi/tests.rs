@@ -112,10 +112,16 @@ fn library() -> Schema {
 fn usable() -> Usable {
     from_value(json!({
         "relations": ["authors", "books", "titles"],
+        "types": {
+            "23": { "known": "integer", "shown": "integer" },
+            "1007": { "known": "integer[]", "shown": "integer[]" },
+            "114": { "known": "json", "shown": "json" },
+            "16500": { "known": "api.state", "shown": "state" },
+        },
         "routines": [
-            { "name": "add", "types": ["integer"], "shown": ["integer"] },
-            { "name": "add", "types": ["integer", "integer[]"], "shown": ["integer", "integer[]"] },
-            { "name": "bury", "types": ["api.state", "json"], "shown": ["state", "json"] },
+            { "name": "add", "types": [23] },
+            { "name": "add", "types": [23, 1007] },
+            { "name": "bury", "types": [16500, 114] },
         ],
     }))
     .unwrap()
@@ -152,7 +158,8 @@ fn without_privileges_it_shows_all_of_one_schema() {
     // An overload of the same name is not the one that may be executed.
     let other = from_value(json!({
         "relations": [],
-        "routines": [{ "name": "add", "types": ["text"], "shown": ["text"] }],
+        "types": { "25": { "known": "text", "shown": "text" } },
+        "routines": [{ "name": "add", "types": [25] }, { "name": "add", "types": [26] }],
     }));
     assert_eq!(names("api", Some(&other.unwrap())), ("/".to_owned(), None));
 }
