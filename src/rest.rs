@@ -272,9 +272,9 @@ impl Rest {
         let response = match plan {
             Plan::Info(methods) => response::info(methods),
             Plan::Document => {
-                let turn = Box::pin(self.documents.turn(&tenant.id)).await;
+                let question = Box::pin(self.documents.question(&tenant.id)).await;
                 let outcome = self.run(tenant, context, &document_job(tenant, request)).await;
-                drop(turn);
+                drop(question);
                 let outcome = outcome.map_err(|failure| match failure {
                     Failure::TooLong => Failure::Unexpected(documents::too_long()),
                     other => other,

@@ -1,10 +1,12 @@
 //! Documents: the answers at the root, each made once for a schema and what a caller may use of it.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use moka::future::Cache;
+use tokio::runtime::Handle;
+use tokio::time::sleep;
 
 use super::error::{Code, Error};
 use super::execute::{Answered, Outcome};
@@ -24,6 +26,10 @@ const MAX_KEPT: u64 = 64 * 1024 * 1024;
 /// One that nobody asked for in this time is forgotten.
 const IDLE: Duration = Duration::from_secs(3600);
 
+/// How many times as long as one question about it took until the tenant's next, and how long at most.
+const REST: u32 = 4;
+const MAX_REST: Duration = Duration::from_secs(1);
+
 /// All that a document is made of.
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct Key {
@@ -36,6 +42,25 @@ struct Key {
     privileges: Option<Bytes>,
     root: Option<Root>,
     secured: bool,
+}
+
+/// A turn to ask what may be used. Dropped, it ends after a rest.
+pub(super) struct Question {
+    turn: Option<Turn>,
+    begun: Instant,
+}
+
+impl Drop for Question {
+    fn drop(&mut self) {
+        let rest = (self.begun.elapsed() * REST).min(MAX_REST);
+        let turn = self.turn.take();
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn(async move {
+                sleep(rest).await;
+                drop(turn);
+            });
+        }
+    }
 }
 
 /// A handle, cheap to clone.
@@ -57,9 +82,10 @@ impl Documents {
     }
 
     /// A turn to ask the tenant's database what may be used. Of a large schema that takes it long, and anybody may ask: it
-    /// is not to be at work on it with all of the tenant's connections.
-    pub(super) async fn turn(&self, tenant: &TenantId) -> Turn {
-        self.asking.take(tenant).await
+    /// is not to be at work on it with all of the tenant's connections, nor all the time.
+    pub(super) async fn question(&self, tenant: &TenantId) -> Question {
+        let turn = self.asking.take(tenant).await;
+        Question { turn: Some(turn), begun: Instant::now() }
     }
 
     /// The document for this caller. `outcome`: of the question what may be used.
