@@ -102,7 +102,9 @@ impl File {
         let settings_only = steps.iter().all(|step| step.kind == StepKind::Setting);
         Self {
             sql: self.in_template().into_owned(),
-            statements: statements.map(|s| FileStatement { range: moved(&s.range), ..s.clone() }).collect(),
+            statements: statements
+                .map(|s| FileStatement { range: moved(&s.range), per_tenant: false, ..s.clone() })
+                .collect(),
             steps: steps.iter().map(|step| Step { range: moved(&step.range), ..(*step).clone() }).collect(),
             // Nothing is left that would need to be outside.
             transactional: self.transactional || settings_only,

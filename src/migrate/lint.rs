@@ -15,7 +15,7 @@ mod timeouts;
 use std::time::Duration;
 
 use super::file::{FileStatement, Step};
-use super::resumable::{self, Refusal};
+use super::resumable::{self, Refusal, StepKind};
 use super::statements::{Statement, split};
 use frozen::Known;
 use marks::Marks;
@@ -146,6 +146,14 @@ fn run(statement: &Statement<'_>, marks: &Marks, steps: &mut Vec<Step>) -> Vec<F
     let refused = |code: &Code, Refusal { reason, fix }: Refusal| vec![Finding::new(code, line, reason, fix)];
     if marks.no_transaction {
         return match resumable::step(statement) {
+            Ok(kind)
+                if kind != StepKind::Setting && steps.iter().any(|step| step.kind != StepKind::Setting) =>
+            {
+                let reason =
+                    "is a second statement in a file marked no-transaction, which could be left half done";
+                let fix = "give each statement a file of its own";
+                vec![Finding::new(&codes::NOT_RESUMABLE, line, reason, fix)]
+            }
             Ok(kind) => {
                 steps.push(Step { range: statement.range(), line, kind });
                 Vec::new()
@@ -236,7 +244,6 @@ fn definition(statement: &Statement<'_>, marks: &Marks) -> Option<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::migrate::resumable::StepKind;
 
     fn lint(sql: &str) -> Linted {
         Linter::new(Limits::default(), Scope::Above(0)).lint("V1__x.sql", 1, sql)
@@ -253,18 +260,16 @@ mod tests {
     #[test]
     fn a_file_outside_transactions_runs_step_by_step() {
         let mark = |sql: &str| format!("-- manybox: no-transaction\n{sql}");
-        let linted = lint(&mark(
-            "SET search_path TO s;\nCREATE INDEX CONCURRENTLY i ON t (a);\nVACUUM t;\nINSERT INTO t VALUES (1)",
-        ));
+        let linted = lint(&mark("SET search_path TO s;\nCREATE INDEX CONCURRENTLY i ON t (a);"));
         assert_eq!(linted.findings, []);
         assert!(!linted.transactional);
-        assert_eq!(linted.steps.iter().map(|step| step.line).collect::<Vec<_>>(), [2, 3, 4, 5]);
+        assert_eq!(linted.steps.iter().map(|step| step.line).collect::<Vec<_>>(), [2, 3]);
         assert_eq!(linted.steps[0].kind, StepKind::Setting);
-        assert_eq!(linted.steps[3].kind, StepKind::Atomic);
         for (sql, hint) in [
             ("CREATE INDEX CONCURRENTLY ON t (a)", "name"),
             ("COMMIT", "controls the transaction"),
             ("SAVEPOINT a", "no transaction"),
+            ("VACUUM t;\nCREATE TABLE u ()", "second statement"),
             ("", "no statement"),
         ] {
             let found = findings(&mark(sql));
@@ -331,7 +336,7 @@ mod tests {
         assert_eq!(linted.findings, []);
         assert_eq!(linted.statements.iter().map(|s| s.per_tenant).collect::<Vec<_>>(), [false, true, false]);
         assert_eq!(refused(&format!("-- manybox: per-tenant\n{sql}")).len(), 2);
-        let outside = "-- manybox: no-transaction\nVACUUM t;\n-- manybox: per-tenant\nSELECT 1";
+        let outside = "-- manybox: no-transaction\n\n-- manybox: per-tenant\nSELECT 1";
         assert!(refused(outside)[0].contains("outside transactions"));
     }
 }

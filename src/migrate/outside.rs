@@ -37,12 +37,18 @@ pub(super) async fn run(client: &mut Client, file: &File, roles: &Roles) -> Resu
         .await?
         .is_some();
     client.batch_execute(&owner).await?;
+    if begun && finish(client, step).await? {
+        return record(client.transaction().await?, file, roles).await;
+    }
     let found = look_for(client, step).await?;
     match (begun, found) {
+        (false, Found::Valid) if matches!(step, StepKind::CreateIndex { if_not_exists: true, .. }) => {
+            return record(client.transaction().await?, file, roles).await;
+        }
         // Not ours to judge: whoever built it may have built something else under the name.
         (false, Found::Valid | Found::Invalid) => {
             return Err(StatementError::ours(format!(
-                "an index of that name is there already{}: drop it, or drop the file",
+                "an index of that name is there already{}: drop it, or write `IF NOT EXISTS` where it is the right one",
                 if found == Found::Invalid { ", and invalid" } else { "" }
             )));
         }
@@ -129,4 +135,59 @@ async fn drop_index(client: &Client, step: &StepKind) -> Result<(), StatementErr
     let Some((schema, name)) = index(step) else { return Ok(()) };
     let index = format!("{}.{}", Ident::new(schema), Ident::new(name));
     Ok(client.batch_execute(&format!("DROP INDEX CONCURRENTLY IF EXISTS {index}")).await?)
+}
+
+/// Ends what an interrupted statement has begun, or clears away what would stand in its way. Whether it is done.
+async fn finish(client: &Client, step: &StepKind) -> Result<bool, StatementError> {
+    match step {
+        StepKind::DropIndex(index) => {
+            let gone = "SELECT pg_catalog.to_regclass($1::text) IS NULL";
+            Ok(client.query_one(gone, &[&quoted(index)]).await?.try_get(0)?)
+        }
+        StepKind::DetachPartition { parent, partition } => {
+            let (parent, partition) = (quoted(parent), quoted(partition));
+            let pending = client
+                .query_opt(
+                    "SELECT inhdetachpending FROM pg_catalog.pg_inherits
+                     WHERE inhparent = pg_catalog.to_regclass($1::text) AND inhrelid = pg_catalog.to_regclass($2::text)",
+                    &[&parent, &partition],
+                )
+                .await?;
+            match pending.map(|row| row.try_get(0)).transpose()? {
+                None => Ok(true),
+                Some(false) => Ok(false),
+                Some(true) => {
+                    let end = format!("ALTER TABLE {parent} DETACH PARTITION {partition} FINALIZE");
+                    client.batch_execute(&end).await?;
+                    Ok(true)
+                }
+            }
+        }
+        StepKind::Reindex(_) => {
+            // Of any table: nothing else names an index so and leaves it invalid.
+            let left = client
+                .query(
+                    "SELECT pg_catalog.format('%I.%I', n.nspname, c.relname)
+                     FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
+                     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+                     WHERE NOT i.indisvalid AND c.relname ~ '_cc(new|old)[0-9]*$'
+                       AND pg_catalog.pg_has_role(c.relowner, 'USAGE')",
+                    &[],
+                )
+                .await?;
+            for row in left {
+                // Quoted by the server itself.
+                let index: String = row.try_get(0)?;
+                client.batch_execute(&format!("DROP INDEX CONCURRENTLY IF EXISTS {index}")).await?;
+            }
+            Ok(false)
+        }
+        _ => Ok(false),
+    }
+}
+
+/// A name as the server reads it, found by the search path unless it has a schema.
+fn quoted(RelationName { schema, name }: &RelationName) -> String {
+    let schema = schema.iter().map(|schema| format!("{}.", Ident::new(schema)));
+    schema.chain([Ident::new(name).to_string()]).collect()
 }
