@@ -316,3 +316,6 @@ fn templates(templates: &[Template], targets: &BTreeMap<&str, Edition>) -> Vec<(
         .collect();
     outdated.into_iter().collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -23,8 +23,6 @@ pub struct RolloutPolicy {
     /// Longest time for one tenant, over all its files. What runs then is cancelled, and the tenant has failed.
     #[serde(with = "humantime_serde")]
     pub step_timeout: Duration,
-    /// How many tenants must have been rehearsed for these files, in a copy, before a plan is run.
-    pub rehearse: usize,
 }
 
 impl Default for RolloutPolicy {
@@ -36,7 +34,6 @@ impl Default for RolloutPolicy {
             order_by: OrderBy::Slug,
             on_error: OnError::Serve,
             step_timeout: Duration::from_secs(3600),
-            rehearse: 0,
         }
     }
 }
