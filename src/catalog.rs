@@ -1,6 +1,7 @@
 //! Catalog: the control database, the truth about the fleet.
 
 mod feed;
+mod fingerprints;
 mod journal;
 mod labels;
 mod leases;
@@ -12,6 +13,7 @@ mod tenants;
 mod traffic;
 
 pub use feed::{Feed, Reader};
+pub use fingerprints::AcceptedDrift;
 pub use journal::Entry;
 pub use leases::{Leases, RENEWAL as LEASE_RENEWAL};
 pub use rollouts::{NewStep, RolloutRow, RolloutState};
@@ -31,6 +33,7 @@ pub const MIGRATIONS: &[(&str, &str)] = &[
     ("V5__version.sql", include_str!("catalog/migrations/V5__version.sql")),
     ("V6__traffic.sql", include_str!("catalog/migrations/V6__traffic.sql")),
     ("V7__rollout.sql", include_str!("catalog/migrations/V7__rollout.sql")),
+    ("V8__fingerprint.sql", include_str!("catalog/migrations/V8__fingerprint.sql")),
 ];
 
 /// Why the catalog could not be read or changed.

@@ -3,6 +3,7 @@
 mod apply;
 mod context;
 mod demo;
+mod drift;
 mod keys;
 mod migrate;
 mod output;
@@ -64,6 +65,8 @@ enum Command {
     Server(server::ServerCommand),
     /// Bring every tenant to its edition's newest version
     Migrate(migrate::MigrateCommand),
+    /// Compare tenants' schemas with what their files make; changes nothing unless told to accept
+    Drift(drift::DriftCommand),
     /// Look whether tenants are kept apart as they must be; changes nothing
     Verify(verify::Verify),
     /// Serve tenants: the router
@@ -126,6 +129,7 @@ async fn dispatch(command: Command, context: &Context, output: Output) -> Done {
         Command::Tenant(tenant) => tenant.run(context, output).await,
         Command::Server(server) => server.run(context, output).await,
         Command::Migrate(migrate) => migrate.run(context, output).await,
+        Command::Drift(drift) => drift.run(context, output).await,
         Command::Verify(verify) => verify.run(context, output).await,
         Command::Rekey(rekey) => rekey.run(context, output).await,
         Command::Demo => demo::demo(context).await,

@@ -5,6 +5,7 @@ mod apply;
 mod check;
 mod connections;
 mod database;
+mod drift;
 mod init;
 mod lifecycle;
 mod lineages;
@@ -26,6 +27,7 @@ mod template;
 pub use adopt::{Adoption, AdoptionSpec};
 pub use apply::{Change, Plan};
 pub use check::{Finding, check};
+pub use drift::{Before, Proof};
 pub use init::init;
 pub use lineages::{ReadLineage, contradiction_among};
 pub use migrator::Migrator;
@@ -135,6 +137,14 @@ pub enum FleetError {
         database: String,
         /// Why.
         source: schema::SchemaError,
+    },
+    /// What a database's schema is could not be read.
+    #[error("comparing the schema of `{database}`: {source}")]
+    Fingerprint {
+        /// The database.
+        database: String,
+        /// Why.
+        source: migrate::FingerprintError,
     },
     /// An edition's files are not usable.
     #[error(transparent)]

@@ -31,7 +31,9 @@ pub use contradiction::{Contradiction, ContradictionKind, Member, Whose, contrad
 pub use edition::{Edition, EditionError};
 pub use editions::Editions;
 pub use file::{File, FileStatement};
-pub use fingerprint::{Changed, Drift, FORM, Fact, Facts, Fingerprint, FingerprintError, facts, fingerprint};
+pub use fingerprint::{
+    Changed, Drift, Fact, Facts, Fingerprint, FingerprintError, facts, fingerprint, fingerprint_basis,
+};
 pub use guard::strangers;
 pub use history::lineage;
 pub use lint::{Code, Finding, Limits, Weight, codes};

@@ -41,7 +41,7 @@ impl Catalog {
         self.sessions.query(sql, &[&format]).await?.iter().map(Template::read).collect()
     }
 
-    /// Forgets the schemas of an edition on a server that neither a tenant nor a template has any more. Called under the
+    /// Forgets the schemas, and the fingerprints, of an edition on a server that neither a tenant nor a template has any more. Called under the
     /// template's lock, so that no schema is forgotten whose template is being finished.
     ///
     /// # Errors
@@ -56,7 +56,7 @@ impl Catalog {
                        WHERE t.server = $1 AND t.edition = $2 AND t.version = s.version AND t.history = s.history
                          AND t.state <> 'purged')";
         self.sessions.execute(sql, &[&server, &edition]).await?;
-        Ok(())
+        self.fingerprints_sweep(server, edition).await
     }
 }
 

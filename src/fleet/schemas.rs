@@ -11,8 +11,8 @@ use crate::schema::{FORMAT, Facts, SchemaError, ask_all};
 use crate::tenant::{Lineage, TenantId};
 
 impl Fleet {
-    /// Reads what `database`, of this lineage, contains, and stores it. No tenant may have had a hand in that database: the
-    /// schema is used for all tenants of the lineage.
+    /// Reads what `database`, of this lineage, contains, and stores it, for routers and to compare tenants with. No tenant
+    /// may have had a hand in that database: the schema is used for all tenants of the lineage.
     pub(super) async fn record_schema(
         &self,
         server: &str,
@@ -31,17 +31,18 @@ impl Fleet {
         drop(connection);
         let facts: Facts = answers.into_facts().map_err(failed)?;
         let facts = facts.to_json().map_err(|error| failed(error.into()))?;
-        Ok(self.catalog.schema_put(server, lineage, FORMAT, &facts).await?)
+        self.catalog.schema_put(server, lineage, FORMAT, &facts).await?;
+        self.record_fingerprint(server, database, lineage).await
     }
 
-    /// Stores the schemas of finished templates that the catalog does not have: those of a fleet that an older manybox
-    /// made. A template that can't be read is told of in the log and left out; its tenants are served by schemas of their
-    /// own until then.
+    /// Stores the schemas and fingerprints of finished templates that the catalog does not have: those of a fleet that an
+    /// older manybox made, or whose server was upgraded. A template that can't be read is told of in the log and left
+    /// out; its tenants are served by schemas of their own until then.
     ///
     /// # Errors
     /// When the catalog can't be read.
     pub async fn record_missing_schemas(&self) -> Result<(), FleetError> {
-        for template in self.catalog.templates_without_schema(FORMAT).await? {
+        for template in self.unrecorded_templates().await? {
             if let Err(error) = self.record_from_copy(&template).await {
                 let (database, edition) = (&template.database, &template.lineage.edition);
                 tracing::warn!(
@@ -55,12 +56,32 @@ impl Fleet {
         Ok(())
     }
 
+    /// The finished templates of which something is not stored. A server that can't be reached is left out, and told of in
+    /// the log: commands go on without it.
+    async fn unrecorded_templates(&self) -> Result<Vec<Template>, FleetError> {
+        let mut templates = self.catalog.templates_without_schema(FORMAT).await?;
+        for (server, _) in self.servers.iter() {
+            let basis = match self.fingerprint_basis(server).await {
+                Ok(basis) => basis,
+                Err(error) => {
+                    tracing::warn!(server, %error, "the templates of server {server} are not looked at");
+                    continue;
+                }
+            };
+            let lacking = self.catalog.templates_without_fingerprint(server, &basis).await?;
+            templates.extend(
+                lacking.into_iter().filter(|template| !templates.contains(template)).collect::<Vec<_>>(),
+            );
+        }
+        Ok(templates)
+    }
+
     async fn record_from_copy(&self, template: &Template) -> Result<(), FleetError> {
         let Template { server, lineage, .. } = template;
         let (_, client) = self.admin(server).await?;
         let lock = self.lock_template(&client, server, &lineage.edition).await?;
         // Somebody else may have stored it meanwhile, or brought the template to another version.
-        let recorded = if self.catalog.templates_without_schema(FORMAT).await?.contains(template) {
+        let recorded = if self.unrecorded_templates().await?.contains(template) {
             self.in_copy(&client, template, async |copy| self.record_schema(server, copy, lineage).await)
                 .await
         } else {

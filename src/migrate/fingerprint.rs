@@ -6,11 +6,11 @@
 
 mod difference;
 mod facts;
+mod rights;
 
 pub use difference::{Changed, Drift};
 pub use facts::{Fact, Facts};
 
-use std::fmt;
 use std::pin::pin;
 
 use futures_util::TryStreamExt as _;
@@ -20,9 +20,8 @@ use tokio_postgres::{Client, SimpleQueryMessage};
 
 use crate::pg;
 
-/// The form of the facts, which changes with the statement that makes them. Fingerprints of two forms are never equal,
-/// and nothing follows from that.
-pub const FORM: i32 = 1;
+/// The form of the facts, which changes with the statement that makes them.
+const FORM: i32 = 1;
 
 /// Most bytes of facts that are read. 100 tables have some 200 kB.
 const MAX_FACTS: usize = 32 * 1024 * 1024;
@@ -44,33 +43,31 @@ SET LOCAL lc_monetary = 'C';
 SET LOCAL jit = off;
 SET LOCAL work_mem = '16MB';
 ";
+const MAJOR: &str = "current_setting('server_version_num')::int4 / 10000";
 const FACTS: &str = include_str!("fingerprint/facts.sql");
 
-/// The hash of a database's schema.
+/// The hash of a database's schema, with what it is of: fingerprints of two forms of facts, or of two major versions of
+/// PostgreSQL, are never equal, and nothing follows from that.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Fingerprint(String);
-
-impl Fingerprint {
-    /// One that was kept.
-    pub fn from_text(text: impl Into<String>) -> Self {
-        Self(text.into())
-    }
-
-    /// [`FORM`], a colon, and a SHA-256 in hex.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    fn new(hash: &str) -> Self {
-        Self(format!("{FORM}:{hash}"))
-    }
+pub struct Fingerprint {
+    /// `1.15`: [`FORM`] and PostgreSQL's major version.
+    pub basis: String,
+    /// SHA-256 in hex.
+    pub hash: String,
 }
 
-impl fmt::Display for Fingerprint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
+/// The [`Fingerprint::basis`] of what the server behind `client` makes.
+///
+/// # Errors
+/// When the connection fails.
+pub async fn fingerprint_basis(client: &Client) -> Result<String, tokio_postgres::Error> {
+    let sql =
+        "SELECT (pg_catalog.current_setting('server_version_num')::pg_catalog.int4 / 10000)::pg_catalog.text";
+    Ok(basis(client.query_one(sql, &[]).await?.try_get(0)?))
+}
+
+fn basis(major: &str) -> String {
+    format!("{FORM}.{major}")
 }
 
 /// Why a schema's fingerprint or facts could not be had.
@@ -100,7 +97,7 @@ impl From<tokio_postgres::Error> for FingerprintError {
 /// either.
 pub async fn fingerprint(client: &Client) -> Result<Fingerprint, FingerprintError> {
     let sql = format!(
-        "{BEGIN} SELECT encode(sha256(convert_to(string_agg(concat(name, E'\\t', definition), E'\\n'
+        "{BEGIN} SELECT {MAJOR}, encode(sha256(convert_to(string_agg(concat(name, E'\\t', definition), E'\\n'
             ORDER BY name COLLATE \"C\", definition COLLATE \"C\"), 'UTF8')), 'hex') FROM ({}) f; ROLLBACK",
         bounded()
     );
@@ -109,7 +106,9 @@ pub async fn fingerprint(client: &Client) -> Result<Fingerprint, FingerprintErro
     messages
         .iter()
         .find_map(|message| match message {
-            SimpleQueryMessage::Row(row) => row.get(0).map(Fingerprint::new),
+            SimpleQueryMessage::Row(row) => {
+                Some(Fingerprint { basis: basis(row.get(0)?), hash: row.get(1)?.to_owned() })
+            }
             _ => None,
         })
         .ok_or(FingerprintError::Unreadable)
@@ -122,7 +121,7 @@ pub async fn fingerprint(client: &Client) -> Result<Fingerprint, FingerprintErro
 pub async fn facts(client: &Client) -> Result<Facts, FingerprintError> {
     // Summed up by the server, so that what is too long never leaves it.
     let sql = format!(
-        "{BEGIN} SELECT name, definition, bytes > {MAX_FACTS} FROM (
+        "{BEGIN} SELECT name, definition, bytes > {MAX_FACTS}, {MAJOR} FROM (
             SELECT name, definition, octet_length(name) + octet_length(definition) AS own,
                    sum(octet_length(name) + octet_length(definition)) OVER (
                        ORDER BY name COLLATE \"C\", definition COLLATE \"C\" ROWS UNBOUNDED PRECEDING) AS bytes
@@ -131,10 +130,11 @@ pub async fn facts(client: &Client) -> Result<Facts, FingerprintError> {
         bounded()
     );
     let read = async {
-        let mut facts = Vec::new();
+        let (mut facts, mut of) = (Vec::new(), String::new());
         let mut answer = pin!(client.simple_query_raw(&sql).await?);
         while let Some(message) = answer.try_next().await? {
             let SimpleQueryMessage::Row(row) = message else { continue };
+            of = basis(row.try_get(3)?.unwrap_or_default());
             match (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?) {
                 (Some(name), Some(definition), Some("f")) => {
                     facts.push(Fact { name: name.to_owned(), definition: definition.to_owned() });
@@ -143,7 +143,7 @@ pub async fn facts(client: &Client) -> Result<Facts, FingerprintError> {
                 _ => return Ok(Some(Err(FingerprintError::Unreadable))),
             }
         }
-        Ok(Some(Ok(Facts::new(facts))))
+        Ok(Some(Ok(Facts::new(of, facts))))
     };
     let facts = or_roll_back(client, read.await).await?;
     facts.unwrap_or(Err(FingerprintError::TooLong))
@@ -174,6 +174,7 @@ impl Facts {
     /// What the server makes of the same facts.
     pub fn fingerprint(&self) -> Fingerprint {
         let digest = ring::digest::digest(&SHA256, self.text().as_bytes());
-        Fingerprint::new(&digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+        let hash = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        Fingerprint { basis: self.basis.clone(), hash }
     }
 }

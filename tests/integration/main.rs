@@ -10,6 +10,7 @@ mod catalog;
 mod changes;
 mod configured;
 mod contradiction;
+mod drift;
 mod embedded;
 mod fingerprint;
 mod hostile;

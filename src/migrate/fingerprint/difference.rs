@@ -1,11 +1,12 @@
 //! Drift: how a schema differs from what it should be, in words.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::facts::{Fact, Facts};
+use super::rights::{self, RIGHTS};
 
 /// Most characters of a definition that are shown of each side.
 const SHOWN: usize = 160;
@@ -16,7 +17,7 @@ const ORDER: &str = ": order of columns";
 const COLUMN: &str = ": column ";
 
 /// How a schema differs from the one that was expected.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Drift {
     /// Expected, and not there. Parts of a thing that is missing itself are not listed.
     pub missing: Vec<Fact>,
@@ -27,7 +28,7 @@ pub struct Drift {
 }
 
 /// A thing that is different.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Changed {
     /// As [`Fact::name`].
     pub name: String,
@@ -40,7 +41,9 @@ pub struct Changed {
 impl Facts {
     /// How these, which were found, differ from those that were expected.
     pub fn difference(&self, expected: &Facts) -> Drift {
-        let (found, expected) = (by_name(self), by_name(expected));
+        let (mut found, mut expected) = (by_name(self), by_name(expected));
+        usual_rights(&mut found, &expected);
+        usual_rights(&mut expected, &found);
         let only = |these: &BTreeMap<&str, String>, others: &BTreeMap<&str, String>| -> Vec<Fact> {
             let there = |name: &str| these.contains_key(name) && !others.contains_key(name);
             these
@@ -81,6 +84,25 @@ impl Drift {
         self.missing.len() + self.extra.len() + self.changed.len()
     }
 
+    /// Whether all of this is part of the other, difference by difference.
+    pub fn is_within(&self, other: &Drift) -> bool {
+        self.missing.iter().all(|fact| other.missing.contains(fact))
+            && self.extra.iter().all(|fact| other.extra.contains(fact))
+            && self.changed.iter().all(|changed| other.changed.contains(changed))
+    }
+
+    /// Whether any of it is about something that the other is about too, or about a part or the whole of it.
+    pub fn overlaps(&self, other: &Drift) -> bool {
+        let others: BTreeSet<&str> = other.names().flat_map(|name| wholes(name).chain([name])).collect();
+        let own: BTreeSet<&str> = other.names().collect();
+        self.names().any(|name| others.contains(name) || wholes(name).any(|whole| own.contains(whole)))
+    }
+
+    fn names(&self) -> impl Iterator<Item = &str> {
+        let facts = self.missing.iter().chain(&self.extra).map(|fact| fact.name.as_str());
+        facts.chain(self.changed.iter().map(|changed| changed.name.as_str()))
+    }
+
     /// One sentence for each difference, in the order of their names.
     pub fn lines(&self) -> Vec<String> {
         let missing = self.missing.iter().map(|fact| (&fact.name, format!("{} missing", fact.name)));
@@ -88,11 +110,15 @@ impl Drift {
             let (definition, _) = apart(&fact.definition, "");
             (&fact.name, format!("{} not expected: {definition}", fact.name))
         });
-        let changed = self.changed.iter().map(|changed| {
-            let (found, expected) = apart(&changed.found, &changed.expected);
-            (&changed.name, format!("{}: {found} instead of {expected}", changed.name))
-        });
-        let mut lines: Vec<_> = missing.chain(extra).chain(changed).collect();
+        let mut lines: Vec<_> = missing.chain(extra).collect();
+        for Changed { name, found, expected } in &self.changed {
+            if name.ends_with(RIGHTS) {
+                lines.extend(rights::lines(name, found, expected).into_iter().map(|line| (name, line)));
+            } else {
+                let (found, expected) = apart(found, expected);
+                lines.push((name, format!("{name}: {found} instead of {expected}")));
+            }
+        }
         lines.sort();
         lines.into_iter().map(|(_, line)| line).collect()
     }
@@ -119,6 +145,15 @@ fn by_name(facts: &Facts) -> BTreeMap<&str, String> {
             .or_insert_with(|| definition.clone());
     }
     named
+}
+
+/// Rights that are the usual ones are no fact. Where the other side has some, that is a change of rights.
+fn usual_rights<'a>(these: &mut BTreeMap<&'a str, String>, others: &BTreeMap<&'a str, String>) {
+    for name in others.keys().filter(|name| name.ends_with(RIGHTS)) {
+        if wholes(name).any(|whole| these.contains_key(whole)) {
+            these.entry(name).or_default();
+        }
+    }
 }
 
 /// The names of what a thing may be a part of. Quoted names may have colons too, so these are not all real.
@@ -160,7 +195,7 @@ mod tests {
             name: (*name).to_owned(),
             definition: (*definition).to_owned(),
         };
-        Facts::new(lines.iter().map(fact).collect())
+        Facts::new("1.15", lines.iter().map(fact).collect())
     }
 
     #[test]
@@ -171,6 +206,7 @@ mod tests {
             ("table public.items: column id", "bigint NOT NULL"),
             ("table public.items: index items_idx", "CREATE INDEX items_idx ON public.items USING btree (a)"),
             ("table public.items: order of columns", "id, colour"),
+            ("table public.items: rights", "anon=r/mb_owner mb_owner=arwdDxt/mb_owner \"x=y\"=r*/mb_owner"),
             ("table public.gone", "owner mb_owner"),
             ("table public.gone: column id", "integer"),
         ]);
@@ -179,6 +215,7 @@ mod tests {
             ("table public.items: column id", "bigint NOT NULL"),
             ("table public.items: index items_idx", "CREATE INDEX items_idx ON public.items USING btree (b)"),
             ("table public.items: order of columns", "id"),
+            ("table public.items: rights", "=r/mb_owner anon=ar/other mb_owner=arwdDxt/mb_owner"),
             ("view public.\"a: b\"", "owner mb_owner"),
             ("view public.\"a: b\": definition", "SELECT 1"),
         ]);
@@ -204,6 +241,30 @@ mod tests {
         assert!(shown.contains("HERE") && shown.contains("instead of … a") && shown.len() < 500, "{shown}");
         let spaces = facts(&[("a", "x  y")]).difference(&facts(&[("a", "x y")])).to_string();
         assert_eq!(spaces, "a: \"x  y\" instead of \"x y\"");
+    }
+
+    #[test]
+    fn rights_that_are_no_longer_the_usual_ones_are_told_as_a_change() {
+        let usual = facts(&[("table a", "owner o")]);
+        let granted = facts(&[("table a", "owner o"), ("table a: rights", "anon=r/o o=arwdDxt/o")]);
+        assert_eq!(
+            granted.difference(&usual).to_string(),
+            "table a: rights: anon SELECT; o INSERT, SELECT, UPDATE, DELETE, TRUNCATE, REFERENCES, TRIGGER instead of the usual"
+        );
+        assert!(usual.difference(&granted).to_string().ends_with(" the usual instead of anon SELECT; o INSERT, SELECT, UPDATE, DELETE, TRUNCATE, REFERENCES, TRIGGER"));
+    }
+
+    #[test]
+    fn what_is_part_of_another_difference() {
+        let expected = facts(&[("table a", "x"), ("table a: column b", "text"), ("table c", "x")]);
+        let drift = |lines: &[(&str, &str)]| facts(lines).difference(&expected);
+        let one = drift(&[("table a", "x"), ("table c", "x")]);
+        let two = drift(&[("table a", "y")]);
+        assert!(one.is_within(&two) && !two.is_within(&one));
+        let (column, table) = (one.clone(), drift(&[("table c", "x")]));
+        assert!(column.overlaps(&table) && table.overlaps(&column));
+        let other = drift(&[("table a", "x"), ("table a: column b", "text")]);
+        assert!(!other.overlaps(&column) && !column.overlaps(&other));
     }
 
     #[test]

@@ -13,24 +13,43 @@ pub struct Fact {
 
 /// All facts of a schema.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Facts(Vec<Fact>);
+pub struct Facts {
+    pub(super) basis: String,
+    facts: Vec<Fact>,
+}
 
 impl Facts {
-    /// Facts in any order.
-    pub fn new(mut facts: Vec<Fact>) -> Self {
+    /// Facts in any order; `basis` as in [`Fingerprint`](super::Fingerprint).
+    pub fn new(basis: impl Into<String>, mut facts: Vec<Fact>) -> Self {
         facts.sort();
-        Self(facts)
+        Self { basis: basis.into(), facts }
+    }
+
+    /// JSON, to be kept.
+    ///
+    /// # Errors
+    /// Never: there are no maps in it.
+    pub fn to_json(&self) -> Result<String, serde_json::Error> {
+        serde_json::to_string(self)
+    }
+
+    /// Facts that were kept.
+    ///
+    /// # Errors
+    /// When the text is not what [`Facts::to_json`] made.
+    pub fn from_json(text: &str) -> Result<Self, serde_json::Error> {
+        serde_json::from_str(text)
     }
 
     /// One by one, by name.
     pub fn iter(&self) -> impl Iterator<Item = &Fact> {
-        self.0.iter()
+        self.facts.iter()
     }
 
     /// The text that the server hashes.
     pub(super) fn text(&self) -> String {
-        let lines: Vec<_> = self.0.iter().map(|fact| format!("{}\t{}", fact.name, fact.definition)).collect();
+        let lines: Vec<_> =
+            self.facts.iter().map(|fact| format!("{}\t{}", fact.name, fact.definition)).collect();
         lines.join("\n")
     }
 }

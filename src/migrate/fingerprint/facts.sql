@@ -60,16 +60,14 @@ rights (name, acl, usual) AS (
     UNION ALL SELECT concat('language ', quote_ident(lanname)), lanacl, acldefault('l', lanowner)
         FROM pg_language WHERE lanacl IS NOT NULL AND lanname NOT IN ('internal', 'c')
 ),
-granted AS (
-    SELECT r.name, e.* FROM rights r
-    CROSS JOIN LATERAL (SELECT item FROM unnest(r.acl) item WHERE NOT item = ANY (r.usual)) i
-    CROSS JOIN LATERAL aclexplode(ARRAY[i.item]) e
-    UNION ALL
-    SELECT concat('default privileges of ', d.defaclrole::regrole,
-                  ' in schema ' || quote_ident((SELECT nspname FROM pg_namespace WHERE oid = d.defaclnamespace)), ' on ',
-                  CASE d.defaclobjtype WHEN 'r' THEN 'tables' WHEN 'S' THEN 'sequences' WHEN 'f' THEN 'functions'
-                                       WHEN 'T' THEN 'types' WHEN 'n' THEN 'schemas' ELSE d.defaclobjtype::text END), e.*
-    FROM pg_default_acl d CROSS JOIN LATERAL aclexplode(d.defaclacl) e
+-- Sorted, because the order in which rights were granted is no part of what they are.
+rights_written AS MATERIALIZED (
+    SELECT name, array_to_string(ARRAY(SELECT i::text COLLATE "C" FROM unnest(acl) i ORDER BY 1), ' ') AS granted,
+           array_to_string(ARRAY(SELECT i::text COLLATE "C" FROM unnest(usual) i ORDER BY 1), ' ') AS usual FROM rights
+),
+described AS MATERIALIZED (
+    -- Above FirstNormalObjectId, but for the schema that every database begins with.
+    SELECT * FROM pg_description WHERE objoid >= 16384 OR objoid = 2200 AND classoid = 'pg_namespace'::regclass
 )
 SELECT concat('schema ', quote_ident(nspname)) AS name, concat('owner ', pg_get_userbyid(nspowner)) AS definition FROM schemas
 UNION ALL
@@ -79,7 +77,8 @@ SELECT r.name, concat_ws(', ', 'owner ' || pg_get_userbyid(r.relowner),
          THEN NULLIF('access method ' || (SELECT quote_ident(amname) FROM pg_am WHERE oid = r.relam), 'access method heap') END,
     CASE WHEN r.reltablespace <> 0
          THEN 'tablespace ' || (SELECT quote_ident(spcname) FROM pg_tablespace WHERE oid = r.reltablespace) END,
-    'options ' || NULLIF(array_to_string(ARRAY(SELECT o FROM unnest(r.reloptions) o ORDER BY o COLLATE "C"), ', '), ''),
+    CASE WHEN r.reloptions IS NOT NULL
+         THEN 'options ' || array_to_string(ARRAY(SELECT o FROM unnest(r.reloptions) o ORDER BY o COLLATE "C"), ', ') END,
     CASE WHEN r.reltoastrelid <> 0 THEN (SELECT 'toast options ' || NULLIF(array_to_string(ARRAY(SELECT o FROM unnest(t.reloptions) o ORDER BY o COLLATE "C"), ', '), '')
         FROM pg_class t WHERE t.oid = r.reltoastrelid AND t.reloptions IS NOT NULL) END,
     CASE WHEN r.relrowsecurity THEN 'row-level security' END,
@@ -105,13 +104,16 @@ SELECT c.name, concat_ws(' ', format_type(c.atttypid, c.atttypmod),
     CASE WHEN c.attstorage <> t.typstorage THEN 'STORAGE ' || CASE c.attstorage WHEN 'p' THEN 'PLAIN' WHEN 'e' THEN 'EXTERNAL' WHEN 'm' THEN 'MAIN' ELSE 'EXTENDED' END END,
     CASE c.attcompression WHEN 'p' THEN 'COMPRESSION pglz' WHEN 'l' THEN 'COMPRESSION lz4' END,
     'STATISTICS ' || NULLIF(c.attstattarget, -1),
-    'OPTIONS (' || NULLIF(array_to_string(ARRAY(SELECT o FROM unnest(c.attoptions || c.attfdwoptions) o ORDER BY o COLLATE "C"), ', '), '') || ')',
+    CASE WHEN c.attoptions IS NOT NULL OR c.attfdwoptions IS NOT NULL
+         THEN concat('OPTIONS (', array_to_string(ARRAY(SELECT o FROM unnest(c.attoptions || c.attfdwoptions) o ORDER BY o COLLATE "C"), ', '), ')') END,
     CASE WHEN NOT c.attislocal THEN 'inherited' END)
 FROM columns c JOIN pg_type t ON t.oid = c.atttypid
 LEFT JOIN pg_attrdef d ON c.atthasdef AND d.adrelid = c.attrelid AND d.adnum = c.attnum
 UNION ALL
 -- What `SELECT *` gives, and an INSERT without names takes.
-SELECT concat(relation, ': order of columns'), string_agg(quote_ident(attname), ', ' ORDER BY attnum) FROM columns GROUP BY relation
+SELECT concat(r.name, ': order of columns'), array_to_string(ARRAY(
+    SELECT quote_ident(attname) FROM pg_attribute WHERE attrelid = r.oid AND attnum > 0 AND NOT attisdropped ORDER BY attnum), ', ')
+FROM relations r WHERE r.relkind <> 'S'
 UNION ALL
 SELECT concat(r.name, ': constraint ', quote_ident(k.conname)), pg_get_constraintdef(k.oid)
 -- Keys that come with the partitions of what they point to are implied by those keys.
@@ -120,14 +122,18 @@ UNION ALL
 SELECT concat(t.name, ': constraint ', quote_ident(k.conname)), pg_get_constraintdef(k.oid)
 FROM pg_constraint k JOIN types t ON t.oid = k.contypid
 UNION ALL
-SELECT concat(r.name, ': index ', quote_ident(c.relname)), concat_ws(', ', pg_get_indexdef(i.indexrelid),
+SELECT concat(r.name, ': index ', quote_ident(c.relname)), concat_ws(', ',
+    -- That of a constraint is what the constraint says: it can have no columns, order or operators of its own.
+    CASE WHEN k.oid IS NULL THEN pg_get_indexdef(i.indexrelid) ELSE 'of the constraint' END,
+    CASE WHEN k.oid IS NOT NULL AND c.reloptions IS NOT NULL
+         THEN 'options ' || array_to_string(ARRAY(SELECT o FROM unnest(c.reloptions) o ORDER BY o COLLATE "C"), ', ') END,
     CASE WHEN NOT i.indisvalid THEN 'invalid' END,
-    CASE WHEN NOT i.indimmediate THEN 'deferrable' END,
     CASE WHEN i.indisreplident THEN 'replica identity' END,
     CASE WHEN i.indisclustered THEN 'clustered' END,
     CASE WHEN c.reltablespace <> 0 THEN 'tablespace ' || (SELECT quote_ident(spcname) FROM pg_tablespace WHERE oid = c.reltablespace) END,
     CASE WHEN c.relispartition THEN 'part of ' || (SELECT h.inhparent::regclass FROM pg_inherits h WHERE h.inhrelid = c.oid LIMIT 1) END)
 FROM pg_index i JOIN relations r ON r.oid = i.indrelid JOIN pg_class c ON c.oid = i.indexrelid
+LEFT JOIN pg_constraint k ON k.conindid = i.indexrelid AND k.contype IN ('p', 'u', 'x')
 UNION ALL
 SELECT concat(r.name, ': policy ', quote_ident(p.polname)), concat_ws(' ',
     CASE WHEN p.polpermissive THEN 'PERMISSIVE' ELSE 'RESTRICTIVE' END,
@@ -182,29 +188,26 @@ UNION ALL
 SELECT concat('extension ', quote_ident(e.extname)), format('version %s in schema %I, owner %s', e.extversion, n.nspname, pg_get_userbyid(e.extowner))
 FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace
 UNION ALL
-SELECT concat(g.name, ': rights of ', CASE g.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(g.grantee)) END),
-    string_agg(concat(g.privilege_type, CASE WHEN g.is_grantable THEN ' WITH GRANT OPTION' END, ' by ', pg_get_userbyid(g.grantor)), ', '
-               ORDER BY g.privilege_type COLLATE "C", pg_get_userbyid(g.grantor))
-FROM granted g GROUP BY g.name, g.grantee
+SELECT concat(name, ': rights'), granted FROM rights_written WHERE granted <> usual
 UNION ALL
-SELECT DISTINCT concat(r.name, ': usual rights of ', CASE e.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(e.grantee)) END), 'revoked'
-FROM rights r CROSS JOIN LATERAL (SELECT item FROM unnest(r.usual) item WHERE NOT item = ANY (r.acl)) i
-CROSS JOIN LATERAL aclexplode(ARRAY[i.item]) e
+SELECT concat('default privileges of ', d.defaclrole::regrole, ' in schema ' || (SELECT quote_ident(nspname) FROM pg_namespace WHERE oid = d.defaclnamespace),
+    ' on ', CASE d.defaclobjtype WHEN 'r' THEN 'tables' WHEN 'S' THEN 'sequences' WHEN 'f' THEN 'functions' WHEN 'T' THEN 'types'
+                                 WHEN 'n' THEN 'schemas' ELSE d.defaclobjtype::text END, ': rights'),
+    array_to_string(ARRAY(SELECT i::text COLLATE "C" FROM unnest(d.defaclacl) i ORDER BY 1), ' ')
+FROM pg_default_acl d
 UNION ALL
 SELECT concat(r.name, ': comment'), d.description
-FROM pg_description d JOIN relations r ON r.oid = d.objoid WHERE d.classoid = 'pg_class'::regclass AND d.objsubid = 0
+FROM described d JOIN relations r ON r.oid = d.objoid WHERE d.classoid = 'pg_class'::regclass AND d.objsubid = 0
 UNION ALL
 SELECT concat(c.name, ': comment'), d.description
-FROM pg_description d JOIN columns c ON c.attrelid = d.objoid AND c.attnum = d.objsubid WHERE d.classoid = 'pg_class'::regclass
+FROM described d JOIN columns c ON c.attrelid = d.objoid AND c.attnum = d.objsubid WHERE d.classoid = 'pg_class'::regclass
 UNION ALL
 SELECT concat(f.name, ': comment'), d.description
-FROM pg_description d JOIN functions f ON f.oid = d.objoid WHERE d.classoid = 'pg_proc'::regclass
+FROM described d JOIN functions f ON f.oid = d.objoid WHERE d.classoid = 'pg_proc'::regclass
 UNION ALL
 SELECT concat(o.type, ' ', o.identity, ': comment'), d.description
-FROM pg_description d CROSS JOIN LATERAL pg_identify_object(d.classoid, d.objoid, d.objsubid) o
--- Above FirstNormalObjectId, but for the schema that every database begins with.
-WHERE (d.objoid >= 16384 OR d.objoid = 2200 AND d.classoid = 'pg_namespace'::regclass)
-  AND d.classoid <> 'pg_proc'::regclass
+FROM described d CROSS JOIN LATERAL pg_identify_object(d.classoid, d.objoid, d.objsubid) o
+WHERE d.classoid <> 'pg_proc'::regclass
   AND NOT (d.classoid = 'pg_class'::regclass AND d.objoid IN (SELECT oid FROM relations))
   AND (d.classoid, d.objoid) NOT IN (SELECT classid, objid FROM brought)
   AND o.identity NOT LIKE 'manybox.%' AND o.identity IS NOT NULL
