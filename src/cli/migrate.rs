@@ -3,6 +3,7 @@
 mod control;
 mod lint;
 mod plan;
+mod rehearse;
 mod repair;
 mod run;
 mod screen;
@@ -35,6 +36,8 @@ enum Sub {
     Plan(Ask),
     /// Carry out a stored plan, or help whoever does
     Run(run::Run),
+    /// Apply pending files to copies of real tenants, and say what they lock, rewrite and leave; the copies are dropped
+    Rehearse(rehearse::Rehearse),
     /// Change what histories say was applied, where they are not as the files are; no file is run
     Repair(repair::RepairCommand),
     /// Show every tenant's version, from the catalog: no tenant's database is connected to
@@ -79,6 +82,7 @@ impl MigrateCommand {
     async fn dispatch(self, fleet: &Fleet, stop: &Stop, output: Output) -> Done {
         match self.command {
             Some(Sub::Lint(lint)) => lint.run(&fleet.settings, output),
+            Some(Sub::Rehearse(rehearse)) => rehearse.run(fleet, stop, output).await,
             Some(Sub::Repair(repair)) => repair.run(fleet, output).await,
             None => run::migrate(fleet, &self.ask, self.jobs, stop, output).await,
             Some(Sub::Plan(ask)) => plan::command(fleet, &ask, output).await,

@@ -201,7 +201,7 @@ impl Fleet {
         }
     }
 
-    async fn kept_facts(
+    pub(super) async fn kept_facts(
         &self,
         server: &str,
         lineage: &Lineage,

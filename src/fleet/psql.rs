@@ -37,23 +37,32 @@ impl Fleet {
             let login = login.ok_or_else(|| FleetError::Unknown(record.slug.to_string()))?;
             return Ok(OperatorLogin { login, role: None, is_made: false });
         }
-        let name = record.database();
+        self.make_operator(&record.server, &record.database()).await
+    }
+
+    /// A login for this database alone, which may become the owner, whoever writes its history and the API roles.
+    pub(super) async fn make_operator(
+        &self,
+        server: &str,
+        database: &str,
+    ) -> Result<OperatorLogin, FleetError> {
         // One for each session: two operators at a time don't end each other's.
-        let login = random_login(&format!("{}{}", operators_of(&name), &TenantId::random()?.as_str()[..8]))?;
-        let (_, client) = self.admin(&record.server).await?;
+        let login =
+            random_login(&format!("{}{}", operators_of(database), &TenantId::random()?.as_str()[..8]))?;
+        let (_, client) = self.admin(server).await?;
         let role = Ident::new(&login.user);
         let mut sql = format!(
             "CREATE ROLE {role} LOGIN NOINHERIT PASSWORD {};
              GRANT {MIGRATORS} TO {role}; GRANT CONNECT ON DATABASE {} TO {role};",
             literal(&login.verifier()?),
-            Ident::new(&name)
+            Ident::new(database)
         );
         for api_role in &self.settings.roles() {
             sql.push_str(&format!("GRANT {} TO {role};", Ident::new(api_role)));
         }
         // One message, and so one transaction.
-        client.batch_execute(&sql).await.doing(|| format!("making a login for `{}`", record.slug))?;
-        self.keep(&record.server, client);
+        client.batch_execute(&sql).await.doing(|| format!("making a login for database `{database}`"))?;
+        self.keep(server, client);
         Ok(OperatorLogin { login, role: Some(OWNER), is_made: true })
     }
 
@@ -65,9 +74,19 @@ impl Fleet {
         if !operator.is_made {
             return Ok(());
         }
-        let (server, client) = self.admin(&record.server).await?;
-        server.unhindered(drop_operator(&client, &record.database(), &operator.login.user)).await?;
-        self.keep(&record.server, client);
+        self.drop_made(&record.server, &record.database(), operator).await
+    }
+
+    /// The same for a login that was made for this database.
+    pub(super) async fn drop_made(
+        &self,
+        server: &str,
+        database: &str,
+        operator: &OperatorLogin,
+    ) -> Result<(), FleetError> {
+        let (access, client) = self.admin(server).await?;
+        access.unhindered(drop_operator(&client, database, &operator.login.user)).await?;
+        self.keep(server, client);
         Ok(())
     }
 }

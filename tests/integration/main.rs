@@ -24,6 +24,7 @@ mod per_tenant;
 mod pool;
 mod postgrest16;
 mod program;
+mod rehearsal;
 mod repair;
 mod requests;
 mod rest;

@@ -160,7 +160,7 @@ pub(super) struct Stop {
 
 impl Stop {
     /// The token, for whoever will stop when it is cancelled.
-    fn armed(&self) -> CancellationToken {
+    pub(super) fn armed(&self) -> CancellationToken {
         self.armed.store(true, Ordering::Relaxed);
         self.token.clone()
     }
