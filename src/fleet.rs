@@ -6,6 +6,7 @@ mod check;
 mod connections;
 mod database;
 mod drift;
+mod holder;
 mod init;
 mod lifecycle;
 mod lineages;
@@ -40,7 +41,7 @@ pub use rights::OutdatedDatabase;
 pub use roles::{HISTORY, MIGRATORS, OWNER, catalog_migrator, catalog_owner, migrator_of};
 pub use server::{FleetServer, Servers, check_version};
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
@@ -335,22 +336,9 @@ impl Fleet {
         migrate::Options {
             roles: roles::of_tenants(),
             lock_timeout: self.settings.migrate.lock_timeout,
-            retries: self.settings.migrate.lock_retries,
+            lock_patience: self.settings.migrate.lock_patience,
             ..migrate::Options::default()
         }
-    }
-
-    /// The databases of a server in which not everything belongs to its owners, asked in one question for all of them.
-    ///
-    /// # Errors
-    /// When the server can't be reached.
-    pub async fn databases_with_foreign_objects(&self, server: &str) -> Result<HashSet<String>, FleetError> {
-        let (_, client) = self.admin(server).await?;
-        let found = migrate::databases_with_foreign_objects(&client, &roles::of_tenants())
-            .await
-            .doing(|| "looking at who owns what".into())?;
-        self.keep(server, client);
-        Ok(found)
     }
 
     /// A session as the admin on the server's maintenance database.

@@ -9,7 +9,10 @@ mod socket;
 mod sqlstate;
 pub mod wire;
 
-pub use connect::{Connection, Endpoint, Error, Login, Logins, connect, connect_listening};
+pub use connect::{
+    Connection, Endpoint, Error, Login, Logins, Notice, Notices, connect, connect_listening,
+    connect_noticing, shortened,
+};
 pub use ident::{Ident, literal};
 pub use lock::AdvisoryLock;
 pub use sessions::{Sessions, Waits};

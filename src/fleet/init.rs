@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
+use tokio_util::sync::CancellationToken;
+
 use super::database::DatabaseRights;
+use super::migrator::{Migrator, Waiting};
 use super::prepare::{grant_to_admin, make_role, prepare};
 use super::roles::{self, OWNER, catalog_migrator, catalog_owner};
 use super::server::{role_exists, run};
-use super::{Doing, FleetError, Migrator, Servers, database, rights, router};
+use super::{Doing, FleetError, Servers, database, rights, router};
 use crate::catalog::{self, Catalog};
 use crate::migrate;
 use crate::pg::{AdvisoryLock, Ident, Waits};
@@ -73,9 +76,11 @@ async fn make_catalog(
     let taken = migrate::prepare_template(&mut admin, &of_catalog, &[], 0).await;
     rights::all_taken(name, taken.doing(|| "preparing the catalog".into())?)?;
     let edition = migrate::Edition::embedded("catalog", catalog::MIGRATIONS)?;
-    let mut migrator = Migrator::open(server, server.connect_admin().await?, name, migrator).await?;
     let options = migrate::Options { roles: of_catalog, ..migrate::Options::default() };
-    let migrated = migrate::migrate(&mut migrator, &edition, &options).await;
+    let stop = CancellationToken::new();
+    let waiting = Waiting { stop: &stop, activity: &options.activity };
+    let mut migrator = Migrator::open(server, server.connect_admin().await?, name, migrator, waiting).await?;
+    let migrated = migrator.migrate(&edition, &options, &stop).await;
     migrator.close().await?;
     migrated.map_err(|failure| FleetError::Migrate {
         doing: "upgrading the catalog".into(),

@@ -7,6 +7,7 @@ use tokio::time::timeout;
 use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 
+use super::migrator::Waiting;
 use super::roles::OWNER;
 use super::{Doing, Fleet, FleetError, rights, roles};
 use crate::migrate::{self, Edition, MigrationFailure, MigrationOutcome, Options};
@@ -16,7 +17,8 @@ use crate::pg::{self, Ident};
 const ASK: Duration = Duration::from_secs(10);
 
 impl Fleet {
-    /// Applies what a database lacks of an edition. `known` is the version that it had when last heard of.
+    /// Applies what a database lacks of an edition. `known` is the version that it had when last heard of. When `stop` is
+    /// cancelled, what runs is cancelled and waited for, and the login is closed.
     ///
     /// # Errors
     /// The outer error when the database's migrator can't be had; nothing was applied then. The inner one when a file
@@ -28,13 +30,19 @@ impl Fleet {
         known: i64,
         edition: &Edition,
         options: &Options,
-        _stop: &CancellationToken,
+        stop: &CancellationToken,
     ) -> Result<Result<MigrationOutcome, MigrationFailure>, FleetError> {
         if i32::try_from(known).is_ok() && i32::try_from(edition.latest()).is_err() {
             self.widen_history(server, database, edition.latest()).await?;
         }
-        let mut migrator = self.migrator(server, database).await?;
-        let outcome = migrate::migrate(&mut migrator, edition, options).await;
+        let waiting = Waiting { stop, activity: &options.activity };
+        let mut migrator = match self.migrator_for(server, database, waiting).await {
+            Err(FleetError::Busy(what)) if stop.is_cancelled() => {
+                return Ok(Err(MigrationFailure::stopped(format!("was stopped while it waited for {what}"))));
+            }
+            opened => opened?,
+        };
+        let outcome = migrator.migrate(edition, options, stop).await;
         if let Err(error) = self.close_migrator(server, migrator).await {
             // What was applied stands. The next use of the login closes it, and so does `manybox init`.
             tracing::warn!(database, %error, "the migrator of {database} stays open");

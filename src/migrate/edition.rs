@@ -5,7 +5,6 @@ use std::path::Path;
 
 use super::file::{self, File};
 use super::file_name;
-use super::inert::is_inert;
 use super::lint::{Finding, Limits, Linter, Scope};
 
 /// Why an edition can't be used. Nothing of it has been run.
@@ -146,7 +145,6 @@ impl Edition {
                 checksum: file::checksum(version, &stem, &sql).map_err(|e| entry(file_name, e))?,
                 name: stem,
                 transactional: linted.transactional,
-                inert: linted.transactional && is_inert(&sql),
                 sql,
                 statements: linted.statements,
                 steps: linted.steps,

@@ -1,16 +1,15 @@
-//! One file in one transaction with its history row, in as few messages as the checks allow.
+//! One file in one transaction with its history row, and with the questions about what it left.
 //!
 //! The history table is kept as refinery would, so that it reads what we wrote. Its runner is not used: it opens three
 //! transactions for one file, makes its table each time and commits before anybody could look at what the file left.
 
-use futures_util::future::join;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio_postgres::Client;
 
 use super::file::File;
-use super::guard;
 use super::history::{self, ALL, Applied, HISTORY, HistoryError};
+use super::script::{self, Company};
 use super::session::{LOCK, Roles, State, StatementError, answers, first_row};
 use crate::pg::literal;
 
@@ -21,8 +20,6 @@ pub(super) struct OpenTransaction {
     pub(super) locked: bool,
     /// Who logged in.
     pub(super) session_user: String,
-    /// Whether the history's tables can't have anything of a stranger's; if not, [`guard::strangers`] says what they have.
-    pub(super) sound: bool,
     /// All that was applied, read under the lock.
     pub(super) history: Vec<Applied>,
 }
@@ -39,8 +36,7 @@ pub(super) async fn begin(
 ) -> Result<OpenTransaction, HistoryError> {
     let (writer, owner) = (roles.set_writer(), roles.set_owner());
     let sql = format!(
-        "BEGIN; {pin}; {writer}; SELECT pg_catalog.pg_try_advisory_lock({LOCK}), session_user, ({}); {ALL}; {owner}",
-        guard::sound(roles)
+        "BEGIN; {pin}; {writer}; SELECT pg_catalog.pg_try_advisory_lock({LOCK}), session_user; {ALL}; {owner}"
     );
     let answers = answers(client.simple_query(&sql).await?);
     let [.., found, rows, _] = answers.as_slice() else {
@@ -52,7 +48,6 @@ pub(super) async fn begin(
     Ok(OpenTransaction {
         locked: found.try_get(0)? == Some("t"),
         session_user: found.try_get(1)?.unwrap_or_default().to_owned(),
-        sound: found.try_get(2)? == Some("t"),
         history: history::rows(rows)?,
     })
 }
@@ -64,7 +59,8 @@ pub(super) struct FileEffects {
     pub(super) history: Result<Vec<Applied>, HistoryError>,
 }
 
-/// Sends a file into the open transaction, and behind it its history row and the questions about what it left.
+/// Runs a file in the open transaction, then asks what it left and writes its history row. `clamp` takes back what the
+/// file raised of its timeouts.
 ///
 /// # Errors
 /// The file's own error, or that of its deferred constraints or its row. The transaction is to be rolled back then.
@@ -72,7 +68,10 @@ pub(super) async fn apply(
     client: &Client,
     file: &File,
     roles: &Roles,
+    clamp: &str,
+    company: &mut Company<'_, '_>,
 ) -> Result<FileEffects, StatementError> {
+    script::run(client, file, clamp, company).await?;
     // Deferred constraints are checked before we look, and under the role that the file left.
     let after = format!(
         "SET CONSTRAINTS ALL IMMEDIATE; {}; {}; {}; {ALL}; {}",
@@ -81,25 +80,13 @@ pub(super) async fn apply(
         insert(file)?,
         roles.set_owner()
     );
-    let (applied, after) = join(client.batch_execute(&file.sql), client.simple_query(&after)).await;
-    applied?;
+    let after = client.simple_query(&after).await;
+    company.said.take(None);
     let answers = answers(after.map_err(ours)?);
     Ok(FileEffects {
         state: State::read(first_row(answers.get(1))?)?,
         history: history::rows(answers.get(4).map_or(&[], Vec::as_slice)),
     })
-}
-
-/// Sends an inert file into the open transaction, and behind it its history row and COMMIT: there is nothing to ask.
-/// If the file fails, what is sent behind it is refused.
-///
-/// # Errors
-/// The file's own error, or that of its row. The transaction is to be rolled back then.
-pub(super) async fn apply_inert(client: &Client, file: &File, roles: &Roles) -> Result<(), StatementError> {
-    let after = format!("{}; {}; COMMIT; {}", roles.set_writer(), insert(file)?, roles.set_owner());
-    let (applied, after) = join(client.batch_execute(&file.sql), client.batch_execute(&after)).await;
-    applied?;
-    after.map_err(ours)
 }
 
 /// The statement that writes a file's row, as refinery does.

@@ -29,8 +29,6 @@ pub struct File {
     pub statements: Vec<FileStatement>,
     /// How each statement of a file outside transactions is run; empty for the others.
     pub(super) steps: Vec<Step>,
-    /// True when it holds definitions only, after which nothing needs to be checked.
-    pub inert: bool,
 }
 
 /// One statement of a file.

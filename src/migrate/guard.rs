@@ -3,9 +3,8 @@
 use tokio_postgres::Client;
 use tokio_postgres::types::Type;
 
-use super::history::{HISTORY, UNFINISHED};
 use super::session::Roles;
-use crate::pg::{Ident, literal};
+use crate::pg::Ident;
 
 /// Everything about the two tables that manybox did not make, in words. Of catalogs only: nothing of the tables
 /// themselves is run. A table's owner is among it, because a table's owner can add any of the others at any time.
@@ -71,16 +70,4 @@ pub async fn strangers(client: &Client, roles: &Roles) -> Result<Vec<String>, to
     let owner = Ident::new(&roles.history).to_string();
     let rows = client.query_typed(STRANGERS, &[(&owner, Type::TEXT)]).await?;
     rows.iter().map(|row| row.try_get(0)).collect()
-}
-
-/// An expression that says whether the tables can't have any of it, as far as that stands in their own rows: cheap
-/// enough to be asked in every session. `false` may also mean that something was there once.
-pub(super) fn sound(roles: &Roles) -> String {
-    format!(
-        "SELECT pg_catalog.count(*) = 2 AND pg_catalog.bool_and(relowner = {}::pg_catalog.regrole AND relkind = 'r'
-             AND NOT (relhastriggers OR relhasrules OR relrowsecurity OR relhassubclass OR relispartition) AND relchecks = 0)
-         FROM pg_catalog.pg_class
-         WHERE oid IN ('{HISTORY}'::pg_catalog.regclass, '{UNFINISHED}'::pg_catalog.regclass)",
-        literal(&Ident::new(&roles.history).to_string())
-    )
 }

@@ -112,34 +112,43 @@ pub async fn lineage(client: &Client, edition: &str) -> Result<Lineage, pg::Erro
     }
 }
 
-/// Checks that the edition's first files are exactly what was applied, and gives the others.
-pub(super) fn pending<'e>(edition: &'e Edition, applied: &[Applied]) -> Result<&'e [File], Disagreement> {
-    let mut files = edition.files.iter();
+/// Checks that what was applied is the edition's, and gives the files that were not, in order. Those below an applied
+/// version are among them where `out_of_order` allows it; otherwise they are a disagreement.
+pub(super) fn pending<'e>(
+    edition: &'e Edition,
+    applied: &[Applied],
+    out_of_order: bool,
+) -> Result<Vec<&'e File>, Disagreement> {
+    let (mut files, mut pending) = (edition.files.iter().peekable(), Vec::new());
     for row in applied {
-        let Some(file) = files.next() else {
-            return Err(Disagreement::Ahead(format!(
-                "V{}__{} is applied, while edition `{}` ends at {}: use the newer edition's files",
-                row.version,
-                row.name,
-                edition.name,
-                edition.latest()
-            )));
+        while let Some(file) = files.next_if(|file| file.version < row.version) {
+            if !out_of_order {
+                return Err(Disagreement::OutOfOrder(format!(
+                    "{} was never applied, while V{}__{} was: give the file a version over {}",
+                    file.file_name(),
+                    row.version,
+                    row.name,
+                    edition.latest()
+                )));
+            }
+            pending.push(file);
+        }
+        let Some(file) = files.next_if(|file| file.version == row.version) else {
+            return Err(if files.peek().is_none() {
+                Disagreement::Ahead(format!(
+                    "V{}__{} is applied, while edition `{}` ends at {}: use the newer edition's files",
+                    row.version,
+                    row.name,
+                    edition.name,
+                    edition.latest()
+                ))
+            } else {
+                Disagreement::Divergent(format!(
+                    "V{}__{} is applied (checksum {}), and edition `{}` has no such file: put it back",
+                    row.version, row.name, row.checksum, edition.name
+                ))
+            });
         };
-        if file.version < row.version {
-            return Err(Disagreement::OutOfOrder(format!(
-                "{} was never applied, while V{}__{} was: give the file a version over {}",
-                file.file_name(),
-                row.version,
-                row.name,
-                edition.latest()
-            )));
-        }
-        if file.version > row.version {
-            return Err(Disagreement::Divergent(format!(
-                "V{}__{} is applied (checksum {}), and edition `{}` has no such file: put it back",
-                row.version, row.name, row.checksum, edition.name
-            )));
-        }
         if file.name != row.name || file.checksum != row.checksum {
             return Err(Disagreement::Divergent(format!(
                 "version {0} was applied as `V{0}__{1}.sql` with checksum {2}, and edition `{3}` has `{4}` with checksum \
@@ -153,7 +162,8 @@ pub(super) fn pending<'e>(edition: &'e Edition, applied: &[Applied]) -> Result<&
             )));
         }
     }
-    Ok(files.as_slice())
+    pending.extend(files);
+    Ok(pending)
 }
 
 /// The row that applying a file adds to the history, in refinery's form.
@@ -178,7 +188,7 @@ mod tests {
         let edition = edition();
         let rows: Vec<_> = edition.files.iter().map(row_of).collect();
         for (count, left) in [(0, 3), (1, 2), (3, 0)] {
-            assert_eq!(pending(&edition, &rows[..count]).unwrap().len(), left);
+            assert_eq!(pending(&edition, &rows[..count], false).unwrap().len(), left);
             let version = if count == 0 { 0 } else { rows[count - 1].version };
             assert_eq!(digest_of(&rows[..count]), edition.history_digest(version));
         }
@@ -189,20 +199,38 @@ mod tests {
         let edition = edition();
         let mut rows: Vec<_> = edition.files.iter().map(row_of).collect();
         rows[1].checksum ^= 1;
-        let Err(Disagreement::Divergent(error)) = pending(&edition, &rows) else { panic!() };
+        let Err(Disagreement::Divergent(error)) = pending(&edition, &rows, false) else { panic!() };
         assert!(error.contains("version 3") && error.contains(&rows[1].checksum.to_string()), "{error}");
         assert!(error.contains(&edition.files[1].checksum.to_string()), "{error}");
 
         let row = |version| Applied { version, name: "x".to_owned(), checksum: 1 };
         assert!(
-            matches!(pending(&edition, &[row(2)]), Err(Disagreement::OutOfOrder(s)) if s.contains("V1__a.sql"))
+            matches!(pending(&edition, &[row(2)], false), Err(Disagreement::OutOfOrder(s)) if s.contains("V1__a.sql"))
         );
         let first = row_of(&edition.files[0]);
         assert!(
-            matches!(pending(&edition, &[first, row(2)]), Err(Disagreement::Divergent(s)) if s.contains("V2__x"))
+            matches!(pending(&edition, &[first, row(2)], false), Err(Disagreement::Divergent(s)) if s.contains("V2__x"))
         );
         let mut newer: Vec<_> = edition.files.iter().map(row_of).collect();
         newer.push(row(9));
-        assert!(matches!(pending(&edition, &newer), Err(Disagreement::Ahead(s)) if s.contains("V9__x")));
+        assert!(
+            matches!(pending(&edition, &newer, false), Err(Disagreement::Ahead(s)) if s.contains("V9__x"))
+        );
+    }
+
+    #[test]
+    fn files_below_what_was_applied_are_pending_where_that_is_allowed() {
+        let edition = edition();
+        let rows: Vec<_> = edition.files.iter().map(row_of).collect();
+        let versions = |applied: &[Applied]| -> Vec<i64> {
+            pending(&edition, applied, true).unwrap().iter().map(|file| file.version).collect()
+        };
+        assert_eq!(versions(&rows[2..]), [1, 3]);
+        assert_eq!(versions(&rows[1..2]), [1, 5]);
+        assert!(matches!(pending(&edition, &rows[2..], false), Err(Disagreement::OutOfOrder(_))));
+        // What was applied is compared all the same.
+        let mut edited = rows.clone();
+        edited[2].checksum ^= 1;
+        assert!(matches!(pending(&edition, &edited[2..], true), Err(Disagreement::Divergent(_))));
     }
 }

@@ -1,7 +1,12 @@
-//! What became of one database: the version it reached, and what stopped it.
+//! What became of one database: the version it reached, what its files said, and what stopped it and where.
+
+use serde::{Deserialize, Serialize};
+
+use super::place::Place;
+use super::reply::{Notice, ServerError};
 
 /// A database that was migrated.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MigrationOutcome {
     /// The version found; 0 when nothing had been applied.
     pub before: i64,
@@ -13,10 +18,13 @@ pub struct MigrationOutcome {
     pub applied: Vec<i64>,
     /// How often a file was tried again for want of a lock.
     pub lock_retries: u32,
+    /// What the files said, the first hundred.
+    #[serde(default)]
+    pub notices: Vec<Notice>,
 }
 
 /// What kept a database from reaching the target version.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FailureKind {
     /// Other files were applied than the edition holds, or the history was tampered with.
@@ -43,13 +51,22 @@ pub enum FailureKind {
 }
 
 /// A database that did not reach the target version. What was applied before stays applied.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[error("{message}")]
 pub struct MigrationFailure {
     /// What kind of failure, for decisions.
     pub kind: FailureKind,
-    /// What was wrong, where, what to do next.
+    /// What was wrong, where, what to do next; all of it in one sentence, with what the server said.
     pub message: String,
+    /// Where in the edition's files; `None` when no file is at fault.
+    #[serde(default)]
+    pub place: Option<Place>,
+    /// What the server said; `None` when it was not the server that refused.
+    #[serde(default)]
+    pub server: Option<ServerError>,
+    /// What the files said before, the first hundred.
+    #[serde(default)]
+    pub notices: Vec<Notice>,
     /// The newest version known to be applied; 0 when none, or when the history could not be read.
     pub reached: i64,
     /// The digest of the history up to `reached`.
@@ -58,4 +75,21 @@ pub struct MigrationFailure {
     pub applied: Vec<i64>,
     /// How often a file was tried again for want of a lock.
     pub lock_retries: u32,
+}
+
+impl MigrationFailure {
+    /// One that is told to stop before anything is known of the database.
+    pub fn stopped(message: String) -> Self {
+        Self {
+            kind: FailureKind::Stopped,
+            message,
+            place: None,
+            server: None,
+            notices: Vec::new(),
+            reached: 0,
+            history: String::new(),
+            applied: Vec::new(),
+            lock_retries: 0,
+        }
+    }
 }

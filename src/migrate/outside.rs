@@ -9,26 +9,42 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio_postgres::{Client, Transaction};
 
+use super::activity::Activity;
 use super::file::File;
 use super::history::{HISTORY, UNFINISHED};
+use super::place::pieces;
 use super::resumable::{RelationName, StepKind};
+use super::script::{self, Company};
 use super::session::{Roles, StatementError};
 use crate::pg::Ident;
 
 /// Runs a marked file and writes its history row, continuing what an interrupted run left.
-pub(super) async fn run(client: &mut Client, file: &File, roles: &Roles) -> Result<(), StatementError> {
+pub(super) async fn run(
+    client: &mut Client,
+    file: &File,
+    roles: &Roles,
+    company: &mut Company<'_, '_>,
+) -> Result<(), StatementError> {
     let (writer, owner) = (roles.set_writer(), roles.set_owner());
     let mut steps = file.steps.iter().filter(|step| step.kind != StepKind::Setting);
     let step = match (steps.next(), steps.next()) {
-        (Some(only), None) => &only.kind,
+        (Some(only), None) => only,
         _ => {
             let text = format!("{} does not hold one statement besides settings", file.file_name());
             return Err(StatementError::ours(text));
         }
     };
+    let pieces = pieces(file);
+    let Some(piece) = pieces.iter().find(|piece| piece.range == step.range) else {
+        return Err(StatementError::ours(format!("{} has lost its statement", file.file_name())));
+    };
+    for setting in pieces.iter().filter(|setting| setting.range != step.range) {
+        script::run_one(client, setting, company).await?;
+    }
+    let step = &step.kind;
     if *step == StepKind::Atomic {
         let transaction = client.transaction().await?;
-        transaction.batch_execute(&file.sql).await?;
+        script::run_one(transaction.client(), piece, company).await?;
         return record(transaction, file, roles).await;
     }
     client.batch_execute(&writer).await?;
@@ -63,8 +79,9 @@ pub(super) async fn run(client: &mut Client, file: &File, roles: &Roles) -> Resu
             client.batch_execute(&owner).await?;
         }
     }
-    if let Err(error) = client.batch_execute(&file.sql).await {
-        if !client.is_closed() {
+    if let Err(error) = script::run_one(client, piece, company).await {
+        if !error.lost {
+            company.activity.send_replace(Activity::CleaningUp);
             // Best effort: an invalid index slows writes down. What can't be dropped now is dropped when the file is
             // run again, because the row that says so stays.
             if look_for(client, step).await? == Found::Invalid {
@@ -75,7 +92,7 @@ pub(super) async fn run(client: &mut Client, file: &File, roles: &Roles) -> Resu
                 .execute(&format!("DELETE FROM {UNFINISHED} WHERE version = $1::int8"), &[&file.version])
                 .await?;
         }
-        return Err(error.into());
+        return Err(error);
     }
     record(client.transaction().await?, file, roles).await
 }

@@ -67,7 +67,7 @@ impl History {
 
     /// Where an edition's files differ from it first, in words; `None` when they begin as it does.
     pub fn disagreement(&self, edition: &Edition) -> Option<String> {
-        history::pending(edition, &self.0).err().map(|disagreement| match disagreement {
+        history::pending(edition, &self.0, false).err().map(|disagreement| match disagreement {
             Disagreement::Divergent(why) | Disagreement::Ahead(why) | Disagreement::OutOfOrder(why) => why,
         })
     }

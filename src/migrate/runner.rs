@@ -3,37 +3,45 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use futures_util::future::{join, join3};
+use futures_util::future::join3;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
+use tokio_util::sync::CancellationToken;
 
+use super::activity::Activity;
 use super::edition::Edition;
-use super::engine::FileEffects;
+use super::engine::{self, FileEffects};
 use super::file::File;
 use super::history::{self, Applied, Disagreement, HistoryError, digest_of};
 use super::outcome::{FailureKind, MigrationFailure, MigrationOutcome};
+use super::outside;
+use super::place::Place;
+use super::reply::Collected;
+use super::script::Company;
 use super::session::{self, Roles, State, StatementError};
-use super::{engine, guard, outside};
+use super::stop::{Stop, busy, failed, not_the_owners, stopped, tampered, unread};
 use crate::backoff::Backoff;
-use crate::pg::AdvisoryLock;
+use crate::pg::{AdvisoryLock, Notices};
 
 /// How often a lock that another migrator holds is tried.
 const POLL: Duration = Duration::from_millis(50);
 
 /// Pauses between two tries of a file, after a lock could not be had.
-const BACKOFF: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
+const BACKOFF: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
 
 /// How a database is migrated.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Options {
     /// Whose what is in the database.
     pub roles: Roles,
-    /// How long a statement of a file waits for a lock. Keep it short: all requests for the same table wait behind
-    /// it. Files outside transactions hold nobody up, and wait for `lock_wait` instead.
+    /// How long a statement of a file waits for a lock, at most; each try waits up to a quarter less. Keep it short: all
+    /// requests for the same table wait behind it. What builds indexes outside transactions holds nobody up, and waits for
+    /// `lock_wait` instead.
     pub lock_timeout: Duration,
-    /// How often a file is tried again after it could not have a lock or was the victim of a deadlock.
-    pub retries: u32,
+    /// How long a file is tried again after it could not have a lock or was the victim of a deadlock.
+    pub lock_patience: Duration,
     /// How long to wait for another migrator of the same database.
     pub lock_wait: Duration,
     /// The longest time for one statement of a file; `None` for no limit.
@@ -42,10 +50,10 @@ pub struct Options {
     pub settings: BTreeMap<String, String>,
     /// The newest version to apply; `None` for all.
     pub target: Option<i64>,
-    /// Whether everything in the database is known to belong to its owners; see
-    /// [`databases_with_foreign_objects`](super::databases_with_foreign_objects). Then the database is not asked
-    /// again after files that can't have changed it.
-    pub all_owned: bool,
+    /// Whether files below a version that was applied are applied too, instead of being refused.
+    pub allow_out_of_order: bool,
+    /// Told what the migration is doing. A clone of these options tells the same receivers.
+    pub activity: watch::Sender<Activity>,
 }
 
 impl Default for Options {
@@ -53,13 +61,14 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             roles: Roles::default(),
-            lock_timeout: Duration::from_secs(2),
-            retries: 5,
+            lock_timeout: Duration::from_millis(500),
+            lock_patience: Duration::from_secs(60),
             lock_wait: Duration::from_secs(60),
             statement_timeout: None,
             settings: BTreeMap::new(),
             target: None,
-            all_owned: false,
+            allow_out_of_order: false,
+            activity: watch::Sender::default(),
         }
     }
 }
@@ -78,18 +87,12 @@ impl Progress {
         self.rows.last().map_or(0, |row| row.version)
     }
 
-    fn done(&mut self, file: &File) {
-        self.rows.push(history::row_of(file));
-        self.applied.push(file.version);
-    }
-}
-
-/// A failure, before it is told which version was reached.
-struct Stop(FailureKind, String);
-
-impl From<StatementError> for Stop {
-    fn from(error: StatementError) -> Self {
-        Self(if error.lost { FailureKind::Connection } else { FailureKind::Sql }, error.text)
+    /// The history with a file's row.
+    fn with(&self, file: &File) -> Vec<Applied> {
+        let mut rows = self.rows.clone();
+        let at = rows.partition_point(|row| row.version < file.version);
+        rows.insert(at, history::row_of(file));
+        rows
     }
 }
 
@@ -99,21 +102,30 @@ impl From<StatementError> for Stop {
 /// transactions is continued. Close the connection afterwards: the session is left as the last file left it, with the
 /// migration's lock, which the next migrator waits for.
 ///
+/// Nothing further is begun once `stop` is cancelled. What runs then is for the caller to cancel, by a request to the
+/// server; an error that comes of it is [`FailureKind::Stopped`].
+///
 /// # Errors
 /// The failure says how far the database came.
 pub async fn migrate(
     client: &mut Client,
+    notices: &mut Notices,
     edition: &Edition,
     options: &Options,
+    stop: &CancellationToken,
 ) -> Result<MigrationOutcome, MigrationFailure> {
     let mut progress = Progress::default();
     let mut options = options.clone();
     options.settings.extend(edition.settings.clone());
-    let result = files(client, edition, &options, &mut progress).await;
+    let options = &options;
+    let activity = &options.activity;
+    let mut company = Company { stop, activity, said: Collected::new(notices), tries: 0 };
+    let result = files(client, edition, options, &mut progress, &mut company).await;
     if result.is_err() || progress.applied.is_empty() {
         // Only so that nobody waits for what a transaction holds until the session is closed.
         let _ = client.batch_execute("ROLLBACK").await;
     }
+    let notices = company.said.notices;
     let (reached, history) = (progress.reached(), digest_of(&progress.rows));
     let Progress { before, applied, lock_retries, .. } = progress;
     match result {
@@ -126,15 +138,30 @@ pub async fn migrate(
                 lock.retries = lock_retries,
                 "database migrated"
             );
-            Ok(MigrationOutcome { before, after: reached, history, applied, lock_retries })
+            Ok(MigrationOutcome { before, after: reached, history, applied, lock_retries, notices })
         }
-        Err(Stop(kind, message)) => {
+        Err(Stop { mut kind, mut message, place, server }) => {
+            if stop.is_cancelled() && matches!(kind, FailureKind::Sql | FailureKind::Lock | FailureKind::Busy)
+            {
+                (kind, message) = (FailureKind::Stopped, stopped(place.as_deref()));
+            }
             tracing::warn!(
                 edition = edition.name, version.before = before, version.after = reached,
                 files.applied = applied.len(), lock.retries = lock_retries, failure.kind = ?kind, failure = message,
                 "database not migrated"
             );
-            Err(MigrationFailure { kind, message, reached, history, applied, lock_retries })
+            let (place, server) = (place.map(|place| *place), server.map(|server| *server));
+            Err(MigrationFailure {
+                kind,
+                message,
+                place,
+                server,
+                notices,
+                reached,
+                history,
+                applied,
+                lock_retries,
+            })
         }
     }
 }
@@ -153,25 +180,32 @@ fn pinned(options: &Options, lock_timeout: Duration) -> String {
     pinned + &session::settings(&options.settings)
 }
 
+/// The lock timeout of one try: those who lost the same lock must not come back for it together.
+fn jittered(lock_timeout: Duration) -> Duration {
+    let quarter = lock_timeout / 4;
+    lock_timeout - Backoff::new(quarter, quarter).next_wait()
+}
+
 /// Waits for the database's migration lock. Leaves a transaction open for the first file, so that usually this is one
 /// message.
-async fn lock_session(client: &Client, options: &Options) -> Result<LockedSession, Stop> {
-    let pin = pinned(options, options.lock_timeout);
+async fn lock_session(
+    client: &Client,
+    options: &Options,
+    stop: &CancellationToken,
+) -> Result<LockedSession, Stop> {
+    let pin = pinned(options, jittered(options.lock_timeout));
     let deadline = Instant::now() + options.lock_wait;
     loop {
         match engine::begin(client, &options.roles, &pin).await {
-            Ok(engine::OpenTransaction { locked: true, session_user, sound, history }) => {
-                if !sound {
-                    refuse_strangers(client, &options.roles).await?;
-                }
+            Ok(engine::OpenTransaction { locked: true, session_user, history }) => {
                 return Ok(LockedSession { session: session_user, open: true, history });
             }
             Ok(_) => client.batch_execute("ROLLBACK").await.map_err(StatementError::from)?,
-            Err(HistoryError::Tampered(error)) => return Err(Stop(FailureKind::Divergent, error)),
+            Err(HistoryError::Tampered(error)) => return Err(Stop::new(FailureKind::Divergent, error)),
             Err(HistoryError::Database(_)) => return lock_step_by_step(client, options, deadline).await,
         }
-        if Instant::now() >= deadline {
-            return Err(busy(options));
+        if Instant::now() >= deadline || stop.is_cancelled() {
+            return Err(busy(options.lock_wait));
         }
         sleep(POLL).await;
     }
@@ -192,45 +226,29 @@ async fn lock_step_by_step(
             "the login can't become `{}`: {error}; run `manybox init`, which gives each database its migrator",
             options.roles.owner
         );
-        return Err(if error.lost { error.into() } else { Stop(FailureKind::Owner, message) });
+        return Err(if error.lost {
+            error.into()
+        } else {
+            Stop::because(FailureKind::Owner, message, error)
+        });
     }
     if let Err(error) = client.batch_execute(&session::settings(&options.settings)).await {
         let error = StatementError::from(error);
         let message =
             format!("the server refuses the edition's settings: {error}; see [editions.NAME.settings]");
-        return Err(if error.lost { error.into() } else { Stop(FailureKind::Sql, message) });
+        return Err(if error.lost { error.into() } else { Stop::because(FailureKind::Sql, message, error) });
     }
     let wait = deadline.saturating_duration_since(Instant::now());
     // Not released: it ends with the session.
     let lock = AdvisoryLock::acquire(client, session::LOCK, wait).await.map_err(StatementError::from)?;
     if lock.is_none() {
-        return Err(busy(options));
+        return Err(busy(options.lock_wait));
     }
     let session = session::state(client, &options.roles).await?.session_user;
-    refuse_strangers(client, &options.roles).await?;
     client.batch_execute(&options.roles.set_writer()).await.map_err(StatementError::from)?;
     let history = history::read(client).await.map_err(unread)?;
     client.batch_execute(&options.roles.set_owner()).await.map_err(StatementError::from)?;
     Ok(LockedSession { session, open: false, history })
-}
-
-/// Refuses a history whose tables have something of a stranger's, which may be there to run when they are written to.
-async fn refuse_strangers(client: &Client, roles: &Roles) -> Result<(), Stop> {
-    let strangers = guard::strangers(client, roles).await.map_err(StatementError::from)?;
-    if strangers.is_empty() {
-        return Ok(());
-    }
-    let message = format!(
-        "the schema `manybox` has what manybox did not make, so nothing was written: {}; run `manybox init`",
-        strangers.join("; ")
-    );
-    Err(Stop(FailureKind::Divergent, message))
-}
-
-fn busy(options: &Options) -> Stop {
-    let message =
-        format!("another migrator has held the database for {:?}: try again later", options.lock_wait);
-    Stop(FailureKind::Busy, message)
 }
 
 /// Reads the history, compares it, applies what is pending.
@@ -239,32 +257,27 @@ async fn files(
     edition: &Edition,
     options: &Options,
     progress: &mut Progress,
+    company: &mut Company<'_, '_>,
 ) -> Result<(), Stop> {
-    let LockedSession { session, mut open, history } = lock_session(client, options).await?;
+    let LockedSession { session, mut open, history } = lock_session(client, options, company.stop).await?;
     progress.rows = history;
     progress.before = progress.reached();
-    let pending = history::pending(edition, &progress.rows).map_err(|disagreement| match disagreement {
-        Disagreement::Divergent(error) => Stop(FailureKind::Divergent, error),
-        Disagreement::Ahead(error) => Stop(FailureKind::Ahead, error),
-        Disagreement::OutOfOrder(error) => Stop(FailureKind::OutOfOrder, error),
+    let pending = history::pending(edition, &progress.rows, options.allow_out_of_order);
+    let mut pending = pending.map_err(|disagreement| match disagreement {
+        Disagreement::Divergent(error) => Stop::new(FailureKind::Divergent, error),
+        Disagreement::Ahead(error) => Stop::new(FailureKind::Ahead, error),
+        Disagreement::OutOfOrder(error) => Stop::new(FailureKind::OutOfOrder, error),
     })?;
     let target = options.target.unwrap_or(i64::MAX);
-    let pending = &pending[..pending.partition_point(|file| file.version <= target)];
+    pending.truncate(pending.partition_point(|file| file.version <= target));
     if open && pending.iter().any(|file| !file.transactional) {
         open = false;
         client.batch_execute("COMMIT").await.map_err(StatementError::from)?;
     }
     for file in pending {
-        apply(client, file, options, progress, &session, std::mem::take(&mut open)).await?;
+        apply(client, file, options, progress, &session, std::mem::take(&mut open), company).await?;
     }
     Ok(())
-}
-
-fn unread(why: HistoryError) -> Stop {
-    match why {
-        HistoryError::Database(error) => StatementError::from(error).into(),
-        HistoryError::Tampered(error) => Stop(FailureKind::Divergent, error),
-    }
 }
 
 /// Applies one file, trying again when the traffic holds a lock. `open` when a transaction is open for it already.
@@ -275,13 +288,16 @@ async fn apply(
     progress: &mut Progress,
     session: &str,
     mut open: bool,
+    company: &mut Company<'_, '_>,
 ) -> Result<(), Stop> {
-    let (mut tries, mut backoff) = (0, BACKOFF);
+    let (mut backoff, mut since) = (BACKOFF, None);
+    company.tries = 0;
     loop {
         let result = if file.transactional {
-            apply_in_transaction(client, file, options, progress, session, std::mem::take(&mut open)).await?
+            apply_in_transaction(client, file, options, progress, session, std::mem::take(&mut open), company)
+                .await?
         } else {
-            apply_outside_transaction(client, file, options, progress, session).await?
+            apply_outside_transaction(client, file, options, progress, session, company).await?
         };
         let Err(error) = result else { return Ok(()) };
         if !error.lost {
@@ -291,19 +307,24 @@ async fn apply(
         if !error.code.as_ref().is_some_and(|code| locked.contains(code)) {
             return Err(failed(file, error));
         }
-        if tries == options.retries {
-            let file = file.file_name();
-            return Err(Stop(
-                FailureKind::Lock,
-                format!(
-                    "{file}: {error}, in each of {} tries: try again when there is less traffic",
-                    tries + 1
-                ),
-            ));
+        company.tries += 1;
+        let now = Instant::now();
+        let left = (*since.get_or_insert(now) + options.lock_patience).saturating_duration_since(now);
+        if left.is_zero() || company.stop.is_cancelled() {
+            let place = error.place.as_deref().map_or_else(|| file.file_name(), Place::to_string);
+            let message = format!(
+                "{place}: {error}, in each of {} tries within migrate.lock_patience ({}): try again when there is less \
+                 traffic",
+                company.tries,
+                humantime::format_duration(options.lock_patience)
+            );
+            return Err(Stop::because(FailureKind::Lock, message, error));
         }
-        sleep(backoff.next_wait()).await;
-        tries += 1;
         progress.lock_retries += 1;
+        tokio::select! {
+            () = sleep(backoff.next_wait().min(left)) => {}
+            () = company.stop.cancelled() => {}
+        }
     }
 }
 
@@ -316,38 +337,25 @@ async fn apply_in_transaction(
     progress: &mut Progress,
     session: &str,
     open: bool,
+    company: &mut Company<'_, '_>,
 ) -> Result<Result<(), StatementError>, Stop> {
     let roles = &options.roles;
-    if file.inert && options.all_owned {
-        if !open {
-            let begun = engine::begin(client, roles, &pinned(options, options.lock_timeout)).await;
-            if !begun.map_err(unread)?.locked {
-                return Err(busy(options));
-            }
+    if !open {
+        let pin = pinned(options, jittered(options.lock_timeout));
+        if !engine::begin(client, roles, &pin).await.map_err(unread)?.locked {
+            return Err(busy(options.lock_wait));
         }
-        return Ok(engine::apply_inert(client, file, roles).await.map(|()| progress.done(file)));
     }
-    let applying = if open {
-        engine::apply(client, file, roles).await
-    } else {
-        let pin = pinned(options, options.lock_timeout);
-        let (begun, applying) =
-            join(engine::begin(client, roles, &pin), engine::apply(client, file, roles)).await;
-        if !begun.map_err(unread)?.locked {
-            return Err(busy(options));
-        }
-        applying
-    };
-    let FileEffects { state, history } = match applying {
-        Ok(applying) => applying,
+    let clamp = session::clamped(options.lock_timeout, options.statement_timeout);
+    let FileEffects { state, history } = match engine::apply(client, file, roles, &clamp, company).await {
+        Ok(effects) => effects,
         Err(error) => return Ok(Err(error)),
     };
-    let mut expected = progress.rows.clone();
-    expected.push(history::row_of(file));
+    let expected = progress.with(file);
     let when = format!("after {}", file.file_name());
     if !state.in_transaction {
         let message = format!("{when} its transaction was over: what it did before that stands");
-        return Err(Stop(FailureKind::Session, message));
+        return Err(Stop::at(file, FailureKind::Session, message));
     }
     if state.has_foreign_objects
         && let Some(object) = session::foreign_object(client, roles).await?
@@ -377,12 +385,13 @@ async fn apply_outside_transaction(
     options: &Options,
     progress: &mut Progress,
     session: &str,
+    company: &mut Company<'_, '_>,
 ) -> Result<Result<(), StatementError>, Stop> {
     // First, so that the file is not blamed for what others left.
     check(client, options, session, &format!("before {}", file.file_name())).await?;
     // Nobody waits behind it, so it may wait for long.
     client.batch_execute(&pinned(options, options.lock_wait)).await.map_err(StatementError::from)?;
-    if let Err(error) = outside::run(client, file, &options.roles).await {
+    if let Err(error) = outside::run(client, file, &options.roles, company).await {
         return Ok(Err(error));
     }
     // In one round trip, and in this order: the check sees the session as the file left it; the history can be read
@@ -394,44 +403,13 @@ async fn apply_outside_transaction(
         join3(checked, client.batch_execute(&pin), history::read_known(client)).await;
     pinned.map_err(StatementError::from)?;
     client.batch_execute(&options.roles.set_owner()).await.map_err(StatementError::from)?;
-    let mut expected = progress.rows.clone();
-    expected.push(history::row_of(file));
+    let expected = progress.with(file);
     progress.rows = rows.map_err(unread)?;
     progress.applied.push(file.version);
     if progress.rows != expected {
         return Err(tampered(file));
     }
     checked.map(Ok)
-}
-
-fn tampered(file: &File) -> Stop {
-    let message =
-        format!("{} changed the history of migrations: restore {}", file.file_name(), history::HISTORY);
-    Stop(FailureKind::Session, message)
-}
-
-/// Words a file's error, with the line that the server points at.
-fn failed(file: &File, error: StatementError) -> Stop {
-    let name = file.file_name();
-    if error.lost {
-        return Stop(
-            FailureKind::Connection,
-            format!("{name}: {error}; whether it was applied shows at the next run"),
-        );
-    }
-    if error.code == Some(SqlState::INSUFFICIENT_PRIVILEGE)
-        && (error.text.contains("schema_history") || error.text.contains("schema manybox"))
-    {
-        return Stop(
-            FailureKind::Owner,
-            format!("{name} would have changed the history of migrations, which is not the owner's: {error}"),
-        );
-    }
-    let line = error.position.map(|position| {
-        let before = file.sql.chars().take(position.saturating_sub(1));
-        format!(":{}", before.filter(|c| *c == '\n').count() + 1)
-    });
-    Stop(FailureKind::Sql, format!("{name}{}: {error}", line.unwrap_or_default()))
 }
 
 /// Checks that we are still who we were, under our lock, and that everything belongs to the owner.
@@ -453,26 +431,16 @@ fn check_state(state: &State, options: &Options, session: &str, when: &str) -> R
             "{when} the role is `{}` instead of `{owner}`; what leaves the owner's role is rolled back",
             state.current_user
         );
-        return Err(Stop(FailureKind::Owner, message));
+        return Err(Stop::new(FailureKind::Owner, message));
     }
     if session != state.session_user {
-        return Err(Stop(
-            FailureKind::Session,
-            format!("{when} the session belongs to `{}`", state.session_user),
-        ));
+        let message = format!("{when} the session belongs to `{}`", state.session_user);
+        return Err(Stop::new(FailureKind::Session, message));
     }
     if !state.locked {
         let message =
             format!("{when} another migrator has this database: remove what releases advisory locks");
-        return Err(Stop(FailureKind::Session, message));
+        return Err(Stop::new(FailureKind::Session, message));
     }
     Ok(())
-}
-
-fn not_the_owners((object, whose): &(String, String), when: &str, owner: &str) -> Stop {
-    let message = format!(
-        "{when} {object} belongs to `{whose}`: all of a tenant's objects belong to `{owner}`, alter its owner or \
-         drop it"
-    );
-    Stop(FailureKind::Owner, message)
 }

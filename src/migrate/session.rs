@@ -1,6 +1,6 @@
 //! The session that migrations run in: its role and settings are set before each file, and checked after it.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -8,6 +8,8 @@ use tokio_postgres::error::{ErrorPosition, SqlState};
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
 
+use super::place::{Piece, Place};
+use super::reply::ServerError;
 use crate::pg::{Error, Ident, literal};
 
 /// The advisory lock that a migrator of a database holds. Advisory locks are apart for each database.
@@ -64,11 +66,20 @@ pub(super) struct StatementError {
     pub(super) position: Option<usize>,
     /// The connection is of no more use.
     pub(super) lost: bool,
+    /// The server's own words.
+    pub(super) server: Option<Box<ServerError>>,
+    /// Where in a file; `None` for a statement of our own.
+    pub(super) place: Option<Box<Place>>,
 }
 
 impl StatementError {
     pub(super) fn ours(text: String) -> Self {
-        Self { code: None, text, position: None, lost: false }
+        Self { code: None, text, position: None, lost: false, server: None, place: None }
+    }
+
+    /// The same, of a statement of a file.
+    pub(super) fn of(self, piece: &Piece<'_>) -> Self {
+        Self { place: Some(Box::new(piece.place(self.position))), ..self }
     }
 }
 
@@ -76,19 +87,20 @@ impl From<&tokio_postgres::Error> for StatementError {
     fn from(error: &tokio_postgres::Error) -> Self {
         let Some(db) = error.as_db_error() else {
             let source = std::error::Error::source(error).map(|s| format!(": {s}")).unwrap_or_default();
-            return Self { code: None, text: format!("{error}{source}"), position: None, lost: true };
+            return Self { lost: true, ..Self::ours(format!("{error}{source}")) };
         };
-        let more =
-            [db.detail(), db.hint()].into_iter().flatten().map(|m| format!(" ({m})")).collect::<String>();
+        let server = ServerError::from(db);
         Self {
             code: Some(db.code().clone()),
-            text: format!("{} [{}]{more}", db.message(), db.code().code()),
+            text: server.to_string(),
             position: match db.position() {
                 Some(ErrorPosition::Original(position)) => usize::try_from(*position).ok(),
                 _ => None,
             },
             // 57P01 to 57P05: the server ends the session after the message.
             lost: db.code().code().starts_with("57P"),
+            server: Some(Box::new(server)),
+            place: None,
         }
     }
 }
@@ -124,7 +136,7 @@ pub(super) fn pinned(roles: &Roles, lock_timeout: Duration, statement_timeout: O
     // the one before.
     format!(
         "RESET ALL; DISCARD TEMP; {}; SET search_path TO public; SET standard_conforming_strings = on; \
-         SET client_min_messages = warning; SET lock_timeout = {}; SET statement_timeout = {}",
+         SET client_min_messages = notice; SET lock_timeout = {}; SET statement_timeout = {}",
         roles.set_owner(),
         literal(&lock.to_string()),
         literal(&statement.to_string()),
@@ -138,6 +150,28 @@ pub(super) fn settings(settings: &BTreeMap<String, String>) -> String {
         format!("; SELECT pg_catalog.set_config({}, {}, false)", literal(name), literal(value))
     });
     set.collect()
+}
+
+/// The statement that takes back what a file's statement, or a function that it called, raised of these timeouts. A file
+/// may lower them.
+pub(super) fn clamped(lock_timeout: Duration, statement_timeout: Option<Duration>) -> String {
+    let longest = |name: &str, timeout: Duration| {
+        let most = timeout.as_millis().max(1);
+        let (interval, most, name) =
+            (literal(&format!("{most} ms")), literal(&most.to_string()), literal(name));
+        // As a number of milliseconds, which pg_settings has, it would cost a thousand times as much.
+        format!(
+            "SELECT CASE WHEN now OPERATOR(pg_catalog.=) '0'
+                           OR now::pg_catalog.interval OPERATOR(pg_catalog.>) {interval}::pg_catalog.interval
+                         THEN pg_catalog.set_config({name}, {most}, false) END
+             FROM pg_catalog.current_setting({name}) AS now"
+        )
+    };
+    let lock = longest("lock_timeout", lock_timeout);
+    match statement_timeout {
+        Some(timeout) => format!("{lock}; {}", longest("statement_timeout", timeout)),
+        None => lock,
+    }
 }
 
 /// The rows that each statement of a message gave.
@@ -228,23 +262,6 @@ WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
   AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
                   WHERE d.classid = o.class AND d.objid = o.oid AND d.deptype IN ('e', 'i'))
 ORDER BY o.class, o.oid LIMIT 1";
-
-/// The databases of the server in which something belongs neither to the owner nor to the history's, or may not: pg_shdepend is one for all.
-/// Any login may ask.
-///
-/// # Errors
-/// When the connection fails, or there is no such owner.
-pub async fn databases_with_foreign_objects(
-    client: &Client,
-    roles: &Roles,
-) -> Result<HashSet<String>, Error> {
-    let sql = "SELECT datname::text FROM pg_catalog.pg_database
-               WHERE oid IN (SELECT dbid FROM pg_catalog.pg_shdepend
-                             WHERE deptype = 'o' AND refobjid <> ALL ($1::text[]::pg_catalog.regrole[]))";
-    let owners = roles.owners();
-    let rows = client.query_typed(sql, &[(&owners.as_slice(), Type::TEXT_ARRAY)]).await?;
-    Ok(rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?)
-}
 
 /// Asks for the [`State`].
 pub(super) async fn state(client: &Client, roles: &Roles) -> Result<State, StatementError> {

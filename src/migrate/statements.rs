@@ -274,12 +274,6 @@ impl<'t> Statement<'t> {
         self.tokens.len()
     }
 
-    /// Whether a word is anywhere and a parenthesis, which every call has, behind it.
-    pub(super) fn calls_after(&self, word: &str) -> bool {
-        let from = self.find(0, &[word]).unwrap_or(self.len());
-        self.tokens[from..].iter().any(|token| token.kind == Kind::Open)
-    }
-
     /// The identifier at a position as PostgreSQL reads it: unquoted ones in lower case. None has been read of
     /// `U&"…"`, see [`Statement::is_escaped_name`].
     pub(super) fn name(&self, at: usize) -> Option<String> {
@@ -302,16 +296,6 @@ impl<'t> Statement<'t> {
     /// Whether a name in Unicode escapes stands at a position.
     pub(super) fn is_escaped_name(&self, at: usize) -> bool {
         matches!(self.text(at), Some((Kind::UnicodeQuoted, _)))
-    }
-
-    /// Whether a name in Unicode escapes is anywhere.
-    pub(super) fn has_escaped_name(&self) -> bool {
-        (0..self.len()).any(|at| self.is_escaped_name(at))
-    }
-
-    /// Every identifier and keyword as [`Statement::name`] gives it.
-    pub(super) fn names(&self) -> impl Iterator<Item = String> {
-        (0..self.len()).filter_map(|at| self.name(at))
     }
 
     /// Whether there is a dot at a position.

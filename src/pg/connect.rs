@@ -23,6 +23,9 @@ use crate::policy::Secret;
 
 /// Notices kept for a listener that is busy. One that falls further behind loses its connection and reloads.
 const NOTICES: usize = 1024;
+/// Notices of the server kept for whoever takes them, and bytes of each part of them.
+const KEPT_NOTICES: usize = 100;
+const NOTICE_BYTES: usize = 1_000;
 
 /// A failure to connect or of a statement, with the server's own words.
 #[derive(Debug, thiserror::Error)]
@@ -328,6 +331,75 @@ pub async fn connect(endpoint: &Endpoint, login: &Login, database: &str) -> Resu
     let opened = open(endpoint, login, database).await;
     let (client, connection) = opened.map_err(|source| endpoint.no_session(&login.user, database, source))?;
     Ok(Connection { client, driver: drive(connection) })
+}
+
+/// A message that the server sent beside its answers. Each part has at most 1,000 bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Notice {
+    /// `NOTICE`, `WARNING`, …
+    pub severity: String,
+    /// What it says.
+    pub message: String,
+    /// DETAIL
+    pub detail: Option<String>,
+    /// HINT
+    pub hint: Option<String>,
+}
+
+/// The notices of a session, a hundred of those that nobody has taken yet; further ones are dropped. Those of a
+/// statement are here before its answer is.
+pub struct Notices(mpsc::Receiver<Notice>);
+
+impl Notices {
+    /// The next one, if there is one.
+    pub fn take(&mut self) -> Option<Notice> {
+        self.0.try_recv().ok()
+    }
+}
+
+/// The beginning of a text, of at most `most` bytes.
+pub fn shortened(text: &str, most: usize) -> String {
+    if text.len() <= most {
+        return text.to_owned();
+    }
+    let end = (0..=most).rev().find(|at| text.is_char_boundary(*at)).unwrap_or_default();
+    format!("{}…", &text[..end])
+}
+
+/// Opens one session under a name of its own, with the settings that RESET ALL shall go back to, whose notices are kept.
+///
+/// # Errors
+/// [`Error::Connect`] with the server's words.
+pub async fn connect_noticing(
+    endpoint: &Endpoint,
+    login: &Login,
+    database: &str,
+    application: &str,
+    settings: &[(&str, &str)],
+) -> Result<(Connection, Notices), Error> {
+    let mut config = endpoint.config(login, database);
+    let settings: Vec<_> = settings.iter().map(|(name, value)| format!("-c {name}={value}")).collect();
+    config.application_name(application).options(settings.join(" "));
+    let opened = config.connect(endpoint.tls()).await;
+    let (client, mut connection) =
+        opened.map_err(|source| endpoint.no_session(&login.user, database, source))?;
+    let (sender, receiver) = mpsc::channel(KEPT_NOTICES);
+    let driver = tokio::spawn(async move {
+        while let Some(Ok(message)) = poll_fn(|cx| connection.poll_message(cx)).await {
+            if let AsyncMessage::Notice(notice) = message {
+                let kept = |text: &str| shortened(text, NOTICE_BYTES);
+                let notice = Notice {
+                    severity: kept(notice.severity()),
+                    message: kept(notice.message()),
+                    detail: notice.detail().map(kept),
+                    hint: notice.hint().map(kept),
+                };
+                // Full: nobody wants that many.
+                let _ = sender.try_send(notice);
+            }
+        }
+    });
+    Ok((Connection { client, driver }, Notices(receiver)))
 }
 
 /// Opens one session whose notifications arrive at the receiver, which ends when the connection is lost.

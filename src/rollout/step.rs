@@ -99,12 +99,19 @@ fn tell(
     stopped: bool,
 ) -> Worked {
     let Claim { place, id, slug, server, .. } = claim;
+    let said = match &outcome {
+        Ok(Ok(outcome)) => outcome.notices.as_slice(),
+        Ok(Err(failure)) => failure.notices.as_slice(),
+        Err(_) => &[],
+    };
+    let notices = (!said.is_empty()).then(|| json!(said));
     let (stands, failure, json) = match outcome {
         Ok(Ok(outcome)) => (Some((outcome.after, outcome.history)), None, None),
         Ok(Err(failure)) => {
             // 0 also stands for a history that could not be read: then what the catalog knows stays.
             let stands = (failure.reached > 0).then(|| (failure.reached, failure.history.clone()));
-            let json = json!({ "kind": failure.kind, "message": failure.message });
+            // With its place and all that the server said.
+            let json = json!(failure);
             (stands, Some((failure.kind, failure.message)), Some(json))
         }
         Err(error) => {
@@ -127,6 +134,6 @@ fn tell(
         stands,
         failure: failed,
     });
-    let outcome = StepOutcome { place, state, version, failure: json, drift: None, notices: None };
+    let outcome = StepOutcome { place, state, version, failure: json, drift: None, notices };
     Worked { id, slug, server, outcome, migrated }
 }

@@ -323,19 +323,35 @@ impl Default for Defaults {
 /// `[migrate]`
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
+#[expect(clippy::manual_non_exhaustive, reason = "the private field is a setting that was renamed")]
 pub struct MigrateSettings {
     /// Databases brought up at the same time. More than the server has cores makes tenants' requests wait.
     pub jobs: usize,
     /// Longest wait for a table's lock; requests queue behind a waiting migration.
     #[serde(with = "humantime_serde")]
     pub lock_timeout: Duration,
-    /// How often a file is tried again after `lock_timeout`.
-    pub lock_retries: u32,
+    /// How long a file is tried again after `lock_timeout`.
+    #[serde(with = "humantime_serde")]
+    pub lock_patience: Duration,
+    /// What `lock_patience` was before.
+    #[serde(skip_serializing, deserialize_with = "renamed_lock_retries")]
+    lock_retries: (),
+}
+
+fn renamed_lock_retries<'de, D: serde::Deserializer<'de>>(_: D) -> Result<(), D::Error> {
+    let now =
+        "is now `migrate.lock_patience`, a time such as '60s': how long a file is tried again for a lock";
+    Err(serde::de::Error::custom(format!("`migrate.lock_retries` {now}")))
 }
 
 impl Default for MigrateSettings {
     fn default() -> Self {
-        Self { jobs: 4, lock_timeout: Duration::from_secs(2), lock_retries: 5 }
+        Self {
+            jobs: 4,
+            lock_timeout: Duration::from_millis(500),
+            lock_patience: Duration::from_secs(60),
+            lock_retries: (),
+        }
     }
 }
 

@@ -19,6 +19,7 @@ mod lifecycle;
 mod metrics;
 mod migration_files;
 mod migrations;
+mod one_migration;
 mod openapi;
 mod per_tenant;
 mod pool;

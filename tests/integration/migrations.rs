@@ -116,11 +116,7 @@ async fn an_index_can_be_built_concurrently() {
 
 #[tokio::test]
 async fn a_table_in_use_is_waited_for_and_tried_again() {
-    let fleet = TestFleet::builder()
-        .toml("[migrate]\nlock_timeout = '50ms'\nlock_retries = 20")
-        .tenants(&["a"])
-        .build()
-        .await;
+    let fleet = TestFleet::builder().toml("[migrate]\nlock_timeout = '50ms'").tenants(&["a"]).build().await;
     add(&fleet, "V3__colour.sql", "ALTER TABLE items ADD COLUMN colour text;");
     let reader = fleet.owner("a").await;
     reader.batch_execute("BEGIN; SELECT * FROM public.items").await.unwrap();

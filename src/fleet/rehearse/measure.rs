@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 use tokio_postgres::Client;
+use tokio_util::sync::CancellationToken;
 
 use crate::fleet::roles::OWNER;
 use crate::fleet::{Fleet, FleetError, FleetServer};
@@ -113,7 +114,7 @@ pub(super) async fn migrated(
 ) -> Result<Result<MigrationOutcome, MigrationFailure>, FleetError> {
     let mut migrator = server.migrator(database).await?;
     let options = migrate::Options { target, ..fleet.migrate_options() };
-    let outcome = migrate::migrate(&mut migrator, edition, &options).await;
+    let outcome = migrator.migrate(edition, &options, &CancellationToken::new()).await;
     migrator.close().await?;
     Ok(outcome)
 }
