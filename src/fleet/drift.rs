@@ -8,7 +8,7 @@ use tokio_postgres::Client;
 use super::{Doing, Fleet, FleetError};
 use crate::catalog::TenantRow;
 use crate::migrate::{self, Drift, Facts, Fingerprint, FingerprintError};
-use crate::tenant::Lineage;
+use crate::tenant::{Lineage, TenantId};
 
 /// Longest time for one database, from connecting to the last fact. A tenant's owner can make every question last.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -105,7 +105,8 @@ impl Fleet {
         let database = tenant.record.database();
         let asking = async {
             let client = self.servers.get(&tenant.record.server)?.connect_admin_inside(&database).await?;
-            let proof = self.prove_by(&client, tenant, lineage, before).await;
+            let of = (&tenant.record.id, tenant.record.server.as_str());
+            let proof = self.prove_by(&client, of, lineage, before).await;
             client.close().await;
             proof
         };
@@ -126,12 +127,11 @@ impl Fleet {
     pub async fn prove_by(
         &self,
         client: &Client,
-        tenant: &TenantRow,
+        (id, server): (&TenantId, &str),
         lineage: &Lineage,
         before: Option<Before<'_>>,
     ) -> Result<Proof, FleetError> {
-        let record = &tenant.record;
-        let (server, database) = (&record.server, record.database());
+        let database = id.database();
         let expected = self.expected_fingerprints(server, lineage).await?;
         if expected.is_empty() {
             return Ok(Proof::Unknown(format!(
@@ -156,7 +156,7 @@ impl Fleet {
             // It changed between the two questions, or the template was read again between them.
             return Ok(Proof::Equal(facts.fingerprint()));
         }
-        if let Some(accepted) = self.catalog.accepted_drift(&record.id).await?
+        if let Some(accepted) = self.catalog.accepted_drift(id).await?
             && let Ok(known) = serde_json::from_str(&accepted.drift)
             && drift.is_within(&known)
         {

@@ -7,12 +7,16 @@ use tokio::time::timeout;
 use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 
-use super::migrator::Waiting;
+use super::drift::{Before, Proof};
+use super::migrator::{Migrator, Waiting};
 use super::roles::OWNER;
 use super::{Doing, Fleet, FleetError, rights, roles};
 use crate::migrate::{self, Edition, MigrationFailure, MigrationOutcome, Options};
 use crate::pg::{self, Ident};
+use crate::tenant::{Lineage, TenantId};
 
+/// Longest time for a proof. A tenant's owner can make every question last.
+const PROOF: Duration = Duration::from_secs(60);
 /// Longest time for a question to a tenant's database.
 const ASK: Duration = Duration::from_secs(10);
 
@@ -32,6 +36,23 @@ impl Fleet {
         options: &Options,
         stop: &CancellationToken,
     ) -> Result<Result<MigrationOutcome, MigrationFailure>, FleetError> {
+        let nothing = async |_: &Migrator, _: &MigrationOutcome| ();
+        let migrated = self.migrate_and(server, database, known, edition, options, stop, nothing).await?;
+        Ok(migrated.map(|(outcome, ())| outcome))
+    }
+
+    /// The same, and asks something of what it left before the session is closed.
+    #[allow(clippy::too_many_arguments)]
+    async fn migrate_and<T>(
+        &self,
+        server: &str,
+        database: &str,
+        known: i64,
+        edition: &Edition,
+        options: &Options,
+        stop: &CancellationToken,
+        then: impl AsyncFnOnce(&Migrator, &MigrationOutcome) -> T,
+    ) -> Result<Result<(MigrationOutcome, T), MigrationFailure>, FleetError> {
         if i32::try_from(known).is_ok() && i32::try_from(edition.latest()).is_err() {
             self.widen_history(server, database, edition.latest()).await?;
         }
@@ -42,12 +63,54 @@ impl Fleet {
             }
             opened => opened?,
         };
-        let outcome = migrator.migrate(edition, options, stop).await;
+        let outcome = match migrator.migrate(edition, options, stop).await {
+            Ok(outcome) => {
+                let more = then(&migrator, &outcome).await;
+                Ok((outcome, more))
+            }
+            Err(failure) => Err(failure),
+        };
         if let Err(error) = self.close_migrator(server, migrator).await {
             // What was applied stands. The next use of the login closes it, and so does `manybox init`.
             tracing::warn!(database, %error, "the migrator of {database} stays open");
         }
         Ok(outcome)
+    }
+
+    /// Brings a tenant's database to the edition's newest version, and proves that its schema is then the template's. The
+    /// proof is `None` when nothing could be asked; the log says why.
+    ///
+    /// # Errors
+    /// As [`Fleet::migrate_database`].
+    pub async fn migrate_tenant(
+        &self,
+        (id, server): (&TenantId, &str),
+        lineage: &Lineage,
+        edition: &Edition,
+        options: &Options,
+        stop: &CancellationToken,
+    ) -> Result<Result<(MigrationOutcome, Option<Proof>), MigrationFailure>, FleetError> {
+        let database = id.database();
+        let prove = async |migrator: &Migrator, outcome: &MigrationOutcome| {
+            let after = Lineage {
+                edition: edition.name.clone(),
+                version: outcome.after,
+                history: outcome.history.clone(),
+            };
+            let before = Before { lineage, fingerprint: None };
+            match timeout(PROOF, self.prove_by(migrator, (id, server), &after, Some(before))).await {
+                Ok(Ok(proof)) => Some(proof),
+                Ok(Err(error)) => {
+                    tracing::warn!(tenant.id = %id, %error, "the schema of {database} could not be proved");
+                    None
+                }
+                Err(_) => {
+                    tracing::warn!(tenant.id = %id, "{database} did not tell its schema within {PROOF:?}");
+                    None
+                }
+            }
+        };
+        self.migrate_and(server, &database, lineage.version, edition, options, stop, prove).await
     }
 
     /// Asks a query that answers a boolean, as the owner, in a transaction that only reads. `None` when it answers no row,

@@ -11,8 +11,8 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Fuse, FusedFuture as _, join};
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
-use tokio::sync::oneshot;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::sync::{oneshot, watch};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use super::gate::{self, Move, Standpoint};
@@ -21,12 +21,15 @@ use super::plan::{FleetState, Plan, PlannedWave, RolloutRequest, plan, rfc3339};
 use super::step::{Worked, work};
 use crate::catalog::{Claim, Filter, NewStep, RolloutRow, RolloutState, Room, Seat, StepState, WaveCounts};
 use crate::fleet::{Fleet, FleetError};
-use crate::migrate::Edition;
+use crate::migrate::{Activity, Edition, Options};
 use crate::settings::OnError;
 use crate::tenant::Verb;
 
 /// How often an executor with nothing to do looks whether there is something.
 const LOOK: Duration = Duration::from_millis(250);
+
+/// How long a step runs before the catalog is told what it does: most are over sooner.
+const LASTS: Duration = Duration::from_secs(1);
 
 /// How an executor's work on a rollout ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -146,6 +149,7 @@ impl<'a> Executor<'a> {
         let mut queue: VecDeque<Claim> = VecDeque::new();
         let mut held: HashMap<String, usize> = HashMap::new();
         let mut worked: Vec<Worked> = Vec::new();
+        let mut doing: Vec<Doing> = Vec::new();
         let mut exchange: Fuse<BoxFuture<'_, Result<Exchanged, FleetError>>> = Fuse::terminated();
         let mut wave = self.fleet.catalog.rollout(self.id).await?.map_or(0, |row| row.wave);
         let mut looks = interval(LOOK);
@@ -165,7 +169,9 @@ impl<'a> Executor<'a> {
                 && working.len() < jobs
                 && let Some(claim) = queue.pop_front()
             {
-                working.push(work(self.fleet, &self.plan, &self.editions, claim, &stop));
+                let options = self.fleet.migrate_options();
+                doing.push(Doing::begin(claim.place, &options));
+                working.push(self.work(claim, options, stop.clone()));
             }
             let stopped = ended.is_some() || stop.is_cancelled();
             if stopped && working.is_empty() && worked.is_empty() && exchange.is_terminated() {
@@ -173,16 +179,23 @@ impl<'a> Executor<'a> {
             }
             // A place more than there are jobs: what is taken waits for no longer than a step lasts.
             let room = if stopped { 0 } else { jobs.saturating_sub(queue.len()) };
-            if exchange.is_terminated() && (!worked.is_empty() || look && room > 0) {
+            let lasts = look && doing.iter().any(Doing::is_news);
+            if exchange.is_terminated() && (!worked.is_empty() || look && room > 0 || lasts) {
                 let idle = working.is_empty() && queue.is_empty() && !stopped;
                 let room = self.room(wave, room, &held);
                 judged = worked.iter().any(Worked::has_failed);
-                exchange = self.exchange(seat, std::mem::take(&mut worked), room, idle).boxed().fuse();
+                exchange = {
+                    let news: Vec<_> = doing.iter_mut().filter_map(Doing::news).collect();
+                    self.exchange(seat, news, std::mem::take(&mut worked), room, idle)
+                }
+                .boxed()
+                .fuse();
                 look = false;
             }
             tokio::select! {
                 Some(done) = working.next(), if !working.is_empty() => {
                     let done: Worked = done;
+                    doing.retain(|doing| doing.place != done.outcome.place);
                     if let Some(number) = held.get_mut(&done.server) {
                         *number = number.saturating_sub(1);
                     }
@@ -217,6 +230,10 @@ impl<'a> Executor<'a> {
         }
     }
 
+    async fn work(&self, claim: Claim, options: Options, stop: CancellationToken) -> Worked {
+        work(self.fleet, &self.plan, &self.editions, claim, &options, &stop).await
+    }
+
     fn wave(&self, number: i32) -> Option<&PlannedWave> {
         // Tenants that were created meanwhile go with the last.
         let last = self.plan.waves.len().checked_sub(1)?;
@@ -240,6 +257,7 @@ impl<'a> Executor<'a> {
     async fn exchange(
         &self,
         seat: &Seat,
+        news: Vec<(i32, String)>,
         worked: Vec<Worked>,
         room: Room,
         idle: bool,
@@ -256,6 +274,7 @@ impl<'a> Executor<'a> {
         let record = async {
             if migrated.is_empty() { Ok(()) } else { self.fleet.catalog.tenants_migrated(&migrated).await }
         };
+        seat.tell(self.id, &news).await?;
         let (claims, recorded) = join(seat.exchange(self.id, &outcomes, &room), record).await;
         let claims = claims?;
         recorded?;
@@ -370,6 +389,33 @@ impl<'a> Executor<'a> {
     async fn ask_gate(&self, row: &RolloutRow, wave: &PlannedWave) -> Result<Answer, FleetError> {
         let Some(gate) = &wave.policy.gate else { return Ok(Answer::Open) };
         health::ask(self.fleet, row, gate).await
+    }
+}
+
+/// A step that is worked on, and what it does.
+struct Doing {
+    place: i32,
+    since: Instant,
+    activity: watch::Receiver<Activity>,
+    told: String,
+}
+
+impl Doing {
+    fn begin(place: i32, options: &Options) -> Self {
+        Self { place, since: Instant::now(), activity: options.activity.subscribe(), told: String::new() }
+    }
+
+    /// Whether it lasts, and does something else than was told last.
+    fn is_news(&self) -> bool {
+        self.since.elapsed() > LASTS && self.activity.borrow().to_string() != self.told
+    }
+
+    fn news(&mut self) -> Option<(i32, String)> {
+        if !self.is_news() {
+            return None;
+        }
+        self.told = self.activity.borrow().to_string();
+        Some((self.place, self.told.clone()))
     }
 }
 

@@ -7,8 +7,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::plan::Plan;
 use crate::catalog::{Claim, Migrated, StepOutcome, StepState};
-use crate::fleet::{Fleet, FleetError};
-use crate::migrate::{Edition, FailureKind, MigrationFailure, MigrationOutcome};
+use crate::fleet::{Fleet, FleetError, Proof};
+use crate::migrate::{Edition, FailureKind, MigrationFailure, MigrationOutcome, Options};
 use crate::tenant::TenantId;
 
 /// A step that ended, or was given back.
@@ -46,6 +46,7 @@ pub(super) async fn work(
     plan: &Plan,
     editions: &BTreeMap<String, Edition>,
     claim: Claim,
+    options: &Options,
     stop: &CancellationToken,
 ) -> Worked {
     if !claim.is_there {
@@ -61,12 +62,10 @@ pub(super) async fn work(
             Some(json!({ "kind": "edition", "message": message })),
         );
     };
-    let (server, database) = (claim.server.clone(), claim.id.database());
+    let (id, server, lineage) = (claim.id.clone(), claim.server.clone(), claim.lineage.clone());
     // Of our own, so that the end of this step's time is no other's.
     let mine = stop.child_token();
-    let options = fleet.migrate_options();
-    let migrating =
-        fleet.migrate_database(&server, &database, claim.lineage.version, edition, &options, &mine);
+    let migrating = fleet.migrate_tenant((&id, &server), &lineage, edition, options, &mine);
     tokio::pin!(migrating);
     let mut in_time = true;
     let outcome = tokio::select! {
@@ -95,18 +94,22 @@ pub(super) async fn work(
 /// What the catalog is told.
 fn tell(
     claim: Claim,
-    outcome: Result<Result<MigrationOutcome, MigrationFailure>, FleetError>,
+    outcome: Result<Result<(MigrationOutcome, Option<Proof>), MigrationFailure>, FleetError>,
     stopped: bool,
 ) -> Worked {
     let Claim { place, id, slug, server, .. } = claim;
     let said = match &outcome {
-        Ok(Ok(outcome)) => outcome.notices.as_slice(),
+        Ok(Ok((outcome, _))) => outcome.notices.as_slice(),
         Ok(Err(failure)) => failure.notices.as_slice(),
         Err(_) => &[],
     };
     let notices = (!said.is_empty()).then(|| json!(said));
+    let mut proved = None;
     let (stands, failure, json) = match outcome {
-        Ok(Ok(outcome)) => (Some((outcome.after, outcome.history)), None, None),
+        Ok(Ok((outcome, proof))) => {
+            proved = proof;
+            (Some((outcome.after, outcome.history)), None, None)
+        }
         Ok(Err(failure)) => {
             // 0 also stands for a history that could not be read: then what the catalog knows stays.
             let stands = (failure.reached > 0).then(|| (failure.reached, failure.history.clone()));
@@ -121,6 +124,7 @@ fn tell(
         }
     };
     let state = match &failure {
+        None if matches!(proved, Some(Proof::Drifted(_))) => StepState::Drifted,
         None => StepState::Done,
         // Nothing is wrong with the tenant: whoever goes on with the rollout takes it again.
         Some((FailureKind::Stopped, _)) if stopped => StepState::Pending,
@@ -134,6 +138,13 @@ fn tell(
         stands,
         failure: failed,
     });
-    let outcome = StepOutcome { place, state, version, failure: json, drift: None, notices };
+    let outcome =
+        StepOutcome { place, state, version, failure: json, drift: proved.as_ref().and_then(drift), notices };
     Worked { id, slug, server, outcome, migrated }
+}
+
+/// How a tenant's schema differs from the template's, for the catalog.
+fn drift(proof: &Proof) -> Option<Value> {
+    let drift = proof.drift()?;
+    Some(json!({ "proof": proof.word(), "message": drift.to_string(), "differences": drift }))
 }
