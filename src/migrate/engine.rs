@@ -8,6 +8,7 @@ use time::format_description::well_known::Rfc3339;
 use tokio_postgres::Client;
 
 use super::file::File;
+use super::guard;
 use super::history::{self, ALL, Applied, HISTORY, HistoryError};
 use super::script::{self, Company};
 use super::session::{LOCK, Roles, State, StatementError, answers, first_row};
@@ -20,6 +21,8 @@ pub(super) struct OpenTransaction {
     pub(super) locked: bool,
     /// Who logged in.
     pub(super) session_user: String,
+    /// Whether the history's tables are its owner's; if not, [`guard::strangers`] says what is wrong with them.
+    pub(super) taken_over: bool,
     /// All that was applied, read under the lock.
     pub(super) history: Vec<Applied>,
 }
@@ -36,7 +39,8 @@ pub(super) async fn begin(
 ) -> Result<OpenTransaction, HistoryError> {
     let (writer, owner) = (roles.set_writer(), roles.set_owner());
     let sql = format!(
-        "BEGIN; {pin}; {writer}; SELECT pg_catalog.pg_try_advisory_lock({LOCK}), session_user; {ALL}; {owner}"
+        "BEGIN; {pin}; {writer}; SELECT pg_catalog.pg_try_advisory_lock({LOCK}), session_user, ({}); {ALL}; {owner}",
+        guard::taken_over(roles)
     );
     let answers = answers(client.simple_query(&sql).await?);
     let [.., found, rows, _] = answers.as_slice() else {
@@ -48,6 +52,7 @@ pub(super) async fn begin(
     Ok(OpenTransaction {
         locked: found.try_get(0)? == Some("t"),
         session_user: found.try_get(1)?.unwrap_or_default().to_owned(),
+        taken_over: found.try_get(2)? == Some("t"),
         history: history::rows(rows)?,
     })
 }

@@ -3,8 +3,9 @@
 use tokio_postgres::Client;
 use tokio_postgres::types::Type;
 
+use super::history::{HISTORY, UNFINISHED};
 use super::session::Roles;
-use crate::pg::Ident;
+use crate::pg::{Ident, literal};
 
 /// Everything about the two tables that manybox did not make, in words. Of catalogs only: nothing of the tables
 /// themselves is run. A table's owner is among it, because a table's owner can add any of the others at any time.
@@ -70,4 +71,15 @@ pub async fn strangers(client: &Client, roles: &Roles) -> Result<Vec<String>, to
     let owner = Ident::new(&roles.history).to_string();
     let rows = client.query_typed(STRANGERS, &[(&owner, Type::TEXT)]).await?;
     rows.iter().map(|row| row.try_get(0)).collect()
+}
+
+/// An expression that says whether both tables belong to the history's owner: then nobody else can put anything on them,
+/// and did not since `init` took them over. In a fleet of an older manybox they are still the tenant's.
+pub(super) fn taken_over(roles: &Roles) -> String {
+    format!(
+        "SELECT pg_catalog.count(*) = 2 AND pg_catalog.bool_and(relowner = {}::pg_catalog.regrole)
+         FROM pg_catalog.pg_class
+         WHERE oid IN ('{HISTORY}'::pg_catalog.regclass, '{UNFINISHED}'::pg_catalog.regclass)",
+        literal(&Ident::new(&roles.history).to_string())
+    )
 }

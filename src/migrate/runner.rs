@@ -14,6 +14,7 @@ use super::activity::Activity;
 use super::edition::Edition;
 use super::engine::{self, FileEffects};
 use super::file::File;
+use super::guard;
 use super::history::{self, Applied, Disagreement, HistoryError, digest_of};
 use super::outcome::{FailureKind, MigrationFailure, MigrationOutcome};
 use super::outside;
@@ -197,7 +198,10 @@ async fn lock_session(
     let deadline = Instant::now() + options.lock_wait;
     loop {
         match engine::begin(client, &options.roles, &pin).await {
-            Ok(engine::OpenTransaction { locked: true, session_user, history }) => {
+            Ok(engine::OpenTransaction { locked: true, session_user, taken_over, history }) => {
+                if !taken_over {
+                    refuse_strangers(client, &options.roles).await?;
+                }
                 return Ok(LockedSession { session: session_user, open: true, history });
             }
             Ok(_) => client.batch_execute("ROLLBACK").await.map_err(StatementError::from)?,
@@ -245,10 +249,24 @@ async fn lock_step_by_step(
         return Err(busy(options.lock_wait));
     }
     let session = session::state(client, &options.roles).await?.session_user;
+    refuse_strangers(client, &options.roles).await?;
     client.batch_execute(&options.roles.set_writer()).await.map_err(StatementError::from)?;
     let history = history::read(client).await.map_err(unread)?;
     client.batch_execute(&options.roles.set_owner()).await.map_err(StatementError::from)?;
     Ok(LockedSession { session, open: false, history })
+}
+
+/// Refuses a history whose tables have something of a stranger's, which may be there to run when they are written to.
+async fn refuse_strangers(client: &Client, roles: &Roles) -> Result<(), Stop> {
+    let strangers = guard::strangers(client, roles).await.map_err(StatementError::from)?;
+    if strangers.is_empty() {
+        return Ok(());
+    }
+    let message = format!(
+        "the schema `manybox` has what manybox did not make, so nothing was written: {}; run `manybox init`",
+        strangers.join("; ")
+    );
+    Err(Stop::new(FailureKind::Divergent, message))
 }
 
 /// Reads the history, compares it, applies what is pending.
