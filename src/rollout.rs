@@ -1,7 +1,7 @@
 //! Rollout: tenants brought to their edition's newest version in waves, templates first, as a plan that is stored and then
 //! executed.
 //!
-//! [`plan`] and [`gate`] are pure; the catalog holds what was planned and how far it came; an [`Executor`] carries it
+//! [`plan`] and the gates are pure; the catalog holds what was planned and how far it came; an [`Executor`] carries it
 //! out, in any number of processes.
 
 mod executor;

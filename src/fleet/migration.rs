@@ -118,7 +118,7 @@ impl Fleet {
     ///
     /// # Errors
     /// When the database can't be reached, or the query fails, answers something else, or lasts for more than
-    /// [`ASK`].
+    /// ten seconds.
     pub async fn ask_owner(
         &self,
         server: &str,

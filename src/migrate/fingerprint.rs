@@ -50,7 +50,7 @@ const FACTS: &str = include_str!("fingerprint/facts.sql");
 /// PostgreSQL, are never equal, and nothing follows from that.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Fingerprint {
-    /// `1.15`: [`FORM`] and PostgreSQL's major version.
+    /// `1.15`: the form of the facts and PostgreSQL's major version.
     pub basis: String,
     /// SHA-256 in hex.
     pub hash: String,
