@@ -381,7 +381,8 @@ async fn whoever_asks_first_during_a_rollout_decides_nothing() {
         ask_first(&fleet).await;
     };
     let ((), (code, _, error)) = tokio::join!(change, fleet.run(&["migrate"]));
-    assert_eq!(code, 0, "{error}");
+    // Changed before it was compared with the template, it has drifted. That is told of it alone.
+    assert!(code == 0 || error.contains("mallory drifted") && !error.contains("acme"), "{error}");
     ask_first(&fleet).await;
     let path = "/acme/items?columns=name,colour,size&select=colour,size";
     let even = json!([{ "name": "a" }]);
