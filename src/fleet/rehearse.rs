@@ -26,6 +26,8 @@ use crate::tenant::{Lineage, TenantId};
 const PREFIX: &str = "mb_x_";
 /// A lock that somebody else has is not waited for: the copy is theirs.
 const NO_WAIT: Duration = Duration::ZERO;
+/// How long a killed command's session may take to be gone.
+const GONE: Duration = Duration::from_secs(1);
 
 /// What came of a rehearsal.
 #[derive(Debug, Clone, Serialize)]
@@ -270,7 +272,7 @@ impl Fleet {
         for (name, server) in self.servers.iter() {
             let (_, client) = self.admin(name).await?;
             for database in leftovers(&client).await? {
-                let lock = AdvisoryLock::acquire(&client, lock_key(&database), NO_WAIT)
+                let lock = AdvisoryLock::acquire(&client, lock_key(&database), GONE)
                     .await
                     .doing(|| format!("locking database `{database}`"))?;
                 // Without it somebody is at work there.
