@@ -32,6 +32,7 @@ pub use check::{Finding, check};
 pub use drift::{Before, Proof};
 pub use init::init;
 pub use lineages::{ReadLineage, contradiction_among};
+pub use migration::ProvedMigration;
 pub use migrator::Migrator;
 pub use provision::TenantSpec;
 pub use psql::OperatorLogin;

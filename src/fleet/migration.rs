@@ -20,6 +20,15 @@ const PROOF: Duration = Duration::from_secs(60);
 /// Longest time for a question to a tenant's database.
 const ASK: Duration = Duration::from_secs(10);
 
+/// A tenant's database that was migrated, beside its template.
+#[derive(Debug)]
+pub struct ProvedMigration {
+    /// The version it reached.
+    pub outcome: MigrationOutcome,
+    /// Whether its schema is the template's, or why the database did not tell.
+    pub proof: Result<Proof, String>,
+}
+
 impl Fleet {
     /// Applies what a database lacks of an edition. `known` is the version that it had when last heard of. When `stop` is
     /// cancelled, what runs is cancelled and waited for, and the login is closed.
@@ -77,8 +86,8 @@ impl Fleet {
         Ok(outcome)
     }
 
-    /// Brings a tenant's database to the edition's newest version, and proves that its schema is then the template's. The
-    /// proof is `None` when nothing could be asked; the log says why.
+    /// Brings a tenant's database to the edition's newest version, and proves that its schema is then the template's. In
+    /// place of a proof there is the reason why the database gave none.
     ///
     /// # Errors
     /// As [`Fleet::migrate_database`].
@@ -89,7 +98,7 @@ impl Fleet {
         edition: &Edition,
         options: &Options,
         stop: &CancellationToken,
-    ) -> Result<Result<(MigrationOutcome, Option<Proof>), MigrationFailure>, FleetError> {
+    ) -> Result<Result<ProvedMigration, MigrationFailure>, FleetError> {
         let database = id.database();
         let prove = async |migrator: &Migrator, outcome: &MigrationOutcome| {
             let after = Lineage {
@@ -99,18 +108,13 @@ impl Fleet {
             };
             let before = Before { lineage, fingerprint: None };
             match timeout(PROOF, self.prove_by(migrator, (id, server), &after, Some(before))).await {
-                Ok(Ok(proof)) => Some(proof),
-                Ok(Err(error)) => {
-                    tracing::warn!(tenant.id = %id, %error, "the schema of {database} could not be proved");
-                    None
-                }
-                Err(_) => {
-                    tracing::warn!(tenant.id = %id, "{database} did not tell its schema within {PROOF:?}");
-                    None
-                }
+                Ok(proof) => proof.map_err(|error| error.to_string()),
+                Err(_) => Err(format!("its database did not tell its schema within {} s", PROOF.as_secs())),
             }
         };
-        self.migrate_and(server, &database, lineage.version, edition, options, stop, prove).await
+        let migrated =
+            self.migrate_and(server, &database, lineage.version, edition, options, stop, prove).await?;
+        Ok(migrated.map(|(outcome, proof)| ProvedMigration { outcome, proof }))
     }
 
     /// Asks a query that answers a boolean, as the owner, in a transaction that only reads. `None` when it answers no row,

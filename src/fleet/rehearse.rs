@@ -16,10 +16,10 @@ use tokio_postgres::Client;
 use super::database::DatabaseRights;
 use super::psql::{OperatorLogin, sweep_operators};
 use super::roles::{self, MIGRATORS, OWNER, migrator_of};
-use super::{Doing, Fleet, FleetError, FleetServer, database, rights};
+use super::{Doing, Fleet, FleetError, FleetServer, database};
 use crate::catalog::TenantRow;
 use crate::migrate::{self, Drift, Edition, Facts};
-use crate::pg::{AdvisoryLock, Connection, Ident};
+use crate::pg::{AdvisoryLock, Connection};
 use crate::tenant::{Lineage, TenantId};
 
 /// How the names of copies begin.
@@ -120,7 +120,7 @@ impl Fleet {
             )));
         }
         let begun = Instant::now();
-        self.prepare_scratch(server, edition, &scratch.name).await?;
+        self.prepare_for_edition(server, edition, &scratch.name).await?;
         let mut left_out = self.copy_into(scratch, tenant).await?;
         let copy_seconds = begun.elapsed().as_secs_f64();
         let measured = measure::files(self, server, &scratch.name, edition, lineage.version).await?;
@@ -234,32 +234,6 @@ impl Fleet {
         server.unhindered(database::drop(&holder, &name)).await?;
         lock.release(&holder).await.doing(|| format!("unlocking database `{name}`"))?;
         holder.close().await;
-        Ok(())
-    }
-
-    /// What every database of the edition begins with, before anything of the tenant's is in it.
-    async fn prepare_scratch(
-        &self,
-        server: &FleetServer,
-        edition: &Edition,
-        name: &str,
-    ) -> Result<(), FleetError> {
-        let mut admin = server.connect_admin_inside(name).await?;
-        let taken = migrate::prepare_template(
-            &mut admin,
-            &roles::of_tenants(),
-            &self.settings.roles(),
-            edition.latest(),
-        )
-        .await;
-        rights::all_taken(name, taken.doing(|| format!("preparing database `{name}`"))?)?;
-        let extensions = self.settings.editions.get(&edition.name).map(|e| e.extensions.as_slice());
-        for extension in extensions.unwrap_or_default() {
-            let sql =
-                format!("CREATE EXTENSION IF NOT EXISTS {} WITH SCHEMA extensions", Ident::new(extension));
-            admin.batch_execute(&sql).await.doing(|| format!("creating extension `{extension}`"))?;
-        }
-        admin.close().await;
         Ok(())
     }
 

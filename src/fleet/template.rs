@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::database::DatabaseRights;
 use super::roles::{self, MIGRATORS, OWNER, migrator_of};
-use super::{Doing, Fleet, FleetError, database, rights};
+use super::{Doing, Fleet, FleetError, FleetServer, database, rights};
 use crate::catalog::Template;
 use crate::migrate::{self, FailureKind, Standing, standing};
 use crate::pg::{AdvisoryLock, Connection, Ident};
@@ -253,27 +253,7 @@ impl Fleet {
         applied: &(dyn Fn() + Sync),
     ) -> Result<Template, FleetError> {
         let access = self.servers.get(server)?;
-        let mut admin = access.connect_admin_inside(name).await?;
-        let taken = migrate::prepare_template(
-            &mut admin,
-            &roles::of_tenants(),
-            &self.settings.roles(),
-            edition.latest(),
-        )
-        .await;
-        rights::all_taken(name, taken.doing(|| format!("preparing template `{name}`"))?)?;
-        let extensions = self.settings.editions.get(&edition.name).map(|e| e.extensions.as_slice());
-        for extension in extensions.unwrap_or_default() {
-            let sql =
-                format!("CREATE EXTENSION IF NOT EXISTS {} WITH SCHEMA extensions", Ident::new(extension));
-            admin.batch_execute(&sql).await.doing(|| {
-                format!(
-                    "creating extension `{extension}` of edition `{}` (see `manybox server check`)",
-                    edition.name
-                )
-            })?;
-        }
-        admin.close().await;
+        self.prepare_for_edition(access, edition, name).await?;
 
         let options = self.migrate_options();
         let (files, stop) = (edition.for_template(), CancellationToken::new());
@@ -291,6 +271,32 @@ impl Fleet {
         access.unhindered(database::seal(client, name)).await?;
         self.catalog.template_ready(name, lineage.version, &lineage.history).await?;
         self.ready(server, &edition.name).await?.ok_or_else(|| FleetError::Busy(format!("template `{name}`")))
+    }
+
+    /// What every database of the edition begins with, before a file of it has run.
+    pub(super) async fn prepare_for_edition(
+        &self,
+        server: &FleetServer,
+        edition: &migrate::Edition,
+        name: &str,
+    ) -> Result<(), FleetError> {
+        let mut admin = server.connect_admin_inside(name).await?;
+        let (owners, api_roles) = (roles::of_tenants(), self.settings.roles());
+        let taken = migrate::prepare_template(&mut admin, &owners, &api_roles, edition.latest()).await;
+        rights::all_taken(name, taken.doing(|| format!("preparing database `{name}`"))?)?;
+        let extensions = self.settings.editions.get(&edition.name).map(|e| e.extensions.as_slice());
+        for extension in extensions.unwrap_or_default() {
+            let sql =
+                format!("CREATE EXTENSION IF NOT EXISTS {} WITH SCHEMA extensions", Ident::new(extension));
+            admin.batch_execute(&sql).await.doing(|| {
+                format!(
+                    "creating extension `{extension}` of edition `{}` (see `manybox server check`)",
+                    edition.name
+                )
+            })?;
+        }
+        admin.close().await;
+        Ok(())
     }
 
     /// Called under the template's lock, so a `building` row is nobody's work in progress.

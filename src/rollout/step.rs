@@ -7,8 +7,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::plan::Plan;
 use crate::catalog::{Claim, Migrated, StepOutcome, StepState};
-use crate::fleet::{Fleet, FleetError, Proof};
-use crate::migrate::{Edition, FailureKind, MigrationFailure, MigrationOutcome, Options};
+use crate::fleet::{Fleet, FleetError, Proof, ProvedMigration};
+use crate::migrate::{Edition, FailureKind, MigrationFailure, Options};
 use crate::tenant::TenantId;
 
 /// A step that ended, or was given back.
@@ -94,20 +94,20 @@ pub(super) async fn work(
 /// What the catalog is told.
 fn tell(
     claim: Claim,
-    outcome: Result<Result<(MigrationOutcome, Option<Proof>), MigrationFailure>, FleetError>,
+    outcome: Result<Result<ProvedMigration, MigrationFailure>, FleetError>,
     stopped: bool,
 ) -> Worked {
     let Claim { place, id, slug, server, .. } = claim;
     let said = match &outcome {
-        Ok(Ok((outcome, _))) => outcome.notices.as_slice(),
+        Ok(Ok(migrated)) => migrated.outcome.notices.as_slice(),
         Ok(Err(failure)) => failure.notices.as_slice(),
         Err(_) => &[],
     };
     let notices = (!said.is_empty()).then(|| json!(said));
     let mut proved = None;
     let (stands, failure, json) = match outcome {
-        Ok(Ok((outcome, proof))) => {
-            proved = proof;
+        Ok(Ok(ProvedMigration { outcome, proof })) => {
+            proved = Some(proof);
             (Some((outcome.after, outcome.history)), None, None)
         }
         Ok(Err(failure)) => {
@@ -124,7 +124,8 @@ fn tell(
         }
     };
     let state = match &failure {
-        None if matches!(proved, Some(Proof::Drifted(_))) => StepState::Drifted,
+        // Who can't be asked is not proved to be as it should.
+        None if matches!(proved, Some(Ok(Proof::Drifted(_)) | Err(_))) => StepState::Drifted,
         None => StepState::Done,
         // Nothing is wrong with the tenant: whoever goes on with the rollout takes it again.
         Some((FailureKind::Stopped, _)) if stopped => StepState::Pending,
@@ -143,8 +144,17 @@ fn tell(
     Worked { id, slug, server, outcome, migrated }
 }
 
-/// How a tenant's schema differs from the template's, for the catalog.
-fn drift(proof: &Proof) -> Option<Value> {
-    let drift = proof.drift()?;
-    Some(json!({ "proof": proof.word(), "message": drift.to_string(), "differences": drift }))
+/// How a tenant's schema differs from the template's, or why that isn't known, for the catalog.
+fn drift(proof: &Result<Proof, String>) -> Option<Value> {
+    match proof {
+        Ok(Proof::Equal(_)) => None,
+        Ok(Proof::Unknown(why)) => Some(json!({ "proof": "unknown", "message": why })),
+        Err(why) => Some(json!({ "proof": "none", "message": format!("not proved: {why}") })),
+        Ok(other) => {
+            let drift = other.drift();
+            Some(
+                json!({ "proof": other.word(), "message": drift.map(ToString::to_string), "differences": drift }),
+            )
+        }
+    }
 }
