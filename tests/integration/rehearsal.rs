@@ -99,9 +99,10 @@ async fn what_a_killed_rehearsal_left_is_swept_and_an_interrupted_one_leaves_not
     add(&fleet, "V3__slow.sql", "SELECT pg_sleep(60);");
     let admin = fleet.fleet.servers.get("main").unwrap().connect_admin().await.unwrap();
     let copies = || async {
-        // The copies of this test, among those of others: those whose migrator sleeps.
+        // The copies of this test, among those that other tests rehearse on: those whose migrator sleeps.
         let sql = "SELECT datname::text FROM pg_stat_activity
-                   WHERE starts_with(datname, 'mb_x_') AND starts_with(usename, 'mb_m_x_')";
+                   WHERE starts_with(datname, 'mb_x_') AND starts_with(usename, 'mb_m_x_')
+                     AND query LIKE '%pg_sleep(60)%'";
         let rows = admin.query(sql, &[]).await.unwrap();
         rows.iter().map(|row| row.get::<_, String>(0)).collect::<Vec<_>>()
     };
