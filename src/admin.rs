@@ -9,7 +9,8 @@ pub use report::{ServerLine, TenantLine};
 
 use std::sync::Arc;
 
-use axum::extract::State;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
@@ -17,12 +18,14 @@ use axum::{Json, Router};
 use http::{StatusCode, header};
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
+use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use crate::directory::{Directory, Freshness};
 use crate::pool::Pools;
 use crate::telemetry::{Metrics, Traffic};
+use crate::tenant::Host;
 
 /// What the admin port can tell of. It needs no connection to any server.
 pub struct Admin {
@@ -40,13 +43,14 @@ pub struct Admin {
     pub stopping: watch::Receiver<bool>,
 }
 
-/// The routes: `/live`, `/ready`, `/metrics`, `/servers`, `/tenants`, for those who have access.
+/// The routes: `/live`, `/ready`, `/allowed`, `/metrics`, `/servers`, `/tenants`, for those who have access.
 pub fn router(admin: Admin, access: Access) -> Router {
     let admin = Arc::new(admin);
     let registry = Arc::new(scrape::registry(&admin));
     Router::new()
         .route("/live", get(|| async { Json(json!({ "status": "live" })) }))
         .route("/ready", get(ready))
+        .route("/allowed", get(allowed))
         .route("/metrics", get(move || std::future::ready(metrics(&registry))))
         .route("/servers", get(|State(admin): State<Arc<Admin>>| async move { Json(admin.servers()) }))
         .route("/tenants", get(|State(admin): State<Arc<Admin>>| async move { Json(admin.tenants()) }))
@@ -71,6 +75,32 @@ async fn ready(State(admin): State<Arc<Admin>>) -> (StatusCode, Json<Value>) {
         Freshness::Followed => {
             (StatusCode::OK, Json(json!({ "status": "ready", "tenants": admin.directory.len() })))
         }
+    }
+}
+
+#[derive(Deserialize)]
+struct Asked {
+    domain: String,
+}
+
+/// Whether a certificate for this host may be asked for: what Caddy's `on_demand_tls` calls `ask`. It looks at the
+/// status alone. A host that only forms of `listen.base_urls` would lead to is nobody's.
+async fn allowed(
+    State(admin): State<Arc<Admin>>,
+    asked: Result<Query<Asked>, QueryRejection>,
+) -> (StatusCode, Json<Value>) {
+    let answer = |status, reason: &str| (status, Json(json!({ "reason": reason })));
+    let host = asked.ok().and_then(|Query(asked)| Host::parse_authority(&asked.domain).ok());
+    let Some((host, None)) = host else {
+        return answer(StatusCode::BAD_REQUEST, "expected ?domain= and a host name without a port");
+    };
+    if !admin.directory.is_ready() {
+        return answer(StatusCode::SERVICE_UNAVAILABLE, "the catalog has not been read yet");
+    }
+    if admin.directory.has_host(&host) {
+        answer(StatusCode::OK, "a tenant has a base URL on this host")
+    } else {
+        answer(StatusCode::NOT_FOUND, "no tenant has a base URL on this host")
     }
 }
 

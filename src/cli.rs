@@ -10,6 +10,7 @@ mod output;
 mod serve;
 mod server;
 mod setup;
+mod shell;
 mod tenant;
 mod top;
 mod verify;
@@ -17,7 +18,7 @@ mod verify;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::settings::{Paths, Settings};
 use context::Context;
@@ -77,6 +78,14 @@ enum Command {
     Demo,
     /// Move every password to a new master key, tenant by tenant, while requests go on
     Rekey(setup::Rekey),
+    /// Print what a shell needs to complete commands and options
+    Completions(shell::Completions),
+    /// Print the manual page, or write one for each command
+    Man {
+        /// A folder for the pages of all commands
+        #[arg(long, value_name = "FOLDER")]
+        to: Option<PathBuf>,
+    },
 }
 
 /// Runs the program: 0 done, 1 failed, 2 wrong usage.
@@ -96,6 +105,12 @@ pub fn run() -> ExitCode {
 }
 
 async fn command(cli: Cli, output: Output) -> Done {
+    // Those that need no settings.
+    match &cli.command {
+        Command::Completions(completions) => return completions.print(Cli::command()),
+        Command::Man { to } => return shell::man(Cli::command(), to.as_deref()),
+        _ => {}
+    }
     let settings = Settings::load(&Paths { file: cli.config })?;
     // Those that need neither catalog nor server.
     let command = match cli.command {
@@ -133,6 +148,10 @@ async fn dispatch(command: Command, context: &Context, output: Output) -> Done {
         Command::Verify(verify) => verify.run(context, output).await,
         Command::Rekey(rekey) => rekey.run(context, output).await,
         Command::Demo => demo::demo(context).await,
-        Command::Config | Command::Serve | Command::Top(_) => Ok(()),
+        Command::Config
+        | Command::Serve
+        | Command::Top(_)
+        | Command::Completions(_)
+        | Command::Man { .. } => Ok(()),
     }
 }

@@ -42,6 +42,8 @@ pub struct Directory(Arc<Shared>);
 
 struct Shared {
     urls: DashMap<(Host, Prefix), TenantId>,
+    /// How many of `urls` each host has.
+    hosts: DashMap<Host, usize>,
     tenants: DashMap<TenantId, Arc<Tenant>>,
     freshness: signal::Sender<Freshness>,
 }
@@ -49,7 +51,12 @@ struct Shared {
 impl Default for Directory {
     fn default() -> Self {
         let (freshness, _) = signal::channel(Freshness::Unread);
-        Self(Arc::new(Shared { urls: DashMap::new(), tenants: DashMap::new(), freshness }))
+        Self(Arc::new(Shared {
+            urls: DashMap::new(),
+            hosts: DashMap::new(),
+            tenants: DashMap::new(),
+            freshness,
+        }))
     }
 }
 
@@ -65,6 +72,11 @@ impl Directory {
         })?;
         let tenant = self.get(&resolved.tenant).ok_or(Refusal::Unknown)?;
         Ok((tenant, resolved))
+    }
+
+    /// Whether a tenant has a base URL on this host.
+    pub fn has_host(&self, host: &Host) -> bool {
+        self.0.hosts.contains_key(host)
     }
 
     /// The tenant of this id, if it is served or suspended.
@@ -118,7 +130,10 @@ impl Directory {
         }
         // Also when the row is the same: another tenant's may have had the URL for a moment.
         for key in keys {
-            self.0.urls.insert(key, tenant.id.clone());
+            let host = key.0.clone();
+            if self.0.urls.insert(key, tenant.id.clone()).is_none() {
+                *self.0.hosts.entry(host).or_default() += 1;
+            }
         }
         let before = before.filter(|before| !Arc::ptr_eq(before, &tenant))?;
         let difference = Difference::between(&before, &tenant);
@@ -159,8 +174,11 @@ impl Directory {
     fn forget_urls(&self, tenant: &Tenant, keep: &HashSet<(Host, Prefix)>) {
         for url in &tenant.base_urls {
             let key = (url.host.clone(), url.prefix.clone());
-            if !keep.contains(&key) {
-                self.0.urls.remove_if(&key, |_, owner| *owner == tenant.id);
+            if !keep.contains(&key) && self.0.urls.remove_if(&key, |_, owner| *owner == tenant.id).is_some() {
+                self.0.hosts.remove_if_mut(&url.host, |_, count| {
+                    *count = count.saturating_sub(1);
+                    *count == 0
+                });
             }
         }
     }

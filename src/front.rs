@@ -13,11 +13,13 @@ mod share;
 mod socket;
 mod supervisor;
 mod tenant;
+mod tls;
 mod traffic;
 mod version;
 
 pub use app::{App, DataPlane};
 pub use clients::Clients;
 pub use layers::{Service, router, router_with};
-pub use serve::serve;
+pub use serve::{Listener, serve};
 pub use tenant::{Tenant, Transaction};
+pub use tls::{CertificateError, Certificates};

@@ -7,8 +7,9 @@ mod sections;
 pub use load::{Paths, SettingsError};
 pub use rollouts::{DEFAULT_POLICY, Failures, Gate, OnError, OnFailures, OrderBy, RolloutPolicy, Wave};
 pub use sections::{
-    AllTables, BudgetSettings, CatalogSettings, ClientSettings, Declared, Defaults, EditionFiles,
-    EmbeddedSettings, KeySettings, ListenSettings, MigrateSettings, RowSecurity, ServerSettings,
+    AllTables, BudgetSettings, CatalogSettings, CertificateFiles, ClientSettings, Declared, Defaults,
+    EditionFiles, EmbeddedSettings, KeySettings, ListenSettings, MigrateSettings, RowSecurity,
+    ServerSettings,
 };
 
 use std::collections::BTreeMap;

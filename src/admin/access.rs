@@ -19,8 +19,9 @@ use crate::settings::ListenSettings;
 
 /// The shortest token, in bytes.
 const MIN_TOKEN: usize = 16;
-/// What probes ask, which often can't be given a secret: it tells a word and the number of tenants.
-const OPEN: [&str; 2] = ["/live", "/ready"];
+/// What probes and proxies ask, which often can't be given a secret: a word, the number of tenants, and whether a host is
+/// a tenant's, which everybody learns from the data port as well.
+const OPEN: [&str; 3] = ["/live", "/ready", "/allowed"];
 
 /// Who may ask.
 #[derive(Debug)]

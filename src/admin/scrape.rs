@@ -34,6 +34,8 @@ impl fmt::Debug for Live {
 impl Collector for Live {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let mut families = Families(&mut encoder);
+        let build = [([("version", env!("CARGO_PKG_VERSION"))], 1.0)];
+        families.gauge("build_info", "1, with what this program is", build.into_iter())?;
         let known = i64::try_from(self.0.directory.len()).unwrap_or(i64::MAX);
         families.single("tenants", "Tenants in the directory", known)?;
         if let Some(bytes) = resident() {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::try_join_all;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -14,7 +15,7 @@ use crate::admin;
 use crate::directory::Directory;
 use crate::embedded::Embedded;
 use crate::fleet::Servers;
-use crate::front::{self, App, Clients};
+use crate::front::{self, App, Certificates, Clients, Listener};
 use crate::migrate::{Editions, Limits, Member, Whose, contradiction};
 use crate::settings::Settings;
 use crate::vault::KeyRing;
@@ -42,19 +43,33 @@ pub(super) async fn with(settings: &Settings, embedded: Option<&Embedded>, ready
     let app = App::start(Arc::new(settings.clone()), servers.endpoints(), keys);
     // Before anything listens.
     let access = admin::Access::new(&settings.listen).map_err(|error| Failure(error.to_string()))?;
+    let certificates = match settings.listen.https {
+        Some(_) => Some(Certificates::load(&settings.listen.certificates)?),
+        None => None,
+    };
     raise_descriptors(settings.listen.clients.max_connections);
     let http = bind(settings.listen.http, "listen.http").await?;
     let admin = bind(settings.listen.admin, "listen.admin").await?;
     tracing::info!(http = %http.local_addr()?, admin = %admin.local_addr()?, "listening");
+    let mut listeners = vec![Listener::from(http)];
+    if let (Some(address), Some(certificates)) = (settings.listen.https, certificates) {
+        let https = bind(address, "listen.https").await?;
+        tracing::info!(https = %https.local_addr()?, "listening");
+        listeners.push(Listener::with_tls(https, certificates.config()?));
+        app.follow(&certificates);
+    }
 
     let (stop, stopping) = watch::channel(false);
-    let mut until = stopping.clone();
-    let until = async move {
-        let _ = until.wait_for(|stop| *stop).await;
-    };
     let service = front::router(app.clone());
-    let data = front::serve(http, service, app.clients.clone(), until, settings.listen.drain_timeout);
-    let data = tokio::spawn(data);
+    let data = listeners.into_iter().map(|listener| {
+        let mut until = stopping.clone();
+        let until = async move {
+            let _ = until.wait_for(|stop| *stop).await;
+        };
+        let clients = app.clients.clone();
+        front::serve(listener, service.clone(), clients, until, settings.listen.drain_timeout)
+    });
+    let data = tokio::spawn(try_join_all(data.collect::<Vec<_>>()));
     let told = admin::Admin {
         directory: app.directory.clone(),
         pools: app.pools.clone(),
@@ -85,7 +100,8 @@ pub(super) async fn with(settings: &Settings, embedded: Option<&Embedded>, ready
     let drained = async {
         let outcome = data.await;
         app.stop().await;
-        Ok(outcome??)
+        outcome??;
+        Ok(())
     };
     let outcome = tokio::select! {
         outcome = drained => outcome,

@@ -12,6 +12,7 @@ use super::clients::Clients;
 use super::rate_limit::RateLimiters;
 use super::schemas::StoredSchemas;
 use super::supervisor::Supervisor;
+use super::tls::Certificates;
 use super::{share, traffic};
 use crate::catalog::Reader;
 use crate::directory::{self, Directory, RowChange};
@@ -80,7 +81,7 @@ impl App {
         let schemas = reader.clone().map(|reader| Arc::new(StoredSchemas(reader)) as Arc<dyn SharedSchemas>);
         let rest =
             Rest::new(pools.clone(), Arc::clone(&keys), schemas, metrics.clone(), &settings.listen.clients);
-        let mut supervisor = Supervisor::new(metrics.clone());
+        let supervisor = Supervisor::new(metrics.clone());
         if settings.keys.master.is_none() {
             supervisor.keep("key_file", (Arc::clone(&settings), Arc::clone(&keys)), follow_key_file);
         }
@@ -117,6 +118,11 @@ impl App {
             supervisor,
             leases,
         }))
+    }
+
+    /// Has these certificates follow their files, as long as the app runs.
+    pub fn follow(&self, certificates: &Certificates) {
+        self.supervisor.keep("certificates", certificates.clone(), Certificates::follow);
     }
 
     /// Waits until the catalog has been read once.

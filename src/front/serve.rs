@@ -19,13 +19,15 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::GracefulConnection;
-use tokio::net::{TcpListener, TcpStream};
+use rustls::ServerConfig;
+use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 
 use super::clients::{Client, Clients, Look, Pace, UnderWay};
 use super::refused::{Exchange, ExplainedSocket};
 use super::socket::Socket;
+use super::tls::Transport;
 use crate::settings::ClientSettings;
 
 /// How often a quiet HTTP/2 client is asked whether it is still there.
@@ -40,13 +42,32 @@ const MAX_BUFFER: usize = 96 * 1024;
 /// The pause after the process has run out of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// Where clients connect, by TLS or without.
+pub struct Listener {
+    tcp: TcpListener,
+    tls: Option<Arc<ServerConfig>>,
+}
+
+impl Listener {
+    /// One whose clients speak TLS.
+    pub fn with_tls(tcp: TcpListener, tls: Arc<ServerConfig>) -> Self {
+        Self { tcp, tls: Some(tls) }
+    }
+}
+
+impl From<TcpListener> for Listener {
+    fn from(tcp: TcpListener) -> Self {
+        Self { tcp, tls: None }
+    }
+}
+
 /// Serves, on the data or the admin port, until `shutdown` ends, then takes no new requests and gives those under way
 /// `drain` to finish. What a client may hold is for `clients` to say.
 ///
 /// # Errors
 /// None now; a listener that fails for a moment is tried again.
 pub async fn serve<S>(
-    listener: TcpListener,
+    listener: impl Into<Listener>,
     service: S,
     clients: Clients,
     shutdown: impl Future<Output = ()> + Send + 'static,
@@ -56,6 +77,7 @@ where
     S: tower::Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send,
 {
+    let Listener { tcp: listener, tls } = listener.into();
     let http = http(clients.settings());
     let (stop, stopping) = watch::channel(false);
     // Ends when the last connection has.
@@ -87,7 +109,9 @@ where
             async move { answer.await.map(|response| response.map(|body| answering.of(body))) }
         });
         let _ = socket.set_nodelay(true);
-        let connection = http.serve_connection(io(socket, &client.0, exchange), service).into_owned();
+        let connection = http
+            .serve_connection(io(Transport::new(socket, tls.as_ref()), &client.0, exchange), service)
+            .into_owned();
         let (clients, stopping, alive) = (clients.clone(), stopping.clone(), alive.clone());
         tokio::spawn(async move {
             keep(connection, &client.0, &clients, stopping).await;
@@ -121,7 +145,7 @@ fn http(settings: &ClientSettings) -> Builder<TokioExecutor> {
     http
 }
 
-fn io(socket: TcpStream, client: &Arc<Client>, exchange: Exchange) -> TokioIo<ExplainedSocket<Socket>> {
+fn io(socket: Transport, client: &Arc<Client>, exchange: Exchange) -> TokioIo<ExplainedSocket<Socket>> {
     TokioIo::new(ExplainedSocket::new(Socket::new(socket, Arc::clone(client)), exchange))
 }
 

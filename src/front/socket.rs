@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 
 use super::clients::Client;
+use super::tls::Transport;
 
 /// Bytes of a head, or of a single read, above which hyper's buffer has grown.
 const USUAL: usize = 16 * 1024;
@@ -17,7 +17,7 @@ const USUAL: usize = 16 * 1024;
 const STINT: usize = 128 * 1024;
 
 pub(super) struct Socket {
-    stream: TcpStream,
+    stream: Transport,
     client: Arc<Client>,
     /// Bytes read since the request of this number, while none was under way: those of the next one's head.
     head: (u32, usize),
@@ -27,7 +27,7 @@ pub(super) struct Socket {
 }
 
 impl Socket {
-    pub(super) fn new(stream: TcpStream, client: Arc<Client>) -> Self {
+    pub(super) fn new(stream: Transport, client: Arc<Client>) -> Self {
         Self { stream, client, head: (0, 0), has_grown: false, stint: 0 }
     }
 
@@ -128,8 +128,14 @@ impl AsyncWrite for Socket {
     /// Asked when all that was to be written has been.
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        this.client.flow.flushed();
-        Pin::new(&mut this.stream).poll_flush(cx)
+        let flushed = Pin::new(&mut this.stream).poll_flush(cx);
+        // TLS keeps what the socket doesn't take.
+        if flushed.is_pending() {
+            this.client.flow.blocked()
+        } else {
+            this.client.flow.flushed()
+        }
+        flushed
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -158,7 +164,7 @@ mod tests {
         let mut taker = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (stream, peer) = listener.accept().await.unwrap();
         let clients = Clients::new(&ListenSettings::default(), Metrics::default());
-        let mut socket = Socket::new(stream, clients.admit(peer.ip()).unwrap());
+        let mut socket = Socket::new(Transport::Plain(stream), clients.admit(peer.ip()).unwrap());
         let piece = vec![1; 64 * 1024];
         let (long, pieces) = (piece.repeat(64), vec![IoSlice::new(&piece); 64]);
         // As hyper writes: until there is no going on.

@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
@@ -19,12 +20,12 @@ const MAX_WAIT: Duration = Duration::from_secs(30);
 /// The tasks that run until [`Supervisor::abort`], or until it is dropped.
 pub(super) struct Supervisor {
     metrics: Metrics,
-    tasks: Vec<AbortHandle>,
+    tasks: Mutex<Vec<AbortHandle>>,
 }
 
 impl Supervisor {
     pub(super) fn new(metrics: Metrics) -> Self {
-        Self { metrics, tasks: Vec::new() }
+        Self { metrics, tasks: Mutex::default() }
     }
 
     /// Runs a task that should never end: what `start` makes of `parts`, and makes again after each failure.
@@ -32,7 +33,7 @@ impl Supervisor {
     /// # Panics
     /// Outside a tokio runtime.
     pub(super) fn keep<P, T>(
-        &mut self,
+        &self,
         name: &'static str,
         parts: P,
         start: impl Fn(P) -> T + Send + Sync + 'static,
@@ -43,14 +44,18 @@ impl Supervisor {
         self.metrics.register_task(name);
         let metrics = self.metrics.clone();
         let task = tokio::spawn(async move { keep(name, || start(parts.clone()), metrics).await });
-        self.tasks.push(task.abort_handle());
+        self.tasks().push(task.abort_handle());
     }
 
     /// Ends all tasks, at their next wait.
     pub(super) fn abort(&self) {
-        for task in &self.tasks {
+        for task in self.tasks().iter() {
             task.abort();
         }
+    }
+
+    fn tasks(&self) -> MutexGuard<'_, Vec<AbortHandle>> {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -103,7 +108,7 @@ mod tests {
     #[tokio::test]
     async fn a_task_that_panics_or_ends_is_started_again() {
         let (sender, mut started) = mpsc::channel(8);
-        let mut supervisor = Supervisor::new(Metrics::default());
+        let supervisor = Supervisor::new(Metrics::default());
         let parts = (Arc::new(AtomicU32::new(0)), sender);
         supervisor.keep("test", parts, async |(starts, sender)| {
             let number = starts.fetch_add(1, Ordering::Relaxed);
@@ -122,7 +127,7 @@ mod tests {
     #[tokio::test]
     async fn tasks_end_with_their_supervisor() {
         let (held, mut ended) = mpsc::channel::<()>(1);
-        let mut supervisor = Supervisor::new(Metrics::default());
+        let supervisor = Supervisor::new(Metrics::default());
         supervisor.keep("test", held, async |held| held.closed().await);
         tokio::task::yield_now().await;
         assert_eq!(ended.try_recv(), Err(mpsc::error::TryRecvError::Empty), "it runs");

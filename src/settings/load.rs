@@ -79,6 +79,10 @@ impl Settings {
         self.embedded.folder = folder.join(&self.embedded.folder);
         let token_file = &mut self.listen.admin_token_file;
         *token_file = token_file.take().map(|file| folder.join(file));
+        for files in &mut self.listen.certificates {
+            files.certificate = folder.join(&files.certificate);
+            files.key = folder.join(&files.key);
+        }
         if self.defaults.edition.is_none() && self.editions.len() == 1 {
             self.defaults.edition = self.editions.keys().next().cloned();
         }
@@ -136,6 +140,21 @@ impl Settings {
                 "listen.admin".into(),
                 format!("is the same address as listen.http ({}); expected another port", self.listen.http),
             );
+        }
+        match (self.listen.https, self.listen.certificates.is_empty()) {
+            (Some(_), true) => {
+                return wrong(
+                    "listen.certificates".into(),
+                    "expected at least one, because listen.https is set".into(),
+                );
+            }
+            (None, false) => {
+                return wrong(
+                    "listen.https".into(),
+                    "expected an address such as 0.0.0.0:443, because listen.certificates are set".into(),
+                );
+            }
+            _ => {}
         }
         if let Some(key) = self.listen.clients.zero() {
             return wrong(format!("listen.clients.{key}"), "expected 1 or more, or 1ms or more".into());
@@ -360,6 +379,9 @@ mod tests {
             ("[editions.a]\n[tenants.acme]\nedition = \"b\"", "tenants.acme.edition", "`a`"),
             ("[editions.a]\n[tenants.Acme]", "tenants.Acme", "not a slug"),
             ("[tiers.a]\nmax_requests_per_second = 0", "tiers.a.max_requests_per_second", "1 or more"),
+            ("[listen]\nhttps = \"0.0.0.0:443\"", "listen.certificates", "at least one"),
+            ("[listen]\nhttps = \"443\"", "listen.https", "127.0.0.1:8080"),
+            ("[[listen.certificates]]\ncertificate = \"a\"\nkey = \"b\"", "listen.https", "0.0.0.0:443"),
             ("[listen.clients]\nmax_per_tenant = 0", "listen.clients.max_per_tenant", "1 or more"),
             ("[tiers.a]\nstatement_timeout = '100us'", "tiers.a.statement_timeout", "1ms or more"),
             (

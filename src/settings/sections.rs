@@ -21,6 +21,13 @@ pub struct ListenSettings {
     /// Where operators and probes connect; keep it off the public network.
     #[serde(deserialize_with = "address")]
     pub admin: SocketAddr,
+    /// Where clients connect by TLS; needs `certificates`. Not given: nowhere, TLS is for a proxy in front.
+    #[serde(deserialize_with = "maybe_address", skip_serializing_if = "Option::is_none")]
+    pub https: Option<SocketAddr>,
+    /// Certificates of tenants' hosts, by the name that a client asks for; the first for those that ask for none that is
+    /// known. Files are read again when they change.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub certificates: Vec<CertificateFiles>,
     /// Names under which the admin port is asked, beside those of this machine (`localhost`) and addresses. Any other is
     /// refused: a page in an operator's browser could have its own name lead here.
     pub admin_hosts: Vec<String>,
@@ -48,6 +55,8 @@ impl Default for ListenSettings {
         Self {
             http: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
             admin: SocketAddr::from((Ipv4Addr::LOCALHOST, 8081)),
+            https: None,
+            certificates: Vec::new(),
             admin_hosts: Vec::new(),
             admin_token: None,
             admin_token_file: None,
@@ -74,6 +83,16 @@ impl ListenSettings {
             None => Ok(self.admin_token.clone()),
         }
     }
+}
+
+/// `[[listen.certificates]]`
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct CertificateFiles {
+    /// PEM: the host's certificate, then those that signed it.
+    pub certificate: PathBuf,
+    /// PEM: its private key, not encrypted.
+    pub key: PathBuf,
 }
 
 /// `[listen.clients]`: what clients may hold of a router: connections, time without progress, memory.
@@ -380,6 +399,10 @@ fn masked<S: serde::Serializer>(secret: &Option<Secret>, serializer: S) -> Resul
 }
 
 /// The standard library's own message does not say what an address looks like.
+fn maybe_address<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAddr>, D::Error> {
+    address(deserializer).map(Some)
+}
+
 fn address<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
     let text = String::deserialize(deserializer)?;
     text.parse().map_err(|_| {

@@ -14,6 +14,7 @@ mod drift;
 mod embedded;
 mod fingerprint;
 mod hostile;
+mod https;
 mod isolation;
 mod lifecycle;
 mod metrics;

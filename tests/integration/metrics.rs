@@ -8,6 +8,10 @@ use serde_json::json;
 use crate::support::{TestFleet, eventually, private_server};
 
 fn admin(fleet: &TestFleet, top: usize) -> axum::Router {
+    admin_for(fleet, top, &fleet.fleet.settings.listen)
+}
+
+fn admin_for(fleet: &TestFleet, top: usize, listen: &manybox::settings::ListenSettings) -> axum::Router {
     let app = fleet.app.as_ref().unwrap();
     let told = Admin {
         directory: app.directory.clone(),
@@ -17,12 +21,46 @@ fn admin(fleet: &TestFleet, top: usize) -> axum::Router {
         top,
         stopping: tokio::sync::watch::channel(false).1,
     };
-    manybox::admin::router(told, Access::new(&fleet.fleet.settings.listen).unwrap())
+    manybox::admin::router(told, Access::new(listen).unwrap())
 }
 
 fn operators(fleet: &TestFleet) -> manybox::front::Clients {
     let metrics = fleet.app.as_ref().unwrap().metrics.clone();
     manybox::front::Clients::of_admin(&fleet.fleet.settings.listen, metrics)
+}
+
+async fn status(admin: &axum::Router, path: &str) -> u16 {
+    use tower::ServiceExt as _;
+    let request =
+        http::Request::get(path).header("host", "localhost").body(axum::body::Body::empty()).unwrap();
+    admin.clone().oneshot(request).await.unwrap().status().as_u16()
+}
+
+#[tokio::test]
+async fn a_proxy_learns_for_which_hosts_it_may_get_certificates() {
+    let fleet = TestFleet::builder().tenants(&["acme"]).serve().await;
+    let mut listen = fleet.fleet.settings.listen.clone();
+    listen.admin_token = Some(manybox::policy::Secret::new("0123456789abcdef"));
+    let admin = admin_for(&fleet, 0, &listen);
+    let host =
+        |fleet: &TestFleet| fleet.app.as_ref().unwrap().directory.tenants()[0].base_urls[0].host.to_string();
+    let known = host(&fleet);
+    assert_eq!(status(&admin, &format!("/allowed?domain={known}")).await, 200, "{known}");
+    for (query, expected) in [
+        ("?domain=elsewhere.test", 404),
+        ("?domain=", 400),
+        ("", 400),
+        ("?domain=a.test:443", 400),
+        ("?domain=a/b", 400),
+        ("?domain=a.test&domain=b.test", 400),
+        ("?other=a.test", 400),
+    ] {
+        assert_eq!(status(&admin, &format!("/allowed{query}")).await, expected, "{query}");
+    }
+    assert_eq!(status(&admin, "/metrics").await, 401, "the rest still wants the token");
+    assert_eq!(fleet.run(&["tenant", "retire", "acme"]).await.0, 0);
+    let gone = format!("/allowed?domain={known}");
+    eventually("its host is nobody's", async || status(&admin, &gone).await == 404).await;
 }
 
 async fn ask(admin: &axum::Router, path: &str) -> String {

@@ -175,3 +175,23 @@ async fn a_readable_key_file_is_refused() {
     assert_eq!(code, 1);
     assert!(error.contains("chmod 600"), "{error}");
 }
+
+#[tokio::test]
+async fn completions_and_pages_of_the_manual_need_no_settings() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |arguments: &[&str]| {
+        let mut program = std::process::Command::new(env!("CARGO_BIN_EXE_manybox"));
+        let output = program.args(arguments).current_dir(folder.path()).output().unwrap();
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    for shell in ["bash", "zsh", "fish"] {
+        let text = run(&["completions", shell]);
+        assert!(text.contains("manybox") && text.contains("rekey"), "{shell}");
+    }
+    assert!(run(&["man"]).contains(".TH manybox 1"));
+    run(&["man", "--to", "."]);
+    let page = std::fs::read_to_string(folder.path().join("manybox-tenant-create.1")).unwrap();
+    assert!(page.contains("SLUG"), "{page}");
+    assert!(!folder.path().join(".manybox").exists(), "no server was started");
+}
