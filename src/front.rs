@@ -1,6 +1,7 @@
 //! Front: the data plane's HTTP. A request's tenant is known before its route is looked for.
 
 mod app;
+mod channels;
 mod clients;
 mod cors;
 mod error;

@@ -105,6 +105,12 @@ impl Rest {
         self.cache.forget(tenant).await;
     }
 
+    /// Looks whether the tenant's own database has changed since its schema was read, and reads it again if it has. Gives how
+    /// long to wait and then to ask once more, where a look came too early or another is under way.
+    pub async fn look(&self, tenant: &Arc<Tenant>) -> Option<Duration> {
+        self.cache.look_again(tenant, &self.pools).await
+    }
+
     /// Forgets a tenant that left.
     pub fn remove(&self, tenant: &TenantId) {
         self.budget.forget(tenant);

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::channels::{self, Channels};
 use super::clients::Clients;
 use super::rate_limit::RateLimiters;
 use super::schemas::StoredSchemas;
@@ -68,9 +69,10 @@ impl App {
     pub fn start(settings: Arc<Settings>, endpoints: HashMap<String, Endpoint>, keys: Arc<KeyRing>) -> Self {
         let directory = Directory::default();
         let catalog = endpoints.get(&settings.catalog.server).cloned();
-        let servers = endpoints.into_iter().map(|(name, endpoint)| {
-            let budget = budget(settings.budget(&name));
-            (name, (endpoint, budget))
+        let endpoints = Arc::new(endpoints);
+        let servers = endpoints.iter().map(|(name, endpoint)| {
+            let budget = budget(settings.budget(name));
+            (name.clone(), (endpoint.clone(), budget))
         });
         let pools = Pools::of_router(servers.collect(), Arc::clone(&keys), &settings.catalog.database);
         let (metrics, traffic) = (Metrics::default(), Traffic::default());
@@ -85,6 +87,9 @@ impl App {
         if settings.keys.master.is_none() {
             supervisor.keep("key_file", (Arc::clone(&settings), Arc::clone(&keys)), follow_key_file);
         }
+        let parts =
+            Channels { directory: directory.clone(), rest: rest.clone(), keys: Arc::clone(&keys), endpoints };
+        supervisor.keep("channels", parts, channels::keep);
         supervisor.keep("traffic", (traffic.clone(), directory.clone()), traffic::age);
         let mut leases = None;
         if let Some(reader) = reader {

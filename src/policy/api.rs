@@ -32,6 +32,10 @@ pub struct Api {
     pub db_pre_request: Option<Function>,
     /// A function that answers the root instead of the OpenAPI document.
     pub db_root_spec: Option<Function>,
+    /// Whether a router listens in the tenant's database for `NOTIFY`, to read schema and settings again when it is told to.
+    pub db_channel_enabled: bool,
+    /// The channel that it listens to.
+    pub db_channel: String,
     /// Settings of a function (`CREATE FUNCTION … SET`) that hold from the start of its transaction.
     pub db_hoisted_tx_settings: Vec<String>,
     /// What the OpenAPI document at the root shows.
@@ -93,6 +97,8 @@ impl Api {
             db_tx_end: TxEnd::Commit,
             db_pre_request: None,
             db_root_spec: None,
+            db_channel_enabled: false,
+            db_channel: "pgrst".into(),
             db_hoisted_tx_settings: [
                 "statement_timeout",
                 "plan_filter.statement_cost_limit",

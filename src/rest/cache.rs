@@ -337,6 +337,24 @@ impl Cache {
         Ok(changed.then_some(entry))
     }
 
+    /// Looks whether the database has changed, because somebody says so. Gives how long to wait before the next look, where
+    /// this one would not see it, or would come too early.
+    pub(super) async fn look_again(&self, tenant: &Arc<Tenant>, pools: &Pools) -> Option<Duration> {
+        if let Some(earlier) = self.flights.under_way(&tenant.id) {
+            // It may have begun before the change.
+            let _ = earlier.await;
+            return Some(UNFIT_INTERVAL);
+        }
+        if let Some(Own::Read { entry, .. }) = self.own(tenant).await
+            && let Some(wait) = entry.read.as_ref().and_then(Reading::wait)
+        {
+            return Some(wait);
+        }
+        // What fails is in the log, and is tried again by the requests that need it.
+        let _ = self.look(tenant, pools, Why::Unfit).await;
+        None
+    }
+
     /// Looks at the tenant's own database, in a task that a request which gives up does not end. All requests of the tenant
     /// wait for the same; no other tenant's do, and nobody need wait.
     fn look(&self, tenant: &Arc<Tenant>, pools: &Pools, why: Why) -> Flight {
@@ -353,7 +371,7 @@ impl Cache {
         let mut known = None;
         if let Some(Own::Read { entry, stands_in: stood_in, wanted, .. }) = self.own(tenant).await {
             stands_in |= stood_in;
-            let recent = entry.read.as_ref().is_some_and(Reading::is_recent);
+            let recent = entry.read.as_ref().is_some_and(|reading| reading.wait().is_some());
             if recent && !wanted {
                 return Ok(entry);
             }

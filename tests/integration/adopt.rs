@@ -259,6 +259,55 @@ async fn adopting_again_changes_the_login() {
     eventually("the router follows", || async { fleet.get("/old/todos").await.text == "[]" }).await;
 }
 
+/// Without a request: those look by themselves, sooner or later.
+#[tokio::test]
+async fn a_notice_has_the_schema_read_again_where_that_is_asked_for() {
+    let fleet = TestFleet::builder().serve().await;
+    let legacy = Legacy::make(&fleet).await;
+    legacy.adopt(&fleet, "old", &[]).await;
+    eventually("the router serves it", || async { fleet.get("/old/todos").await.status == 200 }).await;
+    let reads = || {
+        let mut registry = prometheus_client::registry::Registry::default();
+        fleet.app.as_ref().unwrap().metrics.register(&mut registry);
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix("schema_reads_total "));
+        line.unwrap().parse::<u64>().unwrap()
+    };
+    let before = reads();
+    legacy.run(&fleet, "CREATE TABLE api.unheard (id int); NOTIFY pgrst").await;
+    let set =
+        fleet.run(&["tenant", "set", "old", "db_channel_enabled=true", "db_channel=my \"channel"]).await;
+    assert_eq!(set.0, 0, "{}", set.2);
+    assert_eq!(reads(), before, "nobody was told");
+    legacy.run(&fleet, "CREATE TABLE api.heard (id int)").await;
+    // Sent until somebody listens.
+    let told = async |payload: &str, least: u64| {
+        legacy.run(&fleet, &format!(r#"NOTIFY "my ""channel", '{payload}'"#)).await;
+        reads() >= least
+    };
+    eventually("the schema was read again", async || told("reload schema", before + 1).await).await;
+    legacy.run(&fleet, "CREATE TABLE api.more (id int)").await;
+    assert!(!told("good morning", before + 2).await);
+
+    // Neither any number of them nor who ends the session has it read more often, or stops it for good.
+    let flood = r#"DO $$ BEGIN FOR n IN 1..20000 LOOP PERFORM pg_notify('my "channel', repeat('x', n % 7000)); END LOOP; END $$"#;
+    legacy.run(&fleet, flood).await;
+    let login = fleet.row("old").await.record.login_role();
+    let client = legacy.client(&fleet).await;
+    let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = $1";
+    assert!(client.execute(end, &[&login]).await.unwrap() > 0);
+    eventually("the schema was read once more", async || told("", before + 2).await).await;
+    client.execute(end, &[&login]).await.unwrap();
+    let sessions = async || {
+        let sql = "SELECT count(*) FROM pg_stat_activity WHERE usename = $1";
+        client.query_one(sql, &[&login]).await.unwrap().get::<_, i64>(0)
+    };
+    eventually("it listens again", async || sessions().await == 1).await;
+    assert_eq!(fleet.run(&["tenant", "set", "old", "db_channel_enabled="]).await.0, 0);
+    eventually("nobody listens", async || sessions().await == 0).await;
+}
+
 #[tokio::test]
 async fn reload_reads_the_schema_again() {
     let fleet = TestFleet::builder().serve().await;

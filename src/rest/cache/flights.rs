@@ -21,6 +21,11 @@ pub(super) type Flight = Shared<BoxFuture<'static, Outcome>>;
 pub(super) struct Flights(Arc<Mutex<HashMap<TenantId, Flight>>>);
 
 impl Flights {
+    /// The tenant's look that is under way.
+    pub(super) fn under_way(&self, id: &TenantId) -> Option<Flight> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
+    }
+
     /// Joins the tenant's look that is under way, or begins this one.
     pub(super) fn join(&self, id: &TenantId, look: impl Future<Output = Outcome> + Send + 'static) -> Flight {
         let mut flights = self.0.lock().unwrap_or_else(PoisonError::into_inner);

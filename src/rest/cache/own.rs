@@ -40,10 +40,12 @@ impl Reading {
         Self { ended, took: ended - begun, stamp, asked: AtomicU64::new(0), cost: AtomicU64::new(0) }
     }
 
-    /// Whether the next one would come too early. Readings take their tenant's connections, but manybox's processor.
-    pub(super) fn is_recent(&self) -> bool {
+    /// How long the next one has to wait, if it would come too early. Readings take their tenant's connections, but
+    /// manybox's processor.
+    pub(super) fn wait(&self) -> Option<Duration> {
         let (least, most) = READ_INTERVAL;
-        self.ended.elapsed() < self.took.saturating_mul(READ_SHARE).clamp(least, most)
+        let interval = self.took.saturating_mul(READ_SHARE).clamp(least, most);
+        interval.checked_sub(self.ended.elapsed()).filter(|wait| !wait.is_zero())
     }
 
     /// Whether it is time to ask whether anything changed, for the one caller who is told so.
