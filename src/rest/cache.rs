@@ -5,12 +5,13 @@ mod configured;
 mod flights;
 mod key;
 mod own;
+mod shared;
 
 pub(super) use configured::InDatabaseSettings;
 pub(super) use own::Entry;
+pub use shared::{Loading, SharedSchemas};
 
 use std::fmt::Display;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -24,13 +25,14 @@ use tokio::time::timeout;
 use self::flights::{Flight, Flights};
 use self::key::{Key, KeyRef};
 use self::own::{Own, READ_SHARE, Reading, Why};
+use self::shared::{Expiry, SHARED_DEADLINE, Shared};
 use super::error::{Code, Error};
 use super::offload::Offload;
 use crate::pg::wire::Connection;
 use crate::pool::{End, Pools, end_batch};
 use crate::schema::{self, Answers, Facts, Room, Schema, SchemaError};
 use crate::telemetry::Metrics;
-use crate::tenant::{Lineage, Tenant, TenantId};
+use crate::tenant::{Tenant, TenantId};
 
 /// Lineages' schemas that are kept. One of 100 tables takes about 200 kB.
 const MAX_SHARED: u64 = 1000;
@@ -40,10 +42,6 @@ const MAX_OWN_BYTES: u64 = 192 * 1024 * 1024;
 const MAX_CONFIGURED: u64 = 10_000;
 /// A schema that no request used for this long is forgotten.
 const SCHEMA_IDLE: Duration = Duration::from_secs(3600);
-/// How long to wait for a lineage's schema, and after that for the next attempt.
-const SHARED_DEADLINE: Duration = Duration::from_secs(5);
-/// When it is looked for again, if it was not stored.
-const MISSING_INTERVAL: Duration = Duration::from_secs(60);
 /// Longest reading of a tenant's own schema, from the wait for a connection to the last row. Not the tier's limit: those
 /// are for requests, and 30,000 tables take half a minute. What holds it up is in its own database.
 const OWN_DEADLINE: Duration = Duration::from_secs(120);
@@ -59,41 +57,6 @@ const UNFIT_INTERVAL: Duration = Duration::from_secs(1);
 const UNFIT_WAIT: Duration = Duration::from_secs(2);
 /// The same where the tenant's own schema was never read.
 const FIRST_WAIT: Duration = Duration::from_secs(10);
-
-/// Where the schemas of lineages are stored. What is here is used for all tenants of a lineage, so no tenant may be able
-/// to write it, nor to hold it up.
-pub trait SharedSchemas: Send + Sync {
-    /// The [`Facts`] of a lineage's databases on this server in this [form](schema::FORMAT); `None` when they are not
-    /// stored.
-    fn load<'a>(&'a self, server: &'a str, lineage: &'a Lineage, format: i32) -> Loading<'a>;
-}
-
-/// What [`SharedSchemas::load`] gives.
-pub type Loading<'a> = Pin<
-    Box<dyn Future<Output = Result<Option<String>, Box<dyn std::error::Error + Send + Sync>>> + Send + 'a>,
->;
-
-/// What was found where the schemas of lineages are stored.
-#[derive(Clone)]
-enum Shared {
-    Stored(Arc<Entry>),
-    Missing,
-    /// It could not be looked for, or not be read.
-    Unknown,
-}
-
-/// What was not found is looked for again.
-struct Expiry;
-
-impl moka::Expiry<Key, Shared> for Expiry {
-    fn expire_after_create(&self, _: &Key, found: &Shared, _: Instant) -> Option<Duration> {
-        match found {
-            Shared::Stored(_) => None,
-            Shared::Missing => Some(MISSING_INTERVAL),
-            Shared::Unknown => Some(SHARED_DEADLINE),
-        }
-    }
-}
 
 /// A handle, cheap to clone.
 #[derive(Clone)]
