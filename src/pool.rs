@@ -14,6 +14,7 @@ mod connect;
 mod connection;
 mod error;
 mod ledger;
+mod primary;
 mod reset;
 mod server;
 mod status;
@@ -118,10 +119,16 @@ impl Pools {
         let keys = Arc::new(RwLock::new(keys));
         let (refused, known) = (broadcast::channel(REFUSALS).0, Arc::new(Notify::new()));
         let servers = servers.into_iter().map(|(name, (endpoint, budget))| {
+            let searched = catalog.filter(|_| endpoint.has_leader());
+            let searched = searched.map(|catalog| (endpoint.clone(), catalog.to_owned()));
             let terminator = catalog.map(|catalog| Terminator::new(&endpoint, catalog, &keys));
             let connector = Connector::new(endpoint, Arc::clone(&keys), terminator);
             let server = Server::new(connector, budget, refused.clone(), Arc::clone(&known));
             tokio::spawn(server::reap(Arc::downgrade(&server), REAP));
+            if let Some((endpoint, catalog)) = searched {
+                let keys = Arc::clone(&keys);
+                tokio::spawn(primary::watch(Arc::downgrade(&server), endpoint, catalog, keys));
+            }
             (name, server)
         });
         Self(Arc::new(Shared { servers: servers.collect(), keys, refused, known }))

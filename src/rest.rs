@@ -217,7 +217,7 @@ impl Rest {
         let newer = match remedy {
             Remedy::Nothing => return Err(failure),
             Remedy::Again => None,
-            Remedy::Session => {
+            Remedy::Session | Remedy::Elsewhere => {
                 self.renewals.renew(&tenant.id, &self.pools);
                 None
             }
@@ -472,6 +472,9 @@ impl Timing {
 }
 
 fn refusal(failure: Failure, caller: &Caller) -> Error {
+    if failure.is_of_a_standby() {
+        return Error::standby();
+    }
     match failure {
         Failure::Refused(refusal) if is_too_long(&refusal.error) => too_long(),
         Failure::Refused(refusal) => Error::from_server(&refusal.error, caller.anonymous),

@@ -51,7 +51,7 @@ const OWNERS: &[(&str, &str)] = &[
     ("telemetry", "tracing_subscriber"),
     (
         "pg",
-        "deadpool_postgres fallible_iterator lru postgres_protocol rustls_native_certs socket2 tokio_postgres_rustls x509_cert",
+        "deadpool deadpool_postgres fallible_iterator lru postgres_protocol rustls_native_certs socket2 tokio_postgres_rustls x509_cert",
     ),
     ("vault", "chacha20poly1305"),
     ("rollout", "quick_junit"),

@@ -14,7 +14,7 @@ pub(super) const SUPERUSER: &str = "postgres";
 fn hba() -> String {
     format!(
         "# Written by manybox at every start.\n\
-         local all {SUPERUSER} peer map=manybox\n\
+         local all,replication {SUPERUSER} peer map=manybox\n\
          local all all scram-sha-256\n\
          host all {SUPERUSER} all reject\n\
          host all all 127.0.0.1/32 scram-sha-256\n"

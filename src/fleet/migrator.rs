@@ -127,14 +127,14 @@ impl Migrator {
         stop: &CancellationToken,
     ) -> Result<MigrationOutcome, MigrationFailure> {
         let Self { login, endpoint, session, notices, admin, .. } = self;
-        let (token, tls) = (session.cancel_token(), endpoint.tls());
+        let canceller = session.canceller(endpoint);
         let cancel = async {
             stop.cancelled().await;
             let deadline = Instant::now() + CANCEL;
             while Instant::now() < deadline {
                 // What it does now is to undo what it did.
                 if *options.activity.borrow() != Activity::CleaningUp {
-                    let _ = timeout(CANCEL, token.cancel_query(tls.clone())).await;
+                    let _ = timeout(CANCEL, canceller.cancel()).await;
                 }
                 sleep(CANCEL_AGAIN).await;
             }

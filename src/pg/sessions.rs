@@ -1,19 +1,20 @@
 //! Sessions: a few connections as one role, shared by calls of one statement each. A broken one is replaced.
 
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use deadpool_postgres::{
-    Connect, Manager, ManagerConfig, Object, Pool, PoolError, QueueMode, RecyclingMethod, Runtime,
-    TimeoutType, Timeouts,
+use deadpool::Runtime;
+use deadpool::managed::{
+    self, Manager, Metrics, Object, PoolError, QueueMode, RecycleError, RecycleResult, TimeoutType, Timeouts,
 };
-use tokio::task::JoinHandle;
+use deadpool_postgres::ClientWrapper;
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{Client, Config, Row, Statement};
+use tokio_postgres::{Row, Statement};
 
-use super::connect::{self, Endpoint, Error, Logins};
-use super::socket::CONNECT_TIMEOUT;
+use super::connect::{self, Opened};
+use super::endpoint::{CONNECT_TIMEOUT, Endpoint};
+use super::error::Error;
+use super::login::Logins;
 
 /// The longest waits for a session.
 #[derive(Debug, Clone, Copy)]
@@ -30,7 +31,7 @@ impl Default for Waits {
     fn default() -> Self {
         Self {
             free: Duration::from_secs(30),
-            // Three hosts of one URL, each at the end of its patience, and the login.
+            // Some hosts of one URL, each at the end of its patience.
             login: CONNECT_TIMEOUT * 4,
             alive: Duration::from_secs(5),
         }
@@ -46,7 +47,7 @@ impl Default for Waits {
 /// session that breaks under a statement fails its call, because nobody knows whether a change was made.
 #[derive(Clone)]
 pub struct Sessions {
-    pool: Pool,
+    pool: managed::Pool<Access>,
     access: Access,
     most: usize,
     waits: Waits,
@@ -62,16 +63,14 @@ impl Sessions {
         logins: impl Fn() -> Logins + Send + Sync + 'static,
     ) -> Self {
         let access = Access { endpoint, database: database.into(), logins: Arc::new(logins) };
-        let manager = Manager::from_connect(
-            Config::new(),
-            access.clone(),
-            ManagerConfig { recycling_method: RecyclingMethod::Verified },
-        );
         let timeouts =
             Timeouts { wait: Some(waits.free), create: Some(waits.login), recycle: Some(waits.alive) };
         // The session used last is used next: it has the statements prepared, and a second one is opened only when
         // two calls meet.
-        let builder = Pool::builder(manager).max_size(most).timeouts(timeouts).queue_mode(QueueMode::Lifo);
+        let builder = managed::Pool::builder(access.clone())
+            .max_size(most)
+            .timeouts(timeouts)
+            .queue_mode(QueueMode::Lifo);
         #[allow(clippy::expect_used)]
         let pool =
             builder.runtime(Runtime::Tokio1).build().expect("only timeouts without a runtime are refused");
@@ -127,21 +126,21 @@ impl Sessions {
         Ok(session.execute(&statement, parameters).await?)
     }
 
-    async fn prepared(&self, sql: &str) -> Result<(Object, Statement), Error> {
+    async fn prepared(&self, sql: &str) -> Result<(Object<Access>, Statement), Error> {
         let session = self.session().await?;
         let statement = session.prepare_cached(sql).await?;
         Ok((session, statement))
     }
 
-    async fn session(&self) -> Result<Object, Error> {
-        let Access { endpoint, database, logins } = &self.access;
-        let (server, database) = (endpoint.name().to_owned(), database.clone());
+    async fn session(&self) -> Result<Object<Access>, Error> {
+        let server = self.access.endpoint.name().to_owned();
         self.pool.get().await.map_err(|error| match error {
-            PoolError::Backend(source) => endpoint.no_session(&logins().newest.user, &database, source),
+            PoolError::Backend(error) => error,
             PoolError::Timeout(TimeoutType::Wait) => {
+                let database = self.access.database.clone();
                 Error::Busy { server, database, most: self.most, waited: self.waits.free }
             }
-            PoolError::Timeout(_) => Error::Silent { server, database, waited: self.waits.login },
+            PoolError::Timeout(_) => Error::Silent { server, waited: self.waits.login },
             // This pool is never closed, has a runtime and no hooks.
             other => Error::Settings { server, reason: other.to_string() },
         })
@@ -156,16 +155,18 @@ struct Access {
     logins: Arc<dyn Fn() -> Logins + Send + Sync>,
 }
 
-/// What [`Connect`] gives: the session, and the task that drives it.
-type Opening<'a> =
-    Pin<Box<dyn Future<Output = Result<(Client, JoinHandle<()>), tokio_postgres::Error>> + Send + 'a>>;
+impl Manager for Access {
+    type Type = ClientWrapper;
+    type Error = Error;
 
-impl Connect for Access {
-    /// The pool's own configuration has one password and stays unused.
-    fn connect(&self, _: &Config) -> Opening<'_> {
-        Box::pin(async {
-            let opened = connect::open_any(&self.endpoint, &(self.logins)(), &self.database).await;
-            opened.map(|(client, connection)| (client, connect::drive(connection)))
-        })
+    async fn create(&self) -> Result<ClientWrapper, Error> {
+        let opened = connect::open_any(&self.endpoint, &(self.logins)(), &self.database).await?;
+        let Opened { client, driver, .. } = opened;
+        Ok(ClientWrapper::new(client, connect::drive(driver)))
+    }
+
+    async fn recycle(&self, session: &mut ClientWrapper, _: &Metrics) -> RecycleResult<Error> {
+        // A broken one is told of by its statement: nobody needs to hear of it twice.
+        session.simple_query("").await.map(drop).map_err(|error| RecycleError::Backend(error.into()))
     }
 }

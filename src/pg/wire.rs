@@ -31,6 +31,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use postgres_protocol::message::frontend;
+use tokio_postgres::config::SslMode;
 use tokio_postgres::types::Type;
 
 use super::socket::{Address, Socket};
@@ -125,6 +126,7 @@ pub struct Refusal {
 #[derive(Debug, Clone)]
 pub struct CancelKey {
     pub(super) address: Address,
+    pub(super) encryption: SslMode,
     pub(super) process: i32,
     pub(super) secret: i32,
 }
@@ -158,7 +160,8 @@ pub struct Connection {
     described: Vec<(Step, Described)>,
     /// What of the current row was not read: bytes, and values.
     row_left: (usize, u16),
-    is_standby: bool,
+    /// What the host said of itself when the session began: `in_hot_standby`, `default_transaction_read_only`.
+    reported: (bool, bool),
     /// How often a client chose the time zone.
     zones: u32,
     cancel: CancelKey,
@@ -197,9 +200,9 @@ impl Connection {
             expected: VecDeque::new(),
             described: Vec::new(),
             row_left: (0, 0),
-            is_standby: begun.is_standby,
+            reported: (begun.is_standby, begun.is_read_only),
             zones: 0,
-            cancel: CancelKey { address, process: begun.process, secret: begun.secret },
+            cancel: CancelKey { address, encryption: tls.mode, process: begun.process, secret: begun.secret },
         })
     }
 
@@ -208,9 +211,10 @@ impl Connection {
         &self.cancel
     }
 
-    /// Whether the server was a standby when the session began.
-    pub fn is_standby(&self) -> bool {
-        self.is_standby
+    /// What the host said of itself when the session began: whether it is a standby, and whether transactions only read
+    /// unless they say otherwise.
+    pub(super) fn reported(&self) -> (bool, bool) {
+        self.reported
     }
 
     /// Whether everything asked was answered and no transaction is open: whoever uses the session next meets no answer

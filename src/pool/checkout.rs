@@ -12,6 +12,8 @@ pub(super) trait Lender: Send + Sync {
     fn give_back(self: Arc<Self>, key: Key, connection: Connection);
     /// It is not: what it does is ended, and then it is closed.
     fn discard(self: Arc<Self>, key: Key, connection: Connection);
+    /// Its host takes no writes.
+    fn doubt(&self, connection: &Connection);
 }
 
 /// A connection to a tenant's database, in use by one request.
@@ -49,6 +51,16 @@ impl Checkout {
     pub fn clean(mut self) {
         if let Some(connection) = self.connection.take() {
             Arc::clone(&self.lender).give_back(self.key, connection);
+        }
+    }
+}
+
+impl Checkout {
+    /// Closes the connection, whose host refused to begin a transaction that writes: the next one goes to another host, where
+    /// there is one.
+    pub fn leave_standby(self) {
+        if let Some(connection) = &self.connection {
+            self.lender.doubt(connection);
         }
     }
 }

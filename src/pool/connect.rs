@@ -10,14 +10,11 @@ use tokio_postgres::error::SqlState;
 use super::connection::{Connection, Slot};
 use super::error::Error;
 use super::ledger::{Failure, Open};
-use super::terminator::{Keys, Terminator};
+use super::terminator::{Keys, Presence, Terminator};
 use crate::backoff::Backoff;
 use crate::pg::wire::{Query, WireError};
 use crate::pg::{self, Endpoint, Guard};
 use crate::policy::Limits;
-
-/// Longest time for one connection, from the first byte to the end of the login.
-pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Longest wait for the server to take a request to cancel.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -79,7 +76,8 @@ impl Connector {
         Ok(Connection { wire, epoch: open.epoch, tenant: Arc::clone(tenant), slot })
     }
 
-    /// Ends what the connection is doing, then closes it. Its slot stays taken until the server has closed its side.
+    /// Ends what the connection is doing, then closes it. Its slot stays taken until the server has closed its side, or says
+    /// that the session is not there; where it says nothing, for a few seconds.
     ///
     /// A backend does not notice that its client has gone before its statement ends, so the statement is cancelled: a
     /// client that starts slow requests and hangs up would otherwise use up what the tenant may have. A function can catch
@@ -98,7 +96,14 @@ impl Connector {
             if session.strong_count() == 0 {
                 return;
             }
-            terminator.end(process, &tenant).await;
+            let answer = terminator.end(process, &tenant).await;
+            let Some(slot) = session.upgrade() else { return };
+            match answer {
+                Presence::There => slot.confirm(),
+                // It was another host's, perhaps, and what is between us and the server has not told us.
+                Presence::Gone => return slot.free(),
+                Presence::Unknown => {}
+            }
             wait = backoff.next_wait();
         }
     }

@@ -16,6 +16,9 @@ use super::ledger::{Answer, BAN, Failure, Key, Ledger, Offer, Open, Orders};
 use crate::pg::wire::WireError;
 use crate::tenant::{Tenant, TenantId};
 
+/// Longest wait for what a new connection is asked.
+const ASKING: Duration = Duration::from_secs(1);
+
 /// One server, as all pools of its tenants see it.
 pub(super) struct Server {
     connector: Connector,
@@ -117,8 +120,10 @@ impl Server {
             let Some(open) = &attempt.open else { return };
             let begun = Instant::now();
             let opening = attempt.server.connect(open, slot);
-            let result = timeout(connect::TIMEOUT, opening).await.unwrap_or_else(|_| {
-                let reason = format!("no connection in {:?}", connect::TIMEOUT);
+            // Each host is bounded by itself; this bounds what comes behind the login as well.
+            let limit = attempt.server.connector.endpoint.patience() + ASKING;
+            let result = timeout(limit, opening).await.unwrap_or_else(|_| {
+                let reason = format!("no connection in {limit:?}");
                 Err(Failure::Outage(Error::Server { server: open.tenant.server.clone(), reason }))
             });
             attempt.end(result, begun.elapsed());
@@ -219,6 +224,10 @@ impl Lender for Server {
         if let Ok(runtime) = Handle::try_current() {
             runtime.spawn(async move { self.connector.discard(connection).await });
         }
+    }
+
+    fn doubt(&self, connection: &Connection) {
+        self.connector.endpoint.doubt(connection.wire.cancel_key());
     }
 }
 

@@ -22,7 +22,20 @@ const SESSIONS: usize = 1;
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The function that `manybox init` made for it. It compares login and database, for the process may be another's by now.
-const END: &str = "SELECT public.end_session($1, $2, $3)";
+/// A session that may not be ended is there all the same, and takes its place.
+const END: &str = "SELECT public.end_session($1, $2, $3), EXISTS (SELECT FROM pg_catalog.pg_stat_activity \
+                   WHERE pid = $1 AND usename = $2 AND datname = $3)";
+
+/// What the server says of a session that was to be ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Presence {
+    /// It was there, and may have been told to end.
+    There,
+    /// It is not there.
+    Gone,
+    /// The server did not say.
+    Unknown,
+}
 
 /// The router's login on one server.
 pub(super) struct Terminator {
@@ -40,32 +53,38 @@ impl Terminator {
         Self { server: endpoint.name().to_owned(), sessions }
     }
 
-    /// Ends the session of the tenant that this process serves. It is gone when the server has closed its side.
-    pub(super) async fn end(&self, process: i32, tenant: &Tenant) {
+    /// Ends the session of the tenant that this process serves, and says whether it is there.
+    pub(super) async fn end(&self, process: i32, tenant: &Tenant) -> Presence {
         let (login, database) = (tenant.login_role(), tenant.database());
         let asked = async {
             let row = self.sessions.query_one(END, &[&process, &login, &database]).await?;
-            Ok::<bool, crate::pg::Error>(row.try_get(0)?)
+            Ok::<(bool, bool), crate::pg::Error>((row.try_get(0)?, row.try_get(1)?))
         };
         match timeout(TIMEOUT, asked).await {
-            Ok(Ok(true)) => tracing::info!(
-                tenant.id = %tenant.id,
-                server = self.server,
-                "a session ignored a request to cancel and was ended"
-            ),
-            // It has gone meanwhile, or is not one that may be ended.
-            Ok(Ok(false)) => {}
-            Ok(Err(error)) => self.failed(tenant, &error.to_string()),
-            Err(_) => self.failed(tenant, "no answer in time"),
+            Ok(Ok((true, _))) => {
+                tracing::info!(
+                    tenant.id = %tenant.id,
+                    server = self.server,
+                    "a session ignored a request to cancel and was ended"
+                );
+                Presence::There
+            }
+            Ok(Ok((false, true))) => {
+                self.failed(tenant, "it is none that this router may end", Presence::There)
+            }
+            Ok(Ok((false, false))) => Presence::Gone,
+            Ok(Err(error)) => self.failed(tenant, &error.to_string(), Presence::Unknown),
+            Err(_) => self.failed(tenant, "no answer in time", Presence::Unknown),
         }
     }
 
-    fn failed(&self, tenant: &Tenant, reason: &str) {
+    fn failed(&self, tenant: &Tenant, reason: &str, presence: Presence) -> Presence {
         tracing::warn!(
             tenant.id = %tenant.id,
             server = self.server,
             "a session ignores a request to cancel and could not be ended: {reason}; was the server prepared by `manybox \
              init`?"
         );
+        presence
     }
 }

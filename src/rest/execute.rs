@@ -17,7 +17,8 @@ use super::context::{Access, RequestContext};
 use super::error::{Code, Error};
 use super::sql::{Statement, Value};
 use crate::pg::wire::{
-    Command, Connection, Names, Parameter, Phase, Query, Refusal, StatementKey, Status, Step, WireError,
+    Answer, Command, Connection, Names, Parameter, Phase, Query, Refusal, StatementKey, Status, Step,
+    WireError,
 };
 use crate::pool::{Checkout, End, ROLLBACK, end_batch, write_end};
 
@@ -160,6 +161,10 @@ pub(super) async fn run(
         result = ended.refusal.map_or(result, |refusal| Err(Failure::Refused(refusal)));
     }
     if let Err(failure) = &result {
+        if failure.is_of_a_standby() {
+            checkout.leave_standby();
+            return result;
+        }
         if failure.is_of_a_name() {
             // Somebody replaced or removed our statements: dropped, the session is closed.
             return result;
@@ -279,13 +284,22 @@ fn check(outcome: Outcome, expect: Expect) -> Result<Outcome, Failure> {
 }
 
 /// Opens a transaction that may write, for statements of somebody else's, and waits for it.
-pub(super) async fn begin(wire: &mut Connection, context: &RequestContext<'_>) -> Result<(), WireError> {
-    wire.command(&context.begin(Access::Write), Names::Kept)?;
+pub(super) async fn begin(wire: &mut Connection, context: &RequestContext<'_>) -> Result<(), Failure> {
+    // Without a name, so that nothing else fails in its place.
+    wire.command(&context.begin(Access::Write), Names::None)?;
     let (sql, values) = (context.sql(), context.values());
     let parameters: Vec<_> = values.iter().map(|value| Parameter::text(value)).collect();
     wire.query(&Query { sql: &sql, types: &[], key: None, parameters: &parameters })?;
     wire.sync();
-    wire.settle().await
+    let mut first = Ok(());
+    while !wire.is_answered() {
+        if let Answer::Failed(refusal) = wire.next().await?
+            && first.is_ok()
+        {
+            first = Err(Failure::Refused(refusal));
+        }
+    }
+    first
 }
 
 /// Makes its changes last and gives the connection back; the server's refusal, if it has one.

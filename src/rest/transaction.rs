@@ -7,7 +7,7 @@ use tokio_postgres::types::{IsNull, ToSql, Type};
 use super::auth::Caller;
 use super::context::RequestContext;
 use super::error::{Code, Error};
-use super::execute;
+use super::execute::{self, Failure};
 use crate::pg::wire::{Parameter, Query, Row, StatementKey, Status, WireError};
 use crate::pool::Checkout;
 use crate::tenant::Tenant;
@@ -43,7 +43,12 @@ impl Session {
                 most: tenant.limits.max_answer,
                 caller,
             }),
-            Err(error) => Err(Error::from_wire(&error, caller.anonymous)),
+            Err(failure) if failure.is_of_a_standby() => {
+                checkout.leave_standby();
+                Err(Error::standby())
+            }
+            Err(Failure::Refused(refusal)) => Err(Error::from_server(&refusal.error, caller.anonymous)),
+            Err(_) => Err(Error::broken()),
         }
     }
 

@@ -220,10 +220,10 @@ impl Default for EmbeddedSettings {
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct ServerSettings {
-    /// `postgres://ADMIN:PASSWORD@host:port/postgres`; several hosts and `target_session_attrs` as in libpq.
+    /// `postgres://ADMIN:PASSWORD@host:port/postgres`; several hosts, `target_session_attrs`, TLS and timeouts as in libpq.
     /// `manybox serve` needs only the place: give it a URL without user and password.
     pub url: String,
-    /// PEM file of the certificate authorities to trust, instead of the system's.
+    /// What `sslrootcert` is where the URL has none: a PEM file of the certificate authorities to trust, or `system`.
     #[serde(default)]
     pub root_cert: Option<PathBuf>,
     /// Its connections.

@@ -12,6 +12,7 @@ mod configured;
 mod contradiction;
 mod drift;
 mod embedded;
+mod failover;
 mod fingerprint;
 mod hostile;
 mod https;

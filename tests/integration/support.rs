@@ -1,5 +1,6 @@
 //! Support: one private PostgreSQL for the whole run, and a `TestFleet` of its own for each test.
 
+pub(crate) mod cluster;
 pub(crate) mod proxy;
 
 use std::collections::BTreeMap;

@@ -51,6 +51,8 @@ pub(super) struct Begun {
     pub(super) secret: i32,
     /// Whether the server is a standby, which it reports from PostgreSQL 14 on.
     pub(super) is_standby: bool,
+    /// Whether transactions of this session only read unless they say otherwise.
+    pub(super) is_read_only: bool,
 }
 
 /// Asks for TLS. Nothing that came before it is taken for an answer that came through it.
@@ -89,17 +91,19 @@ pub(super) async fn begin(stream: Stream, startup: &Startup<'_>) -> Result<Begun
     ];
     frontend::startup_message(parameters, &mut transport.outbox).map_err(WireError::Unsendable)?;
     authenticate(&mut transport, startup, binding).await?;
-    let (mut process, mut secret, mut is_standby) = (0, 0, false);
+    let (mut process, mut secret, mut is_standby, mut is_read_only) = (0, 0, false, false);
     loop {
         match answer(&mut transport).await? {
             Message::BackendKeyData(key) => (process, secret) = (key.process_id(), key.secret_key()),
-            Message::ParameterStatus(status) => {
-                if status.name()? == "in_hot_standby" {
-                    is_standby = status.value()? == "on";
-                }
-            }
+            Message::ParameterStatus(status) => match status.name()? {
+                "in_hot_standby" => is_standby = status.value()? == "on",
+                "default_transaction_read_only" => is_read_only = status.value()? == "on",
+                _ => {}
+            },
             Message::NoticeResponse(_) => {}
-            Message::ReadyForQuery(_) => return Ok(Begun { transport, process, secret, is_standby }),
+            Message::ReadyForQuery(_) => {
+                return Ok(Begun { transport, process, secret, is_standby, is_read_only });
+            }
             other => return Err(unexpected(other)),
         }
     }

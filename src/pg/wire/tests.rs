@@ -222,9 +222,14 @@ fn connected() -> (Connection, UnixStream) {
         expected: VecDeque::new(),
         described: Vec::new(),
         row_left: (0, 0),
-        is_standby: false,
+        reported: (false, false),
         zones: 0,
-        cancel: CancelKey { address, process: 0, secret: 0 },
+        cancel: CancelKey {
+            address,
+            encryption: tokio_postgres::config::SslMode::Disable,
+            process: 0,
+            secret: 0,
+        },
     };
     (connection, theirs)
 }

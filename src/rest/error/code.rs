@@ -221,6 +221,12 @@ codes! {
     caller: "Report it to whoever runs the service; `details` names the settings.";
     operator: "Mend or RESET the settings that the log, `tenant show` and `tenant adopt` name; the API opens a second later.";
 
+    /// The tenant's database server takes no writes now: it is a standby, or became one a moment ago. Nothing was changed.
+    ServerIsStandby = "MBX209", SERVICE_UNAVAILABLE, Unavailable;
+    caller: "Try again after `Retry-After`.";
+    operator: "If it stays, the server's url leads to a standby: `manybox server check` says which host answers; give \
+               `target_session_attrs=primary` and all hosts, or mend the proxy in front of them.";
+
     /// The token's role is none of the API's.
     RoleNotAllowed = "MBX301", FORBIDDEN, Unauthorized;
     caller: "Sign tokens with a role of the tenant's API.";

@@ -19,6 +19,12 @@ impl Error {
         Self::new(Code::ServerUnreachable, message).with_hint(hint)
     }
 
+    /// The server refused to begin a transaction that writes.
+    pub(crate) fn standby() -> Self {
+        Self::new(Code::ServerIsStandby, "The database takes no writes now")
+            .with_hint("its server is a standby, or became one a moment ago; nothing was changed, try again")
+    }
+
     /// What a failed statement or a broken connection means to the caller.
     pub(crate) fn from_wire(error: &WireError, anonymous: bool) -> Self {
         error.as_server().map_or_else(Self::broken, |error| Self::from_server(error, anonymous))

@@ -28,6 +28,8 @@ pub(in crate::rest) enum Remedy {
     Again,
     /// The same in a session that is newer than this one.
     Session,
+    /// The same in a new session, on another host where there is one.
+    Elsewhere,
     /// The same with the schema as it is now, if that is another one.
     Schema,
     /// The same with the schema as it is now, be it another one or not.
@@ -44,6 +46,7 @@ pub(in crate::rest) fn remedy(failure: &Failure) -> Remedy {
     };
     let stale = is_stale(&refusal.error.code) && !within_function(&refusal.error);
     match (stale, refusal.remembered) {
+        _ if failure.is_of_a_standby() => Remedy::Elsewhere,
         _ if failure.is_of_a_name() => Remedy::Again,
         _ if failure.is_of_a_session() => Remedy::Session,
         (true, true) => Remedy::SchemaOrAgain,
@@ -72,6 +75,18 @@ impl Failure {
             Phase::Bind => refusal.error.code == SqlState::INVALID_SQL_STATEMENT_NAME,
             _ => false,
         }
+    }
+
+    /// Whether the server is a standby, or was made one: it refused to begin a transaction that may write. BEGIN fails by
+    /// nothing else, and one that was sent for this request is nobody else's: with a kept one's name, a function could pretend.
+    pub(in crate::rest) fn is_of_a_standby(&self) -> bool {
+        let Self::Refused(refusal) = self else { return false };
+        let begins = refusal.command.is_some_and(|command| command.tag == "BEGIN");
+        begins
+            && !refusal.remembered
+            && !refusal.error.is_fatal()
+            && refusal.phase == Phase::Execute
+            && refusal.error.code == SqlState::FEATURE_NOT_SUPPORTED
     }
 
     /// Whether a statement that was prepared for an earlier request may be at fault, and a new one not: it keeps the

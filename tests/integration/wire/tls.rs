@@ -23,6 +23,7 @@ struct Certified {
     authority: String,
     certificate: rcgen::Certificate,
     key: KeyPair,
+    issuer: Issuer<'static, KeyPair>,
 }
 
 fn certified(kind: &'static SignatureAlgorithm) -> Certified {
@@ -34,7 +35,17 @@ fn certified(kind: &'static SignatureAlgorithm) -> Certified {
     let key = KeyPair::generate().unwrap();
     let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
     let certificate = CertificateParams::new(names).unwrap().signed_by(&key, &issuer).unwrap();
-    Certified { authority: text, certificate, key }
+    Certified { authority: text, certificate, key, issuer }
+}
+
+impl Certified {
+    /// A client's certificate of the same authority, and its key.
+    fn client(&self, role: &str) -> (String, String) {
+        let mut client = CertificateParams::new(Vec::new()).unwrap();
+        client.distinguished_name.push(rcgen::DnType::CommonName, role);
+        let key = KeyPair::generate().unwrap();
+        (client.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
+    }
 }
 
 /// Gives a file to whoever owns the data: PostgreSQL takes no key that others could read.
@@ -146,6 +157,99 @@ async fn tls_and_channel_binding() {
     secured.end().await;
 }
 
+/// What a URL alone says: no `root_cert` of the settings.
+#[tokio::test]
+async fn sslmode_and_sslrootcert_are_libpqs() {
+    let secured = Secured::new().await;
+    let own = certified(&rcgen::PKCS_ECDSA_P256_SHA256);
+    secured.present(Some(&own)).await;
+    let port = secured.server.tcp_port().unwrap();
+    let strange = secured.folder.path().join("strange.pem");
+    std::fs::write(&strange, certified(&rcgen::PKCS_ECDSA_P256_SHA256).authority).unwrap();
+    let login = Endpoint::parse("main", &secured.server.admin_url(), None).unwrap().1.unwrap();
+    let ask = async |host: &str, parameters: &str| {
+        let url = format!("postgres://{host}:{port}/postgres?{parameters}");
+        let endpoint = Endpoint::parse("main", &url, None).map_err(|error| error.to_string())?.0;
+        let session = manybox::pg::connect(&endpoint, &login, "postgres").await;
+        let session = session.map_err(|error| error.to_string())?;
+        let row = session.query_one("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()", &[]).await;
+        Ok::<bool, String>(row.unwrap().get(0))
+    };
+    let (trusted, strange) = (secured.authority().display().to_string(), strange.display().to_string());
+    for (parameters, expected) in [
+        ("sslmode=disable".to_owned(), Ok(false)),
+        ("sslmode=allow".into(), Ok(false)),
+        // Whose certificate that is does not matter.
+        ("sslmode=prefer".into(), Ok(true)),
+        ("sslmode=require".into(), Ok(true)),
+        // With a root it does; `prefer` then goes without.
+        (format!("sslmode=require&sslrootcert={trusted}"), Ok(true)),
+        (format!("sslmode=prefer&sslrootcert={strange}"), Ok(false)),
+        (format!("sslmode=require&sslrootcert={strange}"), Err("certificate")),
+        (format!("sslmode=verify-ca&sslrootcert={strange}"), Err("certificate")),
+        (format!("sslmode=verify-full&sslrootcert={strange}"), Err("certificate")),
+        (format!("sslmode=verify-ca&sslrootcert={trusted}"), Ok(true)),
+        (format!("sslmode=verify-full&sslrootcert={trusted}"), Ok(true)),
+        // The system's authorities don't know it.
+        ("sslrootcert=system".into(), Err("certificate")),
+        ("sslmode=verify-full".into(), Err("certificate")),
+    ] {
+        match (ask("localhost", &parameters).await, expected) {
+            (Ok(has_tls), Ok(expected)) => assert_eq!(has_tls, expected, "{parameters}"),
+            (Err(words), Err(expected)) => assert!(words.contains(expected), "{parameters}: {words}"),
+            (found, expected) => panic!("{parameters}: {found:?} instead of {expected:?}"),
+        }
+    }
+    let empty = secured.folder.path().join("empty.pem");
+    std::fs::write(&empty, "").unwrap();
+    let words =
+        ask("localhost", &format!("sslmode=verify-full&sslrootcert={}", empty.display())).await.unwrap_err();
+    assert!(words.contains("no certificate") && words.contains("empty.pem"), "{words}");
+    secured.end().await;
+}
+
+/// `hostssl … cert`: no password, but a certificate of the role's name.
+#[tokio::test]
+async fn a_client_certificate_logs_in() {
+    let secured = Secured::new().await;
+    let own = certified(&rcgen::PKCS_ECDSA_P256_SHA256);
+    let (client, key) = own.client("mb_admin");
+    secured.present(Some(&own)).await;
+    let port = secured.server.tcp_port().unwrap();
+    let (superuser, connection) =
+        tokio_postgres::connect(&secured.server.superuser_url(), tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    let data: String = superuser.query_one("SHOW data_directory", &[]).await.unwrap().get(0);
+    let data = Path::new(&data);
+    hand_over(&data.join("clients.crt"), &own.authority, data);
+    let rules = std::fs::read_to_string(data.join("pg_hba.conf")).unwrap();
+    hand_over(&data.join("pg_hba.conf"), &format!("hostssl all mb_admin 127.0.0.1/32 cert\n{rules}"), data);
+    superuser.batch_execute("ALTER SYSTEM SET ssl_ca_file = 'clients.crt'").await.unwrap();
+    superuser.batch_execute("SELECT pg_reload_conf()").await.unwrap();
+    let (certificate, secret) =
+        (secured.folder.path().join("client.crt"), secured.folder.path().join("client.key"));
+    std::fs::write(&certificate, client).unwrap();
+    std::fs::write(&secret, key).unwrap();
+    let login = manybox::pg::Login { user: "mb_admin".into(), password: None };
+    let url = format!(
+        "postgres://localhost:{port}/postgres?sslmode=require&sslcert={}&sslkey={}",
+        certificate.display(),
+        secret.display()
+    );
+    let readable = std::fs::Permissions::from_mode(0o644);
+    std::fs::set_permissions(&secret, readable).unwrap();
+    let words = Endpoint::parse("main", &url, None).unwrap_err().to_string();
+    assert!(words.contains("chmod 600"), "{words}");
+    std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let endpoint = Endpoint::parse("main", &url, None).unwrap().0;
+    eventually("it gets in", async || manybox::pg::connect(&endpoint, &login, "postgres").await.is_ok())
+        .await;
+    let without =
+        Endpoint::parse("main", &format!("postgres://localhost:{port}/postgres?sslmode=require"), None);
+    manybox::pg::connect(&without.unwrap().0, &login, "postgres").await.err().unwrap();
+    secured.end().await;
+}
+
 #[tokio::test]
 async fn somebody_between_the_router_and_its_server() {
     let secured = Secured::new().await;
@@ -161,10 +265,12 @@ async fn somebody_between_the_router_and_its_server() {
     let refused =
         secured.open("localhost", trusted, "sslmode=require&channel_binding=require").await.unwrap_err();
     assert!(refused.contains("channel binding"), "{refused}");
-    // For another name than the one that was dialled.
-    let port = trusted;
-    let refused = secured.open("127.0.0.2", port, "sslmode=require").await.unwrap_err();
+    // For another name than the one that was dialled, which only `verify-full` looks at.
+    let refused = secured.open("127.0.0.2", trusted, "sslmode=verify-full").await.unwrap_err();
     assert!(refused.contains("certificate"), "{refused}");
+    for mode in ["verify-ca", "require"] {
+        assert_eq!(secured.open("127.0.0.2", trusted, &format!("sslmode={mode}")).await, Ok(false), "{mode}");
+    }
     secured.end().await;
 }
 

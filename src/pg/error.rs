@@ -1,0 +1,141 @@
+//! Why a server could not be reached, or a statement of ours failed.
+
+use std::time::Duration;
+
+use tokio_postgres::error::SqlState;
+
+use super::wire::WireError;
+
+/// A failure to connect or of a statement, with the server's own words.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No session could be had.
+    #[error("cannot connect to server `{server}`, database `{database}`, as `{user}`: {}", cause(.source))]
+    Connect {
+        /// The server's name in the settings.
+        server: String,
+        /// The database.
+        database: String,
+        /// The role.
+        user: String,
+        /// What went wrong.
+        source: tokio_postgres::Error,
+    },
+    /// No session of the data plane could be had.
+    #[error("cannot connect to server `{server}`, database `{database}`, as `{user}`: {source}")]
+    Login {
+        /// The server's name in the settings.
+        server: String,
+        /// The database.
+        database: String,
+        /// The role.
+        user: String,
+        /// What went wrong.
+        source: Box<WireError>,
+    },
+    /// No host of the server could be reached.
+    #[error("cannot reach server `{server}`: {source}; is it running, and is its url right?")]
+    Unreachable {
+        /// The server's name in the settings.
+        server: String,
+        /// What the operating system said of the last host.
+        source: std::io::Error,
+    },
+    /// A statement failed, or the connection broke under it.
+    #[error("{}", cause(.0))]
+    Statement(#[from] tokio_postgres::Error),
+    /// All of a bounded number of sessions stayed in use.
+    #[error(
+        "all {most} sessions in database `{database}` of server `{server}` were in use for {}; see there in \
+         pg_stat_activity and pg_locks what they wait for",
+        humantime::format_duration(*waited)
+    )]
+    Busy {
+        /// The server's name in the settings.
+        server: String,
+        /// The database.
+        database: String,
+        /// How many there may be.
+        most: usize,
+        /// How long one was waited for.
+        waited: Duration,
+    },
+    /// The server was connected to, and did not finish the login.
+    #[error(
+        "server `{server}` did not finish a login within {}; is it overloaded, or does something else listen there?",
+        humantime::format_duration(*waited)
+    )]
+    Silent {
+        /// The server's name in the settings.
+        server: String,
+        /// How long it was waited for.
+        waited: Duration,
+    },
+    /// No host of the server is as its URL's `target_session_attrs` asks, or none would have the login.
+    #[error("no host of server `{server}` {wanted}: {seen}")]
+    NoHost {
+        /// The server's name in the settings.
+        server: String,
+        /// What was looked for.
+        wanted: &'static str,
+        /// Each host and what it said.
+        seen: String,
+        /// The first refusal of the login, by a host of which nobody knows whether it is the one that counts.
+        refusal: Option<Box<Error>>,
+    },
+    /// The server's URL or its certificate is not usable.
+    #[error("server `{server}`: {reason}")]
+    Settings {
+        /// The server's name in the settings.
+        server: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+impl Error {
+    /// The server's SQLSTATE; `None` when the server did not answer.
+    pub fn code(&self) -> Option<&SqlState> {
+        match self {
+            Self::Connect { source, .. } | Self::Statement(source) => source.code(),
+            Self::Login { source, .. } => source.code(),
+            Self::NoHost { refusal, .. } => refusal.as_ref().and_then(|refusal| refusal.code()),
+            Self::Settings { .. } | Self::Unreachable { .. } | Self::Busy { .. } | Self::Silent { .. } => {
+                None
+            }
+        }
+    }
+
+    /// Whether the server answered, and a login came to nothing all the same. That may be this login's alone: what the
+    /// server asks of it is what the login's own verifier says, which whoever logs in by it can write.
+    pub fn is_of_the_login(&self) -> bool {
+        match self {
+            Self::Login { source, .. } => {
+                matches!(**source, WireError::Login(_) | WireError::Protocol(_) | WireError::TooLong { .. })
+            }
+            Self::NoHost { refusal, .. } => refusal.as_ref().is_some_and(|refusal| refusal.is_of_the_login()),
+            _ => false,
+        }
+    }
+
+    /// Whether a host of PostgreSQL answered this login by a refusal. Not when it starts, stops, or was ended: then it
+    /// serves nobody, and another host may.
+    pub(super) fn is_refusal(&self) -> bool {
+        match self.code().map(SqlState::code) {
+            Some(code) => !code.starts_with("57P0") && !code.starts_with("08"),
+            None => self.is_of_the_login(),
+        }
+    }
+}
+
+/// tokio-postgres prints only "db error" and leaves the server's sentence to `source()`.
+pub(super) fn cause(error: &tokio_postgres::Error) -> String {
+    if let Some(db) = error.as_db_error() {
+        let hint = db.hint().map(|h| format!(" ({h})")).unwrap_or_default();
+        return format!("{} [{}]{hint}", db.message(), db.code().code());
+    }
+    match std::error::Error::source(error) {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
+}

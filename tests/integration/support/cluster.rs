@@ -1,0 +1,202 @@
+//! A primary and its standby, by streaming replication: what fails over in tests.
+
+use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use manybox::embedded::Embedded;
+use tokio_postgres::NoTls;
+
+use super::private_server;
+
+/// One of the two servers. It listens at a socket only.
+pub(crate) struct Node {
+    programs: PathBuf,
+    data: PathBuf,
+    socket: PathBuf,
+    port: u16,
+    /// Who the server runs as.
+    user: (u32, u32),
+}
+
+/// Two nodes, of which `first` begins as the primary.
+pub(crate) struct Cluster {
+    pub(crate) first: Node,
+    pub(crate) second: Node,
+    embedded: Embedded,
+    _folder: tempfile::TempDir,
+}
+
+impl Cluster {
+    pub(crate) async fn start() -> Self {
+        let folder = tempfile::Builder::new().tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
+        let embedded = private_server(folder.path().join("own"), false).await;
+        let (data, owner) = data_of(&embedded).await;
+        let pid = embedded.postmaster_pid().expect("it runs");
+        let program = std::fs::read_link(format!("/proc/{pid}/exe")).expect("the server's program");
+        let node = |data: PathBuf, port| Node {
+            programs: program.parent().expect("its folder").to_owned(),
+            data,
+            socket: embedded.host().to_owned(),
+            port,
+            user: owner,
+        };
+        let first = node(data.clone(), embedded.port());
+        let second = node(data.with_file_name("standby"), embedded.port() + 1);
+        let socket = first.socket.display().to_string();
+        let copy = [
+            "-D",
+            &second.data.display().to_string(),
+            "-R",
+            "-X",
+            "stream",
+            "-c",
+            "fast",
+            "-h",
+            &socket,
+            "-p",
+            &first.port.to_string(),
+            "-U",
+            "postgres",
+        ]
+        .map(str::to_owned);
+        second.run("pg_basebackup", &copy);
+        second.start();
+        Self { first, second, embedded, _folder: folder }
+    }
+
+    /// The admin's URL of both, in this order, with these parameters.
+    pub(crate) fn url(&self, nodes: [&Node; 2], parameters: &str) -> String {
+        let admin = self.embedded.admin_url();
+        let credentials = admin.split('@').next().expect("user and password");
+        let folder = percent(&self.first.socket);
+        let [one, two] = nodes.map(|node| format!("{folder}:{}", node.port));
+        format!("{credentials}@{one},{two}/postgres?{parameters}")
+    }
+
+    /// Makes the second the primary, as a cluster's manager does: the first is down, and follows it from now on.
+    pub(crate) fn switch_over(&self) {
+        self.first.stop("fast");
+        self.second.promote();
+        self.first.follow(&self.second);
+        self.first.start();
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for node in [&self.second, &self.first] {
+            node.resume();
+            node.try_run(
+                "pg_ctl",
+                &["stop", "-m", "immediate", "-s", "-w", "-D", &node.data.display().to_string()]
+                    .map(str::to_owned),
+            );
+            let _ = std::fs::remove_dir_all(&node.data);
+        }
+    }
+}
+
+impl Node {
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// As the bootstrap superuser.
+    pub(crate) async fn superuser(&self) -> tokio_postgres::Client {
+        let url = format!("postgres://postgres@{}:{}/postgres", percent(&self.socket), self.port);
+        let (client, connection) = tokio_postgres::connect(&url, NoTls).await.expect("it gets in");
+        tokio::spawn(connection);
+        client
+    }
+
+    pub(crate) fn start(&self) {
+        let options = format!("-p {} -k {} -c listen_addresses=", self.port, self.socket.display());
+        let log = self.data.with_extension("log");
+        let (data, log) = (self.data.display().to_string(), log.display().to_string());
+        self.run(
+            "pg_ctl",
+            &["start", "-s", "-w", "-D", &data, "-l", &log, "-o", &options].map(str::to_owned),
+        );
+    }
+
+    pub(crate) fn stop(&self, mode: &str) {
+        self.run(
+            "pg_ctl",
+            &["stop", "-s", "-w", "-m", mode, "-D", &self.data.display().to_string()].map(str::to_owned),
+        );
+    }
+
+    pub(crate) fn promote(&self) {
+        self.run(
+            "pg_ctl",
+            &["promote", "-s", "-w", "-D", &self.data.display().to_string()].map(str::to_owned),
+        );
+    }
+
+    /// Begins as a standby of the other at its next start.
+    fn follow(&self, other: &Self) {
+        let from = format!("host={} port={} user=postgres", other.socket.display(), other.port);
+        let own = self.data.join("postgresql.auto.conf");
+        std::fs::write(&own, format!("primary_conninfo = '{from}'\nrecovery_target_timeline = 'latest'\n"))
+            .expect("written");
+        let signal = self.data.join("standby.signal");
+        std::fs::write(&signal, "").expect("written");
+        let (uid, gid) = self.user;
+        std::os::unix::fs::chown(&signal, Some(uid), Some(gid)).expect("given away");
+    }
+
+    /// Stops all its processes, as if the machine hung: its sockets take connections, and nothing answers.
+    pub(crate) fn pause(&self) {
+        self.signal("-STOP");
+    }
+
+    pub(crate) fn resume(&self) {
+        self.signal("-CONT");
+    }
+
+    fn signal(&self, signal: &str) {
+        let Ok(file) = std::fs::read_to_string(self.data.join("postmaster.pid")) else { return };
+        let pid = file.lines().next().expect("a pid").trim().to_owned();
+        let children = Command::new("ps").args(["-o", "pid=", "--ppid", &pid]).output().expect("ps").stdout;
+        let children = String::from_utf8_lossy(&children).into_owned();
+        let _ = Command::new("kill")
+            .arg(signal)
+            .arg(&pid)
+            .args(children.split_whitespace())
+            .stderr(Stdio::null())
+            .status();
+    }
+
+    fn run(&self, program: &str, arguments: &[String]) {
+        assert!(self.try_run(program, arguments), "{program} {arguments:?}");
+    }
+
+    fn try_run(&self, program: &str, arguments: &[String]) -> bool {
+        let mut command = Command::new(self.programs.join(program));
+        if is_root() {
+            command.uid(self.user.0).gid(self.user.1);
+        }
+        // A server that it starts would keep our pipes.
+        command.args(arguments).current_dir("/").stdin(Stdio::null()).stdout(Stdio::null());
+        command.status().expect("it runs").success()
+    }
+}
+
+fn is_root() -> bool {
+    std::fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0)
+}
+
+fn percent(folder: &Path) -> String {
+    folder.display().to_string().replace('/', "%2F")
+}
+
+async fn data_of(server: &Embedded) -> (PathBuf, (u32, u32)) {
+    let (client, connection) =
+        tokio_postgres::connect(&server.superuser_url(), NoTls).await.expect("it gets in");
+    tokio::spawn(connection);
+    let data: String = client.query_one("SHOW data_directory", &[]).await.expect("a row").get(0);
+    let owner = std::fs::metadata(&data).expect("the data");
+    (PathBuf::from(data), (owner.uid(), owner.gid()))
+}
