@@ -16,7 +16,7 @@ pub use feed::{Feed, Reader};
 pub use fingerprints::AcceptedDrift;
 pub use journal::Entry;
 pub use leases::{Leases, RENEWAL as LEASE_RENEWAL};
-pub use rollouts::{NewStep, RolloutRow, RolloutState};
+pub use rollouts::{NewStep, PlannedGaps, RolloutRow, RolloutState};
 pub use steps::{Claim, Room, Seat, StepOutcome, StepRow, StepState, WaveCounts};
 pub use templates::Template;
 pub use tenants::{Filter, Migrated, NewTenant, TenantRow};
