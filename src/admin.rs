@@ -5,7 +5,7 @@ mod report;
 mod scrape;
 
 pub use access::{Access, AccessError};
-pub use report::{ServerLine, TenantLine};
+pub use report::{HolderLine, ServerLine, TenantLine};
 
 use std::sync::Arc;
 
@@ -39,7 +39,7 @@ pub struct Admin {
     pub traffic: Traffic,
     /// How many tenants, the busiest, have metrics of their own.
     pub top: usize,
-    /// Becomes true when the router takes no new requests any more.
+    /// Becomes true when the router is about to stop.
     pub stopping: watch::Receiver<bool>,
 }
 
@@ -63,10 +63,15 @@ async fn ready(State(admin): State<Arc<Admin>>) -> (StatusCode, Json<Value>) {
         (StatusCode::SERVICE_UNAVAILABLE, Json(json!({ "status": status, "reason": reason })))
     };
     if *admin.stopping.borrow() {
-        return not_ready("stopping", "requests under way are finished, no new ones taken");
+        return not_ready("stopping", "this router is about to stop: send requests to others");
     }
     match admin.directory.freshness() {
-        Freshness::Unread => not_ready("starting", "the catalog has not been read yet"),
+        Freshness::Unread => match admin.directory.obstacle() {
+            Some(obstacle) => {
+                not_ready("starting", &format!("the catalog has not been read yet: {}", obstacle.reason))
+            }
+            None => not_ready("starting", "the catalog has not been read yet"),
+        },
         Freshness::Stale => not_ready(
             "stale",
             "the task that follows the catalog failed (see the log) and has not read it again yet: tenants' changes since \

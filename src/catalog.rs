@@ -5,7 +5,9 @@ mod fingerprints;
 mod journal;
 mod labels;
 mod leases;
+mod made;
 mod rollouts;
+mod routers;
 mod schemas;
 mod steps;
 mod templates;
@@ -15,8 +17,10 @@ mod traffic;
 pub use feed::{Feed, Reader};
 pub use fingerprints::AcceptedDrift;
 pub use journal::Entry;
-pub use leases::{Leases, RENEWAL as LEASE_RENEWAL};
+pub use leases::{Demand, Holder, Lease, Leases, RENEWAL as LEASE_RENEWAL};
+pub use made::{Made, NEWEST_MIGRATION};
 pub use rollouts::{NewStep, PlannedGaps, RolloutRow, RolloutState};
+pub use routers::{KnownBudget, Named, RouterRow, Use};
 pub use steps::{Claim, Room, Seat, StepOutcome, StepRow, StepState, WaveCounts};
 pub use templates::Template;
 pub use tenants::{Filter, Migrated, NewTenant, TenantRow};
@@ -34,6 +38,7 @@ pub const MIGRATIONS: &[(&str, &str)] = &[
     ("V6__traffic.sql", include_str!("catalog/migrations/V6__traffic.sql")),
     ("V7__rollout.sql", include_str!("catalog/migrations/V7__rollout.sql")),
     ("V8__fingerprint.sql", include_str!("catalog/migrations/V8__fingerprint.sql")),
+    ("V15__router.sql", include_str!("catalog/migrations/V15__router.sql")),
 ];
 
 /// Why the catalog could not be read or changed.

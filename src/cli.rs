@@ -3,6 +3,7 @@
 mod apply;
 mod context;
 mod demo;
+mod doctor;
 mod drift;
 mod keys;
 mod migrate;
@@ -70,6 +71,8 @@ enum Command {
     Drift(drift::DriftCommand),
     /// Look whether tenants are kept apart as they must be; changes nothing
     Verify(verify::Verify),
+    /// Look the fleet over for what is not as it should be, and say what to do; changes nothing
+    Doctor,
     /// Serve tenants: the router
     Serve,
     /// Show what a running router does: servers, busiest tenants
@@ -111,11 +114,12 @@ async fn command(cli: Cli, output: Output) -> Done {
         Command::Man { to } => return shell::man(Cli::command(), to.as_deref()),
         _ => {}
     }
-    let settings = Settings::load(&Paths { file: cli.config })?;
+    let paths = Paths { file: cli.config };
+    let settings = Settings::load(&paths)?;
     // Those that need neither catalog nor server.
     let command = match cli.command {
         Command::Config => return setup::config(&settings, output),
-        Command::Serve => return serve::serve(settings).await,
+        Command::Serve => return serve::serve(settings, paths).await,
         Command::Top(top) => return top.run(&settings, output).await,
         Command::Migrate(migrate) => match migrate.offline(&settings, output) {
             Some(done) => return done,
@@ -146,6 +150,7 @@ async fn dispatch(command: Command, context: &Context, output: Output) -> Done {
         Command::Migrate(migrate) => migrate.run(context, output).await,
         Command::Drift(drift) => drift.run(context, output).await,
         Command::Verify(verify) => verify.run(context, output).await,
+        Command::Doctor => doctor::run(context, output).await,
         Command::Rekey(rekey) => rekey.run(context, output).await,
         Command::Demo => demo::demo(context).await,
         Command::Config

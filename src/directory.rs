@@ -9,7 +9,7 @@ pub use resolve::{Refusal, RequestUrl, Resolved};
 pub use watch::watch;
 
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use dashmap::DashMap;
 use tokio::sync::watch as signal;
@@ -46,6 +46,16 @@ struct Shared {
     hosts: DashMap<Host, usize>,
     tenants: DashMap<TenantId, Arc<Tenant>>,
     freshness: signal::Sender<Freshness>,
+    obstacle: RwLock<Option<Obstacle>>,
+}
+
+/// What keeps the catalog from being read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Obstacle {
+    /// In the operator's words.
+    pub reason: String,
+    /// Whether a newer manybox made the catalog, so that this one must be upgraded.
+    pub is_newer_catalog: bool,
 }
 
 impl Default for Directory {
@@ -56,6 +66,7 @@ impl Default for Directory {
             hosts: DashMap::new(),
             tenants: DashMap::new(),
             freshness,
+            obstacle: RwLock::default(),
         }))
     }
 }
@@ -102,6 +113,15 @@ impl Directory {
     /// How far it can be trusted.
     pub fn freshness(&self) -> Freshness {
         *self.0.freshness.borrow()
+    }
+
+    /// What kept the catalog from being read when that was tried last; `None` while it is followed.
+    pub fn obstacle(&self) -> Option<Obstacle> {
+        self.0.obstacle.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set_obstacle(&self, obstacle: Option<Obstacle>) {
+        *self.0.obstacle.write().unwrap_or_else(PoisonError::into_inner) = obstacle;
     }
 
     /// Whether the catalog has been read once, so that requests can be answered, be it from memory.

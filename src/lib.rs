@@ -22,7 +22,7 @@
 //! | layer | modules |
 //! |---|---|
 //! | 4 edges | [`front`], [`admin`], [`cli`] |
-//! | 3 data plane; control plane | [`directory`], [`pool`], [`rest`]; [`migrate`], [`fleet`], [`rollout`], [`verify`] |
+//! | 3 data plane; control plane | [`directory`], [`pool`], [`rest`]; [`migrate`], [`fleet`], [`rollout`], [`verify`], [`doctor`] |
 //! | 2 facts | [`catalog`], [`schema`] |
 //! | 1 PostgreSQL | [`pg`], [`vault`], [`embedded`] |
 //! | 0 words | [`policy`], [`tenant`], [`settings`], [`telemetry`]; [`backoff`] |
@@ -51,6 +51,7 @@ pub mod directory;
 pub mod pool;
 pub mod rest;
 
+pub mod doctor;
 pub mod fleet;
 pub mod migrate;
 pub mod rollout;

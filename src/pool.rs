@@ -13,6 +13,7 @@ mod checkout;
 mod connect;
 mod connection;
 mod error;
+mod lease;
 mod ledger;
 mod primary;
 mod reset;
@@ -23,6 +24,7 @@ mod terminator;
 pub use breaker::Breaker;
 pub use checkout::Checkout;
 pub use error::{Error, Wait};
+pub use lease::{Demand, Holder, Lease};
 pub use ledger::{PoolStatus, Timeouts};
 pub use reset::{End, ROLLBACK, end_batch, write_end};
 pub use status::ServerStatus;
@@ -59,8 +61,7 @@ pub struct Budget {
     pub max_connecting: u32,
     /// Most connections of one tenant on one router, whatever its tier says.
     pub max_per_tenant: u32,
-    /// Whether other routers share the total: then none of it is used before [`Pools::set_share`] was called, but
-    /// for the first connections.
+    /// Whether other routers share the total: then none of it is used before [`Pools::set_lease`] was called.
     pub shared: bool,
 }
 
@@ -147,13 +148,11 @@ impl Pools {
     /// See [`Error`]; each variant says whether to try again.
     pub async fn checkout(&self, tenant: &Arc<Tenant>) -> Result<Checkout, Error> {
         let Some(server) = self.0.servers.get(&tenant.server) else {
-            return Err(Error::Connect(Arc::new(pg::Error::Settings {
+            let unknown = pg::Error::UnknownServer {
                 server: tenant.server.clone(),
-                reason: format!(
-                    "not in the settings, but tenant {} is on it; add it to [servers]",
-                    tenant.id
-                ),
-            })));
+                tenant: tenant.id.as_str().to_owned(),
+            };
+            return Err(Error::Connect(Arc::new(unknown)));
         };
         server.checkout(tenant).await
     }
@@ -190,6 +189,7 @@ impl Pools {
         let status = |(name, server): (&String, &Arc<Server>)| ServerStatus {
             server: name.clone(),
             total: server.total(),
+            lease: server.lease(),
             ..server.with(|ledger, _| ledger.status(Instant::now()))
         };
         self.0.servers.iter().map(status).collect()
@@ -200,11 +200,25 @@ impl Pools {
         self.0.known.notified().await;
     }
 
+    /// What this router has and could use of each server, for whoever leases it its share.
+    pub fn demands(&self) -> Vec<Demand> {
+        let demand = |(name, server): (&String, &Arc<Server>)| server.demand(name);
+        self.0.servers.iter().map(demand).collect()
+    }
+
     /// This router's share of a server's total, where several routers share it. Connections above it close when they
     /// become idle.
-    pub fn set_share(&self, server: &str, share: u32) {
+    pub fn set_lease(&self, server: &str, lease: Lease) {
         if let Some(server) = self.0.servers.get(server) {
-            server.set_share(share);
+            server.set_lease(lease);
+        }
+    }
+
+    /// Lets requests have the few connections that are opened at a time, where no share is known yet: the catalog can't
+    /// be asked for one.
+    pub fn begin_without_lease(&self) {
+        for server in self.0.servers.values() {
+            server.begin_without_lease();
         }
     }
 

@@ -166,6 +166,7 @@ impl Rest {
         let mut timing = Timing::new(tenant.api.server_timing_enabled);
         let caller = self.caller(tenant, &parts.headers)?;
         timing.lap("jwt");
+        context::note_role(&parts, &caller);
         let share = self.budget.of(&tenant.id);
         if share.is_used_up() {
             return Err(body::full());
@@ -336,10 +337,12 @@ impl Rest {
         context: &RequestContext<'_>,
         job: &Job,
     ) -> Result<Outcome, Failure> {
-        let begun = Instant::now();
+        let (begun, notes) = (Instant::now(), context.notes());
+        notes.begin(Stage::Checkout);
         let checkout = self.pools.checkout(tenant).await.map_err(|e| Failure::Unexpected(e.into()))?;
         let ready = Instant::now();
         self.metrics.stage(Stage::Checkout, ready - begun);
+        notes.begin(Stage::Execute);
         let share = self.budget.of(&tenant.id);
         if share.is_used_up() {
             // Looked at here, where no more are under way than there are connections: what waits takes no answer's room.
@@ -348,6 +351,7 @@ impl Rest {
         }
         let outcome = execute::run(checkout, context, job, &share).await;
         self.metrics.stage(Stage::Execute, ready.elapsed());
+        notes.end();
         outcome
     }
 
@@ -478,10 +482,7 @@ fn refusal(failure: Failure, caller: &Caller) -> Error {
     match failure {
         Failure::Refused(refusal) if is_too_long(&refusal.error) => too_long(),
         Failure::Refused(refusal) => Error::from_server(&refusal.error, caller.anonymous),
-        Failure::Broken(error) => {
-            tracing::warn!(%error, "a connection broke");
-            Error::broken()
-        }
+        Failure::Broken(error) => Error::broken().with_cause(format_args!("a connection broke: {error}")),
         Failure::TooLong => too_long(),
         Failure::Unexpected(error) => error,
     }

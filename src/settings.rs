@@ -1,14 +1,16 @@
 //! Settings: defaults < `tenants.toml` < `MANYBOX__SECTION__KEY`, typed and checked as a whole.
 
 mod load;
+mod reload;
 mod rollouts;
 mod sections;
 
 pub use load::{Paths, SettingsError};
+pub use reload::Reloaded;
 pub use rollouts::{DEFAULT_POLICY, Failures, Gate, OnError, OnFailures, OrderBy, RolloutPolicy, Wave};
 pub use sections::{
-    AllTables, BudgetSettings, CatalogSettings, CertificateFiles, ClientSettings, Declared, Defaults,
-    EditionFiles, EmbeddedSettings, KeySettings, ListenSettings, MigrateSettings, RowSecurity,
+    AccessLog, AllTables, BudgetSettings, CatalogSettings, CertificateFiles, ClientSettings, Declared,
+    Defaults, EditionFiles, EmbeddedSettings, KeySettings, ListenSettings, MigrateSettings, RowSecurity,
     ServerSettings,
 };
 
@@ -101,6 +103,11 @@ impl Settings {
     /// The API roles that every server of the fleet has, and that every tenant's login may become.
     pub fn roles(&self) -> Vec<String> {
         self.defaults.api.applied_to(Limits::default(), Api::default()).1.roles
+    }
+
+    /// Whether there is a server of this name.
+    pub fn has_server(&self, name: &str) -> bool {
+        self.servers.contains_key(name) || (self.is_embedded() && name == "main")
     }
 
     /// Whether manybox runs its own PostgreSQL.

@@ -2,14 +2,16 @@
 
 mod latencies;
 mod metrics;
+mod notes;
 pub mod printable;
 mod traffic;
 
 pub use latencies::Latencies;
 pub use metrics::{Metrics, Outcome, Stage};
+pub use notes::{Cause, Noted, Notes};
 pub use traffic::{Flow, TenantTraffic, Traffic};
 
-use std::io::IsTerminal as _;
+use std::io::{self, IsTerminal as _};
 
 use tracing::Subscriber;
 use tracing_subscriber::EnvFilter;
@@ -24,7 +26,22 @@ use printable::{JsonLines, PrintableFields};
 /// it does as well. `json` writes one JSON object a line, for log collectors. Called once by a process; a second call
 /// is ignored, so that tests may call it too.
 pub fn init(service: bool, json: bool) {
-    let _ = subscriber(service, json, std::io::stderr().is_terminal(), std::io::stderr).try_init();
+    let terminal = std::io::stderr().is_terminal();
+    let _ = subscriber(service, json, terminal, || Forgiving(std::io::stderr())).try_init();
+}
+
+/// What can't be written is lost: a terminal that was closed, or a full disk, must not end what is logged about.
+struct Forgiving<W>(W);
+
+impl<W: io::Write> io::Write for Forgiving<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(self.0.write(bytes).unwrap_or(bytes.len()))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let _ = self.0.flush();
+        Ok(())
+    }
 }
 
 /// What [`init`] sets up. Values of a database, a header or a file reach no terminal as they are: here, for all of them.

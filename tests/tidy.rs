@@ -34,12 +34,13 @@ const MAY_IMPORT: &[(&str, &str)] = &[
     ("fleet", "policy tenant settings telemetry pg vault catalog schema migrate"),
     ("rollout", "policy tenant settings telemetry pg vault catalog schema migrate fleet"),
     ("verify", "policy tenant settings telemetry pg vault catalog rest migrate fleet"),
+    ("doctor", "settings pg vault catalog fleet"),
     ("front", "backoff policy tenant settings telemetry pg vault catalog directory pool rest"),
     ("admin", "policy tenant settings telemetry directory pool"),
     ("fuzz", "tenant directory rest migrate"),
     (
         "cli",
-        "policy tenant settings telemetry pg vault embedded catalog directory pool rest migrate fleet rollout verify front admin",
+        "policy tenant settings telemetry pg vault embedded catalog directory pool rest migrate fleet rollout verify doctor front admin",
     ),
 ];
 

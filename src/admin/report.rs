@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use serde::{Deserialize, Serialize};
 
 use super::Admin;
-use crate::pool::{Breaker, PoolStatus, ServerStatus};
+use crate::pool::{Breaker, Holder, PoolStatus, ServerStatus};
 use crate::telemetry::Flow;
 use crate::tenant::TenantId;
 
@@ -16,6 +16,15 @@ pub struct ServerLine {
     pub server: String,
     /// Most connections this router may hold.
     pub budget: u32,
+    /// Most connections that all routers together may hold; none before the server was asked.
+    #[serde(default)]
+    pub total: Option<u32>,
+    /// How many this router could use.
+    #[serde(default)]
+    pub wanted: u32,
+    /// Every router that has a part of the total, this one too.
+    #[serde(default)]
+    pub holders: Vec<HolderLine>,
     /// Connections, those that are opening and closing included.
     pub open: u32,
     /// Connections that wait for a request.
@@ -32,6 +41,36 @@ pub struct ServerLine {
     pub refused: u64,
     /// Whether the server is asked for connections: `closed`, `open` or `half-open`.
     pub breaker: String,
+}
+
+/// A router that has a part of a server's connections.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HolderLine {
+    /// Its name.
+    pub router: String,
+    /// Where its session in the catalog comes from.
+    pub address: String,
+    /// The most connections that it holds.
+    pub share: u32,
+    /// How many it could use.
+    pub wanted: u32,
+    /// Whether its session in the catalog is gone: it comes back, or its part is given to others within seconds.
+    pub lost: bool,
+    /// Whether it is the router that was asked.
+    pub own: bool,
+}
+
+impl From<&Holder> for HolderLine {
+    fn from(holder: &Holder) -> Self {
+        Self {
+            router: holder.router.clone(),
+            address: holder.address.clone(),
+            share: holder.share,
+            wanted: holder.wanted,
+            lost: holder.is_lost,
+            own: holder.is_own,
+        }
+    }
 }
 
 /// One tenant's requests and connections.
@@ -72,9 +111,13 @@ impl From<ServerStatus> for ServerLine {
             Breaker::Open => "open",
             Breaker::HalfOpen => "half-open",
         };
+        let holders = status.lease.iter().flat_map(|lease| &lease.holders).map(HolderLine::from).collect();
         Self {
             server: status.server,
             budget: status.budget,
+            total: status.total,
+            wanted: status.wanted,
+            holders,
             open: status.open,
             idle: status.idle,
             busy: status.busy,

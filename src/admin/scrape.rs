@@ -12,7 +12,7 @@ use prometheus_client::registry::Registry;
 
 use super::Admin;
 use super::report::TenantLine;
-use crate::pool::{Breaker, ServerStatus};
+use crate::pool::{Breaker, Holder, ServerStatus};
 
 /// All metrics of a router: those that are counted all along, and those that are looked up when they are scraped.
 pub(super) fn registry(admin: &Arc<Admin>) -> Registry {
@@ -72,6 +72,21 @@ fn servers(families: &mut Families<'_, '_>, all: &[ServerStatus]) -> fmt::Result
         all.iter().map(move |s| ([("server", s.server.as_str())], value(s)))
     };
     families.gauge("budget", "Most connections this router may hold", each(|s| f64::from(s.budget)))?;
+    let totals = all.iter().filter_map(|s| Some(([("server", s.server.as_str())], f64::from(s.total?))));
+    families.gauge("budget_total", "Most connections that all routers may hold", totals)?;
+    let holders = all.iter().filter_map(|s| Some((s.server.as_str(), s.lease.as_deref()?)));
+    let held = holders.flat_map(|(server, lease)| {
+        let sum =
+            |of: fn(&Holder) -> bool| lease.holders.iter().filter(|h| of(h)).map(|h| h.share).sum::<u32>();
+        let parts = [
+            ("this", sum(|h| h.is_own)),
+            ("others", sum(|h| !h.is_own && !h.is_lost)),
+            ("lost", sum(|h| !h.is_own && h.is_lost)),
+        ];
+        parts.map(|(holder, count)| ([("server", server), ("holder", holder)], f64::from(count)))
+    });
+    families.gauge("budget_held", "Connections leased to this router, to others, and to lost ones", held)?;
+    families.gauge("wanted", "Connections that this router could use", each(|s| f64::from(s.wanted)))?;
     families.gauge("waiting", "Requests that wait for a connection", each(|s| f64::from(s.waiting)))?;
     let open = each(|s| f64::from(u8::from(s.breaker != Breaker::Closed)));
     families.gauge("breaker_open", "1 while the server is not asked for connections", open)?;

@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::mpsc::Receiver;
 use tokio_postgres::{Notification, Row};
 
-use super::CatalogError;
+use super::made::made;
 use super::tenants::{SELECT, record};
+use super::{CatalogError, Made};
 use crate::pg::{self, Connection, Endpoint, Ident, Sessions, Waits};
 use crate::tenant::{Record, TenantId};
 use crate::vault::KeyRing;
@@ -22,7 +23,7 @@ const SESSIONS: usize = 1;
 #[derive(Clone)]
 pub struct Reader {
     endpoint: Endpoint,
-    keys: Arc<KeyRing>,
+    pub(super) keys: Arc<KeyRing>,
     database: String,
     pub(super) sessions: Sessions,
     /// Keys that a warning was logged for.
@@ -114,6 +115,14 @@ impl Feed {
     /// When the connection is lost.
     pub async fn version(&self) -> Result<i64, CatalogError> {
         Ok(self.connection.query_one("SELECT version FROM catalog.clock", &[]).await?.try_get(0)?)
+    }
+
+    /// By which version of manybox the catalog was made last; `None` where that was before versions were kept.
+    ///
+    /// # Errors
+    /// When the connection is lost.
+    pub async fn made(&self) -> Result<Option<Made>, CatalogError> {
+        made(&self.sessions).await
     }
 
     /// Waits for the next change; `None` when the connection is lost. May be dropped while it waits.

@@ -17,8 +17,8 @@ pub const TRAFFIC_REPORT: Duration = Duration::from_secs(5);
 pub struct FleetTraffic {
     /// By tenant, over all routers; a tenant without requests has no entry.
     pub tenants: HashMap<TenantId, TenantTraffic>,
-    /// The routers that live now: those with a lease, and those that reported in the last half minute, for a router whose
-    /// tenants are not asked for anything needs no lease.
+    /// The routers that live now: those with a session in the catalog, and those that reported in the last half minute, for
+    /// one may just have lost its session.
     pub routers: Vec<RouterReport>,
 }
 
@@ -91,9 +91,10 @@ impl Catalog {
     ) -> Result<FleetTraffic, CatalogError> {
         // The routers first: what they had reported by then is there when the rows are read.
         let sql = "SELECT router, r.at
-                   FROM (SELECT DISTINCT router, true AS leases FROM catalog.lease WHERE expires > now()) l
+                   FROM (SELECT name AS router, true AS lives FROM catalog.router
+                         WHERE catalog.is_alive(catalog.router_lock(name))) l
                    FULL JOIN catalog.traffic_report r USING (router)
-                   WHERE leases OR r.at > now() - interval '30 seconds' ORDER BY router";
+                   WHERE lives OR r.at > now() - interval '30 seconds' ORDER BY router";
         let mut traffic = FleetTraffic::default();
         for row in self.sessions.query(sql, &[]).await? {
             traffic.routers.push(RouterReport { router: row.try_get(0)?, reported: row.try_get(1)? });

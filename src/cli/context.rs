@@ -5,6 +5,8 @@ use std::sync::Arc;
 use futures_util::stream::{self, StreamExt as _};
 
 use super::{Done, Failure, Output};
+use crate::catalog::Made;
+use crate::doctor::misfits;
 use crate::embedded::{self, Embedded};
 use crate::fleet::{self, Fleet, Servers};
 use crate::settings::Settings;
@@ -31,7 +33,15 @@ impl Context {
     /// The fleet, which must have been made by `init` before.
     pub(super) async fn fleet(&self) -> Result<Fleet, Failure> {
         let keys = KeyRing::load(&self.settings.keys)?;
-        Ok(Fleet::open(self.settings.clone(), self.servers.clone(), Arc::new(keys)).await?)
+        let fleet = Fleet::open(self.settings.clone(), self.servers.clone(), Arc::new(keys)).await?;
+        // Every command would stumble over it sooner or later.
+        if let Some(misfit) = Made::misfit(fleet.catalog.made().await?.as_ref()) {
+            tracing::warn!("{misfit}");
+        }
+        for finding in misfits(&fleet.catalog, &self.settings).await? {
+            tracing::warn!("{} {}: {}; {}", finding.code, finding.place, finding.what, finding.next);
+        }
+        Ok(fleet)
     }
 
     /// Makes what is missing of key, roles, catalog and stored schemas, drops what is left of templates, opens the fleet, and gives databases of earlier versions the

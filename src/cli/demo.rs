@@ -21,7 +21,10 @@ pub(super) async fn demo(context: &Context) -> Done {
     bar.finish_and_clear();
     let greeting = greeting(context, &fleet).await?;
     drop(fleet);
-    serve::with(&context.settings, context.embedded.as_ref(), |_| line(&greeting)).await
+    // There is no balancer that would have to notice, and somebody waits at the terminal.
+    let mut settings = context.settings.clone();
+    settings.listen.stop_delay = std::time::Duration::ZERO;
+    serve::with(&settings, context.embedded.as_ref(), None, |_| line(&greeting)).await
 }
 
 /// Runs the edition's demo file in the tenant's database, by the tenant's own login and as role `service`: what

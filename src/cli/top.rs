@@ -265,6 +265,7 @@ fn text(sample: &Sample) -> String {
         vec![
             now.server.clone(),
             format!("{}/{}", now.open, now.budget),
+            now.total.map_or_else(|| "?".to_owned(), |total| total.to_string()),
             now.idle.to_string(),
             now.busy.to_string(),
             now.waiting.to_string(),
@@ -288,8 +289,27 @@ fn text(sample: &Sample) -> String {
             tenant.refusals.to_string(),
         ]
     });
-    let head = ["SERVER", "OPEN", "IDLE", "BUSY", "WAITING", "CONNECTS/S", "EVICTIONS/S", "BREAKER"];
+    let head = ["SERVER", "OPEN", "TOTAL", "IDLE", "BUSY", "WAITING", "CONNECTS/S", "EVICTIONS/S", "BREAKER"];
     let columns =
         ["TENANT", "SERVER", "REQ/S", "MS", "OPEN", "IDLE", "BUSY", "WAITING", "WAITED", "ERRORS", "REFUSED"];
-    format!("{}\n\n{}", table(&head, servers), table(&columns, tenants))
+    let mut text = table(&head, servers);
+    for server in &sample.servers {
+        text.push_str(&holders(&server.now));
+    }
+    format!("{text}\n\n{}", table(&columns, tenants))
+}
+
+/// Who has the connections of a server, where it is not this router alone.
+fn holders(server: &ServerLine) -> String {
+    if server.holders.iter().all(|holder| holder.own) {
+        return String::new();
+    }
+    let parts = server.holders.iter().map(|holder| {
+        let (who, lost) = (
+            if holder.own { "this router" } else { &holder.router },
+            if holder.lost { ", lost" } else { "" },
+        );
+        format!("{who} (at {}{lost}) {}, wants {}", holder.address, holder.share, holder.wanted)
+    });
+    format!("\n{} is shared: {}", server.server, parts.collect::<Vec<_>>().join("; "))
 }

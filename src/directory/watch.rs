@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, watch as signal};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, timeout};
 
-use super::{Directory, RowChange};
+use super::{Directory, Obstacle, RowChange};
 use crate::backoff::Backoff;
-use crate::catalog::{CatalogError, Feed, Reader};
+use crate::catalog::{CatalogError, Feed, Made, Reader};
 use crate::settings::Settings;
 use crate::tenant::{Record, TenantId};
 
@@ -21,28 +21,52 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 ///
 /// LISTEN comes before the first load, so that no change falls between them, and again after every lost connection.
 /// The version counter is compared every `poll_interval` besides. `refused` names tenants whose login a server
-/// refused: their rows are read again, in case a notice was missed.
+/// refused: their rows are read again, in case a notice was missed. When the settings change all rows are.
 ///
 /// However it ends, by a panic too, the directory is [stale](super::Freshness::Stale) from then on.
 pub async fn watch(
     directory: Directory,
     reader: Reader,
-    settings: Arc<Settings>,
+    settings: signal::Receiver<Arc<Settings>>,
     mut refused: broadcast::Receiver<TenantId>,
     changed: impl Fn(RowChange) + Send + 'static,
 ) {
     let _following = Following(directory.clone());
-    let mut backoff = BACKOFF;
+    let (mut backoff, mut misfit) = (BACKOFF, None);
     loop {
         let watcher = Watcher { directory: &directory, settings: &settings, changed: &changed };
         let reason = match timeout(ANSWER_TIMEOUT, reader.open()).await {
-            Ok(Ok(feed)) => watcher.follow(feed, &mut refused, &mut backoff).await,
+            Ok(Ok(feed)) => {
+                // Said before anything of a newer catalog is stumbled over.
+                misfit = Misfit::of(&feed, misfit).await;
+                watcher.follow(feed, &mut refused, &mut backoff).await
+            }
             Ok(Err(error)) => error.to_string(),
             Err(_) => "no answer".to_owned(),
         };
+        let is_newer_catalog = misfit.as_ref().is_some_and(|misfit| misfit.is_newer);
+        directory.set_obstacle(Some(Obstacle { reason: reason.clone(), is_newer_catalog }));
         let wait = backoff.next_wait();
         tracing::warn!(error = %reason, retry.ms = wait.as_millis() as u64, "catalog lost; serving on from the directory");
         sleep(wait).await;
+    }
+}
+
+/// How the catalog and this program differ.
+struct Misfit {
+    told: String,
+    is_newer: bool,
+}
+
+impl Misfit {
+    /// Asks the catalog by which version it was made, and says in the log what was not said before.
+    async fn of(feed: &Feed, before: Option<Self>) -> Option<Self> {
+        let Ok(made) = in_time(feed.made()).await else { return before };
+        let told = Made::misfit(made.as_ref())?;
+        if before.is_none_or(|before| before.told != told) {
+            tracing::warn!("{told}");
+        }
+        Some(Self { told, is_newer: Made::is_newer(made.as_ref()) })
     }
 }
 
@@ -57,7 +81,7 @@ impl Drop for Following {
 
 struct Watcher<'a, F> {
     directory: &'a Directory,
-    settings: &'a Settings,
+    settings: &'a signal::Receiver<Arc<Settings>>,
     changed: &'a F,
 }
 
@@ -69,13 +93,17 @@ impl<F: Fn(RowChange)> Watcher<'_, F> {
         refused: &mut broadcast::Receiver<TenantId>,
         backoff: &mut Backoff,
     ) -> String {
+        // A change from here on is one that the first load may not have seen.
+        let mut settings = self.settings.clone();
+        let poll_interval = settings.borrow_and_update().catalog.poll_interval;
         let mut version = match self.load_all(&feed).await {
             Ok(version) => version,
             Err(error) => return error,
         };
         backoff.reset();
+        self.directory.set_obstacle(None);
         tracing::info!(tenants = self.directory.len(), "directory loaded");
-        let poll = self.settings.catalog.poll_interval.max(Duration::from_millis(100));
+        let poll = poll_interval.max(Duration::from_millis(100));
         let mut ticks = interval_at(Instant::now() + poll, poll);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -90,6 +118,8 @@ impl<F: Fn(RowChange)> Watcher<'_, F> {
                     Err(broadcast::error::RecvError::Lagged(_)) => self.load_all(&feed).await.map(drop),
                     Err(broadcast::error::RecvError::Closed) => return "the pools are gone".into(),
                 },
+                // Every tenant is made of its row and the settings. While nobody can change them there is nothing to wait for.
+                Ok(()) = settings.changed() => self.load_all(&feed).await.map(drop),
                 _ = ticks.tick() => match in_time(feed.version()).await {
                     Ok(now) if now == version => Ok(()),
                     // Most often the notices have told it all already; a reload costs one query.
@@ -107,7 +137,8 @@ impl<F: Fn(RowChange)> Watcher<'_, F> {
         // The version first: a change between the two is loaded again at the next tick, never missed.
         let version = in_time(feed.version()).await?;
         let records = in_time(feed.load_all()).await?;
-        let tenants = records.into_iter().map(|record| self.settings.tenant(record)).collect();
+        let settings = self.settings.borrow().clone();
+        let tenants = records.into_iter().map(|record| settings.tenant(record)).collect();
         for change in self.directory.replace_all(tenants) {
             self.tell(change);
         }
@@ -117,7 +148,10 @@ impl<F: Fn(RowChange)> Watcher<'_, F> {
     async fn load(&self, feed: &Feed, id: &TenantId) -> Result<(), String> {
         let record: Option<Record> = in_time(feed.load(id)).await?;
         let change = match record {
-            Some(record) => self.directory.put(self.settings.tenant(record)),
+            Some(record) => {
+                let settings = self.settings.borrow().clone();
+                self.directory.put(settings.tenant(record))
+            }
             None => self.directory.remove(id),
         };
         if let Some(change) = change {

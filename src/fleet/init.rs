@@ -12,7 +12,7 @@ use super::server::{role_exists, run};
 use super::{Doing, FleetError, Servers, database, rights, router};
 use crate::catalog::{self, Catalog};
 use crate::migrate;
-use crate::pg::{AdvisoryLock, Ident, Waits};
+use crate::pg::{AdvisoryLock, Ident, Waits, literal};
 use crate::settings::Settings;
 use crate::vault::KeyRing;
 
@@ -89,8 +89,13 @@ async fn make_catalog(
     let role = Ident::new(&router.user);
     let grants = format!(
         "GRANT USAGE ON SCHEMA catalog TO {role};
-         GRANT SELECT ON catalog.tenant, catalog.base_url, catalog.clock, catalog.schema TO {role};
-         GRANT EXECUTE ON FUNCTION catalog.renew_lease, catalog.end_leases, catalog.report_traffic TO {role};"
+         GRANT SELECT ON catalog.tenant, catalog.base_url, catalog.clock, catalog.schema, catalog.made TO {role};
+         GRANT EXECUTE ON FUNCTION catalog.register_router, catalog.renew_lease, catalog.end_router, catalog.report_traffic
+             TO {role};
+         INSERT INTO catalog.made (migration, by) VALUES ({newest}, {by})
+         ON CONFLICT (one) DO UPDATE SET migration = excluded.migration, by = excluded.by;",
+        newest = catalog::NEWEST_MIGRATION,
+        by = literal(env!("CARGO_PKG_VERSION")),
     );
     run(&admin, &grants).await
 }

@@ -2,11 +2,13 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+use std::net::IpAddr;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use tokio::sync::watch;
 
 use super::channels::{self, Channels};
 use super::clients::Clients;
@@ -20,7 +22,7 @@ use crate::directory::{self, Directory, RowChange};
 use crate::pg::Endpoint;
 use crate::pool::{Budget, Pools};
 use crate::rest::{Rest, SharedSchemas};
-use crate::settings::{self, Settings};
+use crate::settings::{self, AccessLog, Reloaded, Settings};
 use crate::telemetry::{Metrics, Traffic};
 use crate::tenant::Part;
 use crate::vault::KeyRing;
@@ -49,6 +51,7 @@ pub struct DataPlane {
     pub(super) rate_limiters: Arc<RateLimiters>,
     pub(super) trusted_proxies: Vec<IpNet>,
     supervisor: Supervisor,
+    settings: watch::Sender<Arc<Settings>>,
     /// Where this router leases its shares of the servers' connections, and under which name.
     leases: Option<(Reader, String)>,
 }
@@ -68,6 +71,7 @@ impl App {
     /// Outside a tokio runtime.
     pub fn start(settings: Arc<Settings>, endpoints: HashMap<String, Endpoint>, keys: Arc<KeyRing>) -> Self {
         let directory = Directory::default();
+        let live = watch::Sender::new(Arc::clone(&settings));
         let catalog = endpoints.get(&settings.catalog.server).cloned();
         let endpoints = Arc::new(endpoints);
         let servers = endpoints.iter().map(|(name, endpoint)| {
@@ -102,12 +106,14 @@ impl App {
                 traffic::report(counted, reader, router)
             });
             let parts = (directory.clone(), pools.clone(), Arc::clone(&rate_limiters), rest.clone());
-            let settings = Arc::clone(&settings);
+            let settings = live.subscribe();
             supervisor.keep("directory", parts, move |(directory, pools, rate_limiters, rest)| {
-                let (reader, settings, refused) = (reader.clone(), Arc::clone(&settings), pools.refused());
+                let (reader, settings, refused) = (reader.clone(), settings.clone(), pools.refused());
                 let changed = move |change| take_up(change, &pools, &rate_limiters, &rest);
                 directory::watch(directory, reader, settings, refused, changed)
             });
+        } else {
+            pools.begin_without_lease();
         }
         let clients = Clients::new(&settings.listen, metrics.clone());
         let trusted_proxies = settings.listen.trusted_proxies.clone();
@@ -121,6 +127,7 @@ impl App {
             rate_limiters,
             trusted_proxies,
             supervisor,
+            settings: live,
             leases,
         }))
     }
@@ -128,6 +135,29 @@ impl App {
     /// Has these certificates follow their files, as long as the app runs.
     pub fn follow(&self, certificates: &Certificates) {
         self.supervisor.keep("certificates", certificates.clone(), Certificates::follow);
+    }
+
+    /// The settings that hold.
+    pub fn settings(&self) -> Arc<Settings> {
+        self.settings.borrow().clone()
+    }
+
+    /// Takes up what can be of these settings, and says what differs.
+    pub fn reload(&self, new: &Settings) -> Reloaded {
+        let (settings, reloaded) = self.settings().reloaded(new);
+        self.clients.set_access_log(settings.listen.access_log);
+        self.settings.send_replace(Arc::new(settings));
+        reloaded
+    }
+
+    pub(super) fn access_log(&self) -> AccessLog {
+        self.settings.borrow().listen.access_log
+    }
+
+    /// Whether what this peer says of its client is believed.
+    pub(super) fn is_trusted(&self, peer: IpAddr) -> bool {
+        // An IPv4 peer on a dual-stack socket comes as ::ffff:a.b.c.d.
+        self.trusted_proxies.iter().any(|network| network.contains(&peer.to_canonical()))
     }
 
     /// Waits until the catalog has been read once.

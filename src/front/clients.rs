@@ -13,10 +13,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use self::group::{Idle, Kind, Places};
-use crate::settings::{ClientSettings, ListenSettings};
+use crate::settings::{AccessLog, ClientSettings, ListenSettings};
 use crate::telemetry::Metrics;
 use crate::tenant::TenantId;
 
@@ -41,6 +41,9 @@ struct Books {
     under_way: AtomicUsize,
     places: Mutex<Places<Client>>,
     refused: Mutex<Refused>,
+    /// Whether this router is about to stop.
+    winding_down: watch::Sender<bool>,
+    logs_refusals: AtomicBool,
 }
 
 /// Refusals that the log has not told of yet.
@@ -53,7 +56,8 @@ struct Refused {
 impl Clients {
     /// Those of the data port.
     pub fn new(listen: &ListenSettings, metrics: Metrics) -> Self {
-        Self::on("http", listen.clients.clone(), listen.trusted_proxies.clone(), metrics)
+        let proxies = listen.trusted_proxies.clone();
+        Self::on("http", listen.clients.clone(), proxies, listen.access_log, metrics)
     }
 
     /// Those of the admin port: few, and with the data port's deadlines.
@@ -61,10 +65,16 @@ impl Clients {
         let max_connections = listen.clients.max_connections.min(MAX_ADMIN);
         let settings =
             ClientSettings { max_connections, max_per_address: MAX_ADMIN / 2, ..listen.clients.clone() };
-        Self::on("admin", settings, Vec::new(), metrics)
+        Self::on("admin", settings, Vec::new(), listen.access_log, metrics)
     }
 
-    fn on(port: &'static str, settings: ClientSettings, trusted: Vec<IpNet>, metrics: Metrics) -> Self {
+    fn on(
+        port: &'static str,
+        settings: ClientSettings,
+        trusted: Vec<IpNet>,
+        access_log: AccessLog,
+        metrics: Metrics,
+    ) -> Self {
         metrics.clients(port, 0);
         Self(Arc::new(Books {
             port,
@@ -75,7 +85,30 @@ impl Clients {
             under_way: AtomicUsize::new(0),
             places: Mutex::default(),
             refused: Mutex::default(),
+            winding_down: watch::Sender::new(false),
+            logs_refusals: AtomicBool::new(access_log != AccessLog::Off),
         }))
+    }
+
+    /// Tells clients that this router is about to stop: over HTTP/1 each answer closes its connection, over HTTP/2 clients
+    /// get a GOAWAY. Whoever connects and asks all the same is served.
+    pub fn wind_down(&self) {
+        self.0.winding_down.send_replace(true);
+    }
+
+    /// Becomes true when this router is about to stop.
+    pub(super) fn winding_down(&self) -> watch::Receiver<bool> {
+        self.0.winding_down.subscribe()
+    }
+
+    /// Whether refusals that are no answer of a route's have a line in the log.
+    pub(super) fn logs_refusals(&self) -> bool {
+        self.0.logs_refusals.load(Ordering::Relaxed)
+    }
+
+    /// Which lines the log shall have from now on.
+    pub(super) fn set_access_log(&self, access_log: AccessLog) {
+        self.0.logs_refusals.store(access_log != AccessLog::Off, Ordering::Relaxed);
     }
 
     pub(super) fn settings(&self) -> &ClientSettings {

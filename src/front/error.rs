@@ -18,6 +18,8 @@ pub(super) enum RouterError {
     /// The tenant's version is not one that is served.
     VersionRefused,
     NotReady,
+    /// A newer manybox made the catalog, and this one can't read it.
+    CatalogTooNew,
     RequestTimeout,
     Panic,
     /// The tenant's clients have all the connections that they may have; by which version this one was made.
@@ -57,6 +59,11 @@ impl RouterError {
             Self::VersionRefused => (
                 Code::SchemaVersionRefused,
                 "The database of this tenant waits for its migration".into(),
+                "Try again later; nothing has been lost",
+            ),
+            Self::CatalogTooNew => (
+                Code::CatalogTooNew,
+                "The router can't read its catalog".into(),
                 "Try again later; nothing has been lost",
             ),
             Self::NotReady => (

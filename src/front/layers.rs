@@ -9,14 +9,14 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Extension, Request, State};
 use axum::response::Response;
 use futures_util::FutureExt as _;
-use http::{HeaderValue, Method, StatusCode, header};
+use http::{HeaderValue, header};
 use tower::ServiceExt as _;
 use tower_http::request_id::{
     MakeRequestId, PropagateRequestId, PropagateRequestIdLayer, RequestId, SetRequestId, SetRequestIdLayer,
@@ -24,10 +24,12 @@ use tower_http::request_id::{
 
 use super::clients::Client;
 use super::error::RouterError;
+use super::proxy::{ClientAddress, TRACE_PARENT, TraceParent};
+use super::request_log::RequestLog;
 use super::supervisor::panic_message;
-use super::{App, cors, tenant, version};
+use super::{App, cors, proxy, tenant, version};
 use crate::rest::Code;
-use crate::telemetry::{Outcome, Stage};
+use crate::telemetry::{Notes, Outcome, Stage};
 
 /// The data plane as one service: the REST API of every tenant.
 pub fn router(app: App) -> Service {
@@ -46,15 +48,18 @@ fn service(app: App, routes: Option<Router>) -> Service {
         // First an id, so that everything after it can name the request.
         .layer(SetRequestIdLayer::x_request_id(RequestIds::default()))
         .layer(PropagateRequestIdLayer::x_request_id())
-        .service(Dispatch { app, routes });
-    Service(stack)
+        .service(Dispatch { app: app.clone(), routes });
+    Service { app, stack }
 }
 
 type ResponseFuture = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
 
 /// What [`super::serve`] serves.
 #[derive(Clone)]
-pub struct Service(Stack);
+pub struct Service {
+    app: App,
+    stack: Stack,
+}
 
 type Stack = SetRequestId<PropagateRequestId<Dispatch>, RequestIds>;
 
@@ -67,8 +72,9 @@ impl tower::Service<Request> for Service {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request) -> Self::Future {
-        Box::pin(tower::Service::call(&mut self.0, request))
+    fn call(&mut self, mut request: Request) -> Self::Future {
+        proxy::take_over(&self.app, &mut request);
+        Box::pin(tower::Service::call(&mut self.stack, request))
     }
 }
 
@@ -76,7 +82,7 @@ impl Service {
     /// Answers one request without a socket.
     pub async fn call(&self, request: Request) -> Response {
         // Infallible: every failure is an answer already.
-        self.0.clone().oneshot(request).await.unwrap_or_else(|never| match never {})
+        self.clone().oneshot(request).await.unwrap_or_else(|never| match never {})
     }
 }
 
@@ -126,9 +132,14 @@ impl tower::Service<Request> for Dispatch {
             let method = parts.method.clone();
             let origin = parts.headers.get(header::ORIGIN).cloned();
             let request_id = parts.extensions.get::<RequestId>().cloned();
+            let client = parts.extensions.get::<ClientAddress>().map(|client| client.0);
+            let trace = parts.extensions.get::<TraceParent>().cloned();
+            let notes = Notes::default();
+            parts.extensions.insert(notes.clone());
             let resolved = tenant::resolve(&app, &mut parts);
             let target = parts.uri.clone();
-            app.metrics.stage(Stage::Resolve, begun.elapsed());
+            let resolve = begun.elapsed();
+            app.metrics.stage(Stage::Resolve, resolve);
             let tenant = resolved.as_ref().ok().cloned();
             let mut response = match resolved {
                 Err(error) => error.into_response(),
@@ -172,16 +183,24 @@ impl tower::Service<Request> for Dispatch {
             if let Some(tenant) = &tenant {
                 app.traffic.count(&tenant.id, outcome, status, took);
             }
+            if let Some(trace) = &trace {
+                response.headers_mut().insert(TRACE_PARENT, trace.header());
+            }
             let log = RequestLog {
                 request_id: request_id.as_ref().and_then(|id| id.header_value().to_str().ok()),
+                trace: trace.as_ref(),
+                client,
                 tenant: tenant.as_deref(),
                 method: &method,
-                // Names of tables only; the query, where values are, is left out, and so are tokens.
                 path: target.path(),
                 status: response.status(),
+                outcome,
+                extensions: response.extensions(),
+                resolve,
                 took,
+                noted: notes.read(),
             };
-            log.write();
+            log.write(app.access_log());
             Ok(response)
         })
     }
@@ -190,38 +209,6 @@ impl tower::Service<Request> for Dispatch {
 /// Whether the tenant has a place for the request's connection. Requests without a socket have none.
 fn joins(extensions: &http::Extensions, tenant: &crate::tenant::Tenant) -> bool {
     extensions.get::<Arc<Client>>().is_none_or(|client| client.join(&tenant.id))
-}
-
-/// A request's line in the log.
-struct RequestLog<'a> {
-    request_id: Option<&'a str>,
-    tenant: Option<&'a crate::tenant::Tenant>,
-    method: &'a Method,
-    path: &'a str,
-    status: StatusCode,
-    took: Duration,
-}
-
-impl RequestLog<'_> {
-    /// At `info` what failed on our side; the others, by the thousand a second, at `debug`.
-    fn write(&self) {
-        let (id, slug) = self.tenant.map(|t| (t.id.as_str(), t.slug.as_str())).unzip();
-        macro_rules! log {
-            ($level:ident) => {
-                tracing::$level!(
-                    request.id = self.request_id,
-                    tenant.id = id,
-                    tenant.slug = slug,
-                    http.method = %self.method,
-                    http.path = self.path,
-                    http.status = self.status.as_u16(),
-                    ms = self.took.as_millis() as u64,
-                    "request"
-                )
-            };
-        }
-        if self.status.is_server_error() { log!(info) } else { log!(debug) }
-    }
 }
 
 /// What no route of its own takes is the REST API's.

@@ -1,6 +1,7 @@
 //! Refused: says in an answer's body why hyper refused a head. It writes such answers itself, and leaves them empty.
 
 use std::io::{self, IoSlice};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -8,10 +9,11 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf as _, Bytes};
 use http::header::{ACCESS_CONTROL_ALLOW_ORIGIN, CONNECTION, CONTENT_LENGTH};
-use http::{HeaderValue, Response};
+use http::{HeaderValue, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::clients::Clients;
 use crate::rest::{Code, Error};
 
 /// What a connection of HTTP/1 has in hand: whether bytes that hyper writes may be an answer of ours. A handle.
@@ -99,11 +101,38 @@ pub(super) struct ExplainedSocket<S> {
     exchange: Exchange,
     /// What is left to write of an answer in place of hyper's, and how long hyper's is.
     instead: Option<(Bytes, usize)>,
+    /// Who is told of it.
+    refusals: Option<Refusals>,
+}
+
+/// Writes the log's lines of refusals that no route knows of.
+#[derive(Clone)]
+pub(super) struct Refusals {
+    pub(super) clients: Clients,
+    pub(super) peer: SocketAddr,
+}
+
+impl Refusals {
+    pub(super) fn log(&self, status: StatusCode, code: Option<&Code>) {
+        if self.clients.logs_refusals() {
+            tracing::info!(
+                client.address = %self.peer.ip(),
+                http.status = status.as_u16(),
+                code = code.map(Code::as_str),
+                "request"
+            );
+        }
+    }
 }
 
 impl<S> ExplainedSocket<S> {
     pub(super) fn new(socket: S, exchange: Exchange) -> Self {
-        Self { socket, exchange, instead: None }
+        Self { socket, exchange, instead: None, refusals: None }
+    }
+
+    /// The same, and each refusal has its line in the log.
+    pub(super) fn telling(self, refusals: Refusals) -> Self {
+        Self { refusals: Some(refusals), ..self }
     }
 }
 
@@ -111,7 +140,12 @@ impl<S: AsyncWrite + Unpin> ExplainedSocket<S> {
     /// Writes an answer in place of this one, if it is a refusal of hyper's.
     fn poll_explain(&mut self, cx: &mut Context<'_>, written: &[u8]) -> Poll<Option<io::Result<usize>>> {
         if self.instead.is_none() && self.exchange.is_quiet() {
-            self.instead = explained(written).map(|answer| (answer, written.len()));
+            self.instead = explained(written).map(|(error, answer)| {
+                if let Some(refusals) = &self.refusals {
+                    refusals.log(error.status(), Some(&error));
+                }
+                (answer, written.len())
+            });
         }
         let Some((left, length)) = &mut self.instead else { return Poll::Ready(None) };
         while !left.is_empty() {
@@ -173,7 +207,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for ExplainedSocket<S> {
 }
 
 /// The answer in place of hyper's to a head that it refuses; `None` when this is no such.
-fn explained(written: &[u8]) -> Option<Bytes> {
+fn explained(written: &[u8]) -> Option<(Code, Bytes)> {
     let status = written.strip_prefix(b"HTTP/1.1 ").filter(|_| written.ends_with(b"\r\n\r\n"))?.get(..3)?;
     let error = match status {
         b"400" => Error::new(Code::UnreadableHead, "The request's head can't be read").with_hint(
@@ -185,6 +219,7 @@ fn explained(written: &[u8]) -> Option<Bytes> {
             .with_hint("At most 100 headers are taken; send fewer and shorter ones"),
         _ => return None,
     };
+    let code = error.code().clone();
     let mut response: Response<Bytes> = error.into_response();
     let length = response.body().len();
     let headers = response.headers_mut();
@@ -203,7 +238,7 @@ fn explained(written: &[u8]) -> Option<Bytes> {
     }
     answer.extend_from_slice(b"\r\n");
     answer.extend_from_slice(response.body());
-    Some(answer.into())
+    Some((code, answer.into()))
 }
 
 #[cfg(test)]

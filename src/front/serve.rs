@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -11,8 +12,8 @@ use axum::body::Body;
 use axum::extract::ConnectInfo;
 use bytes::Bytes;
 use futures_util::FutureExt as _;
-use http::header::RETRY_AFTER;
-use http::{HeaderValue, Request, Response, StatusCode};
+use http::header::{CONNECTION, RETRY_AFTER};
+use http::{HeaderValue, Request, Response, StatusCode, Version};
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -21,11 +22,11 @@ use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::GracefulConnection;
 use rustls::ServerConfig;
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::sleep;
 
 use super::clients::{Client, Clients, Look, Pace, UnderWay};
-use super::refused::{Exchange, ExplainedSocket};
+use super::refused::{Exchange, ExplainedSocket, Refusals};
 use super::socket::Socket;
 use super::tls::Transport;
 use crate::settings::ClientSettings;
@@ -102,19 +103,31 @@ where
         let (service, own) = (service.clone(), Arc::clone(&client.0));
         let exchange = Exchange::default();
         let answers = exchange.clone();
+        let leaving = Leaving { stops: clients.winding_down(), speaks_http2: Arc::default() };
+        let (leaves, refusals) = (leaving.clone(), Refusals { clients: clients.clone(), peer });
+        let told = refusals.clone();
         let service = service_fn(move |request: Request<Incoming>| {
             let mut request = request.map(Body::new);
             request.extensions_mut().insert(ConnectInfo(peer));
-            let (answering, answer) = (answers.begin(), answer(service.clone(), request, own.begin()));
-            async move { answer.await.map(|response| response.map(|body| answering.of(body))) }
+            let leaves = leaves.of(request.version());
+            let (answering, under_way) = (answers.begin(), own.begin());
+            if under_way.is_none() {
+                told.log(StatusCode::SERVICE_UNAVAILABLE, None);
+            }
+            let answer = answer(service.clone(), request, under_way);
+            async move {
+                let mut response = answer.await?;
+                leaves.tell(&mut response);
+                Ok::<_, Infallible>(response.map(|body| answering.of(body)))
+            }
         });
         let _ = socket.set_nodelay(true);
-        let connection = http
-            .serve_connection(io(Transport::new(socket, tls.as_ref()), &client.0, exchange), service)
-            .into_owned();
+        let socket = Socket::new(Transport::new(socket, tls.as_ref()), Arc::clone(&client.0));
+        let socket = ExplainedSocket::new(socket, exchange).telling(refusals);
+        let connection = http.serve_connection(TokioIo::new(socket), service).into_owned();
         let (clients, stopping, alive) = (clients.clone(), stopping.clone(), alive.clone());
         tokio::spawn(async move {
-            keep(connection, &client.0, &clients, stopping).await;
+            keep(connection, &client.0, &clients, stopping, leaving).await;
             drop((client, alive));
         });
     }
@@ -145,8 +158,47 @@ fn http(settings: &ClientSettings) -> Builder<TokioExecutor> {
     http
 }
 
-fn io(socket: Transport, client: &Arc<Client>, exchange: Exchange) -> TokioIo<ExplainedSocket<Socket>> {
-    TokioIo::new(ExplainedSocket::new(Socket::new(socket, Arc::clone(client)), exchange))
+/// How a connection's client is told that the router is about to stop, before anything is closed.
+#[derive(Clone)]
+struct Leaving {
+    stops: watch::Receiver<bool>,
+    /// Known with the first request.
+    speaks_http2: Arc<(AtomicBool, Notify)>,
+}
+
+impl Leaving {
+    /// For a request of this version.
+    fn of(&self, version: Version) -> Told {
+        let is_http2 = version == Version::HTTP_2;
+        if is_http2 && !self.speaks_http2.0.swap(true, Ordering::AcqRel) {
+            self.speaks_http2.1.notify_one();
+        }
+        Told { stops: self.stops.clone(), is_http2 }
+    }
+
+    /// Returns when a client that speaks HTTP/2 is to be told, which its connection does at any time.
+    async fn of_http2(&mut self) {
+        // The sender lives as long as the port's clients.
+        let _ = self.stops.wait_for(|stops| *stops).await;
+        while !self.speaks_http2.0.load(Ordering::Acquire) {
+            self.speaks_http2.1.notified().await;
+        }
+    }
+}
+
+/// How a request's client is told.
+struct Told {
+    stops: watch::Receiver<bool>,
+    is_http2: bool,
+}
+
+impl Told {
+    /// Over HTTP/1 the answer says that it is the connection's last.
+    fn tell<B>(&self, response: &mut Response<B>) {
+        if !self.is_http2 && *self.stops.borrow() {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+    }
 }
 
 /// A place, given up when its connection has ended, however that ends.
@@ -159,12 +211,18 @@ impl Drop for Place {
 }
 
 /// Serves one connection to its end, or until it is to be closed.
-async fn keep<C>(connection: C, client: &Client, clients: &Clients, mut stopping: watch::Receiver<bool>)
-where
+async fn keep<C>(
+    connection: C,
+    client: &Client,
+    clients: &Clients,
+    mut stopping: watch::Receiver<bool>,
+    mut leaving: Leaving,
+) where
     C: GracefulConnection,
 {
     let mut connection = pin!(connection);
     let (mut pace, mut is_closing, mut is_evicted) = (Pace::default(), false, false);
+    let mut is_told = false;
     let mut wait = Duration::ZERO;
     loop {
         let look = sleep(wait);
@@ -179,6 +237,10 @@ where
                     let _ = connection.as_mut().now_or_never();
                     return;
                 }
+            }
+            () = leaving.of_http2(), if !is_told => {
+                is_told = true;
+                connection.as_mut().graceful_shutdown();
             }
             _ = stopping.wait_for(|stop| *stop), if !is_closing => {
                 is_closing = true;

@@ -1,6 +1,6 @@
 //! Tenant: from a request to its tenant, and what routes of your own may take from it.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
@@ -19,18 +19,19 @@ use crate::tenant;
 /// Finds the request's tenant, and takes its prefix from the path.
 pub(super) fn resolve(app: &App, parts: &mut Parts) -> Result<Arc<tenant::Tenant>, RouterError> {
     if !app.directory.is_ready() {
-        return Err(RouterError::NotReady);
+        let is_too_new = app.directory.obstacle().is_some_and(|obstacle| obstacle.is_newer_catalog);
+        return Err(if is_too_new { RouterError::CatalogTooNew } else { RouterError::NotReady });
     }
     let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip());
     let mut forwarded = parts.headers.get_all("x-forwarded-host").iter();
-    let forwarded_host =
-        match (peer.is_some_and(|ip| is_trusted(app, ip)), forwarded.next(), forwarded.next()) {
-            (true, Some(_), Some(_)) => {
-                return Err(RouterError::AmbiguousUrl("there is more than one X-Forwarded-Host header"));
-            }
-            (true, Some(host), None) => Some(host.as_bytes()),
-            _ => None,
-        };
+    let forwarded_host = match (peer.is_some_and(|ip| app.is_trusted(ip)), forwarded.next(), forwarded.next())
+    {
+        (true, Some(_), Some(_)) => {
+            return Err(RouterError::AmbiguousUrl("there is more than one X-Forwarded-Host header"));
+        }
+        (true, Some(host), None) => Some(host.as_bytes()),
+        _ => None,
+    };
     let url = RequestUrl {
         hosts: parts.headers.get_all(header::HOST).iter().map(|host| host.as_bytes()).collect(),
         authority: parts.uri.authority().map(|authority| authority.as_str()),
@@ -69,11 +70,6 @@ fn root(tenant: &tenant::Tenant, resolved: &Resolved, path: &str) -> Option<rest
     let url =
         tenant.base_urls.iter().find(|url| url.host == resolved.host && url.prefix == resolved.prefix)?;
     Some(rest::Root::new(&url.scheme, url.host.as_str(), url.port, path))
-}
-
-fn is_trusted(app: &App, peer: IpAddr) -> bool {
-    // An IPv4 peer on a dual-stack socket comes as ::ffff:a.b.c.d.
-    app.trusted_proxies.iter().any(|network| network.contains(&peer.to_canonical()))
 }
 
 /// The request's tenant, for routes of your own.

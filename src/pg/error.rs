@@ -83,6 +83,14 @@ pub enum Error {
         /// The first refusal of the login, by a host of which nobody knows whether it is the one that counts.
         refusal: Option<Box<Error>>,
     },
+    /// The settings don't name the server of a tenant.
+    #[error("server `{server}` is not in the settings, but tenant {tenant} is on it; add [servers.{server}]")]
+    UnknownServer {
+        /// The server's name in the catalog.
+        server: String,
+        /// The tenant's id.
+        tenant: String,
+    },
     /// The server's URL or its certificate is not usable.
     #[error("server `{server}`: {reason}")]
     Settings {
@@ -100,9 +108,11 @@ impl Error {
             Self::Connect { source, .. } | Self::Statement(source) => source.code(),
             Self::Login { source, .. } => source.code(),
             Self::NoHost { refusal, .. } => refusal.as_ref().and_then(|refusal| refusal.code()),
-            Self::Settings { .. } | Self::Unreachable { .. } | Self::Busy { .. } | Self::Silent { .. } => {
-                None
-            }
+            Self::Settings { .. }
+            | Self::UnknownServer { .. }
+            | Self::Unreachable { .. }
+            | Self::Busy { .. }
+            | Self::Silent { .. } => None,
         }
     }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::lease::Lease;
 use crate::pg;
 use crate::tenant::TenantId;
 
@@ -10,7 +11,7 @@ use crate::tenant::TenantId;
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
     /// Back-pressure (503): the tier's `acquire_timeout` ran out.
-    #[error("tenant {tenant} waited {waited:?} for a connection: {wait}")]
+    #[error("tenant {tenant} waited {waited:?} for a connection: {wait}{}", holders(.lease.as_deref()))]
     Wait {
         /// The tenant.
         tenant: TenantId,
@@ -18,6 +19,8 @@ pub enum Error {
         waited: Duration,
         /// What it waited for.
         wait: Wait,
+        /// Who has the server's connections, where it waited for one of these and several routers share them.
+        lease: Option<Arc<Lease>>,
     },
     /// Back-pressure (429): so many requests of the tenant wait already that this one didn't begin to.
     #[error(
@@ -49,6 +52,10 @@ pub enum Error {
     /// Anything else that keeps a connection from being made, such as a server that the settings don't name.
     #[error(transparent)]
     Connect(#[from] Arc<pg::Error>),
+}
+
+fn holders(lease: Option<&Lease>) -> String {
+    lease.map(|lease| format!(": {lease}")).unwrap_or_default()
 }
 
 /// Which wait ran out; each has another remedy.

@@ -442,6 +442,11 @@ impl<S: Session> Ledger<S> {
         self.opening
     }
 
+    /// How many connections could be used: see [`Account::wanted`].
+    pub(super) fn wanted(&self, now: Instant) -> u32 {
+        self.accounts.iter().map(|(_, account)| account.wanted(self.max_per_tenant, now)).sum()
+    }
+
     /// Every account.
     pub(super) fn tenants(&self) -> impl Iterator<Item = PoolStatus> {
         self.accounts.iter().map(|(_, account)| account.status())

@@ -1,6 +1,6 @@
 //! One server: its ledger, and the hands that carry out what the ledger orders.
 
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
@@ -12,6 +12,7 @@ use super::checkout::{Checkout, Lender};
 use super::connect::{self, Connector};
 use super::connection::{Connection, Slot};
 use super::error::{Error, Wait};
+use super::lease::{Demand, Lease};
 use super::ledger::{Answer, BAN, Failure, Key, Ledger, Offer, Open, Orders};
 use crate::pg::wire::WireError;
 use crate::tenant::{Tenant, TenantId};
@@ -34,12 +35,12 @@ pub(super) struct Server {
 }
 
 /// How many connections there may be.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 struct Room {
     /// On all routers together; none before the server was asked.
     total: Option<u32>,
-    /// On this router, where several share.
-    share: Option<u32>,
+    /// On this router, where several share; none before the first lease.
+    lease: Option<Arc<Lease>>,
 }
 
 impl Server {
@@ -51,7 +52,7 @@ impl Server {
         refused: broadcast::Sender<TenantId>,
         known: Arc<Notify>,
     ) -> Arc<Self> {
-        let room = Room { total: budget.total, share: None };
+        let room = Room { total: budget.total, lease: None };
         let ledger = Ledger::new(room.now(&budget), budget.max_connecting, budget.max_per_tenant);
         Arc::new(Self {
             connector,
@@ -96,7 +97,8 @@ impl Server {
             Ok(offer) => offer,
             Err(_) => place.leave().map_err(|wait| {
                 self.with(|ledger, _| ledger.timed_out(key, wait));
-                Error::Wait { tenant: tenant.id.clone(), waited: limit, wait }
+                let lease = self.lease().filter(|_| wait == Wait::Budget);
+                Error::Wait { tenant: tenant.id.clone(), waited: limit, wait, lease }
             }),
         };
         offer.map(|connection| self.lend(key, connection))
@@ -152,7 +154,7 @@ impl Server {
 
     /// What the server says it has room for, asked once.
     fn learn(self: &Arc<Self>, most: u32) {
-        let mut room = self.room.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut room = self.room();
         if room.total.is_none() {
             let total = most.saturating_sub(self.budget.reserve).max(1);
             room.total = Some(total);
@@ -161,7 +163,7 @@ impl Server {
                 budget = total,
                 "connections for tenants"
             );
-            self.apply(*room);
+            self.apply(&room);
             self.known.notify_one();
         }
     }
@@ -171,16 +173,47 @@ impl Server {
     }
 
     pub(super) fn total(&self) -> Option<u32> {
-        self.room.lock().unwrap_or_else(PoisonError::into_inner).total
+        self.room().total
     }
 
-    pub(super) fn set_share(self: &Arc<Self>, share: u32) {
-        let mut room = self.room.lock().unwrap_or_else(PoisonError::into_inner);
-        room.share = Some(share);
-        self.apply(*room);
+    /// The last lease.
+    pub(super) fn lease(&self) -> Option<Arc<Lease>> {
+        self.room().lease.clone()
     }
 
-    fn apply(self: &Arc<Self>, room: Room) {
+    pub(super) fn demand(self: &Arc<Self>, name: &str) -> Demand {
+        let (used, wanted) =
+            self.with(|ledger, _| (ledger.budget().max(ledger.taken()), ledger.wanted(Instant::now())));
+        Demand {
+            server: name.to_owned(),
+            total: self.total(),
+            used,
+            wanted,
+            minimum: self.budget.max_connecting,
+        }
+    }
+
+    pub(super) fn set_lease(self: &Arc<Self>, lease: Lease) {
+        let mut room = self.room();
+        room.lease = Some(Arc::new(lease));
+        self.apply(&room);
+    }
+
+    pub(super) fn begin_without_lease(self: &Arc<Self>) {
+        let mut room = self.room();
+        if room.lease.is_none() && self.budget.shared {
+            let few = self.budget.max_connecting;
+            room.lease =
+                Some(Arc::new(Lease { share: few, total: room.total.unwrap_or(few), ..Lease::default() }));
+            self.apply(&room);
+        }
+    }
+
+    fn room(&self) -> MutexGuard<'_, Room> {
+        self.room.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn apply(self: &Arc<Self>, room: &Room) {
         let budget = room.now(&self.budget);
         self.with(|ledger, orders| ledger.set_budget(budget, Instant::now(), orders));
     }
@@ -204,11 +237,14 @@ impl Server {
 
 impl Room {
     /// Before the server was asked how many it has, no more than may be on their way at once: the first tells.
-    fn now(self, budget: &Budget) -> u32 {
-        match (self.total, self.share) {
+    fn now(&self, budget: &Budget) -> u32 {
+        let share = self.lease.as_ref().map(|lease| lease.share);
+        match (self.total, share) {
             (Some(total), Some(share)) => share.min(total),
-            (Some(total), None) if !budget.shared => total,
-            _ => budget.max_connecting,
+            (None, Some(share)) => share,
+            (_, None) if budget.shared => 0,
+            (Some(total), None) => total,
+            (None, None) => budget.max_connecting,
         }
     }
 }

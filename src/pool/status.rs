@@ -1,8 +1,10 @@
 //! What the pools hold at this moment, for metrics and operators.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::breaker::Breaker;
+use super::lease::Lease;
 use super::ledger::{Ledger, PoolStatus, Session, Timeouts};
 
 /// One server's connections, and what became of requests for them since the router started.
@@ -14,6 +16,10 @@ pub struct ServerStatus {
     pub total: Option<u32>,
     /// Most connections this router may hold.
     pub budget: u32,
+    /// This router's part of the total and who has the others; none before the first lease, or where nobody shares it.
+    pub lease: Option<Arc<Lease>>,
+    /// How many connections it could use: those in use or used lately, and those that requests wait for.
+    pub wanted: u32,
     /// Slots taken: idle, busy, opening and closing connections. Never above the budget, unless that was cut.
     pub open: u32,
     /// Connections that wait for a request.
@@ -56,6 +62,8 @@ impl<S: Session> Ledger<S> {
             server: String::new(),
             total: None,
             budget: self.budget(),
+            lease: None,
+            wanted: self.wanted(now),
             open: self.taken(),
             idle: sum(|t| t.idle),
             busy: sum(|t| t.busy),

@@ -16,6 +16,7 @@ use serde_json::{Map, Value};
 use super::auth::Caller;
 use crate::pg::Ident;
 use crate::pg::wire::Command;
+use crate::telemetry::Notes;
 use crate::tenant::Tenant;
 
 /// How much a transaction sees of others; PostgREST takes it from the role's `default_transaction_isolation`.
@@ -94,6 +95,13 @@ pub(crate) enum Access {
     Write,
 }
 
+/// Tells the request's line in the log whom it runs as.
+pub(super) fn note_role(parts: &Parts, caller: &Caller) {
+    if let Some(notes) = parts.extensions.get::<Notes>() {
+        notes.role(&caller.role);
+    }
+}
+
 /// What one request brings to its transaction, and the statements that begin it.
 #[derive(Debug, Clone)]
 pub(crate) struct RequestContext<'a> {
@@ -118,6 +126,11 @@ impl<'a> RequestContext<'a> {
             isolation: Isolation::default(),
             sets_timezone: false,
         }
+    }
+
+    /// What the request's line in the log is told.
+    pub(crate) fn notes(&self) -> Notes {
+        self.parts.extensions.get::<Notes>().cloned().unwrap_or_default()
     }
 
     /// Adds the settings that the role has of its own (`ALTER ROLE … SET`, by name), as PostgREST does: all that a session

@@ -14,8 +14,10 @@ use http::{HeaderValue, Response, StatusCode};
 use serde_json::{Value, json};
 
 use super::head::may_have_content;
+use crate::pg;
 use crate::policy::Verbosity;
 use crate::pool::{self, Wait};
+use crate::telemetry::Cause;
 
 /// A refusal in the shape that PostgREST made known: `{code, message, details, hint}`.
 #[derive(Debug, Clone)]
@@ -29,6 +31,8 @@ struct Inner {
     hint: Value,
     verbosity: Verbosity,
     headers: Vec<(HeaderName, HeaderValue)>,
+    /// For the log alone.
+    cause: Option<String>,
 }
 
 impl fmt::Display for Error {
@@ -49,7 +53,7 @@ impl Error {
     pub fn new(code: Code, message: impl Into<String>) -> Self {
         let (message, details, hint) = (message.into(), Value::Null, Value::Null);
         let (verbosity, headers) = (Verbosity::Verbose, Vec::new());
-        Self(Box::new(Inner { code, message, details, hint, verbosity, headers }))
+        Self(Box::new(Inner { code, message, details, hint, verbosity, headers, cause: None }))
     }
 
     /// 400 PGRST100: the query string can't be read.
@@ -106,6 +110,13 @@ impl Error {
         self
     }
 
+    /// Sets what the log says of it and the answer doesn't.
+    #[must_use]
+    pub(crate) fn with_cause(mut self, cause: impl fmt::Display) -> Self {
+        self.0.cause = Some(cause.to_string());
+        self
+    }
+
     /// Adds a header to the response.
     #[must_use]
     pub fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
@@ -134,10 +145,10 @@ impl Error {
     }
 
     /// The response: JSON that has all four keys, as PostgREST's clients expect, unless a tenant wants less. A 401 has a challenge and a 503
-    /// a `Retry-After`, also where the error brings none. The [`Code`] is among the response's extensions, for whoever
-    /// counts refusals.
+    /// a `Retry-After`, also where the error brings none. The [`Code`] and the [`Cause`] are among the response's extensions,
+    /// for whoever counts refusals and logs them.
     pub fn into_response(self) -> Response<Bytes> {
-        let Inner { code, message, details, hint, verbosity, headers: own } = *self.0;
+        let Inner { code, message, details, hint, verbosity, headers: own, cause } = *self.0;
         let text = code.as_str();
         let body = match verbosity {
             Verbosity::Verbose => {
@@ -170,12 +181,15 @@ impl Error {
             _ => {}
         }
         response.extensions_mut().insert(code);
+        if let Some(cause) = cause {
+            response.extensions_mut().insert(Cause(cause));
+        }
         response
     }
 }
 
 impl From<pool::Error> for Error {
-    /// Which server, and what it said, is the operator's business and in the log.
+    /// Which server, and what it said, is the operator's business and in the log; so are routers' addresses.
     fn from(error: pool::Error) -> Self {
         let no_connection = "No database connection became free in time";
         let (code, message, hint) = match &error {
@@ -205,6 +219,11 @@ impl From<pool::Error> for Error {
                 "The tenant's database does not accept its login",
                 "the tenant was suspended or moved a moment ago",
             ),
+            pool::Error::Connect(source) if matches!(**source, pg::Error::UnknownServer { .. }) => (
+                Code::ServerNotInSettings,
+                "The database is not available",
+                "the settings of the router lack its database server",
+            ),
             pool::Error::Server { .. } | pool::Error::Connect(_) => (
                 Code::ServerUnreachable,
                 "The database is not available",
@@ -212,7 +231,15 @@ impl From<pool::Error> for Error {
             ),
         };
         let wait = if code == Code::LoginRefused { "5" } else { "1" };
-        Self::new(code, message).with_hint(hint).with_header(RETRY_AFTER, HeaderValue::from_static(wait))
+        let holders = match &error {
+            pool::Error::Wait { lease: Some(lease), .. } => Value::String(lease.told()),
+            _ => Value::Null,
+        };
+        Self::new(code, message)
+            .with_cause(&error)
+            .with_details(holders)
+            .with_hint(hint)
+            .with_header(RETRY_AFTER, HeaderValue::from_static(wait))
     }
 }
 

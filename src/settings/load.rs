@@ -92,8 +92,6 @@ impl Settings {
         let wrong = |key: String, reason: String| {
             Err(SettingsError::Contradiction { file: file.to_owned(), key, reason })
         };
-        let known_server =
-            |name: &str| self.servers.contains_key(name) || (self.is_embedded() && name == "main");
         let servers = || {
             if self.is_embedded() {
                 "`main` (the embedded one)".to_owned()
@@ -104,7 +102,7 @@ impl Settings {
         for (key, server) in
             [("catalog.server", &self.catalog.server), ("defaults.server", &self.defaults.server)]
         {
-            if !known_server(server) {
+            if !self.has_server(server) {
                 return wrong(
                     key.into(),
                     format!("there is no server `{server}`; expected one of {}", servers()),
@@ -266,7 +264,7 @@ impl Settings {
                 );
             }
             if let Some(server) = &tenant.server
-                && !known_server(server)
+                && !self.has_server(server)
             {
                 return wrong(
                     at(".server"),

@@ -39,11 +39,17 @@ pub struct ListenSettings {
     pub admin_token_file: Option<PathBuf>,
     /// Base URLs each tenant gets, with `{tenant}` for its slug.
     pub base_urls: Vec<UrlTemplate>,
-    /// Networks whose `X-Forwarded-Host` is believed. Too wide a network lets its members choose any tenant's host.
+    /// Networks whose `X-Forwarded-Host`, `X-Forwarded-For`, `X-Request-Id` and `traceparent` are believed. Too wide a network lets its members choose any tenant's host.
     pub trusted_proxies: Vec<IpNet>,
     /// How many tenants, the busiest, have metrics of their own; all of them are in `manybox top`.
     pub metrics_tenants: usize,
-    /// How long requests under way may take to finish after a stop signal.
+    /// How long requests are served on after a stop signal, while `/ready` says 503: until the balancer in front has noticed.
+    /// Longer than it takes to ask twice.
+    #[serde(with = "humantime_serde")]
+    pub stop_delay: Duration,
+    /// Which requests have a line in the log.
+    pub access_log: AccessLog,
+    /// How long requests under way may take to finish after `stop_delay`.
     #[serde(with = "humantime_serde")]
     pub drain_timeout: Duration,
     /// What clients may hold.
@@ -66,6 +72,8 @@ impl Default for ListenSettings {
                 .collect(),
             trusted_proxies: Vec::new(),
             metrics_tenants: 20,
+            stop_delay: Duration::from_secs(5),
+            access_log: AccessLog::default(),
             drain_timeout: Duration::from_secs(10),
             clients: ClientSettings::default(),
         }
@@ -93,6 +101,19 @@ pub struct CertificateFiles {
     pub certificate: PathBuf,
     /// PEM: its private key, not encrypted.
     pub key: PathBuf,
+}
+
+/// Which requests have a line in the log.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AccessLog {
+    /// None.
+    Off,
+    /// Those answered with 5xx, and those that manybox refused: no tenant, no right, no connection, a limit.
+    #[default]
+    Errors,
+    /// Every one.
+    All,
 }
 
 /// `[listen.clients]`: what clients may hold of a router: connections, time without progress, memory.

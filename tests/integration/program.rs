@@ -95,7 +95,7 @@ async fn serving(fleet: &TestFleet) -> (Running, String, String) {
     let [http, admin] = free.map(|listener| listener.local_addr().unwrap().to_string());
     let mut serve = fleet.program(&["serve"]);
     serve.env("MANYBOX__LISTEN__HTTP", &http).env("MANYBOX__LISTEN__ADMIN", &admin);
-    serve.env("MANYBOX__LISTEN__DRAIN_TIMEOUT", "60s");
+    serve.env("MANYBOX__LISTEN__DRAIN_TIMEOUT", "60s").env("MANYBOX__LISTEN__STOP_DELAY", "0s");
     let serve = Running(serve.stderr(std::process::Stdio::null()).spawn().unwrap());
     let items = format!("http://{http}/acme/items");
     eventually("it serves", || async { reqwest::get(&items).await.is_ok_and(|a| a.status() == 200) }).await;

@@ -2,6 +2,7 @@
 
 pub(crate) mod cluster;
 pub(crate) mod proxy;
+pub(crate) mod router;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -207,6 +208,13 @@ impl TestFleet {
         let record = self.row(slug).await.record;
         let server = self.fleet.servers.get(&record.server).expect("its server");
         server.connect_admin_to(&record.id.database()).await.expect("the admin gets in")
+    }
+
+    /// The admin, in the catalog's database.
+    pub(crate) async fn admin_of_catalog(&self) -> Connection {
+        let catalog = &self.fleet.settings.catalog;
+        let server = self.fleet.servers.get(&catalog.server).expect("its server");
+        server.connect_admin_to(&catalog.database).await.expect("the admin gets in")
     }
 
     /// The owner in the tenant's database, for DDL behind manybox's back: what its own code may do, by an admin's session.

@@ -10,6 +10,9 @@ use super::{Counts, Offer, Orders, Session};
 use crate::pool::error::Error;
 use crate::tenant::{Difference, Tenant, TenantId};
 
+/// How long an idle connection counts as one that is used.
+const LATELY: Duration = Duration::from_secs(10);
+
 /// What one tenant holds. A tenant without connections and waiting requests has no status; its counts begin again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PoolStatus {
@@ -233,6 +236,16 @@ impl<S: Session> Account<S> {
         self.waiters.len() > self.opening as usize
             && self.taken < self.max_connections(max_per_tenant)
             && self.ban.as_ref().is_none_or(|ban| now >= ban.until)
+    }
+
+    /// How many connections the tenant could use: those in use, being opened or used lately, and those that its requests
+    /// wait for.
+    pub(super) fn wanted(&self, max_per_tenant: u32, now: Instant) -> u32 {
+        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        let unused = self.idle.iter().take_while(|idle| now.duration_since(idle.since) >= LATELY).count();
+        let waiting = count(self.waiters.len()).saturating_sub(self.opening);
+        let more = self.max_connections(max_per_tenant).saturating_sub(self.usable + self.opening);
+        self.usable - count(unused) + self.opening + waiting.min(more)
     }
 
     pub(super) fn status(&self) -> PoolStatus {

@@ -69,6 +69,11 @@ macro_rules! codes {
                 }
             }
 
+            /// Whether it is one of manybox's own (`MBX…`). What a function chose never is.
+            pub fn is_of_the_router(&self) -> bool {
+                !matches!(self, Self::Sqlstate { .. } | Self::Function { .. }) && self.as_str().starts_with("MBX")
+            }
+
             /// What the request counts as.
             pub fn outcome(&self) -> Outcome {
                 match self {
@@ -178,6 +183,11 @@ codes! {
     caller: "Try again after `Retry-After`.";
     operator: "`manybox migrate status` shows who is behind and why; or lower `require_version` of the edition or the tenant.";
 
+    /// The router can't read its catalog, which was made by a newer manybox.
+    CatalogTooNew = "MBX118", SERVICE_UNAVAILABLE, Unavailable;
+    caller: "Try again after `Retry-After`.";
+    operator: "Upgrade this router: its log and `/ready` say which version made the catalog.";
+
     /// All connections that the tenant may have stayed in use for its tier's `acquire_timeout`.
     TenantConnectionsBusy = "MBX201", SERVICE_UNAVAILABLE, Backpressure;
     caller: "Try again after `Retry-After`; send fewer at once.";
@@ -198,7 +208,8 @@ codes! {
     /// All connections of the server's budget, over all tenants, stayed in use for `acquire_timeout`.
     BudgetBusy = "MBX204", SERVICE_UNAVAILABLE, Backpressure;
     caller: "Try again after `Retry-After`.";
-    operator: "Give the server a larger `max_connections`, or put new tenants on another server.";
+    operator: "Look in `manybox top` at who holds the budget: other routers, or lost ones, are named there, and in `details`. Give \
+               the server a larger `max_connections`, or put new tenants on another server.";
 
     /// There was room for a connection, but the server did not open it within `acquire_timeout`.
     ConnectTooSlow = "MBX205", SERVICE_UNAVAILABLE, Backpressure;
@@ -226,6 +237,11 @@ codes! {
     caller: "Try again after `Retry-After`.";
     operator: "If it stays, the server's url leads to a standby: `manybox server check` says which host answers; give \
                `target_session_attrs=primary` and all hosts, or mend the proxy in front of them.";
+
+    /// The tenant is on a server that the settings of this router don't have.
+    ServerNotInSettings = "MBX210", SERVICE_UNAVAILABLE, Unavailable;
+    caller: "Try again after `Retry-After`.";
+    operator: "`manybox doctor` names the server; add it to the settings of every router, and restart those that lack it.";
 
     /// The token's role is none of the API's.
     RoleNotAllowed = "MBX301", FORBIDDEN, Unauthorized;

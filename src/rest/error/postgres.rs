@@ -35,9 +35,11 @@ impl Error {
         if db.code.code() == "PGRST" {
             return shaped(&db.message, db.detail.as_deref()).unwrap_or_else(|error| error);
         }
-        Self::new(code(db, anonymous), db.message.as_str())
+        let error = Self::new(code(db, anonymous), db.message.as_str())
             .with_details(db.detail.as_deref())
-            .with_hint(db.hint.as_deref())
+            .with_hint(db.hint.as_deref());
+        // Other messages may quote values.
+        if db.is_fatal() { error.with_cause(&db.message) } else { error }
     }
 }
 

@@ -284,6 +284,14 @@ impl World {
             self.closing.iter().filter(|(_, evicted)| *evicted).count()
         );
         assert!(self.ledger.opening <= self.ledger.max_connecting);
+        let in_use = self.lent.len() + opening as usize;
+        let wanted = self.ledger.wanted(self.now) as usize;
+        assert!(wanted >= in_use, "{wanted} wanted, {in_use} in use");
+        let queued: usize = accounts().map(|a| a.waiters.len()).sum();
+        assert!(
+            wanted <= usable as usize + opening as usize + queued,
+            "{wanted} wanted: more than anybody asked for"
+        );
         for account in accounts() {
             assert!(
                 account.idle.is_empty() || !account.is_above_limit(self.ledger.max_per_tenant),

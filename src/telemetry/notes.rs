@@ -1,0 +1,75 @@
+//! Notes: what the stages of a request tell its line in the log.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::Stage;
+
+/// One request's notes; a handle, cheap to clone, that goes along among the request's extensions.
+#[derive(Debug, Clone, Default)]
+pub struct Notes(Arc<Mutex<Book>>);
+
+#[derive(Debug, Default)]
+struct Book {
+    noted: Noted,
+    under_way: Option<(Stage, Instant)>,
+}
+
+/// What was noted.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Noted {
+    /// The role that the request runs as; none before that is known.
+    pub role: Option<String>,
+    /// How long the wait for connections took, all attempts together.
+    pub checkout: Duration,
+    /// How long transactions took, all attempts together.
+    pub execute: Duration,
+}
+
+/// Why a request was refused, in the operator's words, among a response's extensions. It never holds what a request or a
+/// database's rows hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cause(pub String);
+
+impl Notes {
+    /// The request runs as this role.
+    pub fn role(&self, role: &str) {
+        self.with(|book| book.noted.role = Some(role.to_owned()));
+    }
+
+    /// A stage begins, and the one before ends with it.
+    pub fn begin(&self, stage: Stage) {
+        self.with(|book| {
+            book.end();
+            book.under_way = Some((stage, Instant::now()));
+        });
+    }
+
+    /// The stage under way ends.
+    pub fn end(&self) {
+        self.with(Book::end);
+    }
+
+    /// What was noted so far; a stage under way counts up to now.
+    pub fn read(&self) -> Noted {
+        self.with(|book| {
+            book.end();
+            book.noted.clone()
+        })
+    }
+
+    fn with<R>(&self, act: impl FnOnce(&mut Book) -> R) -> R {
+        act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Book {
+    fn end(&mut self) {
+        let Some((stage, since)) = self.under_way.take() else { return };
+        match stage {
+            Stage::Checkout => self.noted.checkout += since.elapsed(),
+            Stage::Execute => self.noted.execute += since.elapsed(),
+            Stage::Resolve => {}
+        }
+    }
+}
