@@ -46,6 +46,12 @@ pub struct ListenSettings {
     /// How long requests under way may take to finish after a stop signal.
     #[serde(with = "humantime_serde")]
     pub drain_timeout: Duration,
+    /// Where the router keeps its directory, without secrets, so that it can start while the catalog is away. Each router
+    /// of a machine needs a file of its own.
+    pub directory_file: PathBuf,
+    /// How old that may be to be used; `0s` keeps none. What changed since is not known to the router.
+    #[serde(with = "humantime_serde")]
+    pub stale_directory: Duration,
     /// What clients may hold.
     pub clients: ClientSettings,
 }
@@ -67,6 +73,8 @@ impl Default for ListenSettings {
             trusted_proxies: Vec::new(),
             metrics_tenants: 20,
             drain_timeout: Duration::from_secs(10),
+            directory_file: ".manybox/directory.json".into(),
+            stale_directory: Duration::from_secs(24 * 3600),
             clients: ClientSettings::default(),
         }
     }
