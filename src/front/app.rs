@@ -1,6 +1,6 @@
 //! App: the data plane put together: directory, pools, REST, and the tasks in the background.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::net::IpAddr;
 use std::ops::Deref;
@@ -18,7 +18,7 @@ use super::supervisor::Supervisor;
 use super::tls::Certificates;
 use super::{share, traffic};
 use crate::catalog::Reader;
-use crate::directory::{self, Directory, RowChange};
+use crate::directory::{self, Directory, RowChange, Snapshots};
 use crate::pg::Endpoint;
 use crate::pool::{Budget, Pools};
 use crate::rest::{Rest, SharedSchemas};
@@ -109,8 +109,9 @@ impl App {
             let settings = live.subscribe();
             supervisor.keep("directory", parts, move |(directory, pools, rate_limiters, rest)| {
                 let (reader, settings, refused) = (reader.clone(), settings.clone(), pools.refused());
+                let snapshots = snapshots(&settings.borrow(), &pools);
                 let changed = move |change| take_up(change, &pools, &rate_limiters, &rest);
-                directory::watch(directory, reader, settings, refused, changed)
+                directory::watch(directory, reader, settings, refused, snapshots, changed)
             });
         } else {
             pools.begin_without_lease();
@@ -203,6 +204,16 @@ fn take_up(change: RowChange, pools: &Pools, rate_limiters: &RateLimiters, rest:
             }
         }
     }
+}
+
+/// The directory on disk, with this router's shares: without the catalog it can't lease any, and what it held before is its own.
+fn snapshots(settings: &Settings, pools: &Pools) -> Option<Snapshots> {
+    let (held, restored) = (pools.clone(), pools.clone());
+    let shares = move || held.servers().into_iter().map(|server| (server.server, server.budget)).collect();
+    let restore = move |shares: BTreeMap<String, u32>| {
+        shares.into_iter().for_each(|(server, share)| restored.set_share(&server, share));
+    };
+    Snapshots::new(settings, shares, restore)
 }
 
 /// A name that no other router has, here or on another machine: the seed of a hash map is random.
