@@ -222,6 +222,13 @@ impl Pools {
         }
     }
 
+    /// The share that this router had when it last followed the catalog: it holds until the catalog gives a lease.
+    pub fn restore_share(&self, server: &str, share: u32) {
+        if let Some(server) = self.0.servers.get(server) {
+            server.restore_share(share);
+        }
+    }
+
     /// Tenants whose login a server refused: each must be read again from the catalog. A listener that falls behind
     /// is told so (`RecvError::Lagged`), and must then read all again.
     pub fn refused(&self) -> broadcast::Receiver<TenantId> {

@@ -211,7 +211,7 @@ fn snapshots(settings: &Settings, pools: &Pools) -> Option<Snapshots> {
     let (held, restored) = (pools.clone(), pools.clone());
     let shares = move || held.servers().into_iter().map(|server| (server.server, server.budget)).collect();
     let restore = move |shares: BTreeMap<String, u32>| {
-        shares.into_iter().for_each(|(server, share)| restored.set_share(&server, share));
+        shares.into_iter().for_each(|(server, share)| restored.restore_share(&server, share));
     };
     Snapshots::new(settings, shares, restore)
 }

@@ -199,6 +199,15 @@ impl Server {
         self.apply(&room);
     }
 
+    pub(super) fn restore_share(self: &Arc<Self>, share: u32) {
+        let mut room = self.room();
+        // One that names no holder is a guess, too.
+        if self.budget.shared && room.lease.as_ref().is_none_or(|lease| lease.holders.is_empty()) {
+            room.lease = Some(Arc::new(Lease { share, total: room.total.unwrap_or(share), ..Lease::default() }));
+            self.apply(&room);
+        }
+    }
+
     pub(super) fn begin_without_lease(self: &Arc<Self>) {
         let mut room = self.room();
         if room.lease.is_none() && self.budget.shared {
