@@ -27,6 +27,7 @@ use crate::directory::{Directory, Freshness};
 use crate::pool::Pools;
 use crate::telemetry::{Metrics, Traffic};
 use crate::tenant::Host;
+use crate::vault::KeyRing;
 
 /// What the admin port can tell of. It needs no connection to any server.
 pub struct Admin {
@@ -38,6 +39,8 @@ pub struct Admin {
     pub metrics: Metrics,
     /// Counts by tenant.
     pub traffic: Traffic,
+    /// The master keys.
+    pub keys: Arc<KeyRing>,
     /// How many tenants, the busiest, have metrics of their own.
     pub top: usize,
     /// Becomes true when the router is about to stop.
@@ -66,6 +69,9 @@ async fn ready(State(admin): State<Arc<Admin>>) -> (StatusCode, Json<Value>) {
     if *admin.stopping.borrow() {
         return not_ready("stopping", "this router is about to stop: send requests to others");
     }
+    if let Some(misfit) = admin.keys.misfit() {
+        return not_ready("wrong-key", &misfit.to_string());
+    }
     match admin.directory.freshness() {
         Freshness::Unread => match admin.directory.obstacle() {
             Some(obstacle) => {
@@ -88,7 +94,12 @@ async fn ready(State(admin): State<Arc<Admin>>) -> (StatusCode, Json<Value>) {
             })),
         ),
         Freshness::Followed => {
-            (StatusCode::OK, Json(json!({ "status": "ready", "tenants": admin.directory.len() })))
+            let mut answer = json!({ "status": "ready", "tenants": admin.directory.len() });
+            // What would keep it from being ready after a restart.
+            if let Some(warning) = admin.keys.warning() {
+                answer["warning"] = warning.into();
+            }
+            (StatusCode::OK, Json(answer))
         }
     }
 }

@@ -1,24 +1,29 @@
 //! Catalog: the control database, the truth about the fleet.
 
+mod declared;
 mod feed;
 mod fingerprints;
 mod journal;
 mod labels;
 mod leases;
 mod made;
+mod master_keys;
 mod rollouts;
 mod routers;
 mod schemas;
 mod steps;
 mod templates;
+mod tenant_settings;
 mod tenants;
 mod traffic;
 
+pub use declared::DeclaredBefore;
 pub use feed::{Feed, Reader};
 pub use fingerprints::AcceptedDrift;
 pub use journal::Entry;
 pub use leases::{Demand, Holder, Lease, Leases, RENEWAL as LEASE_RENEWAL};
 pub use made::{Made, NEWEST_MIGRATION};
+pub use master_keys::{KEY_REPORT, KeyUse};
 pub use rollouts::{NewStep, PlannedGaps, RolloutRow, RolloutState};
 pub use routers::{KnownBudget, Named, RouterRow, Use};
 pub use steps::{Claim, Room, Seat, StepOutcome, StepRow, StepState, WaveCounts};
@@ -39,6 +44,8 @@ pub const MIGRATIONS: &[(&str, &str)] = &[
     ("V7__rollout.sql", include_str!("catalog/migrations/V7__rollout.sql")),
     ("V8__fingerprint.sql", include_str!("catalog/migrations/V8__fingerprint.sql")),
     ("V15__router.sql", include_str!("catalog/migrations/V15__router.sql")),
+    ("V21__master_key.sql", include_str!("catalog/migrations/V21__master_key.sql")),
+    ("V22__fleet.sql", include_str!("catalog/migrations/V22__fleet.sql")),
 ];
 
 /// Why the catalog could not be read or changed.
@@ -50,6 +57,9 @@ pub enum CatalogError {
     /// A row that this program does not understand: it was written by a newer one, or by hand.
     #[error("catalog: {0}; was it written by a newer manybox?")]
     Row(String),
+    /// It was made by an earlier version.
+    #[error("the catalog was made by an older manybox; run `manybox init`, which upgrades it")]
+    Outdated,
 }
 
 impl From<tokio_postgres::Error> for CatalogError {

@@ -8,6 +8,7 @@ mod drift;
 mod keys;
 mod migrate;
 mod output;
+mod rekey;
 mod serve;
 mod server;
 mod setup;
@@ -22,7 +23,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::settings::{Paths, Settings};
-use context::Context;
+use context::{Context, SettingsSource};
 use output::Output;
 
 /// A failure, in the operator's words. What it says is all that is printed.
@@ -37,13 +38,18 @@ impl<E: std::error::Error> From<E> for Failure {
 
 type Done = Result<(), Failure>;
 
+/// The settings file when none is named: the only one that may be missing.
+const SETTINGS_FILE: &str = "tenants.toml";
+/// The exit code of wrong usage and of settings that can't be used.
+const USAGE: u8 = 2;
+
 /// A database-per-tenant router for PostgreSQL.
 #[derive(Parser)]
 #[command(name = "manybox", version, propagate_version = true)]
 struct Cli {
-    /// The settings file; what it does not say comes from defaults and MANYBOX__SECTION__KEY
-    #[arg(long, global = true, default_value = "tenants.toml", env = "MANYBOX_CONFIG", value_name = "FILE")]
-    config: PathBuf,
+    /// The settings file, tenants.toml when not given; what it does not say comes from defaults and MANYBOX__SECTION__KEY
+    #[arg(long, global = true, env = "MANYBOX_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
     /// Print JSON instead of tables and sentences; log lines become JSON as well
     #[arg(long, global = true)]
     json: bool,
@@ -80,7 +86,9 @@ enum Command {
     /// Apply, fill with data, and serve: manybox to look at
     Demo,
     /// Move every password to a new master key, tenant by tenant, while requests go on
-    Rekey(setup::Rekey),
+    Rekey(rekey::Rekey),
+    /// List the fleet's master keys by fingerprint, what derives from each, and the secrets that a lost one took along
+    Keys,
     /// Print what a shell needs to complete commands and options
     Completions(shell::Completions),
     /// Print the manual page, or write one for each command
@@ -91,43 +99,81 @@ enum Command {
     },
 }
 
-/// Runs the program: 0 done, 1 failed, 2 wrong usage.
+/// Runs the program: 0 done, 1 failed, 2 wrong usage or wrong settings. `apply --dry-run` has 2 for changes, and 1 for all
+/// that is wrong.
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
     let serves = matches!(cli.command, Command::Serve);
     crate::telemetry::init(serves, cli.json && serves);
     let output = Output { json: cli.json };
+    // Those that need no settings.
+    let done = match &cli.command {
+        Command::Completions(completions) => Some(completions.print(Cli::command())),
+        Command::Man { to } => Some(shell::man(Cli::command(), to.as_deref())),
+        _ => None,
+    };
+    if let Some(done) = done {
+        return done.map_or_else(|failure| output.failed(&failure), |()| ExitCode::SUCCESS);
+    }
+    let tells_changes = matches!(&cli.command, Command::Apply(apply) if apply.dry_run);
+    let (settings, source) = match settings(&cli) {
+        Ok(settings) => settings,
+        Err(failure) if tells_changes => return output.failed(&failure),
+        Err(failure) => {
+            output.failed(&failure);
+            return ExitCode::from(USAGE);
+        }
+    };
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return output.failed(&Failure(format!("no async runtime: {error}"))),
     };
-    match runtime.block_on(command(cli, output)) {
-        Ok(()) => ExitCode::SUCCESS,
+    match runtime.block_on(command(cli.command, settings, source, output)) {
+        Ok(code) => code,
         Err(failure) => output.failed(&failure),
     }
 }
 
-async fn command(cli: Cli, output: Output) -> Done {
-    // Those that need no settings.
-    match &cli.command {
-        Command::Completions(completions) => return completions.print(Cli::command()),
-        Command::Man { to } => return shell::man(Cli::command(), to.as_deref()),
-        _ => {}
+/// The settings, and where they come from.
+fn settings(cli: &Cli) -> Result<(Settings, SettingsSource), Failure> {
+    let file = cli.config.clone().unwrap_or_else(|| SETTINGS_FILE.into());
+    let is_there = file.exists();
+    if cli.config.is_some() && !is_there {
+        return Err(Failure(format!(
+            "there is no settings file `{}` (--config or MANYBOX_CONFIG); nothing was done",
+            file.display()
+        )));
     }
-    let paths = Paths { file: cli.config };
-    let settings = Settings::load(&paths)?;
+    // `apply` without a file has nothing to make.
+    let makes_server = match &cli.command {
+        Command::Init | Command::Demo => true,
+        Command::Apply(apply) => is_there && !apply.dry_run,
+        _ => false,
+    };
+    let tells = !matches!(cli.command, Command::Init | Command::Demo);
+    let settings = Settings::load(&Paths { file: file.clone() })?;
+    Ok((settings, SettingsSource { file, is_there, makes_server, tells }))
+}
+
+async fn command(
+    command: Command,
+    settings: Settings,
+    source: SettingsSource,
+    output: Output,
+) -> Result<ExitCode, Failure> {
+    let success = |()| ExitCode::SUCCESS;
     // Those that need neither catalog nor server.
-    let command = match cli.command {
-        Command::Config => return setup::config(&settings, output),
-        Command::Serve => return serve::serve(settings, paths).await,
-        Command::Top(top) => return top.run(&settings, output).await,
+    let command = match command {
+        Command::Config => return setup::config(&settings, output).map(success),
+        Command::Serve => return serve::serve(settings, &source, output).await.map(success),
+        Command::Top(top) => return top.run(&settings, output).await.map(success),
         Command::Migrate(migrate) => match migrate.offline(&settings, output) {
-            Some(done) => return done,
+            Some(done) => return done.map(success),
             None => Command::Migrate(migrate),
         },
         other => other,
     };
-    let context = Context::start(settings).await?;
+    let context = Context::start(settings, &source, output).await?;
     // These have their own use for Ctrl-C: a drained stop, and the cancelling of what runs in a database.
     let own = matches!(
         command,
@@ -138,13 +184,14 @@ async fn command(cli: Cli, output: Output) -> Done {
         _ = tokio::signal::ctrl_c(), if !own => Err(Failure("interrupted; what was begun goes on when the command is run again".into())),
     };
     // The server is let go whatever happened, but the first failure is the one to tell.
-    outcome.and(context.stop().await)
+    let stopped = context.stop().await;
+    outcome.and_then(|code| stopped.map(|()| code))
 }
 
-async fn dispatch(command: Command, context: &Context, output: Output) -> Done {
-    match command {
+async fn dispatch(command: Command, context: &Context, output: Output) -> Result<ExitCode, Failure> {
+    let done = match command {
         Command::Init => setup::init(context, output).await,
-        Command::Apply(apply) => apply.run(context, output).await,
+        Command::Apply(apply) => return apply.run(context, output).await,
         Command::Tenant(tenant) => tenant.run(context, output).await,
         Command::Server(server) => server.run(context, output).await,
         Command::Migrate(migrate) => migrate.run(context, output).await,
@@ -152,11 +199,13 @@ async fn dispatch(command: Command, context: &Context, output: Output) -> Done {
         Command::Verify(verify) => verify.run(context, output).await,
         Command::Doctor => doctor::run(context, output).await,
         Command::Rekey(rekey) => rekey.run(context, output).await,
+        Command::Keys => rekey::keys(context, output).await,
         Command::Demo => demo::demo(context).await,
         Command::Config
         | Command::Serve
         | Command::Top(_)
         | Command::Completions(_)
         | Command::Man { .. } => Ok(()),
-    }
+    };
+    done.map(|()| ExitCode::SUCCESS)
 }

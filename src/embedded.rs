@@ -34,6 +34,11 @@ use self::postmaster::Postmaster;
 /// How long a dead server stays unnoticed at most. One look reads two small files.
 const WATCH_INTERVAL: Duration = Duration::from_millis(300);
 
+/// Whether a cluster was made in this folder.
+pub fn exists(folder: &Path) -> bool {
+    folder.join("id").exists()
+}
+
 /// What to start, and where.
 #[derive(Debug, Clone)]
 pub struct Options {

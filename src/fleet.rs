@@ -3,8 +3,10 @@
 mod adopt;
 mod apply;
 mod check;
+mod claim;
 mod connections;
 mod database;
+mod desired;
 mod drift;
 mod holder;
 mod hosts;
@@ -25,23 +27,28 @@ mod router;
 mod schemas;
 mod secrets;
 mod server;
+mod standing;
 mod template;
 
 pub use adopt::{Adoption, AdoptionSpec};
 pub use apply::{Change, Plan};
-pub use check::{Finding, check};
+pub use check::{Finding, check, try_out};
+pub use claim::release;
+pub use desired::SettingChange;
 pub use drift::{Before, Proof};
-pub use init::init;
+pub use init::{Prepared, init, upgrade_catalog};
 pub use lineages::{ReadLineage, contradiction_among};
 pub use migration::ProvedMigration;
 pub use migrator::Migrator;
 pub use provision::TenantSpec;
 pub use psql::OperatorLogin;
 pub use rehearse::{FileRehearsal, Rehearsal, TableLock, TableRewrite};
+pub use rekey::Lost;
 pub use repair::RepairResult;
 pub use rights::OutdatedDatabase;
 pub use roles::{HISTORY, MIGRATORS, OWNER, catalog_migrator, catalog_owner, migrator_of};
 pub use server::{FleetServer, Servers, check_version};
+pub use standing::{Standing, standing};
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
@@ -58,7 +65,7 @@ use crate::policy::Invalid;
 use crate::schema;
 use crate::settings::Settings;
 use crate::tenant::{State, TenantId, Verb};
-use crate::vault::KeyRing;
+use crate::vault::{KeyMisfit, KeyRing};
 
 /// Why a verb could not be carried out; says what stands and what to do next.
 #[derive(Debug, thiserror::Error)]
@@ -89,6 +96,14 @@ pub enum FleetError {
     /// No tenant has this slug.
     #[error("there is no tenant `{0}`; see `manybox tenant list`")]
     Unknown(String),
+    /// No tenant has this slug, but others have similar ones.
+    #[error("there is no tenant `{slug}`; did you mean {}? See `manybox tenant list`", near.join(" or "))]
+    UnknownNear {
+        /// The slug.
+        slug: String,
+        /// Those of tenants that are there.
+        near: Vec<String>,
+    },
     /// The tenant is not in a state from which the verb may start.
     #[error("cannot {verb} `{slug}`: it is {state}; {}", verb.hint(*state))]
     State {
@@ -105,6 +120,9 @@ pub enum FleetError {
     /// A secret could not be sealed or opened.
     #[error(transparent)]
     Secret(#[from] crate::vault::VaultError),
+    /// The master keys are not the fleet's.
+    #[error(transparent)]
+    Key(#[from] KeyMisfit),
     /// Something named in the catalog or by the operator is not in the settings.
     #[error("{0}")]
     Settings(String),
@@ -160,6 +178,22 @@ pub enum FleetError {
     /// Another command is at work on the same thing.
     #[error("{0} is being worked on by another command; try again when it has ended")]
     Busy(String),
+}
+
+/// A server that could not be prepared, and why: what was done elsewhere stands.
+#[derive(Debug)]
+pub struct Unprepared {
+    /// The server.
+    pub server: String,
+    /// Why.
+    pub error: FleetError,
+}
+
+impl FleetError {
+    /// Whether a server did not answer: nothing is wrong with what was asked of it.
+    pub fn is_outage(&self) -> bool {
+        matches!(self, Self::Server { source, .. } if pg::is_outage(source.code()))
+    }
 }
 
 impl From<Invalid> for FleetError {
@@ -231,25 +265,28 @@ pub struct Fleet {
 }
 
 impl Fleet {
-    /// Opens the catalog as the admin of its server.
+    /// Opens the catalog as the admin of its server, if the master keys are the fleet's.
     ///
     /// # Errors
-    /// When it is not there ([`init`] makes it) or its server can't be reached.
+    /// When it is not there ([`init`] makes it), its server can't be reached, or it expects other keys.
     pub async fn open(settings: Settings, servers: Servers, keys: Arc<KeyRing>) -> Result<Self, FleetError> {
-        let server = servers.get(&settings.catalog.server)?;
-        let (admin, database) = (server.admin()?, &settings.catalog.database);
-        let catalog = Catalog::open(&server.endpoint, admin, database, Waits::default()).await;
-        let catalog = catalog.map_err(|error| match error {
-            catalog::CatalogError::Server(e)
-                if e.code() == Some(&tokio_postgres::error::SqlState::INVALID_CATALOG_NAME) =>
-            {
-                FleetError::Settings(format!(
-                    "there is no catalog `{}` on server `{}`; make it with `manybox init`",
-                    settings.catalog.database, settings.catalog.server
-                ))
-            }
-            other => other.into(),
-        })?;
+        let fleet = Self::open_with_any_key(settings, servers, keys).await?;
+        let known = fleet.catalog.master_keys().await?;
+        fleet.keys.fit(&known)?;
+        fleet.keys.hear(known);
+        Ok(fleet)
+    }
+
+    /// The same with whatever keys there are: for what changes them, and must not make anything from wrong ones.
+    ///
+    /// # Errors
+    /// When the catalog is not there, or its server can't be reached.
+    pub async fn open_with_any_key(
+        settings: Settings,
+        servers: Servers,
+        keys: Arc<KeyRing>,
+    ) -> Result<Self, FleetError> {
+        let catalog = Self::open_catalog(&settings, &servers).await?;
         Ok(Self {
             settings,
             catalog,
@@ -263,12 +300,47 @@ impl Fleet {
         })
     }
 
+    /// Opens the catalog as the admin of its server.
+    ///
+    /// # Errors
+    /// When it is not there ([`init`] makes it), or its server can't be reached.
+    pub async fn open_catalog(settings: &Settings, servers: &Servers) -> Result<Catalog, FleetError> {
+        let server = servers.get(&settings.catalog.server)?;
+        let (admin, database) = (server.admin()?, &settings.catalog.database);
+        let catalog = Catalog::open(&server.endpoint, admin, database, Waits::default()).await;
+        catalog.map_err(|error| match error {
+            catalog::CatalogError::Server(e)
+                if e.code() == Some(&tokio_postgres::error::SqlState::INVALID_CATALOG_NAME) =>
+            {
+                FleetError::Settings(format!(
+                    "there is no catalog `{}` on server `{}`; make it with `manybox init`",
+                    settings.catalog.database, settings.catalog.server
+                ))
+            }
+            other => other.into(),
+        })
+    }
+
     /// The tenant that has this slug.
     ///
     /// # Errors
     /// [`FleetError::Unknown`] when none has.
     pub async fn tenant(&self, slug: &str) -> Result<TenantRow, FleetError> {
-        self.catalog.tenant_by_slug(slug).await?.ok_or_else(|| FleetError::Unknown(slug.to_owned()))
+        if let Some(row) = self.catalog.tenant_by_slug(slug).await? {
+            return Ok(row);
+        }
+        let slugs = self.catalog.slugs().await?;
+        let mut near: Vec<_> = slugs
+            .iter()
+            .map(|known| (strsim::damerau_levenshtein(known, slug), known))
+            .filter(|(distance, known)| *distance <= 2 || (slug.len() > 2 && known.starts_with(slug)))
+            .collect();
+        near.sort();
+        let near: Vec<_> = near.into_iter().take(3).map(|(_, known)| format!("`{known}`")).collect();
+        Err(match near.is_empty() {
+            true => FleetError::Unknown(slug.to_owned()),
+            false => FleetError::UnknownNear { slug: slug.to_owned(), near },
+        })
     }
 
     /// Every edition of the settings, read and checked. One that is broken stops no other.
@@ -303,8 +375,10 @@ impl Fleet {
     fn edition_files(&self, name: &str) -> Result<&Path, FleetError> {
         let edition = self.settings.editions.get(name);
         edition.and_then(|e| e.migrations.as_deref()).ok_or_else(|| {
+            let known: Vec<_> = self.settings.editions.keys().map(|known| format!("`{known}`")).collect();
             FleetError::Settings(format!(
-                "there is no edition `{name}` in the settings; add [editions.{name}]"
+                "there is no edition `{name}` in the settings; expected one of {}, or add [editions.{name}]",
+                if known.is_empty() { "(none is set)".to_owned() } else { known.join(", ") }
             ))
         })
     }

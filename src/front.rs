@@ -5,6 +5,7 @@ mod channels;
 mod clients;
 mod cors;
 mod error;
+mod keys;
 mod layers;
 mod proxy;
 mod rate_limit;

@@ -36,7 +36,7 @@ const MAY_IMPORT: &[(&str, &str)] = &[
     ("verify", "policy tenant settings telemetry pg vault catalog rest migrate fleet"),
     ("doctor", "settings pg vault catalog fleet"),
     ("front", "backoff policy tenant settings telemetry pg vault catalog directory pool rest"),
-    ("admin", "policy tenant settings telemetry directory pool"),
+    ("admin", "policy tenant settings telemetry vault directory pool"),
     ("fuzz", "tenant directory rest migrate"),
     (
         "cli",

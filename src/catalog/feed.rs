@@ -3,7 +3,9 @@
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use tokio::sync::Notify;
 use tokio::sync::mpsc::Receiver;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::{Notification, Row};
 
 use super::made::made;
@@ -28,7 +30,12 @@ pub struct Reader {
     pub(super) sessions: Sessions,
     /// Keys that a warning was logged for.
     told: Arc<Mutex<HashSet<String>>>,
+    /// Told of every change of the fleet's master keys.
+    pub(super) keys_told: Arc<Notify>,
 }
+
+/// The notice of a change of the fleet's master keys, where another's is a tenant's id.
+const KEYS_CHANGED: &str = "master-key";
 
 /// Most keys that are warned of, so that a catalog full of unknown keys can't fill the log.
 const MAX_WARNINGS: usize = 100;
@@ -40,7 +47,7 @@ impl Reader {
         let catalog = database.clone();
         let logins = move || ring.router_logins(&catalog);
         let sessions = Sessions::new(endpoint.clone(), database.as_str(), SESSIONS, Waits::default(), logins);
-        Self { endpoint, keys, database, sessions, told: Arc::default() }
+        Self { endpoint, keys, database, sessions, told: Arc::default(), keys_told: Arc::default() }
     }
 
     /// Connects and listens. What is loaded after this misses nothing: the notices of later changes are kept.
@@ -49,7 +56,15 @@ impl Reader {
     /// When the server can't be reached, or refuses the router's login under every master key.
     pub async fn open(&self) -> Result<Feed, CatalogError> {
         let (connection, notices) = self.listen("directory").await?;
-        Ok(Feed { connection, notices, sessions: self.sessions.clone(), told: Arc::clone(&self.told) })
+        // What was told before is not known.
+        self.keys_told.notify_one();
+        Ok(Feed {
+            connection,
+            notices,
+            sessions: self.sessions.clone(),
+            told: Arc::clone(&self.told),
+            keys_told: Arc::clone(&self.keys_told),
+        })
     }
 
     pub(super) async fn listen(
@@ -57,7 +72,11 @@ impl Reader {
         channel: &str,
     ) -> Result<(Connection, Receiver<Notification>), CatalogError> {
         let logins = self.keys.router_logins(&self.database);
-        let (connection, notices) = pg::connect_listening(&self.endpoint, &logins, &self.database).await?;
+        let opened = pg::connect_listening(&self.endpoint, &logins, &self.database).await;
+        if opened.as_ref().is_err_and(|error| error.code() == Some(&SqlState::INVALID_PASSWORD)) {
+            self.keys.hear_refusal();
+        }
+        let (connection, notices) = opened?;
         connection.batch_execute(&format!("LISTEN {}", Ident::new(channel))).await?;
         Ok((connection, notices))
     }
@@ -69,6 +88,7 @@ pub struct Feed {
     notices: Receiver<Notification>,
     sessions: Sessions,
     told: Arc<Mutex<HashSet<String>>>,
+    keys_told: Arc<Notify>,
 }
 
 impl Feed {
@@ -128,8 +148,12 @@ impl Feed {
     /// Waits for the next change; `None` when the connection is lost. May be dropped while it waits.
     pub async fn next(&mut self) -> Option<TenantId> {
         loop {
+            let notice = self.notices.recv().await?;
+            if notice.payload() == KEYS_CHANGED {
+                self.keys_told.notify_one();
+            }
             // Anybody who may connect to the catalog can send a notice whose payload is no id.
-            if let Ok(id) = self.notices.recv().await?.payload().parse() {
+            if let Ok(id) = notice.payload().parse() {
                 return Some(id);
             }
         }

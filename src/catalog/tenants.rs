@@ -13,7 +13,7 @@ use crate::tenant::{Adopted, BaseUrl, Lineage, Origin, Record, Sealed, State, Te
 
 pub(super) const SELECT: &str = "
     SELECT t.id, t.slug, t.state, t.tier, t.server, t.edition, t.version::int8, t.history, t.generation, t.key,
-           t.overrides, t.database, t.login_role, t.sealed, t.reloads, t.unsettled, t.failure, t.migrated_at, t.quarantined, t.labels, t.created_at, t.changed_at,
+           t.overrides, t.database, t.login_role, t.sealed, t.reloads, t.unsettled, t.failure, t.migrated_at, t.quarantined, t.labels, t.created_at, t.changed_at, t.lost_secrets,
            ARRAY(SELECT b.url FROM catalog.base_url b WHERE b.tenant = t.id ORDER BY b.templated, b.url) AS base_urls
     FROM catalog.tenant t";
 
@@ -61,6 +61,8 @@ pub struct TenantRow {
     pub quarantined: Option<OffsetDateTime>,
     /// What an operator calls it by, to say which tenants a wave takes.
     pub labels: BTreeMap<String, String>,
+    /// Its secrets that nobody can open any more, because the master key is lost that sealed them; each can be set anew.
+    pub lost_secrets: Vec<String>,
     /// When it was intended.
     #[serde(with = "time::serde::rfc3339")]
     pub created_at: OffsetDateTime,
@@ -77,6 +79,7 @@ fn tenant_row(row: &Row) -> Result<TenantRow, CatalogError> {
         migrated_at: row.try_get("migrated_at")?,
         quarantined: row.try_get("quarantined")?,
         labels: row.try_get::<_, Json<BTreeMap<String, String>>>("labels")?.0,
+        lost_secrets: row.try_get::<_, Json<Sealed>>("lost_secrets")?.0.into_keys().collect(),
         created_at: row.try_get("created_at")?,
         changed_at: row.try_get("changed_at")?,
     })
@@ -249,8 +252,14 @@ impl Catalog {
             .sessions
             .execute(
                 "WITH t AS (
-                    UPDATE catalog.tenant SET state = $2, unsettled = true, changed_at = now()
-                    WHERE id = $1 AND state = ANY ($3) RETURNING id
+                    UPDATE catalog.tenant SET
+                        state = CASE WHEN $4 = 'restore' AND was_suspended THEN 'suspended' ELSE $2 END,
+                        was_suspended = CASE WHEN $4 = 'retire' AND state <> 'retired' THEN state = 'suspended'
+                                             WHEN $4 IN ('suspend', 'resume') THEN false ELSE was_suspended END,
+                        unsettled = true, changed_at = now()
+                    -- What was suspended when it was retired, and was restored, may be restored again: a command was killed.
+                    WHERE id = $1 AND (state = ANY ($3) OR $4 = 'restore' AND state = 'suspended' AND was_suspended)
+                    RETURNING id
                  )
                  INSERT INTO catalog.journal (tenant, action) SELECT id, $4 FROM t",
                 &[&id.as_str(), &verb.to().as_str(), &from, &verb.to_string()],
@@ -305,53 +314,6 @@ impl Catalog {
              )
              INSERT INTO catalog.journal (tenant, action) SELECT id, 'purged' FROM t",
             &[&id.as_str()],
-        )
-        .await
-    }
-
-    /// Changes a tenant's tier, what it has different, and its secrets.
-    ///
-    /// # Errors
-    /// When the catalog can't be changed.
-    pub async fn tenant_configure(
-        &self,
-        id: &TenantId,
-        tier: &str,
-        overrides: &Overrides,
-        sealed: &Sealed,
-    ) -> Result<(), CatalogError> {
-        self.change(
-            "WITH t AS (
-                UPDATE catalog.tenant SET tier = $2, overrides = $3, sealed = $4, changed_at = now()
-                WHERE id = $1 RETURNING id
-             )
-             INSERT INTO catalog.journal (tenant, action, detail)
-             SELECT id, 'set', jsonb_build_object('tier', $2::text, 'settings', $3::jsonb) FROM t",
-            &[&id.as_str(), &tier, &Json(&overrides.clone().with_jwt_secret(None)), &Json(sealed)],
-        )
-        .await
-    }
-
-    /// Gives an adopted tenant another login, or another password of the same. The generation is raised, so that
-    /// routers open no more connections with the one before.
-    ///
-    /// # Errors
-    /// When the catalog can't be changed.
-    pub async fn tenant_login_changed(
-        &self,
-        id: &TenantId,
-        login_role: &str,
-        sealed: &Sealed,
-    ) -> Result<(), CatalogError> {
-        self.change(
-            "WITH t AS (
-                UPDATE catalog.tenant
-                SET login_role = $2, sealed = $3, generation = generation + 1, changed_at = now()
-                WHERE id = $1 AND database IS NOT NULL RETURNING id
-             )
-             INSERT INTO catalog.journal (tenant, action, detail)
-             SELECT id, 'login', jsonb_build_object('login', $2::text) FROM t",
-            &[&id.as_str(), &login_role, &Json(sealed)],
         )
         .await
     }
@@ -467,20 +429,6 @@ impl Catalog {
              )
              INSERT INTO catalog.journal (tenant, action, detail) SELECT id, $4, $5 FROM t",
             &[&id.as_str(), &lineage.version, &lineage.history, &action, detail],
-        )
-        .await
-    }
-
-    /// The tenant's password now derives from this master key, and its secrets are sealed with it.
-    ///
-    /// # Errors
-    /// When the catalog can't be changed.
-    pub async fn tenant_rekeyed(&self, id: &TenantId, key: i32, sealed: &Sealed) -> Result<(), CatalogError> {
-        self.change(
-            "WITH t AS (UPDATE catalog.tenant SET key = $2, sealed = $3 WHERE id = $1 RETURNING id)
-             INSERT INTO catalog.journal (tenant, action, detail)
-             SELECT id, 'rekey', jsonb_build_object('key', $2::int) FROM t",
-            &[&id.as_str(), &key, &Json(sealed)],
         )
         .await
     }

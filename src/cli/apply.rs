@@ -1,31 +1,48 @@
 //! `manybox apply`: declared tenants into being.
 
 use std::collections::BTreeSet;
+use std::process::ExitCode;
 
 use futures_util::stream::{self, StreamExt as _};
 
 use super::{Context, Done, Failure, Output};
 use crate::fleet::{Change, Fleet};
 
+/// The exit code of a dry run that found something to do, as Terraform's detailed exit codes have it.
+const CHANGES: u8 = 2;
 /// Tenants of one failing template that are named; the others are counted.
 const NAMED: usize = 5;
 
 #[derive(clap::Args)]
 pub(super) struct Apply {
-    /// Show what would be done, and do nothing
+    /// Show what would be done, and do nothing: exit code 0 for nothing to do, 2 for changes, 1 for an error
     #[arg(long)]
-    dry_run: bool,
+    pub(super) dry_run: bool,
     /// Tenants worked on at the same time; four databases at most are copied at a time
     #[arg(long, default_value_t = 8, value_name = "N")]
     jobs: usize,
 }
 
 impl Apply {
-    pub(super) async fn run(self, context: &Context, output: Output) -> Done {
-        let fleet = if self.dry_run { context.fleet().await? } else { context.init(output).await? };
+    pub(super) async fn run(self, context: &Context, output: Output) -> Result<ExitCode, Failure> {
+        let (fleet, left) = if self.dry_run {
+            (context.fleet().await?, Vec::new())
+        } else {
+            let initialised = context.init(output).await?;
+            (initialised.fleet, initialised.left)
+        };
         let plan = fleet.plan().await?;
         if !self.dry_run {
-            execute(&fleet, &plan.changes, self.jobs, output).await?;
+            let executed = execute(&fleet, &plan.changes, self.jobs, output).await;
+            match (executed, left.is_empty()) {
+                (executed, true) => executed?,
+                (Ok(()), false) => {
+                    return Err(Failure(format!("not all was prepared:\n  {}", left.join("\n  "))));
+                }
+                (Err(Failure(failed)), false) => {
+                    return Err(Failure(format!("{failed}\nnot all was prepared:\n  {}", left.join("\n  "))));
+                }
+            }
         }
         let done = if self.dry_run { "would " } else { "" };
         output.list(
@@ -33,7 +50,15 @@ impl Apply {
             &["TENANT", "CHANGE"],
             |change| vec![change.slug().to_owned(), format!("{done}{}", change.words())],
             "nothing to do: the fleet is as declared",
-        )
+        )?;
+        let conflicts = plan.changes.iter().filter(|change| change.is_conflict()).count();
+        match (self.dry_run, plan.changes.len()) {
+            (true, _) if conflicts > 0 => {
+                Err(Failure(format!("{conflicts} tenant(s) can't be made as they are declared")))
+            }
+            (true, 1..) => Ok(ExitCode::from(CHANGES)),
+            _ => Ok(ExitCode::SUCCESS),
+        }
     }
 }
 
@@ -45,14 +70,14 @@ pub(super) async fn execute(fleet: &Fleet, changes: &[Change], jobs: usize, outp
     let told = without.iter().map(|(why, slugs)| format!("{}: {why}", few(slugs))).collect::<Vec<_>>();
     let without: BTreeSet<_> = without.into_iter().flat_map(|(_, slugs)| slugs).collect();
     let bar = output.bar(changes.len() - without.len(), "applying");
-    let failures: Vec<String> =
+    let failures: Vec<(&str, String)> =
         stream::iter(changes.iter().filter(|change| !without.contains(change.slug())))
             .map(|change| {
                 let bar = &bar;
                 async move {
                     let outcome = fleet.apply(change).await;
                     bar.inc(1);
-                    outcome.err().map(|error| format!("{}: {error}", change.slug()))
+                    outcome.err().map(|error| (change.slug(), error.to_string()))
                 }
             })
             .buffer_unordered(jobs.max(1))
@@ -60,7 +85,11 @@ pub(super) async fn execute(fleet: &Fleet, changes: &[Change], jobs: usize, outp
             .collect()
             .await;
     bar.finish_and_clear();
-    let failed = failures.len() + without.len();
+    let mut except = without.clone();
+    except.extend(failures.iter().map(|(slug, _)| (*slug).to_owned()));
+    fleet.remember_declared(&except).await?;
+    let failures = failures.into_iter().map(|(slug, error)| format!("{slug}: {error}"));
+    let failed = except.len();
     if failed == 0 {
         return Ok(());
     }

@@ -10,7 +10,9 @@ const TOKEN: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
 
 pub(super) async fn demo(context: &Context) -> Done {
     let output = Output { json: false };
-    let fleet = context.init(output).await?;
+    let initialised = context.init(output).await?;
+    initialised.whole()?;
+    let fleet = initialised.fleet;
     let plan = fleet.plan().await?;
     apply::execute(&fleet, &plan.changes, 4, output).await?;
     let bar = output.bar(context.settings.tenants.len(), "filling with data");

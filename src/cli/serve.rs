@@ -11,8 +11,8 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
-use super::context::start_embedded;
-use super::{Done, Failure};
+use super::context::{SettingsSource, start_embedded};
+use super::{Done, Failure, Output};
 use crate::admin;
 use crate::directory::Directory;
 use crate::embedded::Embedded;
@@ -27,8 +27,9 @@ const OWN_DESCRIPTORS: usize = 1000;
 /// Clients that the system lets wait until they are accepted.
 const BACKLOG: u32 = 1024;
 
-pub(super) async fn serve(settings: Settings, paths: Paths) -> Done {
-    let embedded = start_embedded(&settings).await?;
+pub(super) async fn serve(settings: Settings, source: &SettingsSource, output: Output) -> Done {
+    let embedded = start_embedded(&settings, source, output).await?;
+    let paths = Paths { file: source.file.clone() };
     let outcome = with(&settings, embedded.as_ref(), Some(paths), |_| ()).await;
     match embedded {
         Some(embedded) => outcome.and(embedded.stop().await.map_err(Failure::from)),
@@ -70,6 +71,7 @@ pub(super) async fn with(
         pools: app.pools.clone(),
         metrics: app.metrics.clone(),
         traffic: app.traffic.clone(),
+        keys: Arc::clone(&app.keys),
         top: settings.listen.metrics_tenants,
         stopping,
     };

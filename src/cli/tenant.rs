@@ -1,6 +1,7 @@
 //! `manybox tenant`: create and look after tenants.
 
 mod adopt;
+mod secret;
 mod set;
 
 use std::io::{BufRead as _, IsTerminal as _};
@@ -12,7 +13,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::output::{line, table};
+use super::output::{line, table, time};
 use super::{Context, Done, Failure, Output};
 use crate::catalog::{Filter, TenantRow};
 use crate::fleet::{Fleet, TenantSpec};
@@ -68,9 +69,11 @@ pub(super) enum TenantCommand {
     Set {
         /// The tenant
         slug: String,
-        /// KEY=VALUE
-        #[arg(required = true, value_name = "KEY=VALUE")]
+        /// KEY=VALUE; of a secret KEY=@FILE, or KEY=- for standard input
+        #[arg(required_unless_present_any = ["jwt_secret_file", "jwt_secret_env"], value_name = "KEY=VALUE")]
         settings: Vec<String>,
+        #[command(flatten)]
+        jwt_secret: secret::JwtSecret,
     },
     /// Have routers read its schema and in-database configuration again, as `NOTIFY pgrst` does with PostgREST
     Reload {
@@ -161,12 +164,9 @@ impl TenantCommand {
                 )
             }
             Self::Show { slug, jwt_key } => show(&fleet, &slug, jwt_key, output).await,
-            Self::Set { slug, settings } => {
-                let changed = set::set(&fleet, &slug, &settings).await?;
-                output.answer(&changed, |changed| {
-                    let warnings = changed.warnings.iter().map(|w| format!("\nwarning: {w}"));
-                    format!("{}{}", done(&changed.tenant), warnings.collect::<String>())
-                })
+            Self::Set { slug, settings, jwt_secret } => {
+                let changed = set::set(&fleet, &slug, &settings, &jwt_secret, output).await?;
+                output.answer(&changed, set::words)
             }
             Self::Reload { slugs, all } => reload(&fleet, slugs, all, output).await,
             Self::Suspend { slug } => verb(&fleet, &slug, Verb::Suspend, output).await,
@@ -293,18 +293,26 @@ async fn show(fleet: &Fleet, slug: &str, jwt_key: bool, output: Output) -> Done 
             ("server", record.server.clone()),
             ("database", record.database()),
             ("login", record.login_role()),
-            ("created", row.created_at.to_string()),
+            ("created", time(row.created_at)),
         ];
         facts.extend(record.overrides.iter().map(|(key, value)| ("setting", format!("{key} = {value}"))));
         facts.extend(record.sealed.keys().map(|name| ("sealed", format!("{name} (set, never shown)"))));
+        let lost = |name: &String| {
+            (
+                "lost",
+                format!(
+                    "{name} (sealed with a master key that is lost: `manybox keys` says how to set it anew)"
+                ),
+            )
+        };
+        facts.extend(row.lost_secrets.iter().map(lost));
         facts.extend(row.failure.clone().map(|failure| ("failure", failure)));
         facts.extend(warnings.iter().map(|warning| ("warning", warning.clone())));
         facts.extend(key.clone().map(|key| ("jwt key", key)));
         facts.extend(record.base_urls.iter().map(|url| ("base url", url.to_string())));
         let facts = table(&["", ""], facts.into_iter().map(|(name, value)| vec![name.to_owned(), value]));
-        let lines = journal
-            .iter()
-            .map(|e| vec![e.at.to_string(), e.actor.clone(), e.action.clone(), e.detail.to_string()]);
+        let lines =
+            journal.iter().map(|e| vec![time(e.at), e.actor.clone(), e.action.clone(), e.detail.to_string()]);
         format!("{}\n\n{}", facts.trim_start(), table(&["AT", "ACTOR", "ACTION", "DETAIL"], lines))
     })
 }

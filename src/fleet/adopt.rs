@@ -10,7 +10,7 @@ use super::roles::{catalog_migrator, catalog_owner};
 use super::{Doing, Fleet, FleetError};
 use crate::catalog::{Filter, NewTenant, TenantRow};
 use crate::pg::{self, Connection, Guard, Login};
-use crate::policy::{Api, InDatabase, Limits, Overrides, Secret};
+use crate::policy::{Api, InDatabase, JWT_SECRET, Limits, Overrides, Secret};
 use crate::schema::{self, Schema, SchemaError};
 use crate::tenant::{Adopted, BaseUrl, Origin, Record, Sealed, Slug, State, TenantId};
 use crate::vault::PASSWORD;
@@ -68,9 +68,15 @@ impl Fleet {
         };
         let adopted = Adopted { database: spec.database.clone(), login_role: role.clone() };
         self.refuse_ours(server, &adopted)?;
-        let mut overrides = match &before {
-            Some(row) => self.unsealed(&row.record)?,
-            None => Overrides::default(),
+        let (mut overrides, opened) = match &before {
+            // A token secret that can't be opened stays as it is, unless another is given.
+            Some(row) => match self.unsealed(&row.record) {
+                Ok(overrides) => (overrides, true),
+                Err(_) => {
+                    (row.record.overrides.clone(), spec.settings.iter().any(|(key, _)| key == JWT_SECRET))
+                }
+            },
+            None => (Overrides::default(), true),
         };
         for (key, value) in &spec.settings {
             overrides.set(key, value)?;
@@ -106,7 +112,7 @@ impl Fleet {
         warnings.extend(self.shared(slug, server, &login.user).await?);
 
         let id = match before {
-            Some(row) => self.change(&row, &login, spec, &overrides).await?,
+            Some(row) => self.change(&row, &login, spec, &overrides, opened).await?,
             None => self.register(slug, server, adopted, &login, spec, overrides).await?,
         };
         let tenant = self.catalog.tenant(&id).await?.ok_or_else(|| FleetError::Unknown(slug.to_string()))?;
@@ -238,7 +244,7 @@ impl Fleet {
             slug: slug.clone(),
             tier,
             server: server.to_owned(),
-            sealed: self.with_password(&id, self.sealed(&id, &Sealed::new(), &overrides)?, login)?,
+            sealed: self.with_password(&id, self.sealed_anew(&id, &overrides)?, login)?,
             origin: Origin::Adopted(adopted),
             key: self.keys.newest().id(),
             templated: self.templated(slug)?,
@@ -255,12 +261,18 @@ impl Fleet {
         login: &Login,
         spec: &AdoptionSpec,
         overrides: &Overrides,
+        opened: bool,
     ) -> Result<TenantId, FleetError> {
         let record = &row.record;
         let sealed = self.with_password(&record.id, record.sealed.clone(), login)?;
         self.catalog.tenant_login_changed(&record.id, &login.user, &sealed).await?;
         let now = crate::tenant::Record { sealed, ..record.clone() };
-        self.configure(&now, spec.tier.as_ref().unwrap_or(&record.tier), overrides).await?;
+        let tier = spec.tier.as_ref().unwrap_or(&record.tier);
+        if opened {
+            self.configure(&now, tier, overrides).await?;
+        } else {
+            self.configure_beside_secrets(&now, tier, overrides).await?;
+        }
         if !spec.base_urls.is_empty() {
             let mut given = self.catalog.base_urls_given(&record.id).await?;
             given.extend(spec.base_urls.iter().filter(|url| !record.base_urls.contains(url)).cloned());

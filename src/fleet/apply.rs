@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::desired::{SettingChange, remembered};
 use super::{Fleet, FleetError, TenantSpec};
-use crate::catalog::{Filter, TenantRow};
-use crate::policy::Overrides;
+use crate::catalog::{DeclaredBefore, Filter, TenantRow};
 use crate::settings::Declared;
 use crate::tenant::{BaseUrl, Slug, State};
 
@@ -41,8 +41,8 @@ pub enum Change {
     Update {
         /// Its slug.
         slug: String,
-        /// What differs.
-        what: Vec<&'static str>,
+        /// What differs, from what to what.
+        changes: Vec<SettingChange>,
     },
     /// A tenant whose login may open another number of connections on its server than the settings say.
     Limit {
@@ -75,13 +75,21 @@ impl Change {
         }
     }
 
+    /// Whether it is one that can't be carried out.
+    pub fn is_conflict(&self) -> bool {
+        matches!(self, Self::Conflict { .. })
+    }
+
     /// What would be done, in words.
     pub fn words(&self) -> String {
         match self {
             Self::Create { edition, server, .. } => format!("create (edition {edition}, server {server})"),
             Self::Finish { .. } => "finish its creation".into(),
             Self::Settle { state, .. } => format!("make its server follow its state ({state})"),
-            Self::Update { what, .. } => format!("update {}", what.join(", ")),
+            Self::Update { changes, .. } => {
+                let all: Vec<_> = changes.iter().map(ToString::to_string).collect();
+                format!("update {}", all.join("; "))
+            }
             Self::Limit { is, wanted, .. } => {
                 format!("let its login have {wanted} connections instead of {is}")
             }
@@ -105,6 +113,7 @@ impl Fleet {
     pub async fn plan(&self) -> Result<Plan, FleetError> {
         let rows = self.catalog.tenants(&Filter::default()).await?;
         let given = self.catalog.every_base_url_given().await?;
+        let before = self.catalog.declared_before().await?;
         let mut changes = Vec::new();
         let mut there = BTreeSet::new();
         for row in &rows {
@@ -122,7 +131,8 @@ impl Fleet {
                 }
                 _ => {
                     let given = given.get(row.record.id.as_str()).map_or(&[][..], Vec::as_slice);
-                    changes.extend(self.differences(row, declared, given)?);
+                    let before = before.get(row.record.id.as_str());
+                    changes.extend(self.differences(row, declared, before, given)?);
                 }
             }
         }
@@ -153,11 +163,12 @@ impl Fleet {
         &self,
         row: &TenantRow,
         declared: Option<&Declared>,
+        before: Option<&DeclaredBefore>,
         given: &[String],
     ) -> Result<Option<Change>, FleetError> {
         let record = &row.record;
         let slug = record.slug.to_string();
-        let mut what = Vec::new();
+        let mut changes = Vec::new();
         if let Some(declared) = declared {
             let Some(lineage) = record.lineage() else {
                 let reason =
@@ -180,21 +191,19 @@ impl Fleet {
                 let reason = "it is declared but retired; restore it, or take it out of the settings".into();
                 return Ok(Some(Change::Conflict { slug, reason }));
             }
-            if declared.tier.as_ref().is_some_and(|tier| *tier != record.tier) {
-                what.push("tier");
-            }
-            if declared.settings != Overrides::default() && declared.settings != self.unsealed(record)? {
-                what.push("settings");
-            }
-            if !urls(&declared.base_urls)?.iter().all(|url| given.contains(&url.to_string())) {
-                what.push("base URLs");
-            }
+            let (is, wanted) = self.desired(row, declared, before, given)?;
+            changes = is.changes(&wanted);
         }
-        let all: BTreeSet<_> = record.base_urls.iter().map(ToString::to_string).collect();
-        if !self.templated(&record.slug)?.iter().all(|url| all.contains(&url.to_string())) {
-            what.push("default base URLs");
+        let given = |url: &String| given.contains(url);
+        let is: BTreeSet<_> =
+            record.base_urls.iter().map(ToString::to_string).filter(|url| !given(url)).collect();
+        let wanted = self.templated(&record.slug)?.iter().map(ToString::to_string).collect::<BTreeSet<_>>();
+        let wanted: BTreeSet<_> = wanted.into_iter().filter(|url| !given(url)).collect();
+        if is != wanted {
+            let all = |urls: BTreeSet<String>| Some(urls.into_iter().collect::<Vec<_>>().join(","));
+            changes.push(SettingChange { key: "default base URLs".into(), from: all(is), to: all(wanted) });
         }
-        Ok((!what.is_empty()).then_some(Change::Update { slug, what }))
+        Ok((!changes.is_empty()).then_some(Change::Update { slug, changes }))
     }
 
     /// Makes the templates that these changes need, each once, so that files which fail do not fail once for each tenant.
@@ -216,6 +225,25 @@ impl Fleet {
             }
         }
         failed
+    }
+
+    /// Remembers what is declared of the tenants that are as declared, so that a later `apply` takes back what is then no
+    /// more. Those named in `except` are not: something of theirs failed.
+    ///
+    /// # Errors
+    /// When the catalog can't be changed.
+    pub async fn remember_declared(&self, except: &BTreeSet<String>) -> Result<(), FleetError> {
+        let mut declared = Vec::new();
+        for row in self.catalog.tenants(&Filter::default()).await? {
+            let slug = row.record.slug.as_str();
+            if let Some(of_tenant) = self.settings.tenants.get(slug).filter(|_| !except.contains(slug)) {
+                declared.push((row.record.id.clone(), remembered(of_tenant)?));
+            }
+        }
+        if declared.is_empty() {
+            return Ok(());
+        }
+        Ok(self.catalog.declared_now(&declared).await?)
     }
 
     /// Carries out one change of a plan.
@@ -244,21 +272,17 @@ impl Fleet {
                 let row = self.tenant(slug).await?;
                 let record = &row.record;
                 if let Some(declared) = self.settings.tenants.get(slug) {
-                    let tier = declared.tier.clone().unwrap_or_else(|| record.tier.clone());
-                    let overrides = if declared.settings == Overrides::default() {
-                        self.unsealed(record)?
-                    } else {
-                        declared.settings.clone()
-                    };
-                    self.configure(record, &tier, &overrides).await?;
-                    // Added to, never taken from: `apply` deletes nothing.
-                    let mut given = self.catalog.base_urls_given(&record.id).await?;
-                    for url in urls(&declared.base_urls)? {
-                        if !given.contains(&url) {
-                            given.push(url);
-                        }
+                    let given = self.catalog.base_urls_given(&record.id).await?;
+                    let given: Vec<_> = given.iter().map(ToString::to_string).collect();
+                    let before = self.catalog.declared_before().await?.remove(record.id.as_str());
+                    let (is, wanted) = self.desired(&row, declared, before.as_ref(), &given)?;
+                    if (&is.tier, &is.overrides) != (&wanted.tier, &wanted.overrides) {
+                        self.configure(record, &wanted.tier, &wanted.overrides).await?;
                     }
-                    self.catalog.base_urls_replace(&record.id, &given, false).await?;
+                    if is.base_urls != wanted.base_urls {
+                        let wanted: Vec<_> = wanted.base_urls.into_iter().collect();
+                        self.catalog.base_urls_replace(&record.id, &urls(&wanted)?, false).await?;
+                    }
                 }
                 self.catalog.base_urls_replace(&record.id, &self.templated(&record.slug)?, true).await?;
             }

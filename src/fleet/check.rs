@@ -1,10 +1,12 @@
-//! Check: tries on a scratch database everything manybox will need of a server, and names the GRANT that is missing.
+//! Check: whether a server has what manybox needs and nothing that it must not have, by its catalogs alone; and a trial of
+//! all of it on a scratch database, which changes the server.
 
 use super::database::DatabaseRights;
 use super::prepare::prepare;
 use super::roles::{self, HISTORY, MIGRATORS, OWNER, migrator_of};
 use super::server::{run, version};
-use super::{Doing, FleetError, FleetServer, database, hosts, rights};
+use super::standing::identity;
+use super::{Doing, FleetError, FleetServer, claim, database, hosts, rights};
 use crate::pg::{Ident, literal};
 use crate::settings::Settings;
 use crate::tenant::TenantId;
@@ -22,13 +24,91 @@ pub struct Finding {
     pub remedy: String,
 }
 
-/// Tries everything on one server, cleaning up after itself. Stops at the first trial that later ones build on.
+impl Finding {
+    fn new(trial: impl Into<String>, wrong: Option<(String, String)>) -> Self {
+        let ok = wrong.is_none();
+        let (message, remedy) = wrong.unwrap_or_default();
+        Self { trial: trial.into(), ok, message, remedy }
+    }
+}
+
+/// What the admin is and may do, and databases that PUBLIC may connect to, as trial, whether it fails, what was seen and what
+/// mends it. $1: the roles that manybox makes or may find; $2: those that the admin must be able to become; $3: the catalog.
+const QUESTIONS: &str = include_str!("check.sql");
+
+/// Looks at one server, and changes nothing. A server that can't be reached is a finding.
+pub async fn check(settings: &Settings, server: &FleetServer) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    if let Err(error) = look(settings, server, &mut findings).await {
+        let remedy = "see whether the server is up, and whether its url is right".to_owned();
+        findings.push(Finding::new("look at it", Some((error.to_string(), remedy))));
+    }
+    findings
+}
+
+async fn look(
+    settings: &Settings,
+    server: &FleetServer,
+    findings: &mut Vec<Finding>,
+) -> Result<(), FleetError> {
+    let (name, catalog) = (server.endpoint.name(), &settings.catalog.database);
+    let client = server.connect_admin().await?;
+    let upgrade = |error: FleetError| (error.to_string(), "upgrade PostgreSQL".to_owned());
+    let old = version(&client, name).await.err().map(upgrade);
+    findings.push(Finding::new("version with the security fixes", old));
+    let shared = [OWNER, HISTORY, MIGRATORS].map(str::to_owned);
+    let roles: Vec<_> = shared.iter().cloned().chain(settings.roles()).collect();
+    let becomes = [OWNER, HISTORY].map(str::to_owned);
+    let looking = || format!("looking at server `{name}`");
+    let rows = client.query(QUESTIONS, &[&roles, &&becomes[..], &catalog]).await.doing(looking)?;
+    for row in rows {
+        let (trial, wrong): (String, bool) = (row.try_get(0).doing(looking)?, row.try_get(1).doing(looking)?);
+        let (seen, remedy): (String, String) =
+            (row.try_get(2).doing(looking)?, row.try_get(3).doing(looking)?);
+        findings.push(Finding::new(trial, wrong.then_some((seen, remedy))));
+    }
+    let others = claim::others(&client, catalog).await?;
+    let seen = || {
+        let seen = format!("so have the routers of other fleets, with these catalogs: {}", others.join(", "));
+        let remedy = "give each fleet a server of its own, or divide it by budget.max_connections of both";
+        (seen, remedy.to_owned())
+    };
+    let shared = (!others.is_empty()).then(seen);
+    findings.push(Finding::new("only this fleet's routers have a login here", shared));
+    let kept = claim::kept(server, &client, catalog).await?;
+    // Asked of the catalog's server, which may be another one.
+    let other = match kept {
+        Some(kept) if name == settings.catalog.server => {
+            let ours = identity(server, &client, catalog).await?;
+            (ours.as_ref() != Some(&kept)).then(|| {
+                let seen = match ours {
+                    Some(ours) => format!("it belongs to fleet {kept}, this one is {ours}"),
+                    None => format!("it belongs to fleet {kept}, whose catalog `{catalog}` is not here"),
+                };
+                let remedy = format!(
+                    "restore the catalog of that fleet from its backup, or run `manybox server claim {name}` if it is gone"
+                );
+                (seen, remedy)
+            })
+        }
+        _ => None,
+    };
+    findings.push(Finding::new("it belongs to this fleet, or to none", other));
+    Ok(())
+}
+
+/// Makes the roles that are missing on one server, and tries everything there on a scratch database, cleaning up after
+/// itself. Stops at the first trial that later ones build on.
 ///
 /// # Errors
-/// When the server can't be reached as its admin.
-pub async fn check(settings: &Settings, server: &FleetServer) -> Result<Vec<Finding>, FleetError> {
+/// When the server can't be reached as its admin, or belongs to another fleet.
+pub async fn try_out(settings: &Settings, server: &FleetServer) -> Result<Vec<Finding>, FleetError> {
     let client = server.connect_admin().await?;
-    let name = server.endpoint.name();
+    let (name, catalog) = (server.endpoint.name(), &settings.catalog.database);
+    if name == settings.catalog.server {
+        let ours = identity(server, &client, catalog).await?;
+        claim::refuse_other(server, &client, catalog, ours.as_deref()).await?;
+    }
     let admin = Ident::new(&server.admin()?.user);
     let scratch = format!("mb_check_{}", TenantId::random()?);
     let scratch_ident = Ident::new(&scratch);
@@ -128,25 +208,6 @@ pub async fn check(settings: &Settings, server: &FleetServer) -> Result<Vec<Find
         run(&client, &format!("DROP ROLE IF EXISTS {scratch_ident}")).await,
         String::new(),
     );
-    for database in ["postgres", "template1"] {
-        let open: bool = client
-            .query_one("SELECT pg_catalog.has_database_privilege('public', $1, 'CONNECT')", &[&database])
-            .await
-            .and_then(|row| row.try_get(0))
-            .doing(|| format!("looking at database `{database}`"))?;
-        let closed = if open {
-            Err(FleetError::Settings("every tenant's login can connect to it".into()))
-        } else {
-            Ok(())
-        };
-        note(
-            &format!("`{database}` is closed to PUBLIC"),
-            closed,
-            format!(
-                "REVOKE CONNECT, TEMPORARY ON DATABASE {database} FROM PUBLIC; GRANT CONNECT ON DATABASE {database} TO {admin};"
-            ),
-        );
-    }
     Ok(findings)
 }
 

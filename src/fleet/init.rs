@@ -7,9 +7,10 @@ use tokio_util::sync::CancellationToken;
 use super::database::DatabaseRights;
 use super::migrator::{Migrator, Waiting};
 use super::prepare::{grant_to_admin, make_role, prepare};
-use super::roles::{self, OWNER, catalog_migrator, catalog_owner};
+use super::roles::{self, HISTORY, MIGRATORS, OWNER, catalog_migrator, catalog_owner};
 use super::server::{role_exists, run};
-use super::{Doing, FleetError, Servers, database, rights, router};
+use super::standing::{identity, standing};
+use super::{Doing, FleetError, Servers, Unprepared, claim, database, rights, router};
 use crate::catalog::{self, Catalog};
 use crate::migrate;
 use crate::pg::{AdvisoryLock, Ident, Waits, literal};
@@ -20,45 +21,120 @@ use crate::vault::KeyRing;
 const LOCK: i64 = 0x6d61_6e79_626f_7800;
 const LOCK_WAIT: Duration = Duration::from_secs(60);
 
+/// What came of an `init`.
+#[derive(Debug, Default)]
+pub struct Prepared {
+    /// The servers that could not be prepared.
+    pub unprepared: Vec<Unprepared>,
+    /// What an operator should know of the others, one sentence each.
+    pub notes: Vec<String>,
+}
+
 /// Prepares every server, and makes or upgrades the catalog.
 ///
 /// # Errors
-/// When a server is too old, refuses or can't be reached.
-pub async fn init(settings: &Settings, servers: &Servers, keys: &KeyRing) -> Result<(), FleetError> {
-    for (name, server) in servers.iter() {
-        let client = server.connect_admin().await?;
-        let lock = AdvisoryLock::acquire(&client, LOCK, LOCK_WAIT)
-            .await
-            .doing(|| format!("locking server `{name}`"))?
-            .ok_or_else(|| FleetError::Busy(format!("server `{name}`")))?;
-        let work = async {
-            prepare(server, &client, &settings.roles()).await?;
-            router::prepare(server, &client, keys, &settings.catalog.database).await?;
-            if name == settings.catalog.server {
-                make_catalog(settings, server, &client, keys).await?;
-            }
-            Ok::<_, FleetError>(())
-        };
-        server.unhindered(work).await?;
-        lock.release(&client).await.doing(|| "releasing the server's lock".into())?;
+/// When the catalog's server refuses or can't be reached, belongs to another fleet, or the master keys are not those of the
+/// catalog that is there: then nothing was changed.
+pub async fn init(settings: &Settings, servers: &Servers, keys: &KeyRing) -> Result<Prepared, FleetError> {
+    standing(settings, servers).await?.fits(settings, servers, keys).await?;
+    let (of_catalog, name) = (&settings.catalog.server, &settings.catalog.database);
+    let server = servers.get(of_catalog)?;
+    let mut prepared = Prepared::default();
+    let client = server.connect_admin().await?;
+    let before = identity(server, &client, name).await?;
+    drop(client);
+    let id = prepare_server(settings, server, keys, before, &mut prepared.notes).await?;
+    for (other, server) in servers.iter().filter(|(other, _)| other != of_catalog) {
+        if let Err(error) =
+            prepare_server(settings, server, keys, Some(id.clone()), &mut prepared.notes).await
+        {
+            prepared.unprepared.push(Unprepared { server: other.to_owned(), error });
+        }
     }
-    let (server, name) = (servers.get(&settings.catalog.server)?, &settings.catalog.database);
     let catalog = Catalog::open(&server.endpoint, server.admin()?, name, Waits::default()).await?;
-    let router = keys.newest().router_login(name).user;
-    for (_, server) in servers.iter() {
-        router::list_all_adopted(&catalog, server, &router).await?;
+    if catalog.master_keys().await?.is_empty() {
+        catalog.keys_registered(&keys.as_known()).await?;
     }
-    Ok(())
+    let router = router::login_of(name);
+    for (name, server) in servers.iter() {
+        if prepared.unprepared.iter().any(|u| u.server == name) {
+            continue;
+        }
+        if let Err(error) = router::list_all_adopted(&catalog, server, &router).await {
+            prepared.unprepared.push(Unprepared { server: name.to_owned(), error });
+        }
+    }
+    Ok(prepared)
+}
+
+/// Makes the roles of one server, the router's login and, on its server, the catalog. Returns the fleet's identity, which
+/// the server keeps from then on.
+async fn prepare_server(
+    settings: &Settings,
+    server: &super::FleetServer,
+    keys: &KeyRing,
+    id: Option<String>,
+    notes: &mut Vec<String>,
+) -> Result<String, FleetError> {
+    let (name, catalog) = (server.endpoint.name(), &settings.catalog.database);
+    let client = server.connect_admin().await?;
+    let lock = AdvisoryLock::acquire(&client, LOCK, LOCK_WAIT)
+        .await
+        .doing(|| format!("locking server `{name}`"))?
+        .ok_or_else(|| FleetError::Busy(format!("server `{name}`")))?;
+    let work = async {
+        claim::refuse_other(server, &client, catalog, id.as_deref()).await?;
+        if claim::kept(server, &client, catalog).await?.is_none() {
+            notes.extend(shared(name, &claim::others(&client, catalog).await?));
+        }
+        prepare(server, &client, &settings.roles()).await?;
+        router::prepare(server, &client, keys, catalog).await?;
+        if name == settings.catalog.server {
+            make_catalog(settings, server, &client).await?;
+        }
+        let id = match id {
+            Some(id) => Some(id),
+            None => identity(server, &client, catalog).await?,
+        };
+        let id = id.ok_or_else(|| FleetError::Settings("the catalog has no identity".into()))?;
+        claim::keep(server, catalog, &id).await?;
+        Ok::<_, FleetError>(id)
+    };
+    let id = server.unhindered(work).await?;
+    lock.release(&client).await.doing(|| "releasing the server's lock".into())?;
+    Ok(id)
+}
+
+/// What to know where other fleets are on a server.
+fn shared(server: &str, catalogs: &[String]) -> Option<String> {
+    if catalogs.is_empty() {
+        return None;
+    }
+    Some(format!(
+        "server `{server}` is shared with {} other fleet(s) (catalog {}): they have the roles {OWNER}, {HISTORY}, {MIGRATORS} \
+         and the API roles in common, and each counts the server's connections as its own; set budget.max_connections of both",
+        catalogs.len(),
+        catalogs.join(", ")
+    ))
+}
+
+/// Upgrades the catalog of an earlier version, for which no master key is needed.
+///
+/// # Errors
+/// When its server refuses or can't be reached.
+pub async fn upgrade_catalog(settings: &Settings, servers: &Servers) -> Result<(), FleetError> {
+    let server = servers.get(&settings.catalog.server)?;
+    let client = server.connect_admin().await?;
+    server.unhindered(make_catalog(settings, server, &client)).await
 }
 
 async fn make_catalog(
     settings: &Settings,
     server: &super::FleetServer,
     client: &tokio_postgres::Client,
-    keys: &KeyRing,
 ) -> Result<(), FleetError> {
     let name = &settings.catalog.database;
-    let router = keys.newest().router_login(name);
+    let router = router::login_of(name);
     // Nobody who may become the owner of tenants' objects may have a say here.
     let (owner, migrator) = (catalog_owner(name), catalog_migrator(name));
     make_role(client, &owner).await?;
@@ -66,7 +142,7 @@ async fn make_catalog(
     if !database::exists(client, name).await? {
         database::create_closed(client, name, "template0").await?;
     }
-    let rights = DatabaseRights { owner: &owner, logins: &[&router.user, &migrator], temporary: &[] };
+    let rights = DatabaseRights { owner: &owner, logins: &[&router, &migrator], temporary: &[] };
     let there = role_exists(client, &migrator).await?;
     database::open(client, name, &rights, &roles::migrator(&migrator, &owner, there)).await?;
 
@@ -86,12 +162,12 @@ async fn make_catalog(
         doing: "upgrading the catalog".into(),
         source: Box::new(failure),
     })?;
-    let role = Ident::new(&router.user);
+    let role = Ident::new(&router);
     let grants = format!(
         "GRANT USAGE ON SCHEMA catalog TO {role};
          GRANT SELECT ON catalog.tenant, catalog.base_url, catalog.clock, catalog.schema, catalog.made TO {role};
-         GRANT EXECUTE ON FUNCTION catalog.register_router, catalog.renew_lease, catalog.end_router, catalog.report_traffic
-             TO {role};
+         GRANT EXECUTE ON FUNCTION catalog.register_router, catalog.renew_lease, catalog.end_router, catalog.report_traffic,
+             catalog.report_keys, catalog.forget_router_keys TO {role};
          INSERT INTO catalog.made (migration, by) VALUES ({newest}, {by})
          ON CONFLICT (one) DO UPDATE SET migration = excluded.migration, by = excluded.by;",
         newest = catalog::NEWEST_MIGRATION,

@@ -8,11 +8,11 @@ use tokio_postgres::error::SqlState;
 use super::database::DatabaseRights;
 use super::roles::{self, MIGRATORS, OWNER, migrator_of};
 use super::{Doing, Fleet, FleetError, database};
-use crate::catalog::{NewTenant, Template, TenantRow};
+use crate::catalog::{CatalogError, NewTenant, Template, TenantRow};
 use crate::migrate;
 use crate::pg::{AdvisoryLock, Ident, literal};
 use crate::policy::{Limits, Overrides};
-use crate::tenant::{BaseUrl, Lineage, Origin, Record, Sealed, Slug, State, TenantId};
+use crate::tenant::{BaseUrl, Lineage, Origin, Record, Slug, State, TenantId};
 
 /// How long to wait for another command that is at work on the same tenant. The backend of a killed command finishes
 /// its CREATE DATABASE before its lock goes.
@@ -34,22 +34,64 @@ pub struct TenantSpec {
 }
 
 impl Fleet {
-    /// Creates a tenant, or finishes the creation that a killed command began.
+    /// Creates a tenant, or finishes the creation that a killed command began. One that is there as it is asked for is
+    /// returned as it is.
     ///
     /// # Errors
-    /// When the slug or a base URL is taken, or a server refuses; run again, it goes on where it stopped.
+    /// When the slug is a tenant's that is otherwise, a base URL is taken, or a server refuses; run again, it goes on where
+    /// it stopped.
     pub async fn create(&self, slug: &Slug, spec: &TenantSpec) -> Result<TenantRow, FleetError> {
         let row = match self.catalog.tenant_by_slug(slug.as_str()).await? {
-            Some(row) if row.record.state == State::Creating => row,
-            Some(row) => {
-                return Err(FleetError::Settings(format!(
-                    "tenant `{slug}` is there already ({}); see `manybox tenant show {slug}`",
-                    row.record.state
-                )));
-            }
-            None => self.intend(TenantId::random()?, slug, spec).await?,
+            Some(row) => self.created_again(row, spec)?,
+            None => match self.intend(TenantId::random()?, slug, spec).await {
+                // Another command was quicker.
+                Err(FleetError::Catalog(CatalogError::Server(error)))
+                    if error.code() == Some(&SqlState::UNIQUE_VIOLATION) =>
+                {
+                    match self.catalog.tenant_by_slug(slug.as_str()).await? {
+                        Some(row) => self.created_again(row, spec)?,
+                        None => return Err(CatalogError::Server(error).into()),
+                    }
+                }
+                intended => intended?,
+            },
         };
-        self.finish_create(&row).await
+        match row.record.state {
+            State::Creating => self.finish_create(&row).await,
+            _ => Ok(row),
+        }
+    }
+
+    /// The tenant that has the slug already, when it is what is asked for.
+    fn created_again(&self, row: TenantRow, spec: &TenantSpec) -> Result<TenantRow, FleetError> {
+        let record = &row.record;
+        let edition = record.lineage().map_or("(adopted)", |lineage| &lineage.edition);
+        let given = |url: &BaseUrl| record.base_urls.contains(url);
+        let mut others = Vec::new();
+        for (what, is, wanted) in [
+            ("edition", edition, &spec.edition),
+            ("tier", &record.tier, &spec.tier),
+            ("server", &record.server, &spec.server),
+        ] {
+            if let Some(wanted) = wanted.as_ref().filter(|wanted| *wanted != is) {
+                others.push(format!("its {what} is `{is}`, not `{wanted}`"));
+            }
+        }
+        others.extend(
+            spec.base_urls.iter().filter(|url| !given(url)).map(|url| format!("it does not have {url}")),
+        );
+        if record.is_adopted() {
+            others.push("its database was adopted".into());
+        }
+        let is_there = matches!(record.state, State::Creating | State::Active | State::Suspended);
+        if others.is_empty() && is_there {
+            return Ok(row);
+        }
+        let why = if others.is_empty() { String::new() } else { format!(": {}", others.join(", ")) };
+        Err(FleetError::Settings(format!(
+            "tenant `{0}` is there already ({1}){why}; nothing was changed, see `manybox tenant show {0}`",
+            record.slug, record.state
+        )))
     }
 
     /// Writes the intent to create a tenant of this id.
@@ -94,7 +136,7 @@ impl Fleet {
             key: self.keys.newest().id(),
             templated: self.templated(slug)?,
             given: spec.base_urls.clone(),
-            sealed: self.sealed(&id, &Sealed::new(), &spec.overrides)?,
+            sealed: self.sealed_anew(&id, &spec.overrides)?,
             overrides: spec.overrides.clone(),
         };
         self.catalog.tenant_insert(&new).await?;
@@ -150,8 +192,8 @@ impl Fleet {
         self.run_per_tenant(record, &template).await?;
         let newest = self.keys.newest().id();
         if record.key != newest {
-            let sealed = self.resealed(record)?;
-            self.catalog.tenant_rekeyed(&record.id, newest, &sealed).await?;
+            let (sealed, lost) = self.resealed(record, false)?;
+            self.catalog.tenant_rekeyed(record, newest, &sealed, &lost).await?;
         }
         if self.catalog.tenant_created(&record.id, &template).await? {
             return Ok(());

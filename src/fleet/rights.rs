@@ -7,7 +7,7 @@ use tokio_postgres::Client;
 use super::psql::sweep_operators;
 use super::roles::{self, HISTORY, MIGRATORS, OWNER, catalog_migrator, catalog_owner, migrator_of};
 use super::server::run;
-use super::{Doing, Fleet, FleetError, database};
+use super::{Doing, Fleet, FleetError, Unprepared, database};
 use crate::catalog::Filter;
 use crate::migrate::{self, TakenOver};
 use crate::pg::Ident;
@@ -63,11 +63,12 @@ LEFT JOIN pg_catalog.pg_database d ON d.oid = s.setdatabase
 WHERE r.rolname = ANY ($1) ORDER BY 1, 2";
 
 impl Fleet {
-    /// The tenants' databases and the templates whose rights are not as this version gives them.
+    /// The tenants' databases and the templates whose rights are not as this version gives them, and the servers that could
+    /// not be asked.
     ///
     /// # Errors
-    /// When the catalog or a server can't be read.
-    pub async fn outdated_databases(&self) -> Result<Vec<OutdatedDatabase>, FleetError> {
+    /// When the catalog can't be read.
+    pub async fn outdated_databases(&self) -> Result<(Vec<OutdatedDatabase>, Vec<Unprepared>), FleetError> {
         let mut known: BTreeMap<String, Vec<OutdatedDatabase>> = BTreeMap::new();
         for row in self.catalog.tenants(&Filter::default()).await? {
             let record = row.record;
@@ -91,28 +92,40 @@ impl Fleet {
                 template: true,
             });
         }
-        let mut outdated = Vec::new();
+        let (mut outdated, mut unreached) = (Vec::new(), Vec::new());
         for (server, databases) in known {
-            let (_, client) = self.admin(&server).await?;
-            let name = |database: &OutdatedDatabase| database.database.clone();
-            let all: Vec<_> = databases.iter().map(name).collect();
-            let templates: Vec<_> = databases.iter().filter(|d| d.template).map(name).collect();
-            let (api_roles, may) =
-                (self.settings.roles(), |d: &&OutdatedDatabase| self.gives_temporary(&d.edition));
-            let temporary: Vec<_> = databases.iter().filter(may).map(name).collect();
-            let asked = client
-                .query(OUTDATED, &[&all, &templates, &OWNER, &MIGRATORS, &HISTORY, &api_roles, &temporary])
-                .await;
-            let rows = asked.doing(|| format!("looking at the databases of server `{server}`"))?;
-            let found: Vec<String> = rows
-                .iter()
-                .map(|row| row.try_get(0))
-                .collect::<Result<_, _>>()
-                .doing(|| format!("reading the databases of server `{server}`"))?;
-            outdated.extend(databases.into_iter().filter(|d| found.contains(&d.database)));
-            self.keep(&server, client);
+            match self.outdated_on(&server, databases).await {
+                Ok(found) => outdated.extend(found),
+                Err(error) => unreached.push(Unprepared { server, error }),
+            }
         }
-        Ok(outdated)
+        Ok((outdated, unreached))
+    }
+
+    /// Those of one server.
+    async fn outdated_on(
+        &self,
+        server: &str,
+        databases: Vec<OutdatedDatabase>,
+    ) -> Result<Vec<OutdatedDatabase>, FleetError> {
+        let (_, client) = self.admin(server).await?;
+        let name = |database: &OutdatedDatabase| database.database.clone();
+        let all: Vec<_> = databases.iter().map(name).collect();
+        let templates: Vec<_> = databases.iter().filter(|d| d.template).map(name).collect();
+        let (api_roles, may) =
+            (self.settings.roles(), |d: &&OutdatedDatabase| self.gives_temporary(&d.edition));
+        let temporary: Vec<_> = databases.iter().filter(may).map(name).collect();
+        let asked = client
+            .query(OUTDATED, &[&all, &templates, &OWNER, &MIGRATORS, &HISTORY, &api_roles, &temporary])
+            .await;
+        let rows = asked.doing(|| format!("looking at the databases of server `{server}`"))?;
+        let found: Vec<String> = rows
+            .iter()
+            .map(|row| row.try_get(0))
+            .collect::<Result<_, _>>()
+            .doing(|| format!("reading the databases of server `{server}`"))?;
+        self.keep(server, client);
+        Ok(databases.into_iter().filter(|d| found.contains(&d.database)).collect())
     }
 
     /// Gives one database what this version gives: its own migrator, no CONNECT for roles that all tenants have, and a
@@ -157,12 +170,12 @@ impl Fleet {
     }
 
     /// Takes from manybox's roles, the API roles and the tenants' logins what `ALTER ROLE … SET` gave them: any
-    /// tenant's code can write it for a role that it may become. Returns a sentence for each. Drops what killed commands left
-    /// of operators' logins, too.
+    /// tenant's code can write it for a role that it may become. Returns a sentence for each, and the servers where it could
+    /// not be done. Drops what killed commands left of operators' logins, too.
     ///
     /// # Errors
-    /// When the catalog can't be read, or a server refuses.
-    pub async fn undo_role_settings(&self) -> Result<Vec<String>, FleetError> {
+    /// When the catalog can't be read.
+    pub async fn undo_role_settings(&self) -> Result<(Vec<String>, Vec<Unprepared>), FleetError> {
         let catalog = &self.settings.catalog.database;
         let mut shared = vec![OWNER.to_owned(), HISTORY.into(), MIGRATORS.into()];
         shared.extend([catalog_owner(catalog), catalog_migrator(catalog), format!("{catalog}_router")]);
@@ -178,18 +191,32 @@ impl Fleet {
                 databases.entry(row.record.server).or_default().push(database);
             }
         }
-        let mut undone = Vec::new();
+        let (mut undone, mut unreached) = (Vec::new(), Vec::new());
         for (name, roles) in by_server {
-            let (server, client) = self.admin(&name).await?;
-            let work = async {
-                for database in databases.get(&name).into_iter().flatten() {
-                    sweep_operators(&client, database).await?;
-                }
-                undo_settings(&client, &roles).await
-            };
-            undone.extend(server.unhindered(work).await?);
-            self.keep(&name, client);
+            let databases = databases.remove(&name).unwrap_or_default();
+            match self.undo_role_settings_on(&name, &roles, &databases).await {
+                Ok(of_server) => undone.extend(of_server),
+                Err(error) => unreached.push(Unprepared { server: name, error }),
+            }
         }
+        Ok((undone, unreached))
+    }
+
+    async fn undo_role_settings_on(
+        &self,
+        name: &str,
+        roles: &[String],
+        databases: &[String],
+    ) -> Result<Vec<String>, FleetError> {
+        let (server, client) = self.admin(name).await?;
+        let work = async {
+            for database in databases {
+                sweep_operators(&client, database).await?;
+            }
+            undo_settings(&client, roles).await
+        };
+        let undone = server.unhindered(work).await?;
+        self.keep(name, client);
         Ok(undone)
     }
 }

@@ -29,6 +29,11 @@ const END_SESSION: &str = r"
     REVOKE ALL ON TABLE public.adopted FROM PUBLIC;
     REVOKE ALL ON FUNCTION public.end_session FROM PUBLIC";
 
+/// The name of the router's login, and of the database from which it ends sessions.
+pub(super) fn login_of(catalog: &str) -> String {
+    format!("{catalog}_router")
+}
+
 /// Makes the router's login on a server, and the database from which it ends sessions. Run again, it changes nothing but
 /// the password.
 pub(super) async fn prepare(

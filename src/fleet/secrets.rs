@@ -15,13 +15,36 @@ impl Fleet {
         tier: &str,
         overrides: &Overrides,
     ) -> Result<(), FleetError> {
+        let sealed = self.sealed(record, overrides)?;
+        self.configure_with(record, tier, overrides, &sealed).await
+    }
+
+    /// The same, but its secrets stay as they are sealed: they may be ones that nobody can open any more.
+    ///
+    /// # Errors
+    /// As [`Fleet::configure`].
+    pub async fn configure_beside_secrets(
+        &self,
+        record: &Record,
+        tier: &str,
+        overrides: &Overrides,
+    ) -> Result<(), FleetError> {
+        self.configure_with(record, tier, overrides, &record.sealed).await
+    }
+
+    async fn configure_with(
+        &self,
+        record: &Record,
+        tier: &str,
+        overrides: &Overrides,
+        sealed: &Sealed,
+    ) -> Result<(), FleetError> {
         self.known_tier(tier)?;
         if !record.is_adopted() {
             let tenant = self.settings.tenant(Record { overrides: overrides.clone(), ..record.clone() });
             self.settings.check_roles(&tenant.api)?;
         }
-        let sealed = self.sealed(&record.id, &record.sealed, overrides)?;
-        self.catalog.tenant_configure(&record.id, tier, overrides, &sealed).await?;
+        self.catalog.tenant_configure(&record.id, tier, overrides, sealed).await?;
         let tier = tier.to_owned();
         self.limit_login(&Record { tier, overrides: overrides.clone(), ..record.clone() }).await
     }
@@ -45,32 +68,45 @@ impl Fleet {
         Ok(record.overrides.clone().with_jwt_secret(self.keys.open(record, JWT_SECRET)?))
     }
 
-    /// The tenant's secrets with the token secret of these settings among them, or without any.
-    pub(super) fn sealed(
-        &self,
-        id: &TenantId,
-        before: &Sealed,
-        overrides: &Overrides,
-    ) -> Result<Sealed, FleetError> {
-        let mut sealed = before.clone();
-        match overrides.jwt_secret() {
-            Some(secret) => {
-                sealed.insert(JWT_SECRET.into(), self.keys.newest().seal(id, JWT_SECRET, secret)?);
-            }
-            None => drop(sealed.remove(JWT_SECRET)),
+    /// A new tenant's secrets: the token secret of these settings, or none.
+    pub(super) fn sealed_anew(&self, id: &TenantId, overrides: &Overrides) -> Result<Sealed, FleetError> {
+        let mut sealed = Sealed::new();
+        if let Some(secret) = overrides.jwt_secret() {
+            sealed.insert(JWT_SECRET.into(), self.keys.newest().seal(id, JWT_SECRET, secret)?);
         }
         Ok(sealed)
     }
 
-    /// The tenant's secrets, sealed with the newest master key.
-    pub(super) fn resealed(&self, record: &Record) -> Result<Sealed, FleetError> {
-        let newest = self.keys.newest();
-        let mut sealed = Sealed::new();
-        for name in record.sealed.keys() {
-            if let Some(secret) = self.keys.open(record, name)? {
-                sealed.insert(name.clone(), newest.seal(&record.id, name, &secret)?);
-            }
+    /// The tenant's secrets with the token secret of these settings instead of its own. One that is the same stays as it is
+    /// sealed.
+    fn sealed(&self, record: &Record, overrides: &Overrides) -> Result<Sealed, FleetError> {
+        let mut sealed = record.sealed.clone();
+        let before = self.keys.open(record, JWT_SECRET).unwrap_or_default();
+        if before.as_ref() != overrides.jwt_secret() || before.is_none() {
+            sealed.remove(JWT_SECRET);
+            sealed.extend(self.sealed_anew(&record.id, overrides)?);
         }
         Ok(sealed)
+    }
+
+    /// The tenant's secrets, sealed with the newest master key; and behind them those that can't be opened, as they are
+    /// sealed, where `set_aside` says that such may be.
+    ///
+    /// # Errors
+    /// When one can't be opened and may not be set aside.
+    pub(super) fn resealed(&self, record: &Record, set_aside: bool) -> Result<(Sealed, Sealed), FleetError> {
+        let newest = self.keys.newest();
+        let (mut sealed, mut lost) = (Sealed::new(), Sealed::new());
+        for (name, text) in &record.sealed {
+            match self.keys.open(record, name) {
+                Ok(Some(secret)) => {
+                    sealed.insert(name.clone(), newest.seal(&record.id, name, &secret)?);
+                }
+                Ok(None) => {}
+                Err(_) if set_aside => drop(lost.insert(name.clone(), text.clone())),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok((sealed, lost))
     }
 }

@@ -73,7 +73,11 @@ impl Servers {
     /// When the settings don't have it.
     pub fn get(&self, name: &str) -> Result<&FleetServer, FleetError> {
         self.0.get(name).ok_or_else(|| {
-            FleetError::Settings(format!("there is no server `{name}` in the settings; add [servers.{name}]"))
+            let known: Vec<_> = self.0.keys().map(|known| format!("`{known}`")).collect();
+            FleetError::Settings(format!(
+                "there is no server `{name}` in the settings; expected one of {}, or add [servers.{name}]",
+                known.join(", ")
+            ))
         })
     }
 

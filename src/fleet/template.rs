@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::database::DatabaseRights;
 use super::roles::{self, MIGRATORS, OWNER, migrator_of};
-use super::{Doing, Fleet, FleetError, FleetServer, database, rights};
+use super::{Doing, Fleet, FleetError, FleetServer, Unprepared, database, rights};
 use crate::catalog::Template;
 use crate::migrate::{self, FailureKind, Standing, standing};
 use crate::pg::{AdvisoryLock, Connection, Ident};
@@ -108,19 +108,31 @@ impl Fleet {
     ///
     /// # Errors
     /// When the catalog can't be read, or a server refuses.
-    pub async fn tend_templates(&self) -> Result<(), FleetError> {
+    pub async fn tend_templates(&self) -> Result<Vec<Unprepared>, FleetError> {
         let unfinished = self.catalog.templates().await?.into_iter().filter(|t| t.state == "building");
         let places: BTreeSet<_> = unfinished.map(|t| (t.server, t.lineage.edition)).collect();
+        let mut unreached: Vec<Unprepared> = Vec::new();
         for (server, edition) in places {
-            let (_, client) = self.admin(&server).await?;
-            let key = self.template_key(&server, &edition);
-            let lock = AdvisoryLock::acquire(&client, key, Duration::ZERO).await;
-            if let Some(lock) = lock.doing(|| format!("locking the template of edition `{edition}`"))? {
-                self.drop_unfinished(&client, &server, &edition).await?;
-                self.unlock_template(&client, lock).await?;
+            if unreached.iter().any(|u| u.server == server) {
+                continue;
+            }
+            if let Err(error) = self.tend_unfinished(&server, &edition).await {
+                unreached.push(Unprepared { server, error });
             }
         }
-        self.record_missing_schemas().await
+        self.record_missing_schemas().await?;
+        Ok(unreached)
+    }
+
+    async fn tend_unfinished(&self, server: &str, edition: &str) -> Result<(), FleetError> {
+        let (_, client) = self.admin(server).await?;
+        let key = self.template_key(server, edition);
+        let lock = AdvisoryLock::acquire(&client, key, Duration::ZERO).await;
+        if let Some(lock) = lock.doing(|| format!("locking the template of edition `{edition}`"))? {
+            self.drop_unfinished(&client, server, edition).await?;
+            self.unlock_template(&client, lock).await?;
+        }
+        Ok(())
     }
 
     /// Drops what is left of templates that were never finished. Called under the template's lock, so they are nobody's work

@@ -5,7 +5,6 @@ use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::net::IpAddr;
 use std::ops::Deref;
 use std::sync::Arc;
-use std::time::Duration;
 
 use ipnet::IpNet;
 use tokio::sync::watch;
@@ -16,7 +15,7 @@ use super::rate_limit::RateLimiters;
 use super::schemas::StoredSchemas;
 use super::supervisor::Supervisor;
 use super::tls::Certificates;
-use super::{share, traffic};
+use super::{keys, share, traffic};
 use crate::catalog::Reader;
 use crate::directory::{self, Directory, RowChange, Snapshots};
 use crate::pg::Endpoint;
@@ -26,9 +25,6 @@ use crate::settings::{self, AccessLog, Reloaded, Settings};
 use crate::telemetry::{Metrics, Traffic};
 use crate::tenant::Part;
 use crate::vault::KeyRing;
-
-/// How often the master key's file is looked at, so that a rotation needs no restart.
-const KEY_FILE_POLL: Duration = Duration::from_secs(1);
 
 /// The data plane of one process: a handle, cheap to clone. It holds no admin's credentials.
 #[derive(Clone)]
@@ -48,6 +44,8 @@ pub struct DataPlane {
     pub traffic: Traffic,
     /// Connections of clients to the data port.
     pub clients: Clients,
+    /// The master keys.
+    pub keys: Arc<KeyRing>,
     pub(super) rate_limiters: Arc<RateLimiters>,
     pub(super) trusted_proxies: Vec<IpNet>,
     supervisor: Supervisor,
@@ -88,16 +86,16 @@ impl App {
         let rest =
             Rest::new(pools.clone(), Arc::clone(&keys), schemas, metrics.clone(), &settings.listen.clients);
         let supervisor = Supervisor::new(metrics.clone());
-        if settings.keys.master.is_none() {
-            supervisor.keep("key_file", (Arc::clone(&settings), Arc::clone(&keys)), follow_key_file);
-        }
         let parts =
             Channels { directory: directory.clone(), rest: rest.clone(), keys: Arc::clone(&keys), endpoints };
         supervisor.keep("channels", parts, channels::keep);
         supervisor.keep("traffic", (traffic.clone(), directory.clone()), traffic::age);
         let mut leases = None;
-        if let Some(reader) = reader {
-            let lessor = (reader.clone(), router_name());
+        let lessor = reader.clone().map(|reader| (reader, router_name()));
+        let held = (Arc::clone(&settings), Arc::clone(&keys), lessor.clone());
+        supervisor.keep("keys", held, |(settings, keys, lessor)| keys::follow(settings, keys, lessor));
+        if let Some(lessor) = lessor {
+            let reader = lessor.0.clone();
             leases = Some(lessor.clone());
             supervisor.keep("leases", (pools.clone(), lessor.clone()), |(pools, (reader, router))| {
                 share::keep(pools, reader, router)
@@ -125,6 +123,7 @@ impl App {
             metrics,
             traffic,
             clients,
+            keys,
             rate_limiters,
             trusted_proxies,
             supervisor,
@@ -174,6 +173,7 @@ impl App {
             // If the catalog can't be reached, a rollout knows that nothing was reported.
             let _: Result<(), String> = traffic::send(&self.traffic, reader, router, false).await;
             share::end(reader, router).await;
+            keys::end(reader, router).await;
         }
     }
 
@@ -229,32 +229,6 @@ fn budget(given: &settings::BudgetSettings) -> Budget {
         max_connecting: given.max_connecting,
         max_per_tenant: given.max_per_tenant.unwrap_or(defaults.max_per_tenant),
         shared: true,
-    }
-}
-
-/// Takes up a changed key file. If it can't be read the keys stay as they are and tenants are served: either it is just
-/// being replaced, or an operator has to mend it.
-async fn follow_key_file((settings, keys): (Arc<Settings>, Arc<KeyRing>)) {
-    let modified = || std::fs::metadata(&settings.keys.file).and_then(|m| m.modified()).ok();
-    // Read once in any case: it may have changed before this task began.
-    let mut known = None;
-    loop {
-        tokio::time::sleep(KEY_FILE_POLL).await;
-        let now = modified();
-        if now == known {
-            continue;
-        }
-        match KeyRing::load(&settings.keys) {
-            Ok(ring) => {
-                let former = keys.ids();
-                keys.replace(ring);
-                known = now;
-                if keys.ids() != former {
-                    tracing::info!(key = keys.newest().id(), "master keys reloaded");
-                }
-            }
-            Err(error) => tracing::warn!(%error, "master keys not reloaded"),
-        }
     }
 }
 

@@ -20,6 +20,8 @@ pub(super) enum RouterError {
     NotReady,
     /// A newer manybox made the catalog, and this one can't read it.
     CatalogTooNew,
+    /// Its master key is not the fleet's, so that it can't read its catalog.
+    WrongKey,
     RequestTimeout,
     Panic,
     /// The tenant's clients have all the connections that they may have; by which version this one was made.
@@ -72,6 +74,11 @@ impl RouterError {
                 "The router has not read its catalog yet".into(),
                 "Try again in a second",
             ),
+            Self::WrongKey => (
+                Code::WrongMasterKey,
+                "The router lacks the key to its catalog".into(),
+                "Whoever runs the service must give it the right one; nothing has been lost",
+            ),
             Self::RequestTimeout => (
                 Code::RequestTimeout,
                 "The request took longer than this tenant's request timeout".into(),
@@ -94,7 +101,7 @@ impl RouterError {
             ),
         };
         let mut error = rest::Error::new(code, message).with_hint(hint);
-        if self == Self::VersionRefused {
+        if matches!(self, Self::VersionRefused | Self::WrongKey) {
             error = error.with_header(RETRY_AFTER, HeaderValue::from_static("5"));
         }
         if let Self::RateLimited(wait) = self {

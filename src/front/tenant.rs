@@ -20,7 +20,11 @@ use crate::tenant;
 pub(super) fn resolve(app: &App, parts: &mut Parts) -> Result<Arc<tenant::Tenant>, RouterError> {
     if !app.directory.is_ready() {
         let is_too_new = app.directory.obstacle().is_some_and(|obstacle| obstacle.is_newer_catalog);
-        return Err(if is_too_new { RouterError::CatalogTooNew } else { RouterError::NotReady });
+        return Err(match app.keys.misfit() {
+            Some(_) => RouterError::WrongKey,
+            None if is_too_new => RouterError::CatalogTooNew,
+            None => RouterError::NotReady,
+        });
     }
     let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip());
     let mut forwarded = parts.headers.get_all("x-forwarded-host").iter();

@@ -6,8 +6,8 @@ mod form;
 
 use super::{Api, Invalid, KeyMaterial, Limits, Secret};
 use form::{
-    is_json_object, is_setting, list, may_be_hoisted, names, number, option, or_none, set, switch, text,
-    time, url,
+    count, is_json_object, is_setting, list, may_be_hoisted, names, number, option, or_none, set, size,
+    switch, text, time, time_or_zero, url,
 };
 
 /// What keys set.
@@ -52,7 +52,8 @@ pub(super) const NONE: &str = "none";
 const NAMES_OR_NONE: &str = "names separated by commas, or none";
 const FUNCTION: &str = "a function as [SCHEMA.]NAME, or none";
 const SWITCH: &str = "true or false";
-const DURATION: &str = "a duration of 1ms or more, such as 10s";
+const DURATION: &str = "a duration from 1ms to 24 days, such as 10s";
+const BYTES: &str = "a number of bytes up to 1GB, such as 1048576, 512kB or 1MB";
 
 /// All of them, in the order in which help shows them; `app.settings.NAME` comes besides.
 pub const KEYS: &[Key] = &[
@@ -306,49 +307,47 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         name: "max_connections",
-        expected: "a number from 1",
+        expected: "a number from 1 to 262143",
         doc: "connections to the database on each router, instead of the tier's; the server's budget.max_per_tenant holds besides",
         scope: Scope::Tenant,
         in_database: false,
-        read: |e, v| set(&mut e.limits.max_connections, number(v).filter(|n| *n > 0)?),
+        read: |e, v| set(&mut e.limits.max_connections, count(v)?),
         show: |e| e.limits.max_connections.to_string(),
     },
     Key {
         name: "max_waiting",
-        expected: "a number from 1",
+        expected: "a number from 1 to 262143",
         doc: "requests that may wait for a connection at once, instead of the tier's; 503 above it",
         scope: Scope::Tenant,
         in_database: false,
-        read: |e, v| set(&mut e.limits.max_waiting, number(v).filter(|n| *n > 0)?),
+        read: |e, v| set(&mut e.limits.max_waiting, count(v)?),
         show: |e| e.limits.max_waiting.to_string(),
     },
     Key {
         name: "max_requests_per_second",
-        expected: "a number from 1, or none",
+        expected: "a number from 1 to 262143, or none",
         doc: "requests a second on one router, instead of the tier's; 429 above it",
         scope: Scope::Tenant,
         in_database: false,
-        read: |e, v| {
-            set(&mut e.limits.max_requests_per_second, or_none(v, |v| number(v).filter(|n| *n > 0))?)
-        },
+        read: |e, v| set(&mut e.limits.max_requests_per_second, or_none(v, count)?),
         show: |e| option(e.limits.max_requests_per_second.as_ref()),
     },
     Key {
         name: "max_body",
-        expected: "a number of bytes",
+        expected: BYTES,
         doc: "largest request body, instead of the tier's; 413 above it",
         scope: Scope::Tenant,
         in_database: false,
-        read: |e, v| set(&mut e.limits.max_body, number(v)?),
+        read: |e, v| set(&mut e.limits.max_body, size(v)?),
         show: |e| e.limits.max_body.to_string(),
     },
     Key {
         name: "max_answer",
-        expected: "a number of bytes",
+        expected: BYTES,
         doc: "longest answer, instead of the tier's; 400 above it",
         scope: Scope::Tenant,
         in_database: false,
-        read: |e, v| set(&mut e.limits.max_answer, number(v)?),
+        read: |e, v| set(&mut e.limits.max_answer, size(v)?),
         show: |e| e.limits.max_answer.to_string(),
     },
     Key {
@@ -393,7 +392,7 @@ pub const KEYS: &[Key] = &[
         doc: "longest wait for a connection, instead of the tier's",
         scope: Scope::Tenant,
         in_database: false,
-        read: |e, v| set(&mut e.limits.acquire_timeout, humantime::parse_duration(v).ok()?),
+        read: |e, v| set(&mut e.limits.acquire_timeout, time_or_zero(v)?),
         show: |e| humantime::format_duration(e.limits.acquire_timeout).to_string(),
     },
 ];

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::quantity::{self, MAX_BYTES, MAX_COUNT, MAX_TIME};
+
 /// Limits of one tier. Every wait and every size a tenant can cause is bounded by one of these.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
@@ -31,9 +33,11 @@ pub struct Limits {
     #[serde(with = "humantime_serde")]
     pub idle_timeout: Duration,
     /// Largest request body, in bytes; 413 above it.
+    #[serde(deserialize_with = "quantity::deserialize")]
     pub max_body: usize,
     /// Longest answer, in bytes. A read that has more is refused when its length arrives, a change or a call before its
     /// COMMIT.
+    #[serde(deserialize_with = "quantity::deserialize")]
     pub max_answer: usize,
     /// Most rows a read returns; `None` for no limit of ours. [`Api::db_max_rows`](super::Api::db_max_rows) can only
     /// lower it.
@@ -62,9 +66,9 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// The name of a limit that is 0 and must not be: no request could be served, or PostgreSQL would take it for no
-    /// limit at all.
-    pub fn zero(&self) -> Option<&'static str> {
+    /// The name of a limit that can't be meant, and what would be right: one that is 0, by which no request could be served
+    /// or which PostgreSQL would take for no limit at all, or one that is larger than PostgreSQL has.
+    pub fn wrong(&self) -> Option<(&'static str, String)> {
         let counts = [
             ("max_connections", Some(self.max_connections)),
             ("max_waiting", Some(self.max_waiting)),
@@ -72,12 +76,29 @@ impl Limits {
             ("max_requests_per_second", self.max_requests_per_second),
         ];
         let times = [
-            ("statement_timeout", self.statement_timeout),
-            ("transaction_idle_timeout", self.transaction_idle_timeout),
-            ("request_timeout", self.request_timeout),
+            ("statement_timeout", self.statement_timeout, true),
+            ("transaction_idle_timeout", self.transaction_idle_timeout, true),
+            ("request_timeout", self.request_timeout, true),
+            ("acquire_timeout", self.acquire_timeout, false),
+            ("idle_timeout", self.idle_timeout, false),
         ];
-        let counts = counts.into_iter().map(|(name, count)| (name, count == Some(0)));
-        let times = times.into_iter().map(|(name, time)| (name, time.as_millis() == 0));
-        counts.chain(times).find(|(_, zero)| *zero).map(|(name, _)| name)
+        let sizes = [("max_body", self.max_body), ("max_answer", self.max_answer)];
+        let counts = counts.into_iter().filter_map(|(name, count)| {
+            let expected = match count? {
+                0 => "expected 1 or more".to_owned(),
+                count if count > MAX_COUNT => format!("expected {MAX_COUNT} at most"),
+                _ => return None,
+            };
+            Some((name, expected))
+        });
+        let times = times.into_iter().filter_map(|(name, time, must)| {
+            if must && time.as_millis() == 0 {
+                return Some((name, "expected 1ms or more".to_owned()));
+            }
+            (time > MAX_TIME).then(|| (name, "expected 24 days at most".to_owned()))
+        });
+        let sizes = sizes.into_iter().filter(|(_, size)| *size > MAX_BYTES);
+        let sizes = sizes.map(|(name, _)| (name, format!("expected {MAX_BYTES} bytes (1GB) at most")));
+        counts.chain(times).chain(sizes).next()
     }
 }

@@ -15,6 +15,7 @@ use crate::backoff::Backoff;
 use crate::pg::wire::{Query, WireError};
 use crate::pg::{self, Endpoint, Guard};
 use crate::policy::Limits;
+use crate::vault::{KeyRing, PASSWORD};
 
 /// Longest wait for the server to take a request to cancel.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -71,7 +72,7 @@ impl Connector {
             if error.code() == Some(&SqlState::INVALID_PASSWORD) && passwords_left {
                 return Failure::NextLogin;
             }
-            failure(open, error)
+            failure(open, error, &ring)
         })?;
         Ok(Connection { wire, epoch: open.epoch, tenant: Arc::clone(tenant), slot })
     }
@@ -118,9 +119,14 @@ pub(super) async fn room(connection: &mut Connection) -> Result<u32, WireError> 
 }
 
 /// Whose failure it is: the tenant's alone, or the server's for all.
-fn failure(open: &Open, error: pg::Error) -> Failure {
+fn failure(open: &Open, error: pg::Error, ring: &KeyRing) -> Failure {
     let tenant = &open.tenant;
     let code = error.code();
+    let derives = !tenant.is_adopted() || tenant.sealed.contains_key(PASSWORD);
+    if code == Some(&SqlState::INVALID_PASSWORD) && derives && !ring.has(tenant.key) {
+        let (tenant, number) = (tenant.id.clone(), tenant.key);
+        return Failure::Refused(Error::WrongKey { tenant, number, source: Arc::new(error) });
+    }
     if code == Some(&SqlState::TOO_MANY_CONNECTIONS) {
         Failure::Full
     } else if pg::is_refused_login(code) {

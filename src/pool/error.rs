@@ -49,6 +49,18 @@ pub enum Error {
         /// The server's words.
         source: Arc<pg::Error>,
     },
+    /// The router's master keys are not those of which the tenant's password was made.
+    #[error(
+        "tenant {tenant}: its password derives from master key {number}, which this router does not have: {source}"
+    )]
+    WrongKey {
+        /// The tenant.
+        tenant: TenantId,
+        /// The key's number.
+        number: i32,
+        /// The server's words.
+        source: Arc<pg::Error>,
+    },
     /// Anything else that keeps a connection from being made, such as a server that the settings don't name.
     #[error(transparent)]
     Connect(#[from] Arc<pg::Error>),

@@ -364,6 +364,11 @@ impl Attempt {
                 // Fails when nobody listens.
                 let _ = server.refused.send(open.tenant.id.clone());
             }
+            Failure::Refused(error @ Error::WrongKey { .. }) => {
+                tracing::error!(tenant.id = id, server = name, "{error}");
+                // It may have moved to another key meanwhile.
+                let _ = server.refused.send(open.tenant.id.clone());
+            }
             Failure::Refused(error) => tracing::warn!(tenant.id = id, server = name, "{error}"),
         }
     }

@@ -224,13 +224,18 @@ impl From<pool::Error> for Error {
                 "The database is not available",
                 "the settings of the router lack its database server",
             ),
+            pool::Error::WrongKey { .. } => (
+                Code::WrongMasterKey,
+                "The router can't log in to the tenant's database",
+                "the router lacks a key; whoever runs the service must give it the right one",
+            ),
             pool::Error::Server { .. } | pool::Error::Connect(_) => (
                 Code::ServerUnreachable,
                 "The database is not available",
                 "its database server can't be reached now; try again",
             ),
         };
-        let wait = if code == Code::LoginRefused { "5" } else { "1" };
+        let wait = if matches!(code, Code::LoginRefused | Code::WrongMasterKey) { "5" } else { "1" };
         let holders = match &error {
             pool::Error::Wait { lease: Some(lease), .. } => Value::String(lease.told()),
             _ => Value::Null,

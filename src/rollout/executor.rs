@@ -126,12 +126,23 @@ impl<'a> Executor<'a> {
             }
         };
         told(0);
+        let mut away = HashSet::new();
         for (at, (server, edition)) in self.plan.templates.iter().enumerate() {
             let edition = self.edition(edition)?;
-            self.fleet.refresh_template(server, edition, &|| told(at + 1)).await?;
+            match self.fleet.refresh_template(server, edition, &|| told(at + 1)).await {
+                // A server that is away stops only its own tenants, each of which fails by itself.
+                Err(error) if error.is_outage() => {
+                    tracing::warn!(server, edition = edition.name, %error, "the template stays as it is");
+                    away.insert(server);
+                    told(at + 1);
+                }
+                refreshed => drop(refreshed?),
+            }
         }
-        self.fleet.tend_templates().await?;
-        for (server, edition) in &self.plan.templates {
+        for left in self.fleet.tend_templates().await? {
+            tracing::warn!(server = left.server, error = %left.error, "templates are not looked after");
+        }
+        for (server, edition) in self.plan.templates.iter().filter(|(server, _)| !away.contains(server)) {
             self.fleet.sweep_templates(server, edition).await?;
         }
         Ok(())

@@ -245,8 +245,8 @@ impl Settings {
             );
         }
         for (name, limits) in &self.tiers {
-            if let Some(key) = limits.zero() {
-                return wrong(format!("tiers.{name}.{key}"), "expected 1 or more, or 1ms or more".into());
+            if let Some((key, reason)) = limits.wrong() {
+                return wrong(format!("tiers.{name}.{key}"), reason);
             }
         }
         let budgets = self.servers.iter().map(|(name, server)| (format!("servers.{name}"), &server.budget));
@@ -419,6 +419,10 @@ mod tests {
             ("[tenants.acme]", "tenants.acme.edition", "(none is set)"),
             ("[editions.a]\n[tenants.acme]\nedition = \"b\"", "tenants.acme.edition", "`a`"),
             ("[editions.a]\n[tenants.Acme]", "tenants.Acme", "not a slug"),
+            ("[tiers.a]\nmax_body = '1XB'", "max_body", "1MB"),
+            ("[tiers.a]\nmax_body = '2GB'", "tiers.a.max_body", "1GB"),
+            ("[tiers.a]\nstatement_timeout = '30 days'", "tiers.a.statement_timeout", "24 days"),
+            ("[tiers.a]\nmax_connections = 262144", "tiers.a.max_connections", "262143 at most"),
             ("[tiers.a]\nmax_requests_per_second = 0", "tiers.a.max_requests_per_second", "1 or more"),
             ("[listen]\nhttps = \"0.0.0.0:443\"", "listen.certificates", "at least one"),
             ("[listen]\nhttps = \"443\"", "listen.https", "127.0.0.1:8080"),

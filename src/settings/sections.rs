@@ -151,6 +151,7 @@ pub struct ClientSettings {
     /// Most bytes that bodies of requests and answers hold in memory, all together; a request's counts twice, as it comes
     /// and as it is sent on. A tenant has half of it at most, and the last quarter is for tenants that hold little. No
     /// body of a request may be longer than a quarter of it.
+    #[serde(deserialize_with = "crate::policy::quantity::deserialize")]
     pub max_buffered: usize,
 }
 

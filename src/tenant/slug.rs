@@ -9,7 +9,7 @@ use crate::policy::Invalid;
 const RESERVED: [&str; 9] =
     ["rest", "rpc", "admin", "health", "metrics", "live", "ready", "manybox", "well-known"];
 
-/// A tenant's name: `[a-z][a-z0-9-]{0,39}` without a trailing dash, and not a reserved word.
+/// A tenant's name: `[a-z0-9][a-z0-9-]{0,39}` without a trailing dash, and not a reserved word.
 ///
 /// It is a label of a host name and a segment of a path as it stands, so nothing needs escaping.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -33,12 +33,12 @@ impl FromStr for Slug {
 
     fn from_str(text: &str) -> Result<Self, Invalid> {
         let shape = text.len() <= 40
-            && text.starts_with(|c: char| c.is_ascii_lowercase())
+            && text.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
             && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
             && !text.ends_with('-');
         if !shape {
             return Err(Invalid(format!(
-                "`{text}` is not a slug: expected a lowercase letter, then up to 39 of a-z, 0-9 and -, not ending in -"
+                "`{text}` is not a slug: expected up to 40 of a-z, 0-9 and -, not beginning or ending with -"
             )));
         }
         if RESERVED.contains(&text) {
@@ -60,10 +60,10 @@ mod tests {
 
     #[test]
     fn the_grammar() {
-        for good in ["a", "acme", "a-1", &"a".repeat(40)] {
+        for good in ["a", "acme", "a-1", "3m", "1", &"a".repeat(40)] {
             assert!(good.parse::<Slug>().is_ok(), "{good}");
         }
-        for bad in ["", "1a", "-a", "a-", "A", "a_b", "a.b", "ä", "rpc", "admin", &"a".repeat(41)] {
+        for bad in ["", "-a", "a-", "A", "a_b", "a.b", "ä", "rpc", "admin", &"a".repeat(41)] {
             assert!(bad.parse::<Slug>().is_err(), "{bad}");
         }
     }

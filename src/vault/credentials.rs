@@ -152,7 +152,7 @@ mod tests {
         );
         // Of the oldest key, from the first day of a rotation to its last.
         let lock = ring.lock_key(&["tenant", tenant.id.as_str()]);
-        ring.replace(ring.rotated().unwrap());
+        ring.replace(ring.rotated(0).unwrap());
         assert_eq!(ring.lock_key(&["tenant", tenant.id.as_str()]), lock);
         let verifier = "SCRAM-SHA-256$1:c2l4dGVlbiBieXRlcyBpbg==$JEWWzbQFHKdPe5ua0V25Se8+DWwLC9A6AnDQ5D3a9/w=:xs9iiGxJlt/hDud1G4QUj62weovKVenssmvOyOwXZUc=";
         assert_eq!(salted_verifier(&Secret::new("pencil"), *b"sixteen bytes in"), verifier);

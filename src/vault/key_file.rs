@@ -8,6 +8,9 @@ use std::path::Path;
 use super::keyring::{KeyRing, VaultError};
 use crate::settings::KeySettings;
 
+/// The environment's variable for the key itself.
+const VARIABLE: &str = "MANYBOX__KEYS__MASTER";
+
 impl KeyRing {
     /// The keys of the settings: the environment's, else the file's.
     ///
@@ -15,7 +18,8 @@ impl KeyRing {
     /// When there are none, they are weak, or the file can be read by others than its owner.
     pub fn load(keys: &KeySettings) -> Result<Self, VaultError> {
         if let Some(text) = &keys.master {
-            return Self::parse(text).map_err(|e| VaultError::new(format!("MANYBOX__KEYS__MASTER: {e}")));
+            let parsed = Self::parse(text).map_err(|e| VaultError::new(format!("{VARIABLE}: {e}")));
+            return Ok(parsed?.at_place(VARIABLE.into()));
         }
         let file = &keys.file;
         let at = |what: &dyn std::fmt::Display| {
@@ -24,14 +28,23 @@ impl KeyRing {
         let mode = match fs::metadata(file) {
             Ok(metadata) => metadata.permissions().mode(),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                return Err(at(&"there is no such file; make it with `manybox init`"));
+                return Err(at(
+                    &"there is no such file; copy it from a machine of this fleet or from its backup (a new fleet's is \
+                     made by `manybox init`; when it is lost for good: `manybox rekey --lost`)",
+                ));
             }
             Err(e) => return Err(at(&e)),
         };
         if mode & 0o077 != 0 {
             return Err(at(&format!("others may read it (mode {:o}); run chmod 600 on it", mode & 0o777)));
         }
-        Self::parse(&fs::read_to_string(file).map_err(|e| at(&e))?).map_err(|e| at(&e))
+        let parsed = Self::parse(&fs::read_to_string(file).map_err(|e| at(&e))?).map_err(|e| at(&e))?;
+        Ok(parsed.at_place(format!("`{}`", file.display())))
+    }
+
+    /// Whether the settings name a key that is there, be it the right one or not.
+    pub fn is_given(keys: &KeySettings) -> bool {
+        keys.master.is_some() || keys.file.exists()
     }
 
     /// Like [`KeyRing::load`], but makes the file with a new key when there is none.

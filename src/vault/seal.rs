@@ -130,7 +130,7 @@ mod tests {
         let mut acme = record("acme");
         acme.sealed
             .insert(PASSWORD.into(), ring.newest().seal(&acme.id, PASSWORD, &Secret::new("x")).unwrap());
-        let rotated = ring.rotated().unwrap();
+        let rotated = ring.rotated(0).unwrap();
         assert_eq!(rotated.open(&acme, PASSWORD).unwrap().unwrap().expose(), "x");
         let lost = rotated.finished().open(&acme, PASSWORD).unwrap_err().to_string();
         assert!(lost.contains("master key 1") && lost.contains("acme"), "{lost}");

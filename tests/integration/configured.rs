@@ -170,7 +170,7 @@ async fn connections_that_a_tenant_may_have_reach_its_login() {
     // A tier that changes reaches it by `apply`.
     fleet.edit_settings(|text| format!("{text}\n[tiers.standard]\nmax_connections = 4\n")).await;
     let (code, out, err) = fleet.run(&["apply", "--dry-run"]).await;
-    assert!(code == 0 && out.contains("acme") && out.contains("8 connections"), "{out} {err}");
+    assert!(code == 2 && out.contains("acme") && out.contains("8 connections"), "{out} {err}");
     assert_eq!(fleet.run(&["apply"]).await.0, 0);
     assert_eq!(limit(&fleet).await, 8);
     assert!(!fleet.run(&["apply", "--dry-run"]).await.1.contains("acme"));

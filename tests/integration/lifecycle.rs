@@ -155,7 +155,7 @@ async fn apply_makes_what_is_declared_and_deletes_nothing() {
         .build()
         .await;
     let (code, dry, error) = fleet.run(&["apply", "--dry-run"]).await;
-    assert_eq!(code, 0, "{error}");
+    assert_eq!(code, 2, "{error}");
     assert!(dry.contains("acme") && dry.contains("would create"), "{dry}");
     assert!(fleet.fleet.tenant("acme").await.is_err(), "a dry run does nothing");
     let (code, _, error) = fleet.run(&["apply"]).await;

@@ -18,6 +18,7 @@ fn admin_for(fleet: &TestFleet, top: usize, listen: &manybox::settings::ListenSe
         pools: app.pools.clone(),
         metrics: app.metrics.clone(),
         traffic: app.traffic.clone(),
+        keys: app.keys.clone(),
         top,
         stopping: tokio::sync::watch::channel(false).1,
     };

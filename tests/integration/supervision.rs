@@ -48,6 +48,7 @@ async fn a_panicking_watcher_is_no_frozen_directory_behind_a_green_light() {
         pools: app.pools.clone(),
         metrics: app.metrics.clone(),
         traffic: app.traffic.clone(),
+        keys: app.keys.clone(),
         top: 0,
         stopping: tokio::sync::watch::channel(false).1,
     };

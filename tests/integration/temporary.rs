@@ -94,7 +94,7 @@ async fn a_fleet_of_before_gets_the_right() {
     let (code, _, error) = fleet.run(&["init"]).await;
     assert_eq!(code, 0, "{error}");
     assert_eq!(call(&fleet, "refresh").await.json(), 1);
-    assert!(fleet.fleet.outdated_databases().await.unwrap().is_empty());
+    assert!(fleet.fleet.outdated_databases().await.unwrap().0.is_empty());
 }
 
 /// What `verify` found in or about a tenant's database; the test server's own faults are not the subject.

@@ -1,11 +1,11 @@
 //! `manybox tenant adopt`: a tenant over a database that is there already.
 
+use super::super::Done;
 use super::super::output::Output;
-use super::super::{Done, Failure};
+use super::secret::{self, JwtSecret};
 use super::{done, set, urls};
 use crate::fleet::{AdoptionSpec, Fleet};
-use crate::policy::Secret;
-use crate::policy::{Api, Overrides};
+use crate::policy::{Api, JWT_SECRET, Overrides};
 use crate::tenant::{BaseUrl, Slug};
 
 #[derive(clap::Args)]
@@ -23,8 +23,13 @@ pub(in crate::cli) struct Adopt {
     #[arg(long, value_name = "ROLE")]
     login_role: Option<String>,
     /// The environment variable that holds the role's password; trust or peer without it
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", conflicts_with = "password_file")]
     password_env: Option<String>,
+    /// The file that has the role's password; - for standard input
+    #[arg(long, value_name = "FILE")]
+    password_file: Option<String>,
+    #[command(flatten)]
+    jwt_secret: JwtSecret,
     /// Its limits; defaults.tier when not given
     #[arg(long)]
     tier: Option<String>,
@@ -38,22 +43,21 @@ pub(in crate::cli) struct Adopt {
 
 impl Adopt {
     pub(super) async fn run(self, fleet: &Fleet, output: Output) -> Done {
-        let password = match &self.password_env {
-            None => None,
-            Some(name) => match std::env::var(name) {
-                Ok(password) if !password.is_empty() => Some(Secret::new(password)),
-                _ => {
-                    return Err(Failure(format!(
-                        "--password-env: there is no {name} in the environment, or it is empty"
-                    )));
-                }
-            },
+        let password = match (&self.password_env, &self.password_file) {
+            (Some(name), _) => Some(secret::of_environment("--password-env", name)?),
+            (None, Some(file)) => Some(secret::of_file("--password-file", file)?),
+            (None, None) => None,
         };
         let (mut settings, mut overrides) = (Vec::new(), Overrides::default());
         for setting in &self.settings {
-            let (key, value) = set::pair(setting)?;
-            overrides.set(key, value)?;
-            settings.push((key.to_owned(), value.to_owned()));
+            let (key, given) = set::pair(setting)?;
+            let value = secret::value(key, given, output)?;
+            overrides.set(key, value.expose())?;
+            settings.push((key.to_owned(), value.expose().to_owned()));
+        }
+        if let Some(secret) = self.jwt_secret.read()? {
+            overrides.set(JWT_SECRET, secret.expose())?;
+            settings.push((JWT_SECRET.to_owned(), secret.expose().to_owned()));
         }
         set::check_secret(&Api::adopted(), &overrides)?;
         let spec = AdoptionSpec {

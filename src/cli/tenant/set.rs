@@ -1,13 +1,14 @@
 //! `manybox tenant set`: settings by the table of keys, all checked before the first is written.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::super::Failure;
+use super::super::{Failure, Output};
+use super::secret::{self, JwtSecret};
 use crate::catalog::TenantRow;
-use crate::fleet::Fleet;
-use crate::policy::{Api, KEYS, Limits, Overrides};
+use crate::fleet::{Fleet, SettingChange};
+use crate::policy::{Api, JWT_SECRET, KEYS, Limits, Overrides};
 use crate::rest::check_jwt_secret;
-use crate::tenant::BaseUrl;
+use crate::tenant::{BaseUrl, Sealed};
 
 /// What `tenant set` takes, for its help.
 pub(super) fn keys() -> String {
@@ -46,8 +47,73 @@ pub(super) fn check_secret(base: &Api, overrides: &Overrides) -> Result<(), Fail
 pub(super) struct Changed {
     #[serde(flatten)]
     pub(super) tenant: TenantRow,
+    /// What is otherwise than before.
+    pub(super) changes: Vec<SettingChange>,
     /// What of that has no effect, or not the whole; one sentence each.
     pub(super) warnings: Vec<String>,
+}
+
+/// What was changed, for people.
+pub(super) fn words(changed: &Changed) -> String {
+    let (slug, state) = (&changed.tenant.record.slug, changed.tenant.record.state);
+    let mut text = format!("{slug} is {state}");
+    if changed.changes.is_empty() {
+        text.push_str("; nothing is otherwise than before");
+    }
+    for change in &changed.changes {
+        text.push_str(&format!("\n  {change}"));
+    }
+    for warning in &changed.warnings {
+        text.push_str(&format!("\nwarning: {warning}"));
+    }
+    text
+}
+
+/// What a tenant has different, by key, with secrets told by nothing but their being set.
+fn shown(row: &TenantRow, given: &[BaseUrl]) -> BTreeMap<String, String> {
+    let record = &row.record;
+    let own = record.overrides.iter().map(|(key, value)| (key.to_owned(), value.to_owned()));
+    let labels = row.labels.iter().map(|(name, value)| (format!("{LABEL}{name}"), value.clone()));
+    let mut all: BTreeMap<_, _> = own.chain(labels).collect();
+    all.insert("tier".into(), record.tier.clone());
+    if !given.is_empty() {
+        all.insert("base_urls".into(), given.iter().map(ToString::to_string).collect::<Vec<_>>().join(","));
+    }
+    all
+}
+
+/// What differs between the two, and which secrets were set anew or taken away.
+fn changes(before: (&TenantRow, &[BaseUrl]), after: (&TenantRow, &[BaseUrl])) -> Vec<SettingChange> {
+    let (from, to) = (shown(before.0, before.1), shown(after.0, after.1));
+    let keys: BTreeSet<_> = from.keys().chain(to.keys()).collect();
+    let differ = keys.into_iter().filter(|key| from.get(*key) != to.get(*key));
+    let mut changes: Vec<_> = differ
+        .map(|key| SettingChange { key: key.clone(), from: from.get(key).cloned(), to: to.get(key).cloned() })
+        .collect();
+    let (was, is) = (&before.0.record.sealed, &after.0.record.sealed);
+    let names: BTreeSet<_> = was.keys().chain(is.keys()).collect();
+    for name in names.into_iter().filter(|name| was.get(*name) != is.get(*name)) {
+        let set = |sealed: &Sealed, word: &str| sealed.contains_key(name).then(|| word.to_owned());
+        changes.push(SettingChange {
+            key: name.clone(),
+            from: set(was, "(a secret)"),
+            to: set(is, "(a new secret)"),
+        });
+    }
+    changes
+}
+
+/// Why a key that `tenant set` does not take can't be set at all.
+fn fixed(key: &str) -> Option<&'static str> {
+    Some(match key {
+        "slug" => "base URLs derive from it, and clients know them",
+        "edition" => "its database was made by that edition's files",
+        "server" => "its database is there",
+        "id" => "its database, its login and its keys derive from it",
+        "state" => "use suspend, resume, retire or restore",
+        "version" => "`manybox migrate` brings it to another",
+        _ => return None,
+    })
 }
 
 /// How a label is written as a key.
@@ -80,13 +146,38 @@ fn label(labels: &mut BTreeMap<String, String>, name: &str, value: &str) -> Resu
     Ok(())
 }
 
-pub(super) async fn set(fleet: &Fleet, slug: &str, settings: &[String]) -> Result<Changed, Failure> {
+pub(super) async fn set(
+    fleet: &Fleet,
+    slug: &str,
+    settings: &[String],
+    jwt_secret: &JwtSecret,
+    output: Output,
+) -> Result<Changed, Failure> {
     let row = fleet.tenant(slug).await?;
     let record = &row.record;
-    let (mut tier, mut overrides, mut base_urls) = (record.tier.clone(), fleet.unsealed(record)?, None);
-    let mut labels = row.labels.clone();
+    let mut pairs = Vec::new();
     for setting in settings {
-        match pair(setting)? {
+        let (key, given) = pair(setting)?;
+        if let Some(why) = fixed(key) {
+            return Err(Failure(format!("`{key}` of a tenant can't be changed: {why}; nothing was changed")));
+        }
+        pairs.push((key, secret::value(key, given, output)?));
+    }
+    pairs.extend(jwt_secret.read()?.map(|secret| (JWT_SECRET, secret)));
+    let gives_secret = pairs.iter().any(|(key, _)| *key == JWT_SECRET);
+    // A secret that can't be opened any more stays as it is sealed, unless it is set anew.
+    let (mut overrides, keeps_secrets) = match fleet.unsealed(record) {
+        Ok(overrides) => (overrides, false),
+        Err(error) => {
+            if !gives_secret {
+                output.note(&error.to_string());
+            }
+            (record.overrides.clone(), !gives_secret)
+        }
+    };
+    let (mut tier, mut base_urls, mut labels) = (record.tier.clone(), None, row.labels.clone());
+    for (key, value) in &pairs {
+        match (*key, value.expose()) {
             ("tier", "") => tier.clone_from(&fleet.settings.defaults.tier),
             ("tier", value) => value.clone_into(&mut tier),
             ("base_urls", value) => {
@@ -100,16 +191,23 @@ pub(super) async fn set(fleet: &Fleet, slug: &str, settings: &[String]) -> Resul
         }
     }
     check_secret(&fleet.settings.tenant(record.clone()).api, &overrides)?;
+    let given = fleet.catalog.base_urls_given(&record.id).await?;
     // Settings first: a role or a tier that isn't there refuses all.
-    fleet.configure(record, &tier, &overrides).await?;
+    if keeps_secrets {
+        fleet.configure_beside_secrets(record, &tier, &overrides).await?;
+    } else {
+        fleet.configure(record, &tier, &overrides).await?;
+    }
     if labels != row.labels {
         fleet.catalog.tenant_label(&record.id, &labels).await?;
     }
-    if let Some(urls) = base_urls {
-        fleet.catalog.base_urls_replace(&record.id, &urls, false).await?;
+    if let Some(urls) = &base_urls {
+        fleet.catalog.base_urls_replace(&record.id, urls, false).await?;
     }
     let tenant = fleet.tenant(slug).await?;
-    let asks = settings.iter().any(|s| ["max_connections=", "tier="].iter().any(|key| s.starts_with(key)));
+    let asks = pairs.iter().any(|(key, _)| ["max_connections", "tier"].contains(key));
     let warnings = if asks { fleet.settings.idle_limits(&tenant.record) } else { Vec::new() };
-    Ok(Changed { tenant, warnings })
+    let after = base_urls.unwrap_or_else(|| given.clone());
+    let changes = changes((&row, &given), (&tenant, &after));
+    Ok(Changed { tenant, changes, warnings })
 }

@@ -3,6 +3,7 @@
 use std::fmt::Display;
 use std::time::Duration;
 
+use super::super::quantity::{MAX_BYTES, MAX_COUNT, MAX_TIME, bytes};
 use super::{APP, NONE};
 
 pub(super) fn is_json_object(text: &str) -> bool {
@@ -25,7 +26,22 @@ pub(super) fn text(value: &str) -> Option<String> {
 
 /// PostgreSQL takes 0 for no limit at all, and counts in milliseconds.
 pub(super) fn time(value: &str) -> Option<Duration> {
-    humantime::parse_duration(value).ok().filter(|d| d.as_millis() > 0)
+    time_or_zero(value).filter(|d| d.as_millis() > 0)
+}
+
+/// A time that may be none at all.
+pub(super) fn time_or_zero(value: &str) -> Option<Duration> {
+    humantime::parse_duration(value).ok().filter(|d| *d <= MAX_TIME)
+}
+
+/// A number of bytes, with or without a unit.
+pub(super) fn size(value: &str) -> Option<usize> {
+    bytes(value).filter(|n| *n <= MAX_BYTES)
+}
+
+/// How many there may be of something that there must be one of.
+pub(super) fn count(value: &str) -> Option<u32> {
+    number(value).filter(|n| (1..=MAX_COUNT).contains(n))
 }
 
 pub(super) fn number<N: std::str::FromStr>(value: &str) -> Option<N> {

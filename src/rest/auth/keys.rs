@@ -90,7 +90,7 @@ pub fn check_jwt_secret(secret: &Secret, is_base64: bool) -> Result<(), Invalid>
 #[derive(PartialEq)]
 struct KeySource {
     generation: i32,
-    master: Vec<i32>,
+    master: u64,
     sealed: Option<String>,
     plaintext: Option<Secret>,
     is_base64: bool,
@@ -118,7 +118,7 @@ impl Keyring {
     pub(in crate::rest) fn get(&self, tenant: &Tenant, api: &Api) -> Arc<TokenKeys> {
         let source = KeySource {
             generation: tenant.generation,
-            master: self.ring.ids(),
+            master: self.ring.version(),
             sealed: tenant.sealed.get(JWT_SECRET).cloned(),
             plaintext: api.jwt_secret.clone(),
             is_base64: api.jwt_secret_is_base64,

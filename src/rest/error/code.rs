@@ -243,6 +243,12 @@ codes! {
     caller: "Try again after `Retry-After`.";
     operator: "`manybox doctor` names the server; add it to the settings of every router, and restart those that lack it.";
 
+    /// The router's master key is not the fleet's, or not that of which the tenant's password was made.
+    WrongMasterKey = "MBX211", SERVICE_UNAVAILABLE, Unavailable;
+    caller: "Report it to whoever runs the service; no data is lost.";
+    operator: "`/ready` and the log say which key the router has, `manybox keys` which one is expected. Put the right key file \
+               there; it is taken up without a restart.";
+
     /// The token's role is none of the API's.
     RoleNotAllowed = "MBX301", FORBIDDEN, Unauthorized;
     caller: "Sign tokens with a role of the tenant's API.";

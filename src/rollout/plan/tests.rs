@@ -32,6 +32,7 @@ fn row(number: usize, version: i64) -> TenantRow {
         migrated_at: None,
         quarantined: None,
         labels: BTreeMap::new(),
+        lost_secrets: Vec::new(),
         created_at: at,
         changed_at: at,
     }

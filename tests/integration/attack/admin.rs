@@ -21,6 +21,7 @@ async fn port(fleet: &TestFleet, change: impl FnOnce(&mut ListenSettings)) -> St
         pools: app.pools.clone(),
         metrics: app.metrics.clone(),
         traffic: app.traffic.clone(),
+        keys: app.keys.clone(),
         top: 10,
         stopping: tokio::sync::watch::channel(false).1,
     };
