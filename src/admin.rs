@@ -20,6 +20,7 @@ use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use time::OffsetDateTime;
 use tokio::sync::watch;
 
 use crate::directory::{Directory, Freshness};
@@ -76,6 +77,15 @@ async fn ready(State(admin): State<Arc<Admin>>) -> (StatusCode, Json<Value>) {
             "stale",
             "the task that follows the catalog failed (see the log) and has not read it again yet: tenants' changes since \
              are missing",
+        ),
+        Freshness::Snapshot(taken_at) => (
+            StatusCode::OK,
+            Json(json!({
+                "status": "ready",
+                "tenants": admin.directory.len(),
+                "directory": "on disk: the catalog is away",
+                "directory_age_s": (OffsetDateTime::now_utc() - taken_at).whole_seconds(),
+            })),
         ),
         Freshness::Followed => {
             (StatusCode::OK, Json(json!({ "status": "ready", "tenants": admin.directory.len() })))

@@ -1,17 +1,20 @@
 //! Directory: the router's in-memory copy of the catalog, from base URL to tenant.
 
 mod resolve;
+mod snapshot;
 mod watch;
 
 #[cfg(feature = "fuzzing")]
 pub(crate) use resolve::resolve;
 pub use resolve::{Refusal, RequestUrl, Resolved};
+pub use snapshot::Snapshots;
 pub use watch::watch;
 
 use std::collections::HashSet;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use dashmap::DashMap;
+use time::OffsetDateTime;
 use tokio::sync::watch as signal;
 
 use crate::tenant::{Difference, Host, Prefix, State, Tenant, TenantId};
@@ -30,6 +33,8 @@ pub enum RowChange {
 pub enum Freshness {
     /// The catalog has not been read yet.
     Unread,
+    /// It was read from disk, as it was at this time, because the catalog is away.
+    Snapshot(OffsetDateTime),
     /// Changes are followed. While the catalog is away they wait in it, and nobody can make others.
     Followed,
     /// The task that followed changes has failed: those since are missing until it has read the catalog again.
@@ -80,6 +85,11 @@ impl Directory {
         let resolved = resolve::resolve(url, |host, prefix| {
             // A clone of the key for the look-up: DashMap wants the pair as it is stored.
             self.0.urls.get(&(host.clone(), prefix.clone())).map(|id| id.value().clone())
+        })
+        .map_err(|refusal| match (refusal, self.freshness()) {
+            // The tenant may be newer than the snapshot, or have secrets, which are not in it.
+            (Refusal::Unknown, Freshness::Snapshot(_)) => Refusal::NotYet,
+            (refusal, _) => refusal,
         })?;
         let tenant = self.get(&resolved.tenant).ok_or(Refusal::Unknown)?;
         Ok((tenant, resolved))
@@ -124,7 +134,7 @@ impl Directory {
         *self.0.obstacle.write().unwrap_or_else(PoisonError::into_inner) = obstacle;
     }
 
-    /// Whether the catalog has been read once, so that requests can be answered, be it from memory.
+    /// Whether the catalog has been read once, or what was on disk, so that requests can be answered.
     pub fn is_ready(&self) -> bool {
         self.freshness() != Freshness::Unread
     }
@@ -176,6 +186,17 @@ impl Directory {
         changes.extend(tenants.into_iter().filter_map(|tenant| self.put(tenant)));
         self.0.freshness.send_replace(Freshness::Followed);
         changes
+    }
+
+    /// Takes over what was on disk, unless the catalog has been read.
+    fn restore(&self, tenants: Vec<Tenant>, taken_at: OffsetDateTime) {
+        if self.is_ready() {
+            return;
+        }
+        for tenant in tenants {
+            self.put(tenant);
+        }
+        self.0.freshness.send_replace(Freshness::Snapshot(taken_at));
     }
 
     /// Nobody follows changes any more.

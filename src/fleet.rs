@@ -7,6 +7,7 @@ mod connections;
 mod database;
 mod drift;
 mod holder;
+mod hosts;
 mod init;
 mod lifecycle;
 mod lineages;

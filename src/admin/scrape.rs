@@ -9,9 +9,11 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
+use time::OffsetDateTime;
 
 use super::Admin;
 use super::report::TenantLine;
+use crate::directory::Freshness;
 use crate::pool::{Breaker, Holder, ServerStatus};
 
 /// All metrics of a router: those that are counted all along, and those that are looked up when they are scraped.
@@ -38,6 +40,11 @@ impl Collector for Live {
         families.gauge("build_info", "1, with what this program is", build.into_iter())?;
         let known = i64::try_from(self.0.directory.len()).unwrap_or(i64::MAX);
         families.single("tenants", "Tenants in the directory", known)?;
+        let age = match self.0.directory.freshness() {
+            Freshness::Snapshot(taken_at) => (OffsetDateTime::now_utc() - taken_at).whole_seconds(),
+            _ => 0,
+        };
+        families.single("directory_age_seconds", "Age of the directory, where it is that on disk", age)?;
         if let Some(bytes) = resident() {
             families.single("resident_memory_bytes", "Memory of this process", bytes)?;
         }

@@ -38,6 +38,8 @@ pub enum Refusal {
     Ambiguous(&'static str),
     /// No tenant is here.
     Unknown,
+    /// It can't be known whether one is here before the catalog has been read.
+    NotYet,
 }
 
 /// Finds the tenant: host first, then the longest prefix.

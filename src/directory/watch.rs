@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{broadcast, watch as signal};
-use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until, timeout};
 
-use super::{Directory, Obstacle, RowChange};
+use super::{Directory, Freshness, Obstacle, RowChange, Snapshots};
 use crate::backoff::Backoff;
 use crate::catalog::{CatalogError, Feed, Made, Reader};
 use crate::settings::Settings;
@@ -16,6 +16,8 @@ use crate::tenant::{Record, TenantId};
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
 /// Longest wait for one answer of the catalog: past it, the connection counts as half-open and is dropped.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long changes are gathered before the directory on disk is written anew.
+const KEEP_AFTER: Duration = Duration::from_secs(1);
 
 /// Runs until it is aborted. `changed` hears of every tenant whose row changed, after the directory has taken it over.
 ///
@@ -23,18 +25,26 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// The version counter is compared every `poll_interval` besides. `refused` names tenants whose login a server
 /// refused: their rows are read again, in case a notice was missed. When the settings change all rows are.
 ///
+/// With `snapshots` the directory is kept on disk, and read from there if the catalog can't be reached at first.
+///
 /// However it ends, by a panic too, the directory is [stale](super::Freshness::Stale) from then on.
 pub async fn watch(
     directory: Directory,
     reader: Reader,
     settings: signal::Receiver<Arc<Settings>>,
     mut refused: broadcast::Receiver<TenantId>,
+    snapshots: Option<Snapshots>,
     changed: impl Fn(RowChange) + Send + 'static,
 ) {
     let _following = Following(directory.clone());
     let (mut backoff, mut misfit) = (BACKOFF, None);
     loop {
-        let watcher = Watcher { directory: &directory, settings: &settings, changed: &changed };
+        let watcher = Watcher {
+            directory: &directory,
+            settings: &settings,
+            snapshots: snapshots.as_ref(),
+            changed: &changed,
+        };
         let reason = match timeout(ANSWER_TIMEOUT, reader.open()).await {
             Ok(Ok(feed)) => {
                 // Said before anything of a newer catalog is stumbled over.
@@ -46,6 +56,12 @@ pub async fn watch(
         };
         let is_newer_catalog = misfit.as_ref().is_some_and(|misfit| misfit.is_newer);
         directory.set_obstacle(Some(Obstacle { reason: reason.clone(), is_newer_catalog }));
+        if directory.freshness() == Freshness::Unread
+            && let Some(snapshots) = &snapshots
+        {
+            let now = Arc::clone(&settings.borrow());
+            snapshots.restore(&directory, &now);
+        }
         let wait = backoff.next_wait();
         tracing::warn!(error = %reason, retry.ms = wait.as_millis() as u64, "catalog lost; serving on from the directory");
         sleep(wait).await;
@@ -82,6 +98,7 @@ impl Drop for Following {
 struct Watcher<'a, F> {
     directory: &'a Directory,
     settings: &'a signal::Receiver<Arc<Settings>>,
+    snapshots: Option<&'a Snapshots>,
     changed: &'a F,
 }
 
@@ -106,11 +123,27 @@ impl<F: Fn(RowChange)> Watcher<'_, F> {
         let poll = poll_interval.max(Duration::from_millis(100));
         let mut ticks = interval_at(Instant::now() + poll, poll);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        self.keep().await;
+        let mut unkept: Option<Instant> = None;
         loop {
+            let kept = async {
+                match unkept {
+                    Some(since) => sleep_until(since + KEEP_AFTER).await,
+                    None => std::future::pending().await,
+                }
+            };
             let outcome = tokio::select! {
                 notice = feed.next() => match notice {
-                    Some(id) => self.load(&feed, &id).await,
+                    Some(id) => {
+                        unkept.get_or_insert_with(Instant::now);
+                        self.load(&feed, &id).await
+                    }
                     None => return "the connection was closed".into(),
+                },
+                () = kept => {
+                    unkept = None;
+                    self.keep().await;
+                    Ok(())
                 },
                 id = refused.recv() => match id {
                     Ok(id) => self.load(&feed, &id).await,
@@ -121,7 +154,11 @@ impl<F: Fn(RowChange)> Watcher<'_, F> {
                 // Every tenant is made of its row and the settings. While nobody can change them there is nothing to wait for.
                 Ok(()) = settings.changed() => self.load_all(&feed).await.map(drop),
                 _ = ticks.tick() => match in_time(feed.version()).await {
-                    Ok(now) if now == version => Ok(()),
+                    Ok(now) if now == version => {
+                        // Also when nothing changed: the file tells when it was true.
+                        unkept.get_or_insert_with(Instant::now);
+                        Ok(())
+                    }
                     // Most often the notices have told it all already; a reload costs one query.
                     Ok(_) => self.load_all(&feed).await.map(|now| version = now),
                     Err(error) => Err(error),
@@ -143,6 +180,12 @@ impl<F: Fn(RowChange)> Watcher<'_, F> {
             self.tell(change);
         }
         Ok(version)
+    }
+
+    async fn keep(&self) {
+        if let Some(snapshots) = self.snapshots {
+            snapshots.write(self.directory.tenants()).await;
+        }
     }
 
     async fn load(&self, feed: &Feed, id: &TenantId) -> Result<(), String> {

@@ -4,7 +4,7 @@ use super::database::DatabaseRights;
 use super::prepare::prepare;
 use super::roles::{self, HISTORY, MIGRATORS, OWNER, migrator_of};
 use super::server::{run, version};
-use super::{Doing, FleetError, FleetServer, database, rights};
+use super::{Doing, FleetError, FleetServer, database, hosts, rights};
 use crate::pg::{Ident, literal};
 use crate::settings::Settings;
 use crate::tenant::TenantId;
@@ -32,7 +32,16 @@ pub async fn check(settings: &Settings, server: &FleetServer) -> Result<Vec<Find
     let admin = Ident::new(&server.admin()?.user);
     let scratch = format!("mb_check_{}", TenantId::random()?);
     let scratch_ident = Ident::new(&scratch);
-    let mut findings = Vec::new();
+    // A host that does not answer is a failure: where it was to take over, nobody will.
+    let hosts = hosts::look(server, &client).await?.into_iter();
+    let mut findings: Vec<_> = hosts
+        .map(|(host, seen)| Finding {
+            trial: format!("host {host}"),
+            ok: seen.is_ok(),
+            message: seen.unwrap_or_else(|error| error.to_string()),
+            remedy: String::new(),
+        })
+        .collect();
     let mut note = |trial: &str, outcome: Result<(), FleetError>, remedy: String| {
         let ok = outcome.is_ok();
         findings.push(Finding {

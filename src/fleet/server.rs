@@ -98,7 +98,7 @@ impl FleetServer {
             let name = self.endpoint.name();
             FleetError::Settings(format!(
                 "server `{name}`: its url has no user and password; give this command the admin's by MANYBOX__SERVERS__{}__URL",
-                name.to_uppercase()
+                name.to_uppercase().replace('-', "_")
             ))
         })
     }

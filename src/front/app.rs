@@ -1,6 +1,6 @@
 //! App: the data plane put together: directory, pools, REST, and the tasks in the background.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::net::IpAddr;
 use std::ops::Deref;
@@ -18,9 +18,9 @@ use super::supervisor::Supervisor;
 use super::tls::Certificates;
 use super::{share, traffic};
 use crate::catalog::Reader;
-use crate::directory::{self, Directory, RowChange};
+use crate::directory::{self, Directory, RowChange, Snapshots};
 use crate::pg::Endpoint;
-use crate::pool::{Budget, Pools};
+use crate::pool::{Budget, Lease, Pools};
 use crate::rest::{Rest, SharedSchemas};
 use crate::settings::{self, AccessLog, Reloaded, Settings};
 use crate::telemetry::{Metrics, Traffic};
@@ -109,8 +109,9 @@ impl App {
             let settings = live.subscribe();
             supervisor.keep("directory", parts, move |(directory, pools, rate_limiters, rest)| {
                 let (reader, settings, refused) = (reader.clone(), settings.clone(), pools.refused());
+                let snapshots = snapshots(&settings.borrow(), &pools);
                 let changed = move |change| take_up(change, &pools, &rate_limiters, &rest);
-                directory::watch(directory, reader, settings, refused, changed)
+                directory::watch(directory, reader, settings, refused, snapshots, changed)
             });
         } else {
             pools.begin_without_lease();
@@ -203,6 +204,18 @@ fn take_up(change: RowChange, pools: &Pools, rate_limiters: &RateLimiters, rest:
             }
         }
     }
+}
+
+/// The directory on disk, with this router's shares: without the catalog it can't lease any, and what it held before is its own.
+fn snapshots(settings: &Settings, pools: &Pools) -> Option<Snapshots> {
+    let (held, restored) = (pools.clone(), pools.clone());
+    let shares = move || held.servers().into_iter().map(|server| (server.server, server.budget)).collect();
+    let restore = move |shares: BTreeMap<String, u32>| {
+        for (server, share) in shares {
+            restored.set_lease(&server, Lease { share, total: share, ..Lease::default() });
+        }
+    };
+    Snapshots::new(settings, shares, restore)
 }
 
 /// A name that no other router has, here or on another machine: the seed of a hash map is random.

@@ -33,6 +33,7 @@ impl From<Refusal> for RouterError {
         match refusal {
             Refusal::Ambiguous(why) => Self::AmbiguousUrl(why),
             Refusal::Unknown => Self::UnknownBaseUrl,
+            Refusal::NotYet => Self::NotReady,
         }
     }
 }

@@ -52,6 +52,11 @@ impl Connection {
         let _ = self.driver.await;
     }
 
+    /// Its host's position in the server's URL.
+    pub fn host(&self) -> usize {
+        self.address.host()
+    }
+
     /// The session's host does not answer, or is not what it was: others are asked first for a while.
     pub fn doubt(&self, endpoint: &Endpoint) {
         endpoint.hosts.doubt(self.address.host());

@@ -13,7 +13,7 @@ use tokio_postgres::config::{LoadBalanceHosts, SslMode};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::error::Error;
-use super::hosts::Hosts;
+use super::hosts::{Hosts, Target};
 use super::login::Login;
 use super::socket::{Host, Keepalive, Liveness};
 use crate::policy::Secret;
@@ -95,6 +95,15 @@ impl Endpoint {
     /// Whether the server has several hosts, one of which is the primary and is looked for.
     pub fn has_leader(&self) -> bool {
         self.hosts.has_leader()
+    }
+
+    /// Each of its hosts by itself, whatever it is, in the order of the URL.
+    pub fn hosts_apart(&self) -> Vec<(String, Self)> {
+        let apart = |host: &Host| {
+            let hosts = Arc::new(Hosts::new(&self.name, vec![host.clone()], Target::Any, false));
+            (host.to_string(), Self { hosts, ..self.clone() })
+        };
+        self.hosts.all.iter().map(apart).collect()
     }
 
     /// How long all its hosts together may take for one session: each has its own share.

@@ -52,6 +52,12 @@ pub struct ListenSettings {
     /// How long requests under way may take to finish after `stop_delay`.
     #[serde(with = "humantime_serde")]
     pub drain_timeout: Duration,
+    /// Where the router keeps its directory, without secrets, so that it can start while the catalog is away. Each router
+    /// of a machine needs a file of its own.
+    pub directory_file: PathBuf,
+    /// How old that may be to be used; `0s` keeps none. What changed since is not known to the router.
+    #[serde(with = "humantime_serde")]
+    pub stale_directory: Duration,
     /// What clients may hold.
     pub clients: ClientSettings,
 }
@@ -75,6 +81,8 @@ impl Default for ListenSettings {
             stop_delay: Duration::from_secs(5),
             access_log: AccessLog::default(),
             drain_timeout: Duration::from_secs(10),
+            directory_file: ".manybox/directory.json".into(),
+            stale_directory: Duration::from_secs(24 * 3600),
             clients: ClientSettings::default(),
         }
     }

@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
+use manybox::directory::Freshness;
+use manybox::front::App;
 use manybox::pg::wire::Query;
 use manybox::pg::{self, Endpoint, Error, Guard, Login};
 use manybox::pool::{Budget, Pools};
 use manybox::rest::Rest;
-use manybox::settings::ClientSettings;
+use manybox::settings::{ClientSettings, Settings};
 use manybox::telemetry::Metrics;
 use manybox::tenant::Tenant;
 use reqwest::Method;
@@ -325,6 +327,73 @@ async fn a_write_on_a_standby_is_503_and_a_functions_words_are_none() {
         ask(&standby, &acme, Method::POST, "/notes", &note(3)).await.0 == 201
     })
     .await;
+}
+
+#[tokio::test]
+async fn server_check_says_which_host_is_what() {
+    let cluster = Cluster::start().await;
+    let url = cluster.url([&cluster.second, &cluster.first], "target_session_attrs=primary");
+    let fleet = TestFleet::builder().build_on(&url).await;
+    let look = async || {
+        let (_, out, error) = fleet.run(&["server", "check", "--json"]).await;
+        let lines: Vec<serde_json::Value> =
+            serde_json::from_str(&out).unwrap_or_else(|e| panic!("{e}: {out} {error}"));
+        let of = |node: &Node| {
+            let line = lines.iter().find(|line| {
+                line["trial"].as_str().is_some_and(|trial| trial.ends_with(&format!(":{}", node.port())))
+            });
+            let line = line.unwrap_or_else(|| panic!("{out}"));
+            (line["ok"].as_bool().unwrap(), line["message"].as_str().unwrap().to_owned())
+        };
+        [of(&cluster.first), of(&cluster.second)]
+    };
+    let [first, second] = look().await;
+    assert!(first.0 && first.1.starts_with("in use: primary"), "{first:?}");
+    assert!(first.1.contains("standbys"), "{first:?}");
+    assert!(second.0 && second.1.starts_with("standby"), "{second:?}");
+    cluster.first.stop("fast");
+    cluster.second.promote();
+    let [first, second] = look().await;
+    assert!(!first.0 && second.1.starts_with("in use: primary"), "{first:?} {second:?}");
+}
+
+#[tokio::test]
+async fn a_router_starts_without_the_catalog() {
+    let fleet = TestFleet::builder().tenants(&["acme", "globex"]).build().await;
+    let secret = ["0123456789abcdef"; 3].join("");
+    let (code, out, error) = fleet.run(&["tenant", "set", "globex", &format!("jwt_secret={secret}")]).await;
+    assert_eq!(code, 0, "{out} {error}");
+    let mut settings = fleet.fleet.settings.clone();
+    settings.catalog.server = "away".into();
+    let mut endpoints = fleet.fleet.servers.endpoints();
+    endpoints.insert("away".into(), endpoints["main"].clone());
+    let start = |settings: &Settings, endpoints: &HashMap<String, Endpoint>| {
+        App::start(Arc::new(settings.clone()), endpoints.clone(), Arc::clone(&fleet.fleet.keys))
+    };
+    let app = start(&settings, &endpoints);
+    app.wait_ready().await;
+    let file = settings.listen.directory_file.clone();
+    eventually("the directory is on disk", async || file.exists()).await;
+    let text = std::fs::read_to_string(&file).unwrap();
+    assert!(!text.contains(&secret) && !text.contains("jwt_secret"), "{text}");
+    app.stop().await;
+
+    endpoints
+        .insert("away".into(), Endpoint::parse("away", "postgres://127.0.0.1:1/postgres", None).unwrap().0);
+    let app = start(&settings, &endpoints);
+    app.wait_ready().await;
+    assert!(matches!(app.directory.freshness(), Freshness::Snapshot(_)));
+    let acme = app.directory.get(&fleet.row("acme").await.record.id).unwrap();
+    let (status, _, text) = ask(&app.rest, &acme, Method::GET, "/items", "").await;
+    assert_eq!(status, 200, "{text}");
+    assert!(app.directory.get(&fleet.row("globex").await.record.id).is_none(), "its secret is not there");
+    app.stop().await;
+
+    settings.listen.stale_directory = Duration::from_millis(1);
+    let app = start(&settings, &endpoints);
+    let waited = tokio::time::timeout(Duration::from_secs(1), app.wait_ready()).await;
+    assert!(waited.is_err(), "an old one is not used");
+    app.abort();
 }
 
 /// A way to the server whose connections can all fall silent, while new ones go through.
