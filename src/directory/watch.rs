@@ -59,7 +59,8 @@ pub async fn watch(
         if directory.freshness() == Freshness::Unread
             && let Some(snapshots) = &snapshots
         {
-            snapshots.restore(&directory, &settings.borrow().clone());
+            let now = Arc::clone(&settings.borrow());
+            snapshots.restore(&directory, &now);
         }
         let wait = backoff.next_wait();
         tracing::warn!(error = %reason, retry.ms = wait.as_millis() as u64, "catalog lost; serving on from the directory");
