@@ -19,7 +19,7 @@ pub use fingerprints::AcceptedDrift;
 pub use journal::Entry;
 pub use leases::{Demand, Holder, Lease, Leases, RENEWAL as LEASE_RENEWAL};
 pub use made::{Made, NEWEST_MIGRATION};
-pub use rollouts::{NewStep, RolloutRow, RolloutState};
+pub use rollouts::{NewStep, PlannedGaps, RolloutRow, RolloutState};
 pub use routers::{KnownBudget, Named, RouterRow, Use};
 pub use steps::{Claim, Room, Seat, StepOutcome, StepRow, StepState, WaveCounts};
 pub use templates::Template;

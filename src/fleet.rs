@@ -124,7 +124,7 @@ pub enum FleetError {
         /// The tenant.
         slug: String,
         /// What failed.
-        source: migrate::PerTenantFailure,
+        source: migrate::PartFailure,
     },
     /// A database's history could not be read.
     #[error("reading the history of `{database}`: {source}")]

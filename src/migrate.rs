@@ -5,6 +5,7 @@
 //! Which databases are migrated, and when, is the rollout's decision.
 
 mod activity;
+mod check;
 mod contradiction;
 mod edition;
 mod editions;
@@ -14,10 +15,11 @@ mod file_name;
 mod fingerprint;
 mod guard;
 mod history;
+mod leftover;
 mod lint;
 mod outcome;
 mod outside;
-mod per_tenant;
+mod parts;
 mod place;
 mod read;
 mod repair;
@@ -43,7 +45,7 @@ pub use guard::strangers;
 pub use history::lineage;
 pub use lint::{Code, Finding, Limits, Weight, codes};
 pub use outcome::{FailureKind, MigrationFailure, MigrationOutcome};
-pub use per_tenant::{PerTenantFailure, run_per_tenant};
+pub use parts::{PartFailure, begin_trial, run_per_tenant, try_file};
 pub use place::Place;
 pub use read::{History, ReadError};
 pub use repair::{Repair, RepairError, Repaired, repair};

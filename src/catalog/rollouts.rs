@@ -128,6 +128,17 @@ pub struct NewStep {
     pub before: i64,
 }
 
+/// What a rollout was planned to bring up out of order, of one edition.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize)]
+pub struct PlannedGaps {
+    /// The version that it leads to.
+    pub version: i64,
+    /// The digest of the files that lead there.
+    pub history: String,
+    /// Histories, by their digest, with the versions that they lack below their newest.
+    pub gaps: std::collections::BTreeMap<String, Vec<i64>>,
+}
+
 impl Catalog {
     /// Stores a plan with its steps, in their order. It is in the journal.
     ///
@@ -209,6 +220,22 @@ impl Catalog {
     pub async fn rollouts_open(&self) -> Result<Vec<RolloutRow>, CatalogError> {
         let sql = format!("{SELECT} WHERE state IN ('running', 'paused', 'halted') ORDER BY id");
         self.sessions.query(&sql, &[]).await?.iter().map(RolloutRow::read).collect()
+    }
+
+    /// What rollouts of an edition were planned to bring up out of order, newest first, of the newest hundred that were.
+    ///
+    /// # Errors
+    /// When the catalog can't be read, or a plan is none.
+    pub async fn planned_gaps(&self, edition: &str) -> Result<Vec<PlannedGaps>, CatalogError> {
+        let sql = "SELECT plan -> 'targets' -> $1::text FROM catalog.rollout
+                   WHERE plan -> 'targets' -> $1::text -> 'gaps' <> '{}' ORDER BY id DESC LIMIT 100";
+        let rows = self.sessions.query(sql, &[&edition]).await?;
+        let read = |row: &Row| {
+            let target: serde_json::Value = row.try_get(0)?;
+            serde_json::from_value(target)
+                .map_err(|e| CatalogError::Row(format!("a plan can't be read ({e})")))
+        };
+        rows.iter().map(read).collect()
     }
 
     /// Moves a rollout from one of these states to another, for a reason. False when it was in none of them.

@@ -1,10 +1,12 @@
 //! Lineages: an edition's files beside what the catalog knows of every database, and what the databases themselves say.
 
+use std::collections::BTreeMap;
+
 use futures_util::stream::{self, StreamExt as _};
 
 use super::{Fleet, FleetError, roles};
 use crate::catalog::{Filter, Template, TenantRow};
-use crate::migrate::{self, Contradiction, Edition, History, Member, Whose};
+use crate::migrate::{self, Contradiction, Edition, History, Member, Standing, Whose, standing};
 use crate::tenant::{Lineage, State, TenantId};
 
 /// Databases that are asked, one after the other, which file differs.
@@ -46,6 +48,20 @@ fn has_database(state: State) -> bool {
     matches!(state, State::Active | State::Suspended | State::Retired)
 }
 
+/// Takes a database's history in among those that lack only files below their newest version, if it is one, and the one that
+/// the catalog knows of.
+fn admit(edition: &mut Edition, known: &Lineage, read: Result<History, FleetError>) {
+    match read {
+        Ok(history) if history.lineage(&known.edition) == *known => {
+            if let Some(below) = history.gaps(edition) {
+                edition.gaps.insert(history.versions_digest(), below);
+            }
+        }
+        Ok(_) => {}
+        Err(error) => tracing::warn!(edition = edition.name, %error, "a history can't be read"),
+    }
+}
+
 impl Fleet {
     /// Refuses files that are not those that the fleet was made by, before anything is made from them. Which file it is, one
     /// of the databases is asked.
@@ -57,18 +73,71 @@ impl Fleet {
         let mut agreed = self.agreed.lock().await;
         let templates = self.catalog.templates().await?;
         let of_edition = templates.iter().filter(|t| t.lineage.edition == edition.name && t.state == "ready");
-        let standing = (edition.history_digest(edition.latest()), of_edition.cloned().collect::<Vec<_>>());
-        if agreed.get(&edition.name) == Some(&standing) {
+        let agreement = (edition.history_digest(edition.latest()), of_edition.cloned().collect::<Vec<_>>());
+        if agreed.get(&edition.name) == Some(&agreement) {
             return Ok(());
         }
         let filter = Filter { edition: Some(edition.name.clone()), ..Filter::default() };
         let tenants = self.catalog.tenants(&filter).await?;
-        if let Some(mut contradiction) = contradiction_among(edition, &templates, &tenants) {
-            contradiction.file = self.differing_file(edition, &contradiction, &standing.1, &tenants).await;
+        let contradiction = match contradiction_among(edition, &templates, &tenants) {
+            Some(_) => contradiction_among(&self.with_admitted_gaps(edition).await?, &templates, &tenants),
+            None => None,
+        };
+        if let Some(mut contradiction) = contradiction {
+            contradiction.file = self.differing_file(edition, &contradiction, &agreement.1, &tenants).await;
             return Err(FleetError::Contradiction(Box::new(contradiction)));
         }
-        agreed.insert(edition.name.clone(), standing);
+        agreed.insert(edition.name.clone(), agreement);
         Ok(())
+    }
+
+    /// The edition with the histories that rollouts may bring up out of order, as it was when they were planned.
+    ///
+    /// # Errors
+    /// When the catalog can't be read.
+    pub async fn with_admitted_gaps(&self, edition: &Edition) -> Result<Edition, FleetError> {
+        let mut admitted = edition.clone();
+        for planned in self.catalog.planned_gaps(&edition.name).await? {
+            // By files that begin as those of today do: by others the same history may lack more.
+            if edition.history_digest(planned.version) == planned.history {
+                admitted.gaps.extend(planned.gaps);
+            }
+        }
+        Ok(admitted)
+    }
+
+    /// The edition with the histories, of tenants and templates, that lack nothing but files below their newest version: one
+    /// database of each history is asked for it.
+    ///
+    /// # Errors
+    /// When the catalog can't be read.
+    pub async fn with_gaps(&self, edition: &Edition) -> Result<Edition, FleetError> {
+        let mut admitted = edition.clone();
+        let filter = Filter { edition: Some(edition.name.clone()), ..Filter::default() };
+        let templates = self.catalog.templates().await?;
+        let rows = self.catalog.tenants(&filter).await?;
+        let mut asked: BTreeMap<&str, usize> = BTreeMap::new();
+        let wanted = |admitted: &Edition, lineage: &Lineage| {
+            lineage.edition == edition.name && standing(admitted, lineage) == Standing::Divergent
+        };
+        for row in rows.iter().filter(|row| has_database(row.record.state)) {
+            let Some(lineage) = row.record.lineage().filter(|lineage| wanted(&admitted, lineage)) else {
+                continue;
+            };
+            let times = asked.entry(&lineage.history).or_default();
+            *times += 1;
+            if *times <= ASKED {
+                let read = self.history(&row.record.server, &row.record.database()).await;
+                admit(&mut admitted, lineage, read);
+            }
+        }
+        for template in templates.iter().filter(|t| t.state == "ready") {
+            if wanted(&admitted, &template.lineage) {
+                let read = self.template_history(template).await;
+                admit(&mut admitted, &template.lineage, read);
+            }
+        }
+        Ok(admitted)
     }
 
     /// Which file differs, by the history of one of the databases that contradict it; `None` when none could be asked.

@@ -11,7 +11,7 @@ use super::drift::{Before, Proof};
 use super::migrator::{Migrator, Waiting};
 use super::roles::OWNER;
 use super::{Doing, Fleet, FleetError, rights, roles};
-use crate::migrate::{self, Edition, MigrationFailure, MigrationOutcome, Options};
+use crate::migrate::{self, Edition, FailureKind, MigrationFailure, MigrationOutcome, Options};
 use crate::pg::{self, Ident};
 use crate::tenant::{Lineage, TenantId};
 
@@ -72,7 +72,12 @@ impl Fleet {
             }
             opened => opened?,
         };
-        let outcome = match migrator.migrate(edition, options, stop).await {
+        let mut migrated = migrator.migrate(edition, options, stop).await;
+        if matches!(&migrated, Err(failure) if failure.kind == FailureKind::Outdated) {
+            self.widen_history(server, database, edition.latest()).await?;
+            migrated = migrator.migrate(edition, options, stop).await;
+        }
+        let outcome = match migrated {
             Ok(outcome) => {
                 let more = then(&migrator, &outcome).await;
                 Ok((outcome, more))
@@ -138,8 +143,8 @@ impl Fleet {
         asked.map_err(|_| late())?.doing(|| format!("asking database `{database}`"))
     }
 
-    /// Gives the history of a database room for versions that its edition did not have before. Its migrator may not: the
-    /// tables aren't its own.
+    /// Gives the history of a database room for versions that its edition did not have before, and for what this version of
+    /// manybox keeps there. Its migrator may not: the tables aren't its own.
     async fn widen_history(&self, server: &str, database: &str, newest: i64) -> Result<(), FleetError> {
         let mut admin = self.servers.get(server)?.connect_admin_inside(database).await?;
         let taken = migrate::take_over_history(&mut admin, &roles::of_tenants(), newest).await;

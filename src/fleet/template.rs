@@ -314,7 +314,9 @@ impl Fleet {
 
 /// Whether the edition's newest version can be made from this template.
 fn reusable(template: &Template, edition: &migrate::Edition) -> bool {
-    template.state == "stale" && leads_to(template, edition)
+    // Brought up out of order it would be another than one that is made by the files in their order.
+    let in_order = edition.gap(&template.lineage.history).is_none();
+    template.state == "stale" && in_order && leads_to(template, edition)
 }
 
 /// Whether the edition's files begin with those that the template was made by.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::file::{self, File};
-use super::file_name;
+use super::file_name::{self, REPEATABLE};
 use super::lint::{Finding, Limits, Linter, Scope};
 
 /// Why an edition can't be used. Nothing of it has been run.
@@ -57,16 +57,23 @@ fn lines(findings: &[Finding]) -> String {
 pub struct Edition {
     /// The folder's name under `migrations/`.
     pub name: String,
-    /// In ascending order of version.
+    /// Those that have a version, in ascending order of it.
     pub files: Vec<File>,
+    /// Those that are run behind them, and again whenever they have changed, in order of their names.
+    pub repeatables: Vec<File>,
+    /// Whether it ends below its newest version: repeatable files are written for that, and left alone before.
+    ends_early: bool,
     /// Settings of PostgreSQL that its files run with, by name.
     pub settings: BTreeMap<String, String>,
+    /// Histories, by their digest, that lack nothing but files below their newest version, with the versions of these: databases
+    /// that have one are behind and not divergent, because these files may be applied out of order.
+    pub gaps: BTreeMap<String, Vec<i64>>,
     /// The timeouts that its files may not raise.
     limits: Limits,
 }
 
 impl Edition {
-    /// Reads `<folder>/V<n>__<snake_name>.sql`. `folder` is the edition's own, `migrations/<edition>`.
+    /// Reads `<folder>/V<n>__<snake_name>.sql` and `R__<snake_name>.sql`. `folder` is the edition's own, `migrations/<edition>`.
     /// `README.md` and names that begin with a dot are ignored; everything else must be a migration.
     ///
     /// # Errors
@@ -126,21 +133,26 @@ impl Edition {
             let (version, stem) = file_name::parse(file_name).map_err(|reason| entry(file_name, reason))?;
             parsed.push((file_name, version, stem, text.replace("\r\n", "\n")));
         }
-        parsed.sort_by_key(|(_, version, ..)| *version);
+        // The linter knows what a file may use by those that run before it.
+        parsed.sort_by(|(_, a, a_name, _), (_, b, b_name, _)| {
+            (*a == REPEATABLE, a, a_name).cmp(&(*b == REPEATABLE, b, b_name))
+        });
         for pair in parsed.windows(2) {
             if let [(first, a, ..), (second, b, ..)] = pair
                 && a == b
+                && *a != REPEATABLE
             {
                 let reason = format!("has the same version as `{first}`: give the newer one the next number");
                 return Err(entry(second, reason));
             }
         }
         let mut linter = Linter::new(*limits, Scope::Refused);
-        let (mut files, mut refused) = (Vec::with_capacity(parsed.len()), Vec::new());
+        let (mut files, mut repeatables, mut refused) = (Vec::new(), Vec::new(), Vec::new());
         for (file_name, version, stem, sql) in parsed {
             let linted = linter.lint(file_name, version, &sql);
             refused.extend(linted.findings);
-            files.push(File {
+            let of_kind = if version == REPEATABLE { &mut repeatables } else { &mut files };
+            of_kind.push(File {
                 version,
                 checksum: file::checksum(version, &stem, &sql).map_err(|e| entry(file_name, e))?,
                 name: stem,
@@ -150,7 +162,15 @@ impl Edition {
                 steps: linted.steps,
             });
         }
-        let edition = Self { name: name.to_owned(), files, settings: BTreeMap::new(), limits: *limits };
+        let edition = Self {
+            name: name.to_owned(),
+            files,
+            repeatables,
+            ends_early: false,
+            settings: BTreeMap::new(),
+            gaps: BTreeMap::new(),
+            limits: *limits,
+        };
         if refused.is_empty() {
             return Ok(edition);
         }
@@ -158,13 +178,14 @@ impl Edition {
         Err(EditionError::Lint { edition: name, findings: refused, warnings })
     }
 
-    /// What the linter finds odd in files above a version but lets pass, in the order of the files. Reads the whole
+    /// What the linter finds odd in files above a version, and in repeatable ones, but lets pass, in the order of the files. Reads the whole
     /// edition once more and parses its definitions, so it is asked only where somebody reads the answer.
     pub fn warnings(&self, above: i64) -> Vec<Finding> {
         let mut linter = Linter::new(self.limits, Scope::Above(above));
         let found = self
             .files
             .iter()
+            .chain(&self.repeatables)
             .flat_map(|file| linter.lint(&file.file_name(), file.version, &file.sql).findings);
         found.filter(|finding| finding.warning).collect()
     }
@@ -184,7 +205,7 @@ impl Edition {
 
     /// Whether files up to `version` have what is marked to run in each tenant.
     pub fn is_per_tenant(&self, version: i64) -> bool {
-        self.up_to(version).iter().flat_map(|file| &file.statements).any(|statement| statement.per_tenant)
+        self.up_to(version).iter().any(File::is_per_tenant)
     }
 
     /// The newest version; 0 when the edition is empty.
@@ -192,10 +213,29 @@ impl Edition {
         self.files.last().map_or(0, |file| file.version)
     }
 
-    /// The edition as it was when `version` was its newest.
+    /// The edition as it was when `version` was its newest. Below its newest its repeatable files are left alone.
     #[must_use]
     pub fn ending_at(&self, version: i64) -> Self {
-        Self { files: self.up_to(version).to_vec(), ..self.clone() }
+        let ends_early = self.ends_early || version < self.latest();
+        let repeatables = if ends_early { Vec::new() } else { self.repeatables.clone() };
+        Self { files: self.up_to(version).to_vec(), repeatables, ends_early, ..self.clone() }
+    }
+
+    /// The edition without its repeatable files, which are left alone.
+    #[must_use]
+    pub fn versions_only(&self) -> Self {
+        Self { repeatables: Vec::new(), ends_early: true, ..self.clone() }
+    }
+
+    /// Whether its repeatable files are run, and those that it does not have any more forgotten, in a database that is brought up
+    /// to `target`.
+    pub(super) fn repeats(&self, target: Option<i64>) -> bool {
+        !self.ends_early && target.is_none_or(|target| target >= self.latest())
+    }
+
+    /// How many files a database of this history lacks below its newest version, when these may be applied out of order.
+    pub fn gap(&self, history: &str) -> Option<usize> {
+        self.gaps.get(file::parts(history).0).map(Vec::len)
     }
 
     /// The files with a version of at most `version`.
@@ -204,9 +244,26 @@ impl Edition {
     }
 
     /// Hex SHA-256 over (version, name, checksum) of the files with a version of at most `up_to`; empty when there
-    /// are none. A database with the same digest was made by exactly these files.
+    /// are none. A database with the same digest was made by exactly these files. At the newest version, `+` and a digest of the
+    /// repeatable files stand behind it when there are any.
     pub fn history_digest(&self, up_to: i64) -> String {
+        let versions = self.versions_digest(up_to);
+        if up_to < self.latest() { versions } else { file::history(&versions, &self.repeatables_digest()) }
+    }
+
+    /// The same of the files with a version alone.
+    pub(super) fn versions_digest(&self, up_to: i64) -> String {
         file::digest(self.up_to(up_to).iter().map(|f| (f.version, f.name.as_str(), f.checksum)))
+    }
+
+    /// Of the repeatable files alone; empty when there are none.
+    pub(super) fn repeatables_digest(&self) -> String {
+        file::digest(self.repeatables.iter().map(|f| (f.version, f.name.as_str(), f.checksum)))
+    }
+
+    /// Whether a database of this history has other repeatable files than these; of an edition that ends early it does not matter.
+    pub fn has_other_repeatables(&self, history: &str) -> bool {
+        !self.ends_early && file::parts(history).1 != self.repeatables_digest()
     }
 }
 
@@ -237,17 +294,15 @@ mod tests {
         let sql = "CREATE TABLE s (k text);\nSET search_path = 'ä';\n\n-- manybox: per-tenant\nINSERT INTO s\nVALUES (1);\nSELECT 2;";
         let edition = Edition::embedded("core", &[("V1__a.sql", sql)]).unwrap();
         let file = &edition.files[0];
-        // What is blanked out keeps its place, so that the server's positions still point at it.
-        let blank = |n: usize| " ".repeat(n);
-        let (table, select) = (blank(23), blank(8));
-        let expected = format!(
-            "{table};\nSET search_path = 'ä';\n\n-- manybox: per-tenant\nINSERT INTO s\nVALUES (1);\n{select};"
+        assert_eq!(
+            file.statements.iter().map(|s| s.per_tenant).collect::<Vec<_>>(),
+            [false, false, true, false]
         );
-        assert_eq!(file.per_tenant(), Some(expected));
+        // What is blanked out keeps its place, so that the server's positions still point at it.
         assert!(!file.in_template().contains("INSERT") && file.in_template().contains("SELECT 2;"));
         assert_eq!(file.in_template().chars().count(), sql.chars().count());
         let edition = Edition::embedded("core", &[("V1__a.sql", "SELECT 1;")]).unwrap();
-        assert_eq!(edition.files[0].per_tenant(), None);
+        assert!(!edition.files[0].is_per_tenant());
         assert_eq!(edition.files[0].in_template(), "SELECT 1;");
     }
 
@@ -294,6 +349,31 @@ mod tests {
     }
 
     #[test]
+    fn repeatable_files_stand_behind_all_versions() {
+        let v = [("V1__a.sql", "SELECT 1;"), ("V2__b.sql", "SELECT 2;")];
+        let read = |more: &[(&str, &str)]| Edition::embedded("core", &[&v, more].concat()).unwrap();
+        let none = read(&[]);
+        let one = read(&[("R__views.sql", "CREATE VIEW v AS SELECT 1;")]);
+        let two = read(&[("R__views.sql", "CREATE VIEW v AS SELECT 1;"), ("R__a.sql", "SELECT 1;")]);
+        assert_eq!(
+            two.repeatables.iter().map(File::file_name).collect::<Vec<_>>(),
+            ["R__a.sql", "R__views.sql"]
+        );
+        assert_eq!(two.files.len(), 2);
+        assert_eq!(one.history_digest(1), none.history_digest(1));
+        assert!(one.history_digest(2).starts_with(&format!("{}+", none.history_digest(2))));
+        assert_ne!(one.history_digest(2), two.history_digest(2));
+        assert_eq!(one.ending_at(2), one);
+        assert_eq!(one.ending_at(1).history_digest(1), none.history_digest(1));
+        for (file, sql) in [
+            ("R__x.sql", "-- manybox: no-transaction\nVACUUM t;"),
+            ("R__x.sql", "-- manybox: per-tenant\n\nSELECT 1;"),
+        ] {
+            assert!(refused(&[(file, sql)]).contains("R__x.sql:1: "), "{sql}");
+        }
+    }
+
+    #[test]
     fn a_template_is_made_without_what_is_marked() {
         let sql = "CREATE TABLE a (b text);\n\n-- manybox: per-tenant\n\
                    INSERT INTO a VALUES ('größe');\nCREATE INDEX x ON a (b);";
@@ -307,6 +387,5 @@ mod tests {
         let statements: Vec<_> = first.statements.iter().map(|s| &first.sql[s.range.clone()]).collect();
         assert_eq!(statements, wanted);
         assert!(second.sql.contains("SET lock_timeout") && !second.sql.contains("INSERT"));
-        assert!(edition.files[0].per_tenant().unwrap().contains("größe"));
     }
 }

@@ -9,7 +9,7 @@ use tokio_postgres::Client;
 
 use super::file::File;
 use super::guard;
-use super::history::{self, ALL, Applied, HISTORY, HistoryError};
+use super::history::{self, ALL, HISTORY, HistoryError, REPEATED, Rows};
 use super::script::{self, Company};
 use super::session::{LOCK, Roles, State, StatementError, answers, first_row};
 use crate::pg::literal;
@@ -24,7 +24,7 @@ pub(super) struct OpenTransaction {
     /// Whether the history's tables are its owner's; if not, [`guard::strangers`] says what is wrong with them.
     pub(super) taken_over: bool,
     /// All that was applied, read under the lock.
-    pub(super) history: Vec<Applied>,
+    pub(super) history: Rows,
 }
 
 /// Opens a transaction, pins the session, tries the lock and reads the history, in one message. BEGIN comes first: if
@@ -61,7 +61,7 @@ pub(super) async fn begin(
 #[derive(Debug)]
 pub(super) struct FileEffects {
     pub(super) state: State,
-    pub(super) history: Result<Vec<Applied>, HistoryError>,
+    pub(super) history: Result<Rows, HistoryError>,
 }
 
 /// Runs a file in the open transaction, then asks what it left and writes its history row. `clamp` takes back what the
@@ -90,14 +90,23 @@ pub(super) async fn apply(
     let answers = answers(after.map_err(ours)?);
     Ok(FileEffects {
         state: State::read(first_row(answers.get(1))?)?,
-        history: history::rows(answers.get(4).map_or(&[], Vec::as_slice)),
+        history: history::rows(answers.iter().rev().nth(1).map_or(&[], Vec::as_slice)),
     })
 }
 
-/// The statement that writes a file's row, as refinery does.
+/// What writes a file's row, as refinery does; of a repeatable file, in place of the one from before.
 fn insert(file: &File) -> Result<String, StatementError> {
     let applied_on =
         OffsetDateTime::now_utc().format(&Rfc3339).map_err(|e| StatementError::ours(e.to_string()))?;
+    if file.is_repeatable() {
+        let name = literal(&file.name);
+        return Ok(format!(
+            "DELETE FROM {REPEATED} WHERE name OPERATOR(pg_catalog.=) {name};
+             INSERT INTO {REPEATED} (name, applied_on, checksum) VALUES ({name}, {}, {})",
+            literal(&applied_on),
+            literal(&file.checksum.to_string()),
+        ));
+    }
     Ok(format!(
         "INSERT INTO {HISTORY} (version, name, applied_on, checksum) VALUES ({}, {}, {}, {})",
         file.version,

@@ -10,18 +10,19 @@ use refinery::Migration;
 use ring::digest::SHA256;
 use siphasher::sip::SipHasher13;
 
+use super::file_name::REPEATABLE;
 use super::resumable::StepKind;
 
 /// One migration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct File {
-    /// From 1; the order in which files are applied. Gaps are allowed.
+    /// From 1; the order in which files are applied. Gaps are allowed. 0 for a repeatable one.
     pub version: i64,
-    /// What comes after `V<version>__`, without `.sql`.
+    /// What comes after `V<version>__` or `R__`, without `.sql`.
     pub name: String,
     /// Its text, with line ends normalised to `\n`, so that a checkout on another system has the same checksum.
     pub sql: String,
-    /// refinery's checksum over name, version and text.
+    /// refinery's checksum over name, version and text; of a repeatable file one over name and text.
     pub checksum: u64,
     /// False when the file is marked `-- manybox: no-transaction`.
     pub transactional: bool,
@@ -54,20 +55,20 @@ pub(super) struct Step {
     /// The line that it begins on, from 1.
     pub(super) line: u64,
     pub(super) kind: StepKind,
+    /// Whether no request stands behind it while it waits for a lock, so that it may wait for long.
+    pub(super) waits_alone: bool,
 }
 
 impl File {
-    /// What of the file runs in every new tenant after it has been copied: the statements that are marked per-tenant,
-    /// and the settings. The rest is blanked out, so that lines and the server's positions (in characters) stay.
-    /// `None` when nothing is marked.
-    pub fn per_tenant(&self) -> Option<String> {
-        let marked = self.statements.iter().any(|statement| statement.per_tenant);
-        marked.then(|| self.without(|statement| !statement.per_tenant && !statement.setting))
+    /// Whether statements of it are marked to run in every new tenant, after it has been copied.
+    pub fn is_per_tenant(&self) -> bool {
+        self.statements.iter().any(|statement| statement.per_tenant)
     }
 
-    /// What of the file runs in a template: all but what is marked per-tenant, which is blanked out in the same way.
+    /// What of the file runs in a template: all but what is marked per-tenant, which is blanked out, so that lines and the
+    /// server's positions (in characters) stay.
     pub fn in_template(&self) -> Cow<'_, str> {
-        if self.statements.iter().any(|statement| statement.per_tenant) {
+        if self.is_per_tenant() {
             Cow::Owned(self.without(|statement| statement.per_tenant && !statement.setting))
         } else {
             Cow::Borrowed(&self.sql)
@@ -82,7 +83,7 @@ impl File {
 
     /// The file as a template has it. Name and checksum stay, so that histories are the same.
     pub(super) fn for_template(&self) -> Self {
-        if !self.statements.iter().any(|statement| statement.per_tenant) {
+        if !self.is_per_tenant() {
             return self.clone();
         }
         let left_out = |statement: &&FileStatement| statement.per_tenant && !statement.setting;
@@ -124,7 +125,15 @@ impl File {
 
     /// The name as refinery and messages have it: `V3__add_index.sql`.
     pub fn file_name(&self) -> String {
+        if self.is_repeatable() {
+            return format!("R__{}.sql", self.name);
+        }
         format!("V{}__{}.sql", self.version, self.name)
+    }
+
+    /// Whether it is run again whenever it has changed, behind all that have a version.
+    pub fn is_repeatable(&self) -> bool {
+        self.version == REPEATABLE
     }
 }
 
@@ -136,13 +145,24 @@ impl File {
 /// # Errors
 /// When refinery can't read the file's name.
 pub(super) fn checksum(version: i64, name: &str, sql: &str) -> Result<u64, String> {
-    if i32::try_from(version).is_ok() {
+    if version != REPEATABLE && i32::try_from(version).is_ok() {
         let file_name = format!("V{version}__{name}.sql");
         return Migration::unapplied(&file_name, sql).map(|m| m.checksum()).map_err(|e| e.to_string());
     }
     let mut hasher = SipHasher13::new();
+    // refinery has no repeatable files: theirs is ours to choose.
     (name, version, sql).hash(&mut hasher);
     Ok(hasher.finish())
+}
+
+/// A history in one word: of files with versions, and of repeatable ones when there are any.
+pub(super) fn history(versions: &str, repeatables: &str) -> String {
+    if repeatables.is_empty() { versions.to_owned() } else { format!("{versions}+{repeatables}") }
+}
+
+/// The two parts of such a word.
+pub(super) fn parts(history: &str) -> (&str, &str) {
+    history.split_once('+').unwrap_or((history, ""))
 }
 
 /// Hex SHA-256 over the rows, empty for none.

@@ -1,11 +1,19 @@
 //! What a file's name says, and what another tool's name should be here.
 
-/// Reads `V<n>__<snake_name>.sql` as version and name. refinery would skip what it doesn't know and cut a name at its
+/// The version of a repeatable file, which has none.
+pub(super) const REPEATABLE: i64 = 0;
+
+/// Reads `V<n>__<snake_name>.sql` as version and name, and `R__<snake_name>.sql` as [`REPEATABLE`] and name. refinery would skip what it doesn't know and cut a name at its
 /// first odd character, so that two files look like one; here each file is one or is refused.
 ///
 /// # Errors
 /// What is wrong with it and what to do, to stand behind the name.
 pub(super) fn parse(file_name: &str) -> Result<(i64, String), String> {
+    if let Some(name) = file_name.strip_prefix("R__").and_then(|rest| rest.strip_suffix(".sql"))
+        && is_name(name)
+    {
+        return Ok((REPEATABLE, name.to_owned()));
+    }
     let split =
         file_name.split_once("__").and_then(|(prefix, rest)| Some((prefix, rest.strip_suffix(".sql")?)));
     let (digits, name) = match split {
@@ -48,8 +56,8 @@ fn of_another_tool(file_name: &str) -> String {
             .into();
     }
     if file_name.starts_with("R__") {
-        return "is a repeatable migration, which manybox has none of: give it a version, `V<number>__…`, and change \
-                what it defines by a new file with `CREATE OR REPLACE`"
+        return "is not the name of a repeatable migration: expected `R__<name>.sql` with lower-case letters, digits and \
+                underscores in the name"
             .into();
     }
     if file_name.starts_with('B') && file_name.contains("__") {
@@ -91,6 +99,7 @@ mod tests {
             ("V007__7_b.sql", 7, "7_b"),
             ("V20240115180414__add_users.sql", 20_240_115_180_414, "add_users"),
             ("V9223372036854775807__x.sql", i64::MAX, "x"),
+            ("R__2_views.sql", REPEATABLE, "2_views"),
         ] {
             assert_eq!(parse(name), Ok((version, stem.to_owned())));
         }
@@ -139,7 +148,7 @@ mod tests {
             ("20240115180414_x.down.sql", "goes forward only"),
             ("001.undo.sql", "goes forward only"),
             ("U2__x.sql", "goes forward only"),
-            ("R__views.sql", "repeatable"),
+            ("R__All Views.sql", "`R__<name>.sql`"),
             ("B5__all.sql", "--baseline"),
         ] {
             let error = parse(name).unwrap_err();

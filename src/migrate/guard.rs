@@ -3,20 +3,23 @@
 use tokio_postgres::Client;
 use tokio_postgres::types::Type;
 
-use super::history::{HISTORY, UNFINISHED};
+use super::history::{HISTORY, REPEATED, UNFINISHED};
 use super::session::Roles;
 use crate::pg::{Ident, literal};
 
-/// Everything about the two tables that manybox did not make, in words. Of catalogs only: nothing of the tables
+/// Everything about the tables that manybox did not make, in words. Of catalogs only: nothing of the tables
 /// themselves is run. A table's owner is among it, because a table's owner can add any of the others at any time.
 const STRANGERS: &str = "
 WITH tables AS (
     SELECT c.* FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-    WHERE n.nspname = 'manybox' AND c.relname IN ('schema_history', 'schema_unfinished')
+    WHERE n.nspname = 'manybox' AND c.relname IN ('schema_history', 'schema_unfinished', 'schema_repeatable')
 ), column_of (relname, attname, typname) AS (
     VALUES ('schema_history', 'version', 'int4'), ('schema_history', 'version', 'int8'), ('schema_history', 'name', 'varchar'),
            ('schema_history', 'applied_on', 'varchar'), ('schema_history', 'checksum', 'varchar'),
-           ('schema_unfinished', 'version', 'int4'), ('schema_unfinished', 'version', 'int8'), ('schema_unfinished', 'begun_at', 'timestamptz')
+           ('schema_unfinished', 'version', 'int4'), ('schema_unfinished', 'version', 'int8'), ('schema_unfinished', 'begun_at', 'timestamptz'),
+           ('schema_unfinished', 'done', 'int4'), ('schema_unfinished', 'checksum', 'varchar'),
+           ('schema_repeatable', 'name', 'varchar'), ('schema_repeatable', 'applied_on', 'varchar'),
+           ('schema_repeatable', 'checksum', 'varchar')
 )
 SELECT pg_catalog.format('schema manybox belongs to %I', pg_catalog.pg_get_userbyid(nspowner))
 FROM pg_catalog.pg_namespace
@@ -73,13 +76,29 @@ pub async fn strangers(client: &Client, roles: &Roles) -> Result<Vec<String>, to
     rows.iter().map(|row| row.try_get(0)).collect()
 }
 
-/// An expression that says whether both tables belong to the history's owner: then nobody else can put anything on them,
+/// An expression that says whether the tables belong to the history's owner: then nobody else can put anything on them,
 /// and did not since `init` took them over. In a fleet of an older manybox they are still the tenant's.
 pub(super) fn taken_over(roles: &Roles) -> String {
     format!(
-        "SELECT pg_catalog.count(*) = 2 AND pg_catalog.bool_and(relowner = {}::pg_catalog.regrole)
+        "SELECT pg_catalog.count(*) >= 2 AND pg_catalog.bool_and(relowner = {}::pg_catalog.regrole)
          FROM pg_catalog.pg_class
-         WHERE oid IN ('{HISTORY}'::pg_catalog.regclass, '{UNFINISHED}'::pg_catalog.regclass)",
+         WHERE oid IN ('{HISTORY}'::pg_catalog.regclass, '{UNFINISHED}'::pg_catalog.regclass,
+                       pg_catalog.to_regclass('{REPEATED}'))",
         literal(&Ident::new(&roles.history).to_string())
     )
+}
+
+/// Whether the history's tables are as an older manybox made them, so that what outside transactions is done can't be recorded.
+/// The migrator can't change that: the tables aren't its own.
+///
+/// # Errors
+/// When the server refuses.
+pub(super) async fn are_outdated(client: &Client) -> Result<bool, tokio_postgres::Error> {
+    // By name: the owner may not look into the schema.
+    let known = "SELECT NOT EXISTS (
+        SELECT FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
+        JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+        WHERE n.nspname = 'manybox' AND c.relname = 'schema_unfinished' AND a.attname = 'done' AND NOT a.attisdropped)";
+    let rows = client.query_typed(known, &[]).await?;
+    rows.first().map_or(Ok(true), |row| row.try_get(0))
 }

@@ -6,7 +6,8 @@ use tokio_postgres::types::Type;
 use tokio_postgres::{Client, SimpleQueryRow};
 
 use super::edition::Edition;
-use super::file::{File, digest};
+use super::file::{self, File, digest};
+use super::file_name::REPEATABLE;
 use super::session::answers;
 use crate::pg;
 use crate::tenant::Lineage;
@@ -15,9 +16,14 @@ use crate::tenant::Lineage;
 pub(super) const HISTORY: &str = "manybox.schema_history";
 /// Files outside transactions that were begun and not recorded yet.
 pub(super) const UNFINISHED: &str = "manybox.schema_unfinished";
-/// Asks for the whole history; [`rows`] reads the answer, and puts it in order: planned in a fresh session, that is
-/// cheaper than the server's.
-pub(super) const ALL: &str = "SELECT version, name, checksum, applied_on FROM manybox.schema_history";
+/// Repeatable files, as they were when they were run last.
+pub(super) const REPEATED: &str = "manybox.schema_repeatable";
+/// Asks for the whole history, repeatable files with version 0; [`rows`] reads the answer, and puts it in order: planned in a
+/// fresh session, that is cheaper than the server's.
+pub(super) const ALL: &str = "SELECT version, name, checksum, applied_on FROM manybox.schema_history
+                              UNION ALL SELECT 0, name, checksum, applied_on FROM manybox.schema_repeatable";
+/// The same of a database that an older manybox made.
+const OLDER: &str = "SELECT version, name, checksum, applied_on FROM manybox.schema_history";
 
 /// One row of the history.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +31,39 @@ pub(super) struct Applied {
     pub(super) version: i64,
     pub(super) name: String,
     pub(super) checksum: u64,
+}
+
+/// All that was applied to a database.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Rows {
+    /// In order of version.
+    pub(super) versions: Vec<Applied>,
+    /// Repeatable files, in order of their names.
+    pub(super) repeatables: Vec<Applied>,
+}
+
+impl Rows {
+    /// The newest version; 0 for none.
+    pub(super) fn newest(&self) -> i64 {
+        self.versions.last().map_or(0, |row| row.version)
+    }
+
+    /// As [`Edition::history_digest`] has it.
+    pub(super) fn digest(&self) -> String {
+        file::history(&digest_of(&self.versions), &digest_of(&self.repeatables))
+    }
+
+    /// The same with a file's row.
+    pub(super) fn with(&self, file: &File) -> Self {
+        let (mut rows, row) = (self.clone(), row_of(file));
+        if file.is_repeatable() {
+            rows.repeatables.retain(|repeated| repeated.name != row.name);
+            rows.repeatables.insert(rows.repeatables.partition_point(|r| r.name < row.name), row);
+        } else {
+            rows.versions.insert(rows.versions.partition_point(|r| r.version < row.version), row);
+        }
+        rows
+    }
 }
 
 /// How a database's history differs from an edition; the sentence says where first.
@@ -56,23 +95,30 @@ impl From<tokio_postgres::Error> for HistoryError {
     }
 }
 
-/// Reads the history in order of version; empty when there is no table.
-pub(super) async fn read(client: &Client) -> Result<Vec<Applied>, HistoryError> {
-    let exists = "SELECT pg_catalog.to_regclass($1) IS NOT NULL";
-    let there = client.query_typed(exists, &[(&HISTORY, Type::TEXT)]).await?;
-    if !there.first().map_or(Ok(false), |row| row.try_get(0))? {
-        return Ok(Vec::new());
+/// Reads the history; empty when there is no table. Whether the tables are those of an older manybox, without room for
+/// repeatable files.
+pub(super) async fn read(client: &Client) -> Result<(Rows, bool), HistoryError> {
+    let exists = "SELECT pg_catalog.to_regclass($1) IS NOT NULL, pg_catalog.to_regclass($2) IS NOT NULL";
+    let there = client.query_typed(exists, &[(&HISTORY, Type::TEXT), (&REPEATED, Type::TEXT)]).await?;
+    let Some(row) = there.first() else { return Ok((Rows::default(), false)) };
+    match (row.try_get(0)?, row.try_get(1)?) {
+        (false, _) => Ok((Rows::default(), false)),
+        (true, true) => Ok((read_known(client).await?, false)),
+        (true, false) => Ok((ask(client, OLDER).await?, true)),
     }
-    read_known(client).await
 }
 
 /// The same where the history is known to be there.
-pub(super) async fn read_known(client: &Client) -> Result<Vec<Applied>, HistoryError> {
-    rows(answers(client.simple_query(ALL).await?).first().map_or(&[], Vec::as_slice))
+pub(super) async fn read_known(client: &Client) -> Result<Rows, HistoryError> {
+    ask(client, ALL).await
+}
+
+async fn ask(client: &Client, all: &str) -> Result<Rows, HistoryError> {
+    rows(answers(client.simple_query(all).await?).first().map_or(&[], Vec::as_slice))
 }
 
 /// Reads the rows that [`ALL`] gave.
-pub(super) fn rows(rows: &[SimpleQueryRow]) -> Result<Vec<Applied>, HistoryError> {
+pub(super) fn rows(rows: &[SimpleQueryRow]) -> Result<Rows, HistoryError> {
     let mut applied = Vec::with_capacity(rows.len());
     for row in rows {
         let (version, name) = (row.try_get(0)?.unwrap_or_default(), row.try_get(1)?);
@@ -91,8 +137,9 @@ pub(super) fn rows(rows: &[SimpleQueryRow]) -> Result<Vec<Applied>, HistoryError
             }
         }
     }
-    applied.sort_by_key(|row| row.version);
-    Ok(applied)
+    applied.sort_by(|a, b| (a.version, &a.name).cmp(&(b.version, &b.name)));
+    let versions = applied.split_off(applied.partition_point(|row| row.version <= REPEATABLE));
+    Ok(Rows { versions, repeatables: applied })
 }
 
 /// What schema the database behind `client` has, by its own history. Needs the rights of the history's writer.
@@ -103,10 +150,7 @@ pub(super) fn rows(rows: &[SimpleQueryRow]) -> Result<Vec<Applied>, HistoryError
 pub async fn lineage(client: &Client, edition: &str) -> Result<Lineage, pg::Error> {
     let edition = edition.to_owned();
     match read(client).await {
-        Ok(rows) => {
-            let version = rows.last().map_or(0, |row| row.version);
-            Ok(Lineage { edition, version, history: digest_of(&rows) })
-        }
+        Ok((rows, _)) => Ok(Lineage { edition, version: rows.newest(), history: rows.digest() }),
         Err(HistoryError::Tampered(_)) => Ok(Lineage { edition, version: 0, history: "tampered".to_owned() }),
         Err(HistoryError::Database(error)) => Err(error),
     }
@@ -164,6 +208,12 @@ pub(super) fn pending<'e>(
     }
     pending.extend(files);
     Ok(pending)
+}
+
+/// The repeatable files of an edition that were not run as they are now, in order.
+pub(super) fn to_repeat<'e>(edition: &'e Edition, applied: &[Applied]) -> Vec<&'e File> {
+    let has_changed = |file: &&File| !applied.contains(&row_of(file));
+    edition.repeatables.iter().filter(has_changed).collect()
 }
 
 /// The row that applying a file adds to the history, in refinery's form.

@@ -15,7 +15,8 @@ mod timeouts;
 use std::time::Duration;
 
 use super::file::{FileStatement, Step};
-use super::resumable::{self, Refusal, StepKind};
+use super::file_name::REPEATABLE;
+use super::resumable::{self, Refusal};
 use super::statements::{Statement, split};
 use frozen::Known;
 use marks::Marks;
@@ -59,8 +60,13 @@ impl Linter {
 
     /// Reads the next file and says what is wrong with it.
     pub(super) fn lint(&mut self, file: &str, version: i64, sql: &str) -> Linted {
-        let warned = matches!(self.scope, Scope::Above(below) if version > below);
+        let repeatable = version == REPEATABLE;
+        let warned = matches!(self.scope, Scope::Above(below) if version > below || repeatable);
         let mut linted = self.read(sql, warned);
+        if repeatable {
+            let refused = not_repeatable(&linted);
+            linted.findings.extend(refused);
+        }
         linted.findings.sort_by_key(|finding| finding.line);
         let findings = std::mem::take(&mut linted.findings).into_iter();
         let wanted = findings.filter(|finding| warned || !finding.warning);
@@ -103,7 +109,7 @@ impl Linter {
                 "remove the file or write one",
             ));
         }
-        let limits = limits_of(&marks, &self.limits);
+        let limits = limits_of(&marks, &statements, &self.limits);
         let mut steps = Vec::new();
         for (statement, per_tenant) in statements.iter().zip(&marks.per_tenant) {
             let refused: Vec<_> = statement.parts().filter_map(|part| refusals::refuse(&part)).collect();
@@ -128,7 +134,7 @@ impl Linter {
                 range: statement.range(),
                 line: statement.line(),
                 per_tenant: *per_tenant,
-                setting: statement.has_at(0, &["SET"]) || statement.has_at(0, &["RESET"]),
+                setting: statement.has_at(0, &["SET"]) || resumable::is_setting(statement),
                 raises_timeouts: marks.allows(&codes::RAISES_TIMEOUT, statement.line()),
             });
         Linted {
@@ -140,22 +146,26 @@ impl Linter {
     }
 }
 
+/// Refuses marks that a repeatable file can't have: it is run again in a transaction, in templates and tenants alike.
+fn not_repeatable(linted: &Linted) -> Option<Finding> {
+    let what = match linted {
+        Linted { transactional: false, statements, .. } if !statements.is_empty() => "no-transaction",
+        Linted { statements, .. } if statements.iter().any(|statement| statement.per_tenant) => "per-tenant",
+        _ => return None,
+    };
+    let reason = format!("is marked {what}, which a repeatable file can't be");
+    Some(Finding::new(&codes::MARK, 1, reason, "put these statements into a file with a version"))
+}
+
 /// Looks at how a statement runs, in a transaction or as a step of its own.
 fn run(statement: &Statement<'_>, marks: &Marks, steps: &mut Vec<Step>) -> Vec<Finding> {
     let line = statement.line();
     let refused = |code: &Code, Refusal { reason, fix }: Refusal| vec![Finding::new(code, line, reason, fix)];
     if marks.no_transaction {
         return match resumable::step(statement) {
-            Ok(kind)
-                if kind != StepKind::Setting && steps.iter().any(|step| step.kind != StepKind::Setting) =>
-            {
-                let reason =
-                    "is a second statement in a file marked no-transaction, which could be left half done";
-                let fix = "give each statement a file of its own";
-                vec![Finding::new(&codes::NOT_RESUMABLE, line, reason, fix)]
-            }
             Ok(kind) => {
-                steps.push(Step { range: statement.range(), line, kind });
+                let waits_alone = resumable::waits_alone(statement);
+                steps.push(Step { range: statement.range(), line, kind, waits_alone });
                 Vec::new()
             }
             Err(refusal) => refused(&codes::NOT_RESUMABLE, refusal),
@@ -185,13 +195,16 @@ fn unusable_values(statements: &[Statement<'_>]) -> Vec<Finding> {
     findings
 }
 
-/// How long a statement outside transactions may wait for a lock.
-const OUTSIDE: Duration = Duration::from_secs(60);
+/// How long a statement may wait for a lock when no request stands behind it.
+const ALONE: Duration = Duration::from_secs(60);
 
-/// A file outside transactions holds nobody up while it waits for a lock, so it may wait for long.
-fn limits_of(marks: &Marks, limits: &Limits) -> Limits {
-    let outside = limits.lock_timeout.map(|limit| limit.max(OUTSIDE));
-    Limits { lock_timeout: if marks.no_transaction { outside } else { limits.lock_timeout }, ..*limits }
+/// A file outside transactions whose statements hold nobody up while they wait for a lock may let them wait for long.
+fn limits_of(marks: &Marks, statements: &[Statement<'_>], limits: &Limits) -> Limits {
+    let alone =
+        |statement: &Statement<'_>| resumable::is_setting(statement) || resumable::waits_alone(statement);
+    let long = marks.no_transaction && statements.iter().all(alone);
+    let lock_timeout = limits.lock_timeout.map(|limit| if long { limit.max(ALONE) } else { limit });
+    Limits { lock_timeout, ..*limits }
 }
 
 /// Refuses what only tenants would get, and no template.
@@ -243,6 +256,7 @@ fn definition(statement: &Statement<'_>, marks: &Marks) -> Option<Finding> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::resumable::StepKind;
     use super::*;
 
     fn lint(sql: &str) -> Linted {
@@ -265,11 +279,16 @@ mod tests {
         assert!(!linted.transactional);
         assert_eq!(linted.steps.iter().map(|step| step.line).collect::<Vec<_>>(), [2, 3]);
         assert_eq!(linted.steps[0].kind, StepKind::Setting);
+        let several = lint(&mark("VACUUM t;\nCREATE TABLE u ();\nCREATE INDEX CONCURRENTLY i ON t (a);"));
+        assert_eq!(several.findings.iter().filter(|finding| !finding.warning).count(), 0);
+        assert_eq!(
+            several.steps.iter().map(|step| step.waits_alone).collect::<Vec<_>>(),
+            [true, false, true]
+        );
         for (sql, hint) in [
             ("CREATE INDEX CONCURRENTLY ON t (a)", "name"),
             ("COMMIT", "controls the transaction"),
             ("SAVEPOINT a", "no transaction"),
-            ("VACUUM t;\nCREATE TABLE u ()", "second statement"),
             ("", "no statement"),
         ] {
             let found = findings(&mark(sql));

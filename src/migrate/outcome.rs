@@ -16,6 +16,9 @@ pub struct MigrationOutcome {
     pub history: String,
     /// The versions applied by this call.
     pub applied: Vec<i64>,
+    /// The repeatable files run by this call, by name.
+    #[serde(default)]
+    pub repeated: Vec<String>,
     /// How often a file was tried again for want of a lock.
     pub lock_retries: u32,
     /// What the files said, the first hundred.
@@ -33,6 +36,8 @@ pub enum FailureKind {
     Ahead,
     /// The edition has a new file below a version that was applied.
     OutOfOrder,
+    /// The tables of the history lack what this version of manybox keeps in them. Nothing was applied.
+    Outdated,
     /// Another migrator had the database all the time.
     Busy,
     /// The database's traffic kept a lock in every try; trying later may help.
@@ -73,6 +78,9 @@ pub struct MigrationFailure {
     pub history: String,
     /// The versions applied by this call.
     pub applied: Vec<i64>,
+    /// The repeatable files run by this call, by name.
+    #[serde(default)]
+    pub repeated: Vec<String>,
     /// How often a file was tried again for want of a lock.
     pub lock_retries: u32,
 }
@@ -89,6 +97,7 @@ impl MigrationFailure {
             reached: 0,
             history: String::new(),
             applied: Vec::new(),
+            repeated: Vec::new(),
             lock_retries: 0,
         }
     }

@@ -2,15 +2,15 @@
 
 use tokio_postgres::Client;
 
-use super::history::{self, Applied, Disagreement, HistoryError};
+use super::history::{self, Disagreement, HistoryError, Rows};
 use super::session::Roles;
 use super::{Edition, guard};
 use crate::pg;
 use crate::tenant::Lineage;
 
-/// What was applied to a database, in order of version.
+/// What was applied to a database.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct History(pub(super) Vec<Applied>);
+pub struct History(pub(super) Rows);
 
 /// Why a history can't be read.
 #[derive(Debug, thiserror::Error)]
@@ -53,21 +53,31 @@ impl History {
                 strangers.join("; ")
             )));
         }
-        Ok(Self(history::read(client).await?))
+        Ok(Self(history::read(client).await?.0))
     }
 
     /// The lineage of a database that has it.
     pub fn lineage(&self, edition: &str) -> Lineage {
-        Lineage {
-            edition: edition.to_owned(),
-            version: self.0.last().map_or(0, |row| row.version),
-            history: history::digest_of(&self.0),
-        }
+        Lineage { edition: edition.to_owned(), version: self.0.newest(), history: self.0.digest() }
+    }
+
+    /// The digest of its files with a version.
+    pub fn versions_digest(&self) -> String {
+        history::digest_of(&self.0.versions)
+    }
+
+    /// The versions of files that it lacks below its newest, when that is all by which it differs from an edition's files.
+    pub fn gaps(&self, edition: &Edition) -> Option<Vec<i64>> {
+        let pending = history::pending(edition, &self.0.versions, true).ok()?;
+        let newest = self.0.newest();
+        let below: Vec<_> =
+            pending.iter().map(|file| file.version).filter(|version| *version < newest).collect();
+        (!below.is_empty()).then_some(below)
     }
 
     /// Where an edition's files differ from it first, in words; `None` when they begin as it does.
     pub fn disagreement(&self, edition: &Edition) -> Option<String> {
-        history::pending(edition, &self.0, false).err().map(|disagreement| match disagreement {
+        history::pending(edition, &self.0.versions, false).err().map(|disagreement| match disagreement {
             Disagreement::Divergent(why) | Disagreement::Ahead(why) | Disagreement::OutOfOrder(why) => why,
         })
     }

@@ -129,10 +129,11 @@ impl Rows {
     }
 
     fn applied_to(&self, history: History) -> History {
-        let mut rows: Vec<_> = history.0.into_iter().filter(|row| Some(row) != self.taken.as_ref()).collect();
-        rows.extend(self.added.clone());
-        rows.sort_by_key(|row| row.version);
-        History(rows)
+        let history::Rows { mut versions, repeatables } = history.0;
+        versions.retain(|row| Some(row) != self.taken.as_ref());
+        versions.extend(self.added.clone());
+        versions.sort_by_key(|row| row.version);
+        History(history::Rows { versions, repeatables })
     }
 }
 
@@ -149,8 +150,15 @@ pub async fn repair(
     dry_run: bool,
 ) -> Result<Repaired, RepairError> {
     let history = History::read(client, roles).await?;
-    let rows = rows(repair, edition, &history.0).map_err(RepairError::Refused)?;
-    let change = rows.words();
+    let rows = rows(repair, edition, &history.0.versions).map_err(RepairError::Refused)?;
+    let unbegun = match repair {
+        Repair::MarkNotApplied(version) if rows.taken.is_none() => {
+            is_begun(client, version).await?.then_some(version)
+        }
+        _ => None,
+    };
+    let words = |version| format!("version {version}, of which a part was run, is recorded as not begun");
+    let change = rows.words().or_else(|| unbegun.map(words));
     if change.is_some() && !dry_run {
         let transaction = client.transaction().await?;
         let mut applied_on = OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default();
@@ -165,13 +173,20 @@ pub async fn repair(
             );
             let checksum = new.checksum.to_string();
             transaction.execute(&sql, &[&new.version, &new.name, &applied_on, &checksum]).await?;
-            // A file outside transactions that was begun is not begun any more.
+        }
+        if let Some(version) = rows.added.as_ref().map(|new| new.version).or(unbegun) {
             let sql = format!("DELETE FROM {UNFINISHED} WHERE version = $1::int8");
-            transaction.execute(&sql, &[&new.version]).await?;
+            transaction.execute(&sql, &[&version]).await?;
         }
         transaction.commit().await?;
     }
     Ok(Repaired { change, history: rows.applied_to(history) })
+}
+
+/// Whether a file outside transactions was begun and not recorded.
+async fn is_begun(client: &Client, version: i64) -> Result<bool, tokio_postgres::Error> {
+    let sql = format!("SELECT FROM {UNFINISHED} WHERE version = $1::int8");
+    Ok(client.query_opt(&sql, &[&version]).await?.is_some())
 }
 
 #[cfg(test)]
@@ -185,7 +200,12 @@ mod tests {
 
     fn repaired(repair: Repair, history: &[Applied]) -> Result<(Option<String>, Vec<Applied>), String> {
         let rows = rows(repair, &edition(), history)?;
-        Ok((rows.words(), rows.applied_to(History(history.to_vec())).0))
+        Ok((
+            rows.words(),
+            rows.applied_to(History(history::Rows { versions: history.to_vec(), repeatables: vec![] }))
+                .0
+                .versions,
+        ))
     }
 
     #[test]

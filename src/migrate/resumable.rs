@@ -15,7 +15,8 @@ pub(super) struct RelationName {
 /// How a statement of a file outside transactions is run, and run again when it was interrupted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum StepKind {
-    /// `SET` and `RESET`: holds for the steps behind it, so it is run in every session and never recorded.
+    /// `SET`, `RESET` and `SELECT set_config(…)`: holds for the steps behind it, so it is run in front of each and never
+    /// recorded.
     Setting,
     /// Runs in a transaction with its record: it has been applied or it has not.
     Atomic,
@@ -69,8 +70,7 @@ pub(super) fn required_by(statement: &Statement<'_>) -> Option<Refusal> {
     };
     Some(Refusal {
         reason: format!("`{what}` can't run in a transaction"),
-        fix: "move the statement into a file of its own whose first line is `-- manybox: no-transaction`"
-            .into(),
+        fix: "move the statement into a file whose first line is `-- manybox: no-transaction`".into(),
     })
 }
 
@@ -113,13 +113,36 @@ pub(super) fn added_enum_value<'t>(statement: &Statement<'t>) -> Option<(Cow<'t,
     statement.string(if statement.has_at(at, &["IF", "NOT", "EXISTS"]) { at + 3 } else { at })
 }
 
+/// Whether no request stands behind a statement while it waits for a lock: what is done CONCURRENTLY, and VACUUM.
+pub(super) fn waits_alone(statement: &Statement<'_>) -> bool {
+    is_concurrent(statement) || (statement.has_at(0, &["VACUUM"]) && !statement.has("FULL"))
+}
+
+/// Whether it sets something that the statements behind it rely on: `SET`, `RESET`, or `SELECT set_config(…)` with constants
+/// and nothing besides, which the head of a dump has.
+pub(super) fn is_setting(statement: &Statement<'_>) -> bool {
+    if statement.has_at(0, &["SET"]) || statement.has_at(0, &["RESET"]) {
+        return !statement.has_at(1, &["CONSTRAINTS"]);
+    }
+    let Some((schema, name, at)) = statement.qualified_name(1).filter(|_| statement.has_at(0, &["SELECT"]))
+    else {
+        return false;
+    };
+    name == "set_config"
+        && schema.is_none_or(|schema| schema == "pg_catalog")
+        && statement.opens_at(at)
+        && statement.string(at + 1).is_some()
+        && statement.string(at + 3).is_some()
+        && statement.len() == at + 7
+}
+
 /// How a marked file's statement is run.
 ///
 /// # Errors
 /// When it is none that could be continued after a crash.
 pub(super) fn step(statement: &Statement<'_>) -> Result<StepKind, Refusal> {
     Ok(match statement.keyword(0).unwrap_or_default().as_str() {
-        "SET" | "RESET" if !statement.has_at(1, &["CONSTRAINTS"]) => StepKind::Setting,
+        _ if is_setting(statement) => StepKind::Setting,
         "CREATE" if is_concurrent(statement) => index(statement)?,
         "DROP" if is_concurrent(statement) => dropped_index(statement)?,
         "REINDEX" => match reindex_target(statement) {
@@ -279,6 +302,11 @@ mod tests {
             ("ALTER TYPE e ADD VALUE 'x'", StepKind::Atomic),
             ("CREATE TABLE t ()", StepKind::Atomic),
             ("SET search_path TO s", StepKind::Setting),
+            ("SELECT pg_catalog.set_config('search_path', '', false)", StepKind::Setting),
+            ("select set_config('a.b', 'c', true)", StepKind::Setting),
+            ("SELECT set_config('a.b', c, false) FROM t", StepKind::Atomic),
+            ("SELECT s.set_config('a.b', 'c', false)", StepKind::Atomic),
+            ("SELECT set_config('a.b', 'c', f())", StepKind::Atomic),
             ("SET CONSTRAINTS ALL DEFERRED", StepKind::Atomic),
             ("DO $$ BEGIN PERFORM 1; END $$", StepKind::Atomic),
             ("DO $$ BEGIN LOOP UPDATE t SET a = 1; COMMIT; END LOOP; END $$", StepKind::Repeatable),
@@ -294,6 +322,28 @@ mod tests {
             ("SAVEPOINT a", "no transaction"),
         ] {
             assert!(kind(sql).unwrap_err().reason.contains(hint), "{sql}");
+        }
+    }
+
+    #[test]
+    fn what_holds_requests_up_does_not_wait_for_long() {
+        let alone = |sql: &str| waits_alone(&split(sql).unwrap().iter().next().unwrap());
+        for sql in [
+            "VACUUM t",
+            "VACUUM (ANALYZE) t",
+            "CREATE INDEX CONCURRENTLY i ON t (a)",
+            "REINDEX TABLE CONCURRENTLY t",
+        ] {
+            assert!(alone(sql), "{sql}");
+        }
+        for sql in [
+            "VACUUM FULL t",
+            "VACUUM (full, analyze) t",
+            "CLUSTER",
+            "ALTER TABLE t ADD a int",
+            "REINDEX SCHEMA s",
+        ] {
+            assert!(!alone(sql), "{sql}");
         }
     }
 

@@ -11,23 +11,27 @@ use tokio_postgres::error::SqlState;
 use tokio_util::sync::CancellationToken;
 
 use super::activity::Activity;
+use super::check::{check, check_state};
 use super::edition::Edition;
 use super::engine::{self, FileEffects};
 use super::file::File;
 use super::guard;
-use super::history::{self, Applied, Disagreement, HistoryError, digest_of};
+use super::history::{self, Disagreement, HistoryError, REPEATED, Rows};
 use super::outcome::{FailureKind, MigrationFailure, MigrationOutcome};
-use super::outside;
+use super::outside::OutsideWork;
 use super::place::Place;
 use super::reply::Collected;
 use super::script::Company;
-use super::session::{self, Roles, State, StatementError};
+use super::session::{self, Roles, StatementError};
 use super::stop::{Stop, busy, failed, not_the_owners, stopped, tampered, unread};
 use crate::backoff::Backoff;
-use crate::pg::{AdvisoryLock, Notices};
+use crate::pg::{AdvisoryLock, Notices, literal};
 
 /// How often a lock that another migrator holds is tried.
 const POLL: Duration = Duration::from_millis(50);
+
+/// Why nothing is applied where the history's tables are those of an older manybox.
+const OUTDATED: &str = "the tables of the schema `manybox` are those of an older version: run `manybox init`";
 
 /// Pauses between two tries of a file, after a lock could not be had.
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
@@ -78,22 +82,21 @@ impl Default for Options {
 #[derive(Default)]
 struct Progress {
     before: i64,
-    rows: Vec<Applied>,
+    rows: Rows,
     applied: Vec<i64>,
+    repeated: Vec<String>,
     lock_retries: u32,
 }
 
 impl Progress {
-    fn reached(&self) -> i64 {
-        self.rows.last().map_or(0, |row| row.version)
-    }
-
-    /// The history with a file's row.
-    fn with(&self, file: &File) -> Vec<Applied> {
-        let mut rows = self.rows.clone();
-        let at = rows.partition_point(|row| row.version < file.version);
-        rows.insert(at, history::row_of(file));
-        rows
+    /// Takes in that a file was applied.
+    fn took(&mut self, file: &File, rows: Rows) {
+        self.rows = rows;
+        if file.is_repeatable() {
+            self.repeated.push(file.name.clone());
+        } else {
+            self.applied.push(file.version);
+        }
     }
 }
 
@@ -122,13 +125,13 @@ pub async fn migrate(
     let activity = &options.activity;
     let mut company = Company { stop, activity, said: Collected::new(notices), tries: 0 };
     let result = files(client, edition, options, &mut progress, &mut company).await;
-    if result.is_err() || progress.applied.is_empty() {
+    if result.is_err() || (progress.applied.is_empty() && progress.repeated.is_empty()) {
         // Only so that nobody waits for what a transaction holds until the session is closed.
         let _ = client.batch_execute("ROLLBACK").await;
     }
     let notices = company.said.notices;
-    let (reached, history) = (progress.reached(), digest_of(&progress.rows));
-    let Progress { before, applied, lock_retries, .. } = progress;
+    let (reached, history) = (progress.rows.newest(), progress.rows.digest());
+    let Progress { before, applied, repeated, lock_retries, .. } = progress;
     match result {
         Ok(()) => {
             tracing::info!(
@@ -136,10 +139,11 @@ pub async fn migrate(
                 version.before = before,
                 version.after = reached,
                 files.applied = applied.len(),
+                files.repeated = repeated.len(),
                 lock.retries = lock_retries,
                 "database migrated"
             );
-            Ok(MigrationOutcome { before, after: reached, history, applied, lock_retries, notices })
+            Ok(MigrationOutcome { before, after: reached, history, applied, repeated, lock_retries, notices })
         }
         Err(Stop { mut kind, mut message, place, server }) => {
             if stop.is_cancelled() && matches!(kind, FailureKind::Sql | FailureKind::Lock | FailureKind::Busy)
@@ -161,6 +165,7 @@ pub async fn migrate(
                 reached,
                 history,
                 applied,
+                repeated,
                 lock_retries,
             })
         }
@@ -173,7 +178,7 @@ struct LockedSession {
     session: String,
     /// Whether a transaction is open.
     open: bool,
-    history: Vec<Applied>,
+    history: Rows,
 }
 
 fn pinned(options: &Options, lock_timeout: Duration) -> String {
@@ -251,7 +256,10 @@ async fn lock_step_by_step(
     let session = session::state(client, &options.roles).await?.session_user;
     refuse_strangers(client, &options.roles).await?;
     client.batch_execute(&options.roles.set_writer()).await.map_err(StatementError::from)?;
-    let history = history::read(client).await.map_err(unread)?;
+    let (history, outdated) = history::read(client).await.map_err(unread)?;
+    if outdated {
+        return Err(Stop::new(FailureKind::Outdated, OUTDATED.into()));
+    }
     client.batch_execute(&options.roles.set_owner()).await.map_err(StatementError::from)?;
     Ok(LockedSession { session, open: false, history })
 }
@@ -279,8 +287,8 @@ async fn files(
 ) -> Result<(), Stop> {
     let LockedSession { session, mut open, history } = lock_session(client, options, company.stop).await?;
     progress.rows = history;
-    progress.before = progress.reached();
-    let pending = history::pending(edition, &progress.rows, options.allow_out_of_order);
+    progress.before = progress.rows.newest();
+    let pending = history::pending(edition, &progress.rows.versions, options.allow_out_of_order);
     let mut pending = pending.map_err(|disagreement| match disagreement {
         Disagreement::Divergent(error) => Stop::new(FailureKind::Divergent, error),
         Disagreement::Ahead(error) => Stop::new(FailureKind::Ahead, error),
@@ -288,13 +296,49 @@ async fn files(
     })?;
     let target = options.target.unwrap_or(i64::MAX);
     pending.truncate(pending.partition_point(|file| file.version <= target));
-    if open && pending.iter().any(|file| !file.transactional) {
-        open = false;
-        client.batch_execute("COMMIT").await.map_err(StatementError::from)?;
+    if pending.iter().any(|file| !file.transactional) {
+        if std::mem::take(&mut open) {
+            client.batch_execute("COMMIT").await.map_err(StatementError::from)?;
+        }
+        if guard::are_outdated(client).await.map_err(StatementError::from)? {
+            return Err(Stop::new(FailureKind::Outdated, OUTDATED.into()));
+        }
+    }
+    if edition.repeats(options.target) {
+        pending.extend(history::to_repeat(edition, &progress.rows.repeatables));
     }
     for file in pending {
         apply(client, file, options, progress, &session, std::mem::take(&mut open), company).await?;
     }
+    if edition.repeats(options.target) {
+        forget(client, edition, options, progress, open).await?;
+    }
+    Ok(())
+}
+
+/// Forgets the repeatable files that the edition does not have any more. What they made stays: a file with a version drops it.
+async fn forget(
+    client: &Client,
+    edition: &Edition,
+    options: &Options,
+    progress: &mut Progress,
+    open: bool,
+) -> Result<(), Stop> {
+    let is_gone = |row: &history::Applied| edition.repeatables.iter().all(|file| file.name != row.name);
+    let gone: Vec<_> =
+        progress.rows.repeatables.iter().filter(|row| is_gone(row)).map(|row| literal(&row.name)).collect();
+    if gone.is_empty() {
+        return Ok(());
+    }
+    let begin = if open { "" } else { "BEGIN; " };
+    let sql = format!(
+        "{begin}{}; DELETE FROM {REPEATED} WHERE name OPERATOR(pg_catalog.=) ANY (ARRAY[{}]::pg_catalog.text[]); {}; COMMIT",
+        options.roles.set_writer(),
+        gone.join(", "),
+        options.roles.set_owner()
+    );
+    client.batch_execute(&sql).await.map_err(StatementError::from)?;
+    progress.rows.repeatables.retain(|row| !is_gone(row));
     Ok(())
 }
 
@@ -324,6 +368,10 @@ async fn apply(
         let locked = [SqlState::LOCK_NOT_AVAILABLE, SqlState::T_R_DEADLOCK_DETECTED];
         if !error.code.as_ref().is_some_and(|code| locked.contains(code)) {
             return Err(failed(file, error));
+        }
+        if company.tries == 0 {
+            // Of a file outside transactions the statements before this one are done: it has a patience of its own.
+            (backoff, since) = (BACKOFF, None);
         }
         company.tries += 1;
         let now = Instant::now();
@@ -369,7 +417,7 @@ async fn apply_in_transaction(
         Ok(effects) => effects,
         Err(error) => return Ok(Err(error)),
     };
-    let expected = progress.with(file);
+    let expected = progress.rows.with(file);
     let when = format!("after {}", file.file_name());
     if !state.in_transaction {
         let message = format!("{when} its transaction was over: what it did before that stands");
@@ -384,19 +432,19 @@ async fn apply_in_transaction(
         let when = if before.is_some() { "before any file was applied" } else { when.as_str() };
         return Err(not_the_owners(before.as_ref().unwrap_or(&object), when, &roles.owner));
     }
-    check_state(&state, options, session, &when)?;
+    check_state(&state, roles, session, &when)?;
     if history.map_err(unread)? != expected {
         return Err(tampered(file));
     }
     if let Err(error) = client.batch_execute("COMMIT").await {
         return Ok(Err(error.into()));
     }
-    progress.rows = expected;
-    progress.applied.push(file.version);
+    progress.took(file, expected);
     Ok(Ok(()))
 }
 
-/// Applies a file outside transactions, and looks at what it left. The inner error is the file's own.
+/// Applies a file outside transactions, statement by statement, and looks at what each left. The inner error is the file's
+/// own.
 async fn apply_outside_transaction(
     client: &mut Client,
     file: &File,
@@ -405,60 +453,38 @@ async fn apply_outside_transaction(
     session: &str,
     company: &mut Company<'_, '_>,
 ) -> Result<Result<(), StatementError>, Stop> {
+    let roles = &options.roles;
     // First, so that the file is not blamed for what others left.
-    check(client, options, session, &format!("before {}", file.file_name())).await?;
-    // Nobody waits behind it, so it may wait for long.
-    client.batch_execute(&pinned(options, options.lock_wait)).await.map_err(StatementError::from)?;
-    if let Err(error) = outside::run(client, file, &options.roles, company).await {
-        return Ok(Err(error));
+    check(client, roles, session, &format!("before {}", file.file_name())).await?;
+    let mut work = OutsideWork::begin(client, file, roles, session).await?;
+    while let Some(step) = work.next() {
+        // Where nobody waits behind it, it may wait for long.
+        let wait = if step.waits_alone { options.lock_wait } else { options.lock_timeout };
+        let waits = if step.waits_alone { wait } else { jittered(wait) };
+        client.batch_execute(&pinned(options, waits)).await.map_err(StatementError::from)?;
+        let clamp = session::clamped(wait, options.statement_timeout);
+        if let Err(error) = work.run(client, &step, &clamp, company).await? {
+            return Ok(Err(error));
+        }
+        company.tries = 0;
+        if work.next().is_some() {
+            check(client, roles, session, &format!("after {}", step.place())).await?;
+        }
     }
+    work.record(client).await?;
     // In one round trip, and in this order: the check sees the session as the file left it; the history can be read
     // only under our own role again.
     let when = format!("after {}", file.file_name());
-    let checked = check(client, options, session, &when);
-    let pin = format!("{}; {}", pinned(options, options.lock_timeout), options.roles.set_writer());
+    let checked = check(client, roles, session, &when);
+    let pin = format!("{}; {}", pinned(options, options.lock_timeout), roles.set_writer());
     let (checked, pinned, rows) =
         join3(checked, client.batch_execute(&pin), history::read_known(client)).await;
     pinned.map_err(StatementError::from)?;
-    client.batch_execute(&options.roles.set_owner()).await.map_err(StatementError::from)?;
-    let expected = progress.with(file);
-    progress.rows = rows.map_err(unread)?;
-    progress.applied.push(file.version);
+    client.batch_execute(&roles.set_owner()).await.map_err(StatementError::from)?;
+    let expected = progress.rows.with(file);
+    progress.took(file, rows.map_err(unread)?);
     if progress.rows != expected {
         return Err(tampered(file));
     }
     checked.map(Ok)
-}
-
-/// Checks that we are still who we were, under our lock, and that everything belongs to the owner.
-async fn check(client: &Client, options: &Options, session: &str, when: &str) -> Result<(), Stop> {
-    let state = session::state(client, &options.roles).await?;
-    check_state(&state, options, session, when)?;
-    if state.has_foreign_objects
-        && let Some(object) = session::foreign_object(client, &options.roles).await?
-    {
-        return Err(not_the_owners(&object, when, &options.roles.owner));
-    }
-    Ok(())
-}
-
-fn check_state(state: &State, options: &Options, session: &str, when: &str) -> Result<(), Stop> {
-    let owner = &options.roles.owner;
-    if state.current_user != *owner {
-        let message = format!(
-            "{when} the role is `{}` instead of `{owner}`; what leaves the owner's role is rolled back",
-            state.current_user
-        );
-        return Err(Stop::new(FailureKind::Owner, message));
-    }
-    if session != state.session_user {
-        let message = format!("{when} the session belongs to `{}`", state.session_user);
-        return Err(Stop::new(FailureKind::Session, message));
-    }
-    if !state.locked {
-        let message =
-            format!("{when} another migrator has this database: remove what releases advisory locks");
-        return Err(Stop::new(FailureKind::Session, message));
-    }
-    Ok(())
 }

@@ -3,7 +3,7 @@
 use tokio_postgres::{Client, Row};
 
 use super::guard;
-use super::history::{HISTORY, UNFINISHED};
+use super::history::{HISTORY, REPEATED, UNFINISHED};
 use super::session::Roles;
 use crate::pg::{Error, Ident};
 
@@ -56,11 +56,11 @@ pub async fn prepare_template(
 const NO_TABLES: &str = "
 SELECT pg_catalog.format('%s is not a plain table', c.oid::pg_catalog.regclass)
 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-WHERE n.nspname = 'manybox' AND c.relname IN ('schema_history', 'schema_unfinished') AND c.relkind <> 'r'";
+WHERE n.nspname = 'manybox' AND c.relname IN ('schema_history', 'schema_unfinished', 'schema_repeatable') AND c.relkind <> 'r'";
 
 /// The statements that remove what can be removed without loss, with its name in words.
 const REMOVABLE: &str = "
-WITH tables AS (SELECT unnest(ARRAY['manybox.schema_history'::pg_catalog.regclass, 'manybox.schema_unfinished']) AS oid)
+WITH tables AS (SELECT unnest(ARRAY['manybox.schema_history'::pg_catalog.regclass, 'manybox.schema_unfinished', 'manybox.schema_repeatable']) AS oid)
 SELECT pg_catalog.format('trigger %I on %s', tgname, tgrelid::pg_catalog.regclass),
        pg_catalog.format('DROP TRIGGER %I ON %s', tgname, tgrelid::pg_catalog.regclass)
 FROM pg_catalog.pg_trigger WHERE NOT tgisinternal AND tgrelid IN (SELECT oid FROM tables)
@@ -82,9 +82,11 @@ const GRANTEES: &str = "
 WITH acl AS (
     SELECT nspacl AS acl, nspowner AS owner FROM pg_catalog.pg_namespace WHERE nspname = 'manybox'
     UNION ALL SELECT relacl, relowner FROM pg_catalog.pg_class
-        WHERE oid IN ('manybox.schema_history'::pg_catalog.regclass, 'manybox.schema_unfinished'::pg_catalog.regclass)
+        WHERE oid IN ('manybox.schema_history'::pg_catalog.regclass, 'manybox.schema_unfinished'::pg_catalog.regclass,
+                      'manybox.schema_repeatable'::pg_catalog.regclass)
     UNION ALL SELECT a.attacl, c.relowner FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
-        WHERE c.oid IN ('manybox.schema_history'::pg_catalog.regclass, 'manybox.schema_unfinished'::pg_catalog.regclass)
+        WHERE c.oid IN ('manybox.schema_history'::pg_catalog.regclass, 'manybox.schema_unfinished'::pg_catalog.regclass,
+                      'manybox.schema_repeatable'::pg_catalog.regclass)
 )
 SELECT DISTINCT pg_catalog.pg_get_userbyid(x.grantee)::text
 FROM acl CROSS JOIN LATERAL pg_catalog.aclexplode(acl.acl) x
@@ -116,9 +118,16 @@ pub async fn take_over_history(client: &mut Client, roles: &Roles, newest: i64) 
              version pg_catalog.int4 PRIMARY KEY, name pg_catalog.varchar(255),
              applied_on pg_catalog.varchar(255), checksum pg_catalog.varchar(255));
          CREATE TABLE IF NOT EXISTS {UNFINISHED} (
-             version pg_catalog.int4 PRIMARY KEY, begun_at pg_catalog.timestamptz NOT NULL DEFAULT pg_catalog.now());
+             version pg_catalog.int4 PRIMARY KEY, begun_at pg_catalog.timestamptz DEFAULT pg_catalog.now(),
+             done pg_catalog.int4, checksum pg_catalog.varchar(255));
+         CREATE TABLE IF NOT EXISTS {REPEATED} (
+             name pg_catalog.varchar(255) PRIMARY KEY, applied_on pg_catalog.varchar(255),
+             checksum pg_catalog.varchar(255));
+         ALTER TABLE {REPEATED} OWNER TO {history};
          ALTER TABLE {HISTORY} OWNER TO {history};
-         ALTER TABLE {UNFINISHED} OWNER TO {history}"
+         ALTER TABLE {UNFINISHED} OWNER TO {history};
+         ALTER TABLE {UNFINISHED} ALTER COLUMN begun_at DROP NOT NULL,
+             ADD COLUMN IF NOT EXISTS done pg_catalog.int4, ADD COLUMN IF NOT EXISTS checksum pg_catalog.varchar(255)"
     );
     transaction.batch_execute(&own).await?;
     if i32::try_from(newest).is_err() {
@@ -140,9 +149,9 @@ pub async fn take_over_history(client: &mut Client, roles: &Roles, newest: i64) 
     let grantees = grantees.join(", ");
     let rights = format!(
         "REVOKE ALL ON SCHEMA manybox FROM {grantees} CASCADE;
-         REVOKE ALL ON {HISTORY}, {UNFINISHED} FROM {grantees} CASCADE;
+         REVOKE ALL ON {HISTORY}, {UNFINISHED}, {REPEATED} FROM {grantees} CASCADE;
          GRANT USAGE ON SCHEMA manybox TO {writer};
-         GRANT SELECT, INSERT, DELETE ON {HISTORY}, {UNFINISHED} TO {writer}"
+         GRANT SELECT, INSERT, DELETE ON {HISTORY}, {UNFINISHED}, {REPEATED} TO {writer}"
     );
     transaction.batch_execute(&rights).await?;
     let refused = guard::strangers(transaction.client(), roles).await?;

@@ -72,7 +72,8 @@ impl<'a> Executor<'a> {
         let plan = Plan::read(rollout)?;
         let mut editions = BTreeMap::new();
         for (name, target) in &plan.targets {
-            let edition = fleet.edition(name)?.ending_at(target.version);
+            let mut edition = fleet.edition(name)?.ending_at(target.version);
+            edition.gaps = target.gaps.clone();
             if edition.history_digest(target.version) != target.history {
                 return Err(FleetError::Settings(format!(
                     "the files of edition `{name}` are not those that rollout {} was planned with, which end at version {}: \
@@ -169,7 +170,8 @@ impl<'a> Executor<'a> {
                 && working.len() < jobs
                 && let Some(claim) = queue.pop_front()
             {
-                let options = self.fleet.migrate_options();
+                let allow_out_of_order = self.plan.policy.allow_out_of_order;
+                let options = Options { allow_out_of_order, ..self.fleet.migrate_options() };
                 doing.push(Doing::begin(claim.place, &options));
                 working.push(self.work(claim, options, stop.clone()));
             }

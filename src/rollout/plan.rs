@@ -8,9 +8,9 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::catalog::{CatalogError, NewStep, RolloutRow, Template, TenantRow};
-use crate::migrate::{Edition, Standing, standing};
+use crate::migrate::{Edition, File, Standing, standing};
 use crate::settings::{OrderBy, RolloutPolicy, Wave};
-use crate::tenant::State;
+use crate::tenant::{Lineage, State};
 
 /// Which part of the fleet an operator means; `None` means all.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,6 +71,10 @@ pub struct Target {
     pub history: String,
     /// The names of the files that some tenant of the rollout lacks.
     pub files: Vec<String>,
+    /// Histories, by their digest, that lack files below their newest version, with the versions of these: they are applied out
+    /// of order.
+    #[serde(default)]
+    pub gaps: BTreeMap<String, Vec<i64>>,
 }
 
 /// A wave with its tenants counted.
@@ -190,10 +194,23 @@ pub fn plan(fleet: FleetState<'_>, request: &RolloutRequest) -> Draft {
         })
         .map(|(name, edition)| {
             let from = lowest(name).unwrap_or_else(|| edition.latest());
+            let below = |file: &File| edition.gaps.values().flatten().any(|version| *version == file.version);
+            let lacked = edition.files.iter().filter(|file| file.version > from || below(file));
+            let others = |lineage: &Lineage| {
+                lineage.edition == *name && edition.has_other_repeatables(&lineage.history)
+            };
+            let repeats = behind.iter().filter_map(|row| row.record.lineage()).any(others)
+                || fleet
+                    .templates
+                    .iter()
+                    .any(|template| template.state == "ready" && others(&template.lineage));
+            // Which of them changed, each database knows.
+            let repeated = edition.repeatables.iter().filter(|_| repeats);
             let target = Target {
                 version: edition.latest(),
                 history: edition.history_digest(edition.latest()),
-                files: edition.files.iter().filter(|f| f.version > from).map(|f| f.file_name()).collect(),
+                files: lacked.chain(repeated).map(File::file_name).collect(),
+                gaps: edition.gaps.clone(),
             };
             ((*name).to_owned(), target)
         })

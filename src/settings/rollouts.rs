@@ -23,6 +23,8 @@ pub struct RolloutPolicy {
     /// Longest time for one tenant, over all its files. What runs then is cancelled, and the tenant has failed.
     #[serde(with = "humantime_serde")]
     pub step_timeout: Duration,
+    /// Whether files below a version that was applied are applied too, to tenants that lack them.
+    pub allow_out_of_order: bool,
 }
 
 impl Default for RolloutPolicy {
@@ -34,6 +36,7 @@ impl Default for RolloutPolicy {
             order_by: OrderBy::Slug,
             on_error: OnError::Serve,
             step_timeout: Duration::from_secs(3600),
+            allow_out_of_order: false,
         }
     }
 }

@@ -136,3 +136,25 @@ async fn what_a_killed_rehearsal_left_is_swept_and_an_interrupted_one_leaves_not
     assert!(!is_there(interrupted).await);
     assert_eq!(leftovers(&fleet, "a").await, 0);
 }
+
+#[tokio::test]
+async fn a_rehearsal_tries_files_as_they_are_migrated_and_goes_on_where_the_tenant_stopped() {
+    let fleet = TestFleet::builder().toml("[migrate]\nlock_timeout = '123ms'").tenants(&["a"]).build().await;
+    // Half done in the tenant: what is done there is done in the copy.
+    let steps = "-- manybox: no-transaction\nCREATE TABLE steps (a int);\nVACUUM steps;\n";
+    add(&fleet, "V3__steps.sql", &format!("{steps}SELECT 1 / 0;"));
+    assert_eq!(fleet.run(&["migrate", "--tenant", "a"]).await.0, 1);
+    add(&fleet, "V3__steps.sql", &format!("{steps}SELECT 1;"));
+    let timeout = "DO $$ BEGIN PERFORM set_config('lock_' || 'timeout', '0', false); END $$;\n\
+                   DO $$ BEGIN IF current_setting('lock_timeout') = '0' THEN RAISE 'no timeout'; END IF; END $$;\n\
+                   CREATE INDEX ON items (made);";
+    add(&fleet, "V4__timeout.sql", timeout);
+    let (code, found, error) = rehearse(&fleet, &["--tenant", "a"]).await;
+    assert_eq!(code, 0, "{error} {found}");
+    let files = &found[0]["files"];
+    assert!(files[0]["untried"].to_string().contains("outside transactions"), "{found}");
+    assert_eq!(
+        (&files[1]["untried"], &files[1]["locks"][0]["table"]),
+        (&Value::Null, &"public.items".into())
+    );
+}

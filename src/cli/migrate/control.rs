@@ -155,6 +155,7 @@ impl Retry {
                         tenant: Some(slug),
                         target: None,
                         policy: DEFAULT_POLICY.into(),
+                        allow_out_of_order: false,
                         verify: false,
                     };
                     migrate(fleet, &ask, self.jobs, stop, output).await?;
@@ -174,6 +175,7 @@ impl Retry {
                 tenant: scope.tenant,
                 target: scope.target,
                 policy: plan.policy_name,
+                allow_out_of_order: plan.policy.allow_out_of_order,
                 verify: false,
             };
             return migrate(fleet, &ask, self.jobs, stop, output).await;

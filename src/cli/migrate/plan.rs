@@ -26,6 +26,9 @@ pub(super) struct Ask {
     /// The policy of the settings, [rollouts.NAME]
     #[arg(long, value_name = "NAME", default_value = DEFAULT_POLICY)]
     pub(super) policy: String,
+    /// Apply files below a version that was applied, too, where a tenant lacks them
+    #[arg(long)]
+    pub(super) allow_out_of_order: bool,
     /// Ask every database what was applied to it, instead of the catalog: after one was restored from a dump
     #[arg(long)]
     pub(super) verify: bool,
@@ -42,7 +45,7 @@ pub(super) struct Found {
 
 /// Reads files and catalog, and plans.
 pub(super) async fn find(fleet: &Fleet, ask: &Ask, output: Output) -> Result<Found, Failure> {
-    let policy = fleet.settings.rollouts.get(&ask.policy).ok_or_else(|| {
+    let mut policy = fleet.settings.rollouts.get(&ask.policy).cloned().ok_or_else(|| {
         let known: Vec<_> = fleet.settings.rollouts.keys().map(String::as_str).collect();
         Failure(format!(
             "there is no rollout policy `{}`; the settings have {} (add [rollouts.{}])",
@@ -51,6 +54,7 @@ pub(super) async fn find(fleet: &Fleet, ask: &Ask, output: Output) -> Result<Fou
             ask.policy
         ))
     })?;
+    policy.allow_out_of_order |= ask.allow_out_of_order;
     let scope = RolloutScope { edition: ask.edition.clone(), tenant: ask.tenant.clone(), target: ask.target };
     let mut of_tenant = None;
     if let Some(slug) = &scope.tenant {
@@ -65,11 +69,20 @@ pub(super) async fn find(fleet: &Fleet, ask: &Ask, output: Output) -> Result<Fou
     if ask.verify {
         verify(fleet, ask.edition.as_ref(), output).await?;
     }
+    let Editions { sound: mut editions, broken } = fleet.editions();
+    if policy.allow_out_of_order {
+        let own = of_tenant.as_ref().map(|edition| edition.name.clone());
+        let asked = |name: &&String| scope.edition.iter().chain(&own).all(|edition| edition == *name);
+        let asked: Vec<_> = editions.keys().filter(asked).cloned().collect();
+        for (_, edition) in editions.iter_mut().filter(|(name, _)| asked.contains(*name)) {
+            *edition = fleet.with_gaps(edition).await?;
+        }
+        of_tenant = own.and_then(|name| editions.get(&name).cloned()).or(of_tenant);
+    }
     if let Some(edition) = &of_tenant {
         // What the fleet was not made by is applied to nobody, or that one would differ from the others for good.
         fleet.refuse_contradiction(edition).await?;
     }
-    let Editions { sound: mut editions, broken } = fleet.editions();
     if let Some(edition) = &scope.edition {
         // Its own error, where it is the one that is asked for.
         fleet.edition(edition)?;
@@ -83,7 +96,7 @@ pub(super) async fn find(fleet: &Fleet, ask: &Ask, output: Output) -> Result<Fou
     let (templates, tenants) = tokio::try_join!(fleet.catalog.templates(), async {
         fleet.catalog.tenants(&Filter::default()).await
     })?;
-    let request = RolloutRequest { scope, policy_name: ask.policy.clone(), policy: policy.clone() };
+    let request = RolloutRequest { scope, policy_name: ask.policy.clone(), policy };
     let state = FleetState { editions: &editions, templates: &templates, tenants: &tenants };
     let draft = rollout::plan(state, &request);
     let mut notes = findings(&editions, &draft);
@@ -109,8 +122,12 @@ fn findings(editions: &BTreeMap<String, Edition>, draft: &Draft) -> Vec<String> 
     for (name, target) in &draft.plan.targets {
         let Some(edition) = editions.get(name) else { continue };
         let lowest = draft.steps.iter().filter(|step| step.edition == *name).map(|step| step.before).min();
-        let of_plan =
-            edition.warnings(lowest.unwrap_or(0)).into_iter().filter(|f| f.version <= target.version);
+        let below = target.gaps.values().flatten().map(|version| version - 1).min();
+        let lowest = lowest.into_iter().chain(below).min();
+        let of_plan = edition.warnings(lowest.unwrap_or(0)).into_iter().filter(|f| {
+            // Those of repeatable files, which have version 0, where these are run.
+            f.version <= target.version && (f.version > 0 || target.files.contains(&f.file))
+        });
         found.extend(of_plan.map(|finding| finding.to_string()));
     }
     found

@@ -5,6 +5,7 @@ use super::super::{Done, Failure, Output};
 use super::run::Stop;
 use crate::catalog::{Filter, TenantRow};
 use crate::fleet::{Fleet, FleetError, Rehearsal};
+use crate::migrate::{Standing, standing};
 use crate::tenant::State;
 
 /// Largest database that is copied when nothing is said, in MB.
@@ -94,7 +95,10 @@ impl Rehearse {
 
 fn lacks_files(fleet: &Fleet, row: &TenantRow) -> Result<bool, Failure> {
     let Some(lineage) = row.record.lineage() else { return Ok(false) };
-    Ok(fleet.edition(&lineage.edition)?.latest() > lineage.version)
+    Ok(matches!(
+        standing(&fleet.edition(&lineage.edition)?, lineage),
+        Standing::Behind { .. } | Standing::Divergent
+    ))
 }
 
 fn words(rehearsal: &Rehearsal) -> String {
@@ -107,6 +111,9 @@ fn words(rehearsal: &Rehearsal) -> String {
         text.push_str(&format!("\n  {} {:.2} s, {} row(s) changed", file.file, file.seconds, file.rows));
         for lock in &file.locks {
             text.push_str(&format!("\n    locks {} {}", lock.table, lock.mode));
+        }
+        if let Some(why) = &file.untried {
+            text.push_str(&format!("\n    locks and rewrites are not known: {}", why.replace('\n', " ")));
         }
         for table in &file.rewritten {
             text.push_str(&format!("\n    rewrites {} ({:.1} MB)", table.table, table.bytes as f64 / 1e6));

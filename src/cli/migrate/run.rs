@@ -90,7 +90,9 @@ async fn begun_before(fleet: &Fleet, plan: &Plan) -> Result<Option<RolloutRow>, 
     let files = fleet.editions().sound;
     for row in fleet.catalog.rollouts_open().await? {
         let before = Plan::read(&row)?;
-        let same = before.scope == plan.scope && before.policy_name == plan.policy_name;
+        let same = before.scope == plan.scope
+            && before.policy_name == plan.policy_name
+            && before.policy.allow_out_of_order == plan.policy.allow_out_of_order;
         if row.state == RolloutState::Running && same && !before.has_other_files(&files) {
             return Ok(Some(row));
         }

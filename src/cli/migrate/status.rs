@@ -38,7 +38,10 @@ impl Status {
         if self.verify {
             verify(fleet, self.edition.as_ref(), output).await?;
         }
-        let editions = fleet.editions();
+        let mut editions = fleet.editions();
+        for edition in editions.sound.values_mut() {
+            *edition = fleet.with_admitted_gaps(edition).await?;
+        }
         let filter = Filter { edition: self.edition, ..Filter::default() };
         let rows = fleet.catalog.tenants(&filter).await?;
         let lines: Vec<Line> = rows

@@ -106,39 +106,43 @@ async fn forced(session: &Client) -> Result<Vec<String>, FleetError> {
     rows.iter().map(|row| row.try_get(0).doing(|| "reading the names of tables".into())).collect()
 }
 
-/// What was applied to a database, as its history says.
-struct History {
-    versions: Vec<i64>,
-    names: Vec<Option<String>>,
-    dates: Vec<Option<String>>,
-    checksums: Vec<Option<String>>,
-}
+/// The tables of the schema `manybox`; a database of an older one lacks some.
+const TABLES: [&str; 3] =
+    ["manybox.schema_history", "manybox.schema_unfinished", "manybox.schema_repeatable"];
+
+/// What was applied to a database: the rows of each table as JSON, with the columns that it has there.
+struct History(Vec<(&'static str, String)>);
 
 impl History {
     async fn read(session: &Client) -> Result<Self, FleetError> {
         become_writer(session).await?;
-        let sql = "SELECT version::pg_catalog.int8, name, applied_on, checksum FROM manybox.schema_history";
-        let rows = session.query(sql, &[]).await.doing(|| "reading the tenant's history".into())?;
-        let unreadable = || "reading a row of the tenant's history".to_owned();
-        let mut history = Self { versions: vec![], names: vec![], dates: vec![], checksums: vec![] };
-        for row in rows {
-            history.versions.push(row.try_get(0).doing(unreadable)?);
-            history.names.push(row.try_get(1).doing(unreadable)?);
-            history.dates.push(row.try_get(2).doing(unreadable)?);
-            history.checksums.push(row.try_get(3).doing(unreadable)?);
+        let mut tables = Vec::with_capacity(TABLES.len());
+        for table in TABLES {
+            let reading = || format!("reading {table} of the tenant");
+            let there = "SELECT pg_catalog.to_regclass($1::pg_catalog.text) IS NOT NULL";
+            let there =
+                session.query_one(there, &[&table]).await.and_then(|row| row.try_get(0)).doing(reading)?;
+            if there {
+                let all = format!(
+                    "SELECT COALESCE(pg_catalog.jsonb_agg(pg_catalog.to_jsonb(r)), '[]')::pg_catalog.text FROM {table} r"
+                );
+                let rows =
+                    session.query_one(&all, &[]).await.and_then(|row| row.try_get(0)).doing(reading)?;
+                tables.push((table, rows));
+            }
         }
-        Ok(history)
+        Ok(Self(tables))
     }
 
     async fn write(&self, session: &Client) -> Result<(), FleetError> {
         become_writer(session).await?;
-        let sql = "INSERT INTO manybox.schema_history (version, name, applied_on, checksum)
-                   SELECT * FROM unnest($1::pg_catalog.int8[], $2::pg_catalog.text[],
-                                                   $3::pg_catalog.text[], $4::pg_catalog.text[])";
-        session
-            .execute(sql, &[&self.versions, &self.names, &self.dates, &self.checksums])
-            .await
-            .doing(|| "writing the copy's history".into())?;
+        for (table, rows) in &self.0 {
+            let sql = format!(
+                "INSERT INTO {table} SELECT r.* FROM pg_catalog.jsonb_populate_recordset(
+                     NULL::{table}, $1::pg_catalog.text::pg_catalog.jsonb) r"
+            );
+            session.execute(&sql, &[rows]).await.doing(|| format!("writing {table} of the copy"))?;
+        }
         Ok(())
     }
 }

@@ -8,10 +8,9 @@ use serde::Serialize;
 use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 
-use crate::fleet::roles::OWNER;
 use crate::fleet::{Fleet, FleetError, FleetServer};
-use crate::migrate::{self, Edition, File, MigrationFailure, MigrationOutcome};
-use crate::pg::{Ident, literal};
+use crate::migrate::{self, Edition, File, MigrationFailure, MigrationOutcome, Options, PartFailure};
+use crate::pg;
 
 /// One file of a rehearsal.
 #[derive(Debug, Clone, Serialize)]
@@ -27,6 +26,8 @@ pub struct FileRehearsal {
     pub rewritten: Vec<TableRewrite>,
     /// How many rows its statements insert, update and delete.
     pub rows: i64,
+    /// Why locks, rewrites and rows are not known: it runs outside transactions, or failed where it was tried.
+    pub untried: Option<String>,
 }
 
 /// A lock that lasts until the end of a file's transaction.
@@ -77,7 +78,7 @@ pub(super) struct Measured {
     pub(super) failure: Option<String>,
 }
 
-/// Applies the files of versions over `applied` one by one.
+/// Applies the files of versions over `applied` one by one, and then the repeatable ones together.
 pub(super) async fn files(
     fleet: &Fleet,
     server: &FleetServer,
@@ -86,20 +87,39 @@ pub(super) async fn files(
     applied: i64,
 ) -> Result<Measured, FleetError> {
     let mut measured = Measured { files: Vec::new(), after: None, failure: None };
-    for file in edition.files.iter().filter(|file| file.version > applied) {
-        let mut rehearsal =
-            if file.transactional { tried(server, database, edition, file).await? } else { nothing(file) };
+    let versions = edition.versions_only();
+    for file in versions.files.iter().filter(|file| file.version > applied) {
+        let mut rehearsal = if file.transactional {
+            tried(fleet, server, database, edition, file).await?
+        } else {
+            untried(file, "it runs outside transactions".into())
+        };
         let begun = Instant::now();
-        let outcome = migrated(fleet, server, database, edition, Some(file.version)).await?;
+        let outcome = migrated(fleet, server, database, &versions, Some(file.version)).await?;
         rehearsal.seconds = begun.elapsed().as_secs_f64();
         match outcome {
             Ok(outcome) => measured.after = Some(outcome.after),
             Err(failure) => {
                 measured.failure = Some(failure.message);
-                break;
+                return Ok(measured);
             }
         }
         measured.files.push(rehearsal);
+    }
+    let mut tries = Vec::new();
+    for file in &edition.repeatables {
+        tries.push((&file.name, tried(fleet, server, database, edition, file).await?));
+    }
+    // Also where there are none: what the tenant has of others is forgotten.
+    match migrated(fleet, server, database, edition, None).await? {
+        Ok(outcome) => {
+            measured.after = Some(outcome.after);
+            let was_run = |name: &String| outcome.repeated.contains(name);
+            measured
+                .files
+                .extend(tries.into_iter().filter(|(name, _)| was_run(name)).map(|(_, tried)| tried));
+        }
+        Err(failure) => measured.failure = Some(failure.message),
     }
     Ok(measured)
 }
@@ -113,27 +133,33 @@ pub(super) async fn migrated(
     target: Option<i64>,
 ) -> Result<Result<MigrationOutcome, MigrationFailure>, FleetError> {
     let mut migrator = server.migrator(database).await?;
-    let options = migrate::Options { target, ..fleet.migrate_options() };
+    let options = Options { target, ..fleet.migrate_options() };
     let outcome = migrator.migrate(edition, &options, &CancellationToken::new()).await;
     migrator.close().await?;
     Ok(outcome)
 }
 
 fn nothing(file: &File) -> FileRehearsal {
-    FileRehearsal { file: file.file_name(), seconds: 0.0, locks: vec![], rewritten: vec![], rows: 0 }
+    let file = file.file_name();
+    FileRehearsal { file, seconds: 0.0, locks: vec![], rewritten: vec![], rows: 0, untried: None }
 }
 
-/// Tries a file. One that fails shows nothing here; the migrator says why.
+fn untried(file: &File, why: String) -> FileRehearsal {
+    FileRehearsal { untried: Some(why), ..nothing(file) }
+}
+
+/// Tries a file, under the timeouts that it has when it is migrated.
 async fn tried(
+    fleet: &Fleet,
     server: &FleetServer,
     database: &str,
     edition: &Edition,
     file: &File,
 ) -> Result<FileRehearsal, FleetError> {
     let migrator = server.migrator(database).await?;
-    let tried = try_out(&migrator, edition, file).await;
+    let tried = try_out(&migrator, edition, file, &fleet.migrate_options()).await;
     migrator.close().await?;
-    Ok(tried.unwrap_or_else(|_| nothing(file)))
+    Ok(tried.unwrap_or_else(|error| untried(file, error.to_string())))
 }
 
 /// A table before the file.
@@ -142,28 +168,34 @@ struct Table {
     bytes: i64,
 }
 
+/// Why a file could not be tried.
+#[derive(Debug, thiserror::Error)]
+enum Untried {
+    #[error(transparent)]
+    File(#[from] PartFailure),
+    #[error(transparent)]
+    Server(#[from] pg::Error),
+}
+
+impl From<tokio_postgres::Error> for Untried {
+    fn from(error: tokio_postgres::Error) -> Self {
+        Self::Server(error.into())
+    }
+}
+
 async fn try_out(
     client: &Client,
     edition: &Edition,
     file: &File,
-) -> Result<FileRehearsal, tokio_postgres::Error> {
-    let mut begin = format!(
-        "BEGIN; SET LOCAL client_min_messages = warning; SET ROLE {}; SET search_path = public",
-        Ident::new(OWNER)
-    );
-    for (name, value) in &edition.settings {
-        begin.push_str(&format!(
-            "; SELECT pg_catalog.set_config({}, {}, true)",
-            literal(name),
-            literal(value)
-        ));
-    }
-    client.batch_execute(&begin).await?;
+    options: &Options,
+) -> Result<FileRehearsal, Untried> {
+    migrate::begin_trial(client, edition, options).await?;
+    client.batch_execute("SET LOCAL client_min_messages = warning").await?;
     let mut before = HashMap::new();
     for row in client.query(TABLES, &[]).await? {
         before.insert(row.try_get::<_, u32>(0)?, Table { node: row.try_get(2)?, bytes: row.try_get(3)? });
     }
-    client.batch_execute(&file.sql).await?;
+    migrate::try_file(client, file, options).await?;
     client.batch_execute("SET LOCAL search_path = pg_catalog, pg_temp").await?;
     let mut rehearsal = nothing(file);
     for row in client.query(TABLES, &[]).await? {
