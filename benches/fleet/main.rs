@@ -10,6 +10,7 @@ mod control;
 mod embed;
 mod growth;
 mod load;
+mod migrate;
 mod report;
 mod requests;
 mod setting;
@@ -92,9 +93,11 @@ async fn run() -> Done {
     let mut setting = Setting::start().await?;
     let any = |names: &[&str]| names.iter().any(|name| wanted(name));
 
-    if any(&["create", "migrate"]) {
+    if wanted("create") {
         report.add(control::create(&mut setting, scale).await?);
-        report.add(control::migrate(&mut setting, scale).await?);
+    }
+    if any(&["migrate", "migrate-again"]) {
+        report.extend(migrate::migrate(&mut setting, scale).await?);
     }
     let cases: Vec<_> = throughput::CASES.iter().filter(|case| wanted(case.name)).collect();
     if let Some(tenants) = cases.iter().map(|case| case.tenants).max() {
