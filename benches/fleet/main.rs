@@ -13,6 +13,7 @@ mod load;
 mod migrate;
 mod report;
 mod requests;
+mod rolling;
 mod setting;
 mod siege;
 mod throughput;
@@ -123,6 +124,10 @@ async fn run() -> Done {
     if any(&["size-process", "size-touched"]) {
         setting.tenants(scale.touched).await?;
         report.extend(growth::process(&mut setting, scale).await?);
+    }
+    if wanted("rollout") {
+        setting.tenants(rolling::TENANTS).await?;
+        report.extend(rolling::rolling(&mut setting, scale).await?);
     }
     if wanted("size-tenant") {
         report.add(growth::tenant(&mut setting, scale).await?);

@@ -106,6 +106,16 @@ impl Setting {
         Err(format!("manybox {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr)).into())
     }
 
+    /// The same without holding up what else this process does.
+    pub(crate) async fn manybox_beside(&self, arguments: &[&str]) -> Done {
+        let mut command = tokio::process::Command::from(program(self.folder.path()));
+        let output = command.args(arguments).stderr(Stdio::piped()).output().await?;
+        if output.status.success() {
+            return Ok(());
+        }
+        Err(format!("manybox {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr)).into())
+    }
+
     /// A connection to a database as the server's superuser.
     pub(crate) async fn superuser(&self, database: &str) -> Done<Connection> {
         let (endpoint, _) = Endpoint::parse("bench", &self.embedded.superuser_url(), None)?;
