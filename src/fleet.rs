@@ -64,7 +64,7 @@ use crate::pg::{self, Connection, Waits};
 use crate::policy::Invalid;
 use crate::schema;
 use crate::settings::Settings;
-use crate::tenant::{State, TenantId, Verb};
+use crate::tenant::{Lineage, State, TenantId, Verb};
 use crate::vault::{KeyMisfit, KeyRing};
 
 /// Why a verb could not be carried out; says what stands and what to do next.
@@ -262,6 +262,9 @@ pub struct Fleet {
     /// Editions as they were read, with what their folders were like: a creation asks several times, and to look at a folder
     /// takes less than to check its files.
     read: Mutex<HashMap<String, (Stamp, migrate::Edition)>>,
+    /// By server and lineage, the fingerprint that last was found to be the kept one: the next thousand tenants have it too,
+    /// and the catalog is asked once.
+    proved: Mutex<HashMap<(String, Lineage), migrate::Fingerprint>>,
 }
 
 impl Fleet {
@@ -297,6 +300,7 @@ impl Fleet {
             agreed: tokio::sync::Mutex::default(),
             failed_builds: Mutex::default(),
             read: Mutex::default(),
+            proved: Mutex::default(),
         })
     }
 

@@ -10,8 +10,10 @@ mod control;
 mod embed;
 mod growth;
 mod load;
+mod migrate;
 mod report;
 mod requests;
+mod rolling;
 mod setting;
 mod siege;
 mod throughput;
@@ -92,9 +94,11 @@ async fn run() -> Done {
     let mut setting = Setting::start().await?;
     let any = |names: &[&str]| names.iter().any(|name| wanted(name));
 
-    if any(&["create", "migrate"]) {
+    if wanted("create") {
         report.add(control::create(&mut setting, scale).await?);
-        report.add(control::migrate(&mut setting, scale).await?);
+    }
+    if any(&["migrate", "migrate-again"]) {
+        report.extend(migrate::migrate(&mut setting, scale).await?);
     }
     let cases: Vec<_> = throughput::CASES.iter().filter(|case| wanted(case.name)).collect();
     if let Some(tenants) = cases.iter().map(|case| case.tenants).max() {
@@ -120,6 +124,10 @@ async fn run() -> Done {
     if any(&["size-process", "size-touched"]) {
         setting.tenants(scale.touched).await?;
         report.extend(growth::process(&mut setting, scale).await?);
+    }
+    if wanted("rollout") {
+        setting.tenants(rolling::TENANTS).await?;
+        report.extend(rolling::rolling(&mut setting, scale).await?);
     }
     if wanted("size-tenant") {
         report.add(growth::tenant(&mut setting, scale).await?);

@@ -18,8 +18,9 @@ use crate::{Done, Failure};
 pub(crate) struct Setting {
     pub(crate) folder: tempfile::TempDir,
     pub(crate) embedded: Embedded,
-    /// Sections of `tenants.toml` that a scenario adds.
     tenants: usize,
+    /// Tenants of the edition that only a baseline migrates.
+    bare: usize,
 }
 
 /// A router; it is stopped when dropped.
@@ -37,10 +38,12 @@ impl Setting {
         let settings = settings.map(|(k, v)| (k.to_owned(), v.to_owned())).to_vec();
         let options = Options { folder: folder.path().join("pg"), tcp: false, settings };
         let embedded = Embedded::start(&options).await?;
-        let migrations = folder.path().join("migrations/bench");
-        std::fs::create_dir_all(&migrations)?;
-        std::fs::copy(bench_file("migrations/bench/V1__items.sql"), migrations.join("V1__items.sql"))?;
-        let setting = Self { folder, embedded, tenants: 0 };
+        for edition in ["bench", "bare"] {
+            let migrations = folder.path().join("migrations").join(edition);
+            std::fs::create_dir_all(&migrations)?;
+            std::fs::copy(bench_file("migrations/bench/V1__items.sql"), migrations.join("V1__items.sql"))?;
+        }
+        let setting = Self { folder, embedded, tenants: 0, bare: 0 };
         setting.write("")?;
         setting.manybox(&["init"])?;
         Ok(setting)
@@ -52,11 +55,14 @@ impl Setting {
             "[listen]\nhttp = '127.0.0.1:0'\nadmin = '127.0.0.1:0'\n\
              base_urls = ['http://{{tenant}}.localhost', 'http://127.0.0.1/{{tenant}}']\n\
              [keys]\nfile = 'master.key'\n[servers.main]\nurl = '{}'\n\
-             [editions.bench]\n[defaults]\nedition = 'bench'\n",
+             [editions.bench]\n[editions.bare]\n[defaults]\nedition = 'bench'\n",
             self.embedded.admin_url()
         );
         for number in 0..self.tenants {
             toml.push_str(&format!("[tenants.t{number}]\n"));
+        }
+        for number in 0..self.bare {
+            toml.push_str(&format!("[tenants.bare{number}]\nedition = 'bare'\n"));
         }
         toml.push_str(more);
         std::fs::write(self.toml(), toml)?;
@@ -67,6 +73,16 @@ impl Setting {
     pub(crate) async fn tenants(&mut self, number: usize) -> Done {
         if number > self.tenants {
             self.tenants = number;
+            self.write("")?;
+            self.manybox(&["apply"])?;
+        }
+        Ok(())
+    }
+
+    /// The same for `bare0` and so on, which have an edition of their own.
+    pub(crate) async fn bare_tenants(&mut self, number: usize) -> Done {
+        if number > self.bare {
+            self.bare = number;
             self.write("")?;
             self.manybox(&["apply"])?;
         }
@@ -84,6 +100,16 @@ impl Setting {
     /// Runs the program to its end.
     pub(crate) fn manybox(&self, arguments: &[&str]) -> Done {
         let output = program(self.folder.path()).args(arguments).stderr(Stdio::piped()).output()?;
+        if output.status.success() {
+            return Ok(());
+        }
+        Err(format!("manybox {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr)).into())
+    }
+
+    /// The same without holding up what else this process does.
+    pub(crate) async fn manybox_beside(&self, arguments: &[&str]) -> Done {
+        let mut command = tokio::process::Command::from(program(self.folder.path()));
+        let output = command.args(arguments).stderr(Stdio::piped()).output().await?;
         if output.status.success() {
             return Ok(());
         }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
+use tokio_postgres::types::Type;
 
 use super::roles::{self, MIGRATORS, OWNER, migrator_of};
 use super::server::{role_exists, run};
@@ -236,13 +237,11 @@ pub(super) async fn drop(client: &Client, database: &str) -> Result<(), FleetErr
 pub(super) async fn terminate(client: &Client, login: &str) -> Result<(), FleetError> {
     let deadline = Instant::now() + LEAVE;
     loop {
-        let left: i64 = client
-            .query_one(
-                "SELECT count(pg_catalog.pg_terminate_backend(pid)) FROM pg_catalog.pg_stat_activity WHERE usename = $1",
-                &[&login],
-            )
-            .await
-            .and_then(|row| row.try_get(0))
+        // Typed, so that it is one round trip: each migration asks twice.
+        let sql = "SELECT count(pg_catalog.pg_terminate_backend(pid)) FROM pg_catalog.pg_stat_activity WHERE usename = $1";
+        let rows = client.query_typed(sql, &[(&login, Type::NAME)]).await;
+        let left: i64 = rows
+            .and_then(|rows| rows.first().map_or(Ok(0), |row| row.try_get(0)))
             .doing(|| format!("ending the sessions of `{login}`"))?;
         if left == 0 {
             return Ok(());

@@ -4,6 +4,7 @@ use std::ops::{Deref, DerefMut};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::join;
 use ring::digest::{SHA256, digest};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
@@ -167,12 +168,14 @@ impl Migrator {
     pub(super) async fn end(self) -> Result<Connection, FleetError> {
         let Self { login, session, admin, lock, .. } = self;
         let left = timeout(LEAVE, session.close()).await.is_ok();
-        if !left || close(&admin, &login).await.is_err() {
+        // In one write.
+        let (closed, ended) = join(close(&admin, &login), database::terminate(&admin, &login)).await;
+        if !left || closed.is_err() || ended.is_err() {
             // Somebody else's session holds the role's row, or ours does not go.
             database::terminate(&admin, &login).await?;
             close(&admin, &login).await?;
+            database::terminate(&admin, &login).await?;
         }
-        database::terminate(&admin, &login).await?;
         lock.release(&admin).await.doing(|| "releasing the migrator's lock".into())?;
         Ok(admin)
     }

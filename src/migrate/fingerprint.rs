@@ -1,11 +1,12 @@
 //! What a database's schema is: one hash to compare it by, and the facts behind the hash, to say where two differ.
 //!
-//! The server makes both from the same statement ([`facts.sql`](fingerprint/facts.sql)), so they can't disagree. It reads
+//! The server makes both from the same query ([`facts.sql`](fingerprint/facts.sql)), so they can't disagree. It reads
 //! catalogs alone: the owner of the database can make its answer differ, long or late, which is its own drift, and can't
 //! have anything run by asking.
 
 mod difference;
 mod facts;
+mod question;
 mod rights;
 
 pub use difference::{Changed, Drift};
@@ -44,7 +45,6 @@ SET LOCAL jit = off;
 SET LOCAL work_mem = '16MB';
 ";
 const MAJOR: &str = "current_setting('server_version_num')::int4 / 10000";
-const FACTS: &str = include_str!("fingerprint/facts.sql");
 
 /// The hash of a database's schema, with what it is of: fingerprints of two forms of facts, or of two major versions of
 /// PostgreSQL, are never equal, and nothing follows from that.
@@ -90,19 +90,21 @@ impl From<tokio_postgres::Error> for FingerprintError {
     }
 }
 
-/// The fingerprint of the schema behind `client`, in one message. Any login may ask. No transaction may be open.
+/// The fingerprint of the schema behind `client`, in two messages. Any login may ask. No transaction may be open.
 ///
 /// # Errors
 /// When the server refuses, the connection breaks, or somebody keeps a lock for two seconds. No transaction is open then
 /// either.
 pub async fn fingerprint(client: &Client) -> Result<Fingerprint, FingerprintError> {
-    let sql = format!(
-        "{BEGIN} SELECT {MAJOR}, encode(sha256(convert_to(string_agg(concat(name, E'\\t', definition), E'\\n'
-            ORDER BY name COLLATE \"C\", definition COLLATE \"C\"), 'UTF8')), 'hex') FROM ({}) f; ROLLBACK",
-        bounded()
-    );
-    let answer = client.simple_query(&sql).await;
-    let messages = or_roll_back(client, answer).await?;
+    let asked = async {
+        let sql = format!(
+            "SELECT {MAJOR}, encode(sha256(convert_to(string_agg(concat(name, E'\\t', definition), E'\\n'
+                ORDER BY name COLLATE \"C\", definition COLLATE \"C\"), 'UTF8')), 'hex') FROM ({}) f; ROLLBACK",
+            bounded(&begin(client).await?)
+        );
+        client.simple_query(&sql).await
+    };
+    let messages = or_roll_back(client, asked.await).await?;
     messages
         .iter()
         .find_map(|message| match message {
@@ -119,17 +121,17 @@ pub async fn fingerprint(client: &Client) -> Result<Fingerprint, FingerprintErro
 /// # Errors
 /// As [`fingerprint`], and when there is too much of it.
 pub async fn facts(client: &Client) -> Result<Facts, FingerprintError> {
-    // Summed up by the server, so that what is too long never leaves it.
-    let sql = format!(
-        "{BEGIN} SELECT name, definition, bytes > {MAX_FACTS}, {MAJOR} FROM (
-            SELECT name, definition, octet_length(name) + octet_length(definition) AS own,
-                   sum(octet_length(name) + octet_length(definition)) OVER (
-                       ORDER BY name COLLATE \"C\", definition COLLATE \"C\" ROWS UNBOUNDED PRECEDING) AS bytes
-            FROM ({}) b) f
-         WHERE bytes - own <= {MAX_FACTS}; ROLLBACK",
-        bounded()
-    );
     let read = async {
+        // Summed up by the server, so that what is too long never leaves it.
+        let sql = format!(
+            "SELECT name, definition, bytes > {MAX_FACTS}, {MAJOR} FROM (
+                SELECT name, definition, octet_length(name) + octet_length(definition) AS own,
+                       sum(octet_length(name) + octet_length(definition)) OVER (
+                           ORDER BY name COLLATE \"C\", definition COLLATE \"C\" ROWS UNBOUNDED PRECEDING) AS bytes
+                FROM ({}) b) f
+             WHERE bytes - own <= {MAX_FACTS}; ROLLBACK",
+            bounded(&begin(client).await?)
+        );
         let (mut facts, mut of) = (Vec::new(), String::new());
         let mut answer = pin!(client.simple_query_raw(&sql).await?);
         while let Some(message) = answer.try_next().await? {
@@ -149,12 +151,23 @@ pub async fn facts(client: &Client) -> Result<Facts, FingerprintError> {
     facts.unwrap_or(Err(FingerprintError::TooLong))
 }
 
-/// The facts with long definitions replaced by their beginning and hash.
-fn bounded() -> String {
+/// Opens the transaction, and asks which kinds of facts there are. What it doesn't answer counts as there.
+async fn begin(client: &Client) -> Result<String, tokio_postgres::Error> {
+    let messages = client.simple_query(&format!("{BEGIN} SELECT {}", question::kinds())).await?;
+    let kinds = messages.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => row.get(0),
+        _ => None,
+    });
+    Ok(kinds.unwrap_or_default().to_owned())
+}
+
+/// The facts of these kinds, with long definitions replaced by their beginning and hash.
+fn bounded(kinds: &str) -> String {
     format!(
         "SELECT name, CASE WHEN octet_length(definition) <= 65536 THEN definition ELSE concat(left(definition, 1000),
             ' … ', octet_length(definition), ' bytes, SHA-256 ', encode(sha256(convert_to(definition, 'UTF8')), 'hex')) END
-         AS definition FROM (SELECT name, COALESCE(definition, '') AS definition FROM ({FACTS}) unbounded) whole"
+         AS definition FROM (SELECT name, COALESCE(definition, '') AS definition FROM ({}) unbounded) whole",
+        question::of_kinds(kinds)
     )
 }
 

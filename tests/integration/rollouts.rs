@@ -1,5 +1,8 @@
 //! Rollouts: waves, budgets, gates, an operator's word, and executors that are killed or many.
 
+mod kills;
+mod live;
+
 use std::process::Stdio;
 
 use serde_json::{Value, json};
