@@ -1,5 +1,7 @@
 //! Catalog: the control database, the truth about the fleet.
 
+mod base_urls;
+mod copies;
 mod declared;
 mod feed;
 mod fingerprints;
@@ -17,6 +19,7 @@ mod tenant_settings;
 mod tenants;
 mod traffic;
 
+pub use copies::Exchange;
 pub use declared::DeclaredBefore;
 pub use feed::{Feed, Reader};
 pub use fingerprints::AcceptedDrift;
@@ -46,6 +49,7 @@ pub const MIGRATIONS: &[(&str, &str)] = &[
     ("V15__router.sql", include_str!("catalog/migrations/V15__router.sql")),
     ("V21__master_key.sql", include_str!("catalog/migrations/V21__master_key.sql")),
     ("V22__fleet.sql", include_str!("catalog/migrations/V22__fleet.sql")),
+    ("V23__copies.sql", include_str!("catalog/migrations/V23__copies.sql")),
 ];
 
 /// Why the catalog could not be read or changed.

@@ -5,6 +5,7 @@ mod context;
 mod demo;
 mod doctor;
 mod drift;
+mod fleet;
 mod keys;
 mod migrate;
 mod output;
@@ -13,6 +14,7 @@ mod serve;
 mod server;
 mod setup;
 mod shell;
+mod stop;
 mod tenant;
 mod top;
 mod verify;
@@ -68,6 +70,9 @@ enum Command {
     /// Create and look after tenants
     #[command(subcommand)]
     Tenant(tenant::TenantCommand),
+    /// Look after all tenants together
+    #[command(subcommand)]
+    Fleet(fleet::FleetCommand),
     /// Look after PostgreSQL servers
     #[command(subcommand)]
     Server(server::ServerCommand),
@@ -175,10 +180,11 @@ async fn command(
     };
     let context = Context::start(settings, &source, output).await?;
     // These have their own use for Ctrl-C: a drained stop, and the cancelling of what runs in a database.
-    let own = matches!(
-        command,
-        Command::Demo | Command::Migrate(_) | Command::Tenant(tenant::TenantCommand::Psql { .. })
-    );
+    let own = match &command {
+        Command::Demo | Command::Migrate(_) | Command::Fleet(_) => true,
+        Command::Tenant(tenant) => tenant.heeds_signals(),
+        _ => false,
+    };
     let outcome = tokio::select! {
         outcome = dispatch(command, &context, output) => outcome,
         _ = tokio::signal::ctrl_c(), if !own => Err(Failure("interrupted; what was begun goes on when the command is run again".into())),
@@ -193,6 +199,7 @@ async fn dispatch(command: Command, context: &Context, output: Output) -> Result
         Command::Init => setup::init(context, output).await,
         Command::Apply(apply) => return apply.run(context, output).await,
         Command::Tenant(tenant) => tenant.run(context, output).await,
+        Command::Fleet(fleet) => fleet.run(context, output).await,
         Command::Server(server) => server.run(context, output).await,
         Command::Migrate(migrate) => migrate.run(context, output).await,
         Command::Drift(drift) => drift.run(context, output).await,

@@ -4,6 +4,7 @@
 //! file here and a line in [`examine`].
 
 mod catalog;
+mod databases;
 mod misfits;
 mod routers;
 mod servers;
@@ -95,6 +96,8 @@ pub async fn examine(
     findings.extend(routers::look(&patient).await);
     progress("servers");
     findings.extend(servers::look(&patient).await);
+    progress("databases");
+    findings.extend(databases::look(&patient).await);
     findings.sort_by(|a, b| (a.code, &a.place).cmp(&(b.code, &b.place)));
     findings
 }

@@ -2,12 +2,15 @@
 
 mod adopt;
 mod apply;
+mod backup;
 mod check;
 mod claim;
 mod connections;
 mod database;
 mod desired;
 mod drift;
+mod dump;
+mod exchange;
 mod holder;
 mod hosts;
 mod init;
@@ -20,7 +23,9 @@ mod provision;
 mod psql;
 mod rehearse;
 mod rekey;
+mod rename;
 mod repair;
+mod restore;
 mod rights;
 mod roles;
 mod router;
@@ -32,10 +37,14 @@ mod template;
 
 pub use adopt::{Adoption, AdoptionSpec};
 pub use apply::{Change, Plan};
+pub use backup::{
+    ArchiveManifest, BackupFiles, BackupRun, Manifest, Progress, TenantManifest, backup_stem, write_whole,
+};
 pub use check::{Finding, check, try_out};
 pub use claim::release;
 pub use desired::SettingChange;
 pub use drift::{Before, Proof};
+pub use dump::HistoryRows;
 pub use init::{Prepared, init, upgrade_catalog};
 pub use lineages::{ReadLineage, contradiction_among};
 pub use migration::ProvedMigration;
@@ -45,8 +54,9 @@ pub use psql::OperatorLogin;
 pub use rehearse::{FileRehearsal, Rehearsal, TableLock, TableRewrite};
 pub use rekey::Lost;
 pub use repair::RepairResult;
+pub use restore::{CopySpec, Filled};
 pub use rights::OutdatedDatabase;
-pub use roles::{HISTORY, MIGRATORS, OWNER, catalog_migrator, catalog_owner, migrator_of};
+pub use roles::{BACKUP, HISTORY, MIGRATORS, OWNER, catalog_migrator, catalog_owner, migrator_of};
 pub use server::{FleetServer, Servers, check_version};
 pub use standing::{Standing, standing};
 
@@ -175,6 +185,20 @@ pub enum FleetError {
     /// A file could not be read or written.
     #[error("{0}")]
     File(String),
+    /// A retired tenant may not be purged yet.
+    #[error(
+        "tenant `{slug}` is kept until {until}: `manybox tenant restore {slug}` brings it back; to drop it all the same, \
+         purge it with --now"
+    )]
+    Kept {
+        /// The tenant.
+        slug: String,
+        /// Until when.
+        until: time::OffsetDateTime,
+    },
+    /// An operator stopped it; nothing is left half.
+    #[error("interrupted: {0}; nothing is left of it")]
+    Interrupted(String),
     /// Another command is at work on the same thing.
     #[error("{0} is being worked on by another command; try again when it has ended")]
     Busy(String),

@@ -34,7 +34,7 @@ const MAY_IMPORT: &[(&str, &str)] = &[
     ("fleet", "policy tenant settings telemetry pg vault catalog schema migrate"),
     ("rollout", "policy tenant settings telemetry pg vault catalog schema migrate fleet"),
     ("verify", "policy tenant settings telemetry pg vault catalog rest migrate fleet"),
-    ("doctor", "settings pg vault catalog fleet"),
+    ("doctor", "tenant settings pg vault catalog fleet"),
     ("front", "backoff policy tenant settings telemetry pg vault catalog directory pool rest"),
     ("admin", "policy tenant settings telemetry vault directory pool"),
     ("fuzz", "tenant directory rest migrate"),

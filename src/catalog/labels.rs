@@ -4,8 +4,22 @@ use std::collections::BTreeMap;
 
 use tokio_postgres::types::Json;
 
-use super::{Catalog, CatalogError};
+use super::{Catalog, CatalogError, TenantRow};
+use crate::settings::Wave;
 use crate::tenant::TenantId;
+
+impl TenantRow {
+    /// Whether all that a wave says of tenants applies to this one, but for its share of the fleet.
+    pub fn is_taken_by(&self, wave: &Wave) -> bool {
+        let record = &self.record;
+        let edition = record.lineage().map(|lineage| &lineage.edition);
+        (wave.tenants.is_empty() || wave.tenants.iter().any(|slug| slug == record.slug.as_str()))
+            && wave.labels.iter().all(|(key, value)| self.labels.get(key) == Some(value))
+            && wave.tier.as_ref().is_none_or(|tier| *tier == record.tier)
+            && wave.server.as_ref().is_none_or(|server| *server == record.server)
+            && wave.edition.as_ref().is_none_or(|wanted| edition == Some(wanted))
+    }
+}
 
 impl Catalog {
     /// Gives a tenant these labels, in place of those that it has.

@@ -1,19 +1,20 @@
 //! Tenants in the catalog: insert, read, change of state, change of settings.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use serde::Serialize;
 use time::OffsetDateTime;
 use tokio_postgres::Row;
 use tokio_postgres::types::{Json, ToSql};
 
-use super::{Catalog, CatalogError, Template};
+use super::base_urls::Urls;
+use super::{Catalog, CatalogError, Exchange, Template};
 use crate::policy::{Overrides, Stored};
 use crate::tenant::{Adopted, BaseUrl, Lineage, Origin, Record, Sealed, State, TenantId, Verb};
 
 pub(super) const SELECT: &str = "
     SELECT t.id, t.slug, t.state, t.tier, t.server, t.edition, t.version::int8, t.history, t.generation, t.key,
-           t.overrides, t.database, t.login_role, t.sealed, t.reloads, t.unsettled, t.failure, t.migrated_at, t.quarantined, t.labels, t.created_at, t.changed_at, t.lost_secrets,
+           t.overrides, t.database, t.login_role, t.sealed, t.reloads, t.unsettled, t.failure, t.migrated_at, t.quarantined, t.labels, t.filling, t.exchange, t.keep_until, t.created_at, t.changed_at, t.lost_secrets,
            ARRAY(SELECT b.url FROM catalog.base_url b WHERE b.tenant = t.id ORDER BY b.templated, b.url) AS base_urls
     FROM catalog.tenant t";
 
@@ -63,6 +64,13 @@ pub struct TenantRow {
     pub labels: BTreeMap<String, String>,
     /// Its secrets that nobody can open any more, because the master key is lost that sealed them; each can be set anew.
     pub lost_secrets: Vec<String>,
+    /// What its database is being filled from, while it is in creation and that is not a template.
+    pub filling: Option<String>,
+    /// An exchange of its database with another tenant's that was begun. `apply` finishes it.
+    pub exchange: Option<Exchange>,
+    /// Until when it may not be purged, while it is retired.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub keep_until: Option<OffsetDateTime>,
     /// When it was intended.
     #[serde(with = "time::serde::rfc3339")]
     pub created_at: OffsetDateTime,
@@ -80,6 +88,9 @@ fn tenant_row(row: &Row) -> Result<TenantRow, CatalogError> {
         quarantined: row.try_get("quarantined")?,
         labels: row.try_get::<_, Json<BTreeMap<String, String>>>("labels")?.0,
         lost_secrets: row.try_get::<_, Json<Sealed>>("lost_secrets")?.0.into_keys().collect(),
+        filling: row.try_get("filling")?,
+        exchange: row.try_get::<_, Option<Json<Exchange>>>("exchange")?.map(|json| json.0),
+        keep_until: row.try_get("keep_until")?,
         created_at: row.try_get("created_at")?,
         changed_at: row.try_get("changed_at")?,
     })
@@ -119,6 +130,8 @@ pub struct NewTenant {
     pub overrides: Overrides,
     /// Its secrets.
     pub sealed: Sealed,
+    /// What its database will be filled from, when not from a template.
+    pub filling: Option<String>,
 }
 
 /// What a migration of one tenant left.
@@ -130,23 +143,6 @@ pub struct Migrated {
     pub stands: Option<(i64, String)>,
     /// Why it went no further.
     pub failure: Option<String>,
-}
-
-/// The columns of `catalog.base_url` as parallel arrays.
-struct Urls {
-    hosts: Vec<String>,
-    prefixes: Vec<String>,
-    urls: Vec<String>,
-}
-
-impl Urls {
-    fn of(urls: &[BaseUrl]) -> Self {
-        Self {
-            hosts: urls.iter().map(|u| u.host.to_string()).collect(),
-            prefixes: urls.iter().map(|u| u.prefix.as_str().to_owned()).collect(),
-            urls: urls.iter().map(ToString::to_string).collect(),
-        }
-    }
 }
 
 impl Catalog {
@@ -165,9 +161,9 @@ impl Catalog {
             .execute(
                 "WITH t AS (
                     INSERT INTO catalog.tenant
-                        (id, slug, state, unsettled, tier, server, edition, key, overrides, database, login_role, sealed)
+                        (id, slug, state, unsettled, tier, server, edition, key, overrides, database, login_role, sealed, filling)
                     VALUES ($1, $2, CASE WHEN $14::text IS NULL THEN 'creating' ELSE 'active' END, $14 IS NULL, $3, $4,
-                            $5, $6, $7, $14, $15, $16) RETURNING id
+                            $5, $6, $7, $14, $15, $16, $17) RETURNING id
                  ), b AS (
                     INSERT INTO catalog.base_url (tenant, host, prefix, url, templated)
                     SELECT t.id, u.* FROM t, (
@@ -179,7 +175,7 @@ impl Catalog {
                  )
                  INSERT INTO catalog.journal (tenant, action, detail)
                  SELECT id, CASE WHEN $14::text IS NULL THEN 'create' ELSE 'adopt' END, jsonb_strip_nulls(jsonb_build_object(
-                    'slug', $2::text, 'server', $4::text, 'edition', $5::text, 'database', $14::text, 'login', $15::text))
+                    'slug', $2::text, 'server', $4::text, 'edition', $5::text, 'database', $14::text, 'login', $15::text, 'filling', $17::text))
                  FROM t",
                 &[
                     &new.id.as_str(),
@@ -198,6 +194,7 @@ impl Catalog {
                     &database,
                     &login_role,
                     &Json(&new.sealed),
+                    &new.filling,
                 ],
             )
             .await?;
@@ -256,7 +253,8 @@ impl Catalog {
                         state = CASE WHEN $4 = 'restore' AND was_suspended THEN 'suspended' ELSE $2 END,
                         was_suspended = CASE WHEN $4 = 'retire' AND state <> 'retired' THEN state = 'suspended'
                                              WHEN $4 IN ('suspend', 'resume') THEN false ELSE was_suspended END,
-                        unsettled = true, changed_at = now()
+                        unsettled = true, changed_at = now(),
+                        keep_until = CASE WHEN $2 = 'retired' THEN keep_until END
                     -- What was suspended when it was retired, and was restored, may be restored again: a command was killed.
                     WHERE id = $1 AND (state = ANY ($3) OR $4 = 'restore' AND state = 'suspended' AND was_suspended)
                     RETURNING id
@@ -329,56 +327,6 @@ impl Catalog {
             &[&id.as_str()],
         )
         .await
-    }
-
-    /// Makes these the tenant's base URLs: all that were `templated`, or all that were given.
-    ///
-    /// # Errors
-    /// `unique_violation` when one belongs to another tenant or is nested with one of its.
-    pub async fn base_urls_replace(
-        &self,
-        id: &TenantId,
-        urls: &[BaseUrl],
-        templated: bool,
-    ) -> Result<(), CatalogError> {
-        let urls = Urls::of(urls);
-        self.change(
-            "WITH gone AS (
-                DELETE FROM catalog.base_url
-                WHERE tenant = $1 AND templated = $2
-                  AND (host, prefix) NOT IN (SELECT * FROM unnest($3::text[], $4::text[]))
-             ), new AS (
-                INSERT INTO catalog.base_url (tenant, host, prefix, url, templated)
-                SELECT $1, host, prefix, url, $2 FROM unnest($3::text[], $4::text[], $5::text[]) AS u (host, prefix, url)
-                -- The guard locks one host after the other: in the same order everywhere, so that nobody waits in a circle.
-                ORDER BY host, prefix
-                ON CONFLICT (host, prefix) DO UPDATE SET url = excluded.url
-                WHERE base_url.tenant = excluded.tenant
-             )
-             INSERT INTO catalog.journal (tenant, action, detail) VALUES ($1, 'base-urls', to_jsonb($5::text[]))",
-            &[&id.as_str(), &templated, &urls.hosts, &urls.prefixes, &urls.urls],
-        )
-        .await
-    }
-
-    /// The tenant's base URLs that an operator gave, without those made from templates.
-    ///
-    /// # Errors
-    /// When the catalog can't be read.
-    pub async fn base_urls_given(&self, id: &TenantId) -> Result<Vec<BaseUrl>, CatalogError> {
-        let sql = "SELECT url FROM catalog.base_url WHERE tenant = $1 AND NOT templated ORDER BY url";
-        let rows = self.sessions.query(sql, &[&id.as_str()]).await?;
-        rows.iter().map(|row| Ok(row.try_get::<_, String>(0)?.parse()?)).collect()
-    }
-
-    /// The base URLs that operators gave, by their tenant's id.
-    ///
-    /// # Errors
-    /// When the catalog can't be read.
-    pub async fn every_base_url_given(&self) -> Result<HashMap<String, Vec<String>>, CatalogError> {
-        let sql = "SELECT tenant, array_agg(url) FROM catalog.base_url WHERE NOT templated GROUP BY tenant";
-        let rows = self.sessions.query(sql, &[]).await?;
-        rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
     }
 
     /// Writes the outcomes of migrations, several in one statement. Each commit waits for the disk, and for the other

@@ -1,6 +1,7 @@
 //! `manybox tenant`: create and look after tenants.
 
 mod adopt;
+mod backup;
 mod secret;
 mod set;
 
@@ -11,6 +12,8 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value};
+use time::format_description::well_known::Rfc3339;
+use time::{Date, OffsetDateTime};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::output::{line, table, time};
@@ -18,7 +21,6 @@ use super::{Context, Done, Failure, Output};
 use crate::catalog::{Filter, TenantRow};
 use crate::fleet::{Fleet, TenantSpec};
 use crate::pg::{Endpoint, Login};
-use crate::policy::Overrides;
 use crate::policy::Secret;
 use crate::rest::sign_token;
 use crate::tenant::{BaseUrl, Slug, State, Verb};
@@ -98,12 +100,18 @@ pub(super) enum TenantCommand {
     Retire {
         /// The tenant
         slug: String,
+        /// Keep it until then at least: 2027-01-31, or with a time as in RFC 3339; defaults.purge_grace when not given
+        #[arg(long, value_name = "TIME", value_parser = moment)]
+        until: Option<OffsetDateTime>,
     },
-    /// Bring it back into service after `retire`
-    Restore {
-        /// The tenant
-        slug: String,
-    },
+    /// Bring it back into service after `retire`, or its database back from a backup
+    Restore(backup::Restore),
+    /// Back its database up while it is served: an archive that `pg_restore` reads, and a manifest
+    Backup(backup::Backup),
+    /// Make a tenant from another as it is now
+    Clone(backup::Clone),
+    /// Give it another name, and the base URLs that go with it
+    Rename(backup::Rename),
     /// Drop a retired tenant's database and login for good; of an adopted database only the tenant goes
     Purge {
         /// The tenant
@@ -111,6 +119,9 @@ pub(super) enum TenantCommand {
         /// Don't ask for the slug again
         #[arg(long)]
         yes: bool,
+        /// Before the time until which it is kept
+        #[arg(long)]
+        now: bool,
     },
     /// Make a signed token to try things with
     Token {
@@ -143,11 +154,20 @@ pub(super) enum TenantCommand {
 }
 
 impl TenantCommand {
+    /// Whether it has its own use for Ctrl-C.
+    pub(super) fn heeds_signals(&self) -> bool {
+        match self {
+            Self::Psql { .. } | Self::Backup(_) | Self::Clone(_) => true,
+            Self::Restore(restore) => restore.from.is_some(),
+            _ => false,
+        }
+    }
+
     pub(super) async fn run(self, context: &Context, output: Output) -> Done {
         let fleet = context.fleet().await?;
         match self {
             Self::Create { slug, edition, tier, server, base_urls } => {
-                let spec = TenantSpec { edition, tier, server, base_urls, overrides: Overrides::default() };
+                let spec = TenantSpec { edition, tier, server, base_urls, ..TenantSpec::default() };
                 let spinner = output.spinner(format!("creating {slug}"));
                 let row = fleet.create(&slug, &spec).await;
                 spinner.finish_and_clear();
@@ -171,17 +191,31 @@ impl TenantCommand {
             Self::Reload { slugs, all } => reload(&fleet, slugs, all, output).await,
             Self::Suspend { slug } => verb(&fleet, &slug, Verb::Suspend, output).await,
             Self::Resume { slug } => verb(&fleet, &slug, Verb::Resume, output).await,
-            Self::Retire { slug } => verb(&fleet, &slug, Verb::Retire, output).await,
-            Self::Restore { slug } => verb(&fleet, &slug, Verb::Restore, output).await,
-            Self::Purge { slug, yes } => {
+            Self::Retire { slug, until } => {
+                let row = fleet.retire(&slug, until).await?;
+                output.answer(&row, |row| {
+                    let until = row.keep_until.map(|until| format!(", and kept until {until} at least"));
+                    format!("{}{}{}", done(row), left_alone(row), until.unwrap_or_default())
+                })
+            }
+            Self::Restore(restore) => match restore.from.clone() {
+                Some(file) => restore.run_from(&fleet, &file, output).await,
+                None => verb(&fleet, restore.slug(), Verb::Restore, output).await,
+            },
+            Self::Backup(backup) => backup.run(&fleet, output).await,
+            Self::Clone(clone) => clone.run(&fleet, output).await,
+            Self::Rename(rename) => rename.run(&fleet, output).await,
+            Self::Purge { slug, yes, now } => {
                 let row = fleet.tenant(&slug).await?;
-                if !Verb::Purge.from().contains(&row.record.state) {
+                let is_kept = !now && row.keep_until.is_some_and(|until| until > OffsetDateTime::now_utc());
+                if is_kept || !Verb::Purge.from().contains(&row.record.state) {
                     return verb(&fleet, &slug, Verb::Purge, output).await;
                 }
                 if !yes && !row.record.is_adopted() {
                     confirm(&slug)?;
                 }
-                verb(&fleet, &slug, Verb::Purge, output).await
+                let row = fleet.carry_out_now(&slug, Verb::Purge).await?;
+                output.answer(&row, |row| format!("{}{}", done(row), left_alone(row)))
             }
             Self::Token { slug, role, claims, expires } => {
                 let row = fleet.tenant(&slug).await?;
@@ -193,6 +227,14 @@ impl TenantCommand {
             }
         }
     }
+}
+
+/// A day, which begins at midnight UTC, or a moment.
+fn moment(text: &str) -> Result<OffsetDateTime, String> {
+    let day = time::macros::format_description!("[year]-[month]-[day]");
+    OffsetDateTime::parse(text, &Rfc3339)
+        .or_else(|_| Ok(Date::parse(text, day)?.midnight().assume_utc()))
+        .map_err(|_: time::error::Parse| "expected 2027-01-31 or 2027-01-31T12:00:00Z".into())
 }
 
 async fn verb(fleet: &Fleet, slug: &str, verb: Verb, output: Output) -> Done {

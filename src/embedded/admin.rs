@@ -16,6 +16,13 @@ use crate::vault::scram_verifier;
 /// The role's name.
 pub(super) const NAME: &str = "mb_admin";
 
+/// Makes the role that reads past row-level security, unless it is there; the admin may make logins members of it.
+const BACKUP: &str = "DO $$ BEGIN
+    IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'mb_backup') THEN
+        CREATE ROLE mb_backup NOLOGIN BYPASSRLS IN ROLE pg_read_all_data ADMIN mb_admin;
+    END IF;
+END $$";
+
 /// Makes the role and closes the maintenance databases to everybody else, unless that was done; tells the password.
 ///
 /// The password's file is written last and so marks the work as done: after a crash in between, all is done again
@@ -35,6 +42,8 @@ pub(super) async fn ensure(superuser: &Client, file: &Path) -> Result<String, Em
         .map_err(EmbeddedError::Admin)?
         .is_some();
     if exists && let Some(password) = known {
+        // A cluster of an earlier version lacks this one.
+        superuser.batch_execute(BACKUP).await.map_err(EmbeddedError::Admin)?;
         return Ok(password);
     }
     // Kept when only the role is gone: another command may have read it already.
@@ -44,6 +53,7 @@ pub(super) async fn ensure(superuser: &Client, file: &Path) -> Result<String, Em
     };
     let verifier = scram_verifier(&Secret::new(&password))?;
     superuser.batch_execute(&statements(&verifier)).await.map_err(EmbeddedError::Admin)?;
+    superuser.batch_execute(BACKUP).await.map_err(EmbeddedError::Admin)?;
     write(file, &format!("{password}\n"), &User::current()?)?;
     Ok(password)
 }

@@ -250,6 +250,7 @@ impl Fleet {
             templated: self.templated(slug)?,
             given: spec.base_urls.clone(),
             overrides,
+            filling: None,
         };
         self.catalog.tenant_insert(&new).await?;
         Ok(id)

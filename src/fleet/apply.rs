@@ -121,6 +121,13 @@ impl Fleet {
             let declared = self.settings.tenants.get(&slug);
             there.insert(slug.clone());
             match row.record.state {
+                State::Creating if row.filling.is_some() => changes.push(Change::Conflict {
+                    slug,
+                    reason: format!(
+                        "it was being {}, and is not finished: run that again, or `manybox tenant purge` it",
+                        row.filling.as_deref().unwrap_or_default()
+                    ),
+                }),
                 State::Creating => changes.push(Change::Finish {
                     slug,
                     edition: row.record.lineage().map(|lineage| lineage.edition.clone()).unwrap_or_default(),
@@ -261,6 +268,7 @@ impl Fleet {
                     server: declared.server.clone(),
                     base_urls: urls(&declared.base_urls)?,
                     overrides: declared.settings,
+                    filling: None,
                 };
                 self.create(&slug.parse::<Slug>()?, &spec).await?;
             }

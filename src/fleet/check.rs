@@ -2,7 +2,7 @@
 //! all of it on a scratch database, which changes the server.
 
 use super::database::DatabaseRights;
-use super::prepare::prepare;
+use super::prepare::{backup_remedy, check_backup, prepare};
 use super::roles::{self, HISTORY, MIGRATORS, OWNER, migrator_of};
 use super::server::{run, version};
 use super::standing::identity;
@@ -193,6 +193,12 @@ pub async fn try_out(settings: &Settings, server: &FleetServer) -> Result<Vec<Fi
             format!("GRANT {OWNER}, {HISTORY} TO {admin}{set}; GRANT {OWNER} TO {MIGRATORS};"),
         );
     }
+    let there = super::server::role_exists(&client, roles::BACKUP).await?;
+    note(
+        "read tenants whole, for backups",
+        check_backup(server, &client).await,
+        backup_remedy(&server.admin()?.user, there),
+    );
     let signal = "SELECT pg_catalog.pg_has_role(current_user, 'pg_signal_backend', 'USAGE')";
     let signal = client.query_one(signal, &[]).await.and_then(|row| row.try_get::<_, bool>(0));
     let signal = signal.doing(|| "looking at the admin's role".into())?;

@@ -253,6 +253,30 @@ pub(super) async fn terminate(client: &Client, login: &str) -> Result<(), FleetE
     }
 }
 
+/// Ends every session in a database, and waits until their backends have exited. It must be closed.
+///
+/// # Errors
+/// When a backend is still there after ten seconds.
+pub(super) async fn terminate_in(client: &Client, database: &str) -> Result<(), FleetError> {
+    let deadline = Instant::now() + LEAVE;
+    loop {
+        let sql = "SELECT count(pg_catalog.pg_terminate_backend(a.pid)) FROM pg_catalog.pg_stat_activity a
+                   JOIN pg_catalog.pg_roles r ON r.oid = a.usesysid WHERE a.datname = $1 AND NOT r.rolsuper";
+        let left: i64 = client
+            .query_one(sql, &[&database])
+            .await
+            .and_then(|row| row.try_get(0))
+            .doing(|| format!("ending the sessions in `{database}`"))?;
+        if left == 0 {
+            return Ok(());
+        }
+        if Instant::now() >= deadline {
+            return Err(FleetError::Busy(format!("{left} session(s) did not end; database `{database}`")));
+        }
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
 /// Waits until no session of a login is in a transaction, for at most `wait`.
 ///
 /// `pg_stat_activity` hides the transactions of other roles from the admin; `pg_locks` hides nothing, and every

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use time::OffsetDateTime;
 use tokio_postgres::Client;
 
 use super::psql::sweep_operators;
@@ -22,15 +23,46 @@ impl Fleet {
     /// requests under way finish first, for at most `listen.drain_timeout`.
     ///
     /// # Errors
-    /// [`FleetError::State`] when the verb may not start from the tenant's state.
+    /// [`FleetError::State`] when the verb may not start from the tenant's state; [`FleetError::Kept`] for a purge before
+    /// the time until which the tenant is kept.
     pub async fn carry_out(&self, slug: &str, verb: Verb) -> Result<TenantRow, FleetError> {
+        let row = self.tenant(slug).await?;
+        if let (Verb::Purge, Some(until)) = (verb, row.keep_until)
+            && until > OffsetDateTime::now_utc()
+        {
+            return Err(FleetError::Kept { slug: slug.to_owned(), until });
+        }
+        self.carry_out_now(slug, verb).await
+    }
+
+    /// Takes a tenant out of service, and keeps it until then; when nothing is said, for the time that the settings say.
+    ///
+    /// # Errors
+    /// As [`Fleet::carry_out`].
+    pub async fn retire(&self, slug: &str, until: Option<OffsetDateTime>) -> Result<TenantRow, FleetError> {
+        let grace = self.settings.defaults.purge_grace;
+        let row = self.carry_out(slug, Verb::Retire).await?;
+        // Run again, it is not kept longer than it was.
+        let usual = (!grace.is_zero() && row.keep_until.is_none()).then(|| OffsetDateTime::now_utc() + grace);
+        match until.or(usual) {
+            Some(until) => self.catalog.tenant_keep(&row.record.id, until).await?,
+            None => return Ok(row),
+        }
+        self.tenant(slug).await
+    }
+
+    /// The same whatever time it is kept for.
+    ///
+    /// # Errors
+    /// [`FleetError::State`] when the verb may not start from the tenant's state.
+    pub async fn carry_out_now(&self, slug: &str, verb: Verb) -> Result<TenantRow, FleetError> {
         let row = self.tenant(slug).await?;
         let id = &row.record.id;
         if !self.catalog.tenant_transition(id, verb).await? {
             let state = self.tenant(slug).await?.record.state;
             return Err(FleetError::State { slug: slug.to_owned(), verb, state });
         }
-        self.settle(id).await
+        Box::pin(self.settle(id)).await
     }
 
     /// Makes the server do what the tenant's state says.
@@ -39,6 +71,8 @@ impl Fleet {
     /// When the server refuses or can't be reached: the row stays unsettled, and `apply` tries again.
     pub async fn settle(&self, id: &TenantId) -> Result<TenantRow, FleetError> {
         let unknown = || FleetError::Unknown(id.to_string());
+        // Rare, and larger than the rest.
+        Box::pin(self.finish_exchange(id)).await?;
         let row = self.catalog.tenant(id).await?.ok_or_else(unknown)?;
         let (server, client) = self.admin(&row.record.server).await?;
         let lock = AdvisoryLock::acquire(&client, self.keys.lock_key(&["tenant", id.as_str()]), LOCK_WAIT)

@@ -2,7 +2,7 @@
 
 use tokio_postgres::Client;
 
-use super::roles::{HISTORY, MIGRATORS, OWNER};
+use super::roles::{BACKUP, HISTORY, MIGRATORS, OWNER};
 use super::server::{role_exists, run, version};
 use super::{Doing, FleetError, FleetServer, database};
 use crate::pg::Ident;
@@ -31,7 +31,51 @@ pub(super) async fn prepare(
     for role in [OWNER, HISTORY] {
         grant_to_admin(server, client, role).await?;
     }
+    if role_exists(client, BACKUP).await? {
+        // `pg_read_all_data` says nothing of large objects: those are read by the rights of their owners.
+        for role in std::iter::once(OWNER).chain(api_roles.iter().map(String::as_str)) {
+            grant(client, role, BACKUP).await?;
+        }
+    }
     Ok(())
+}
+
+/// Whether the role is there that reads whole databases, as the set-up of a server makes it. The admin can't: that takes a
+/// superuser.
+///
+/// # Errors
+/// When it is not, with the statement that makes it; or the server can't be asked.
+pub(super) async fn check_backup(server: &FleetServer, client: &Client) -> Result<(), FleetError> {
+    let sql = "SELECT r.rolbypassrls AND NOT r.rolcanlogin AND r.rolinherit AND NOT r.rolsuper
+                      AND pg_catalog.pg_has_role(r.oid, 'pg_read_all_data', 'USAGE')
+                      AND EXISTS (SELECT FROM pg_catalog.pg_auth_members m
+                                  WHERE m.roleid = r.oid AND m.member = session_user::pg_catalog.regrole AND m.admin_option)
+               FROM pg_catalog.pg_roles r WHERE r.rolname = $1";
+    let row = client.query_opt(sql, &[&BACKUP]).await.doing(|| format!("looking at role `{BACKUP}`"))?;
+    let good = row.map(|row| row.try_get::<_, bool>(0)).transpose().doing(|| "reading roles".into())?;
+    let (name, remedy) = (server.endpoint.name(), backup_remedy(&server.admin()?.user, good.is_some()));
+    let why = match good {
+        Some(true) => return Ok(()),
+        Some(false) => "is not as it must be",
+        None => "is not there",
+    };
+    Err(FleetError::Settings(format!(
+        "server `{name}`: role `{BACKUP}`, which reads tenants' databases whole for backups and copies, {why}; as a \
+         superuser: {remedy}"
+    )))
+}
+
+/// The statements by which a superuser makes the role that reads whole databases, or mends it where it is `there`.
+pub(super) fn backup_remedy(admin: &str, there: bool) -> String {
+    let admin = Ident::new(admin);
+    if there {
+        format!(
+            "ALTER ROLE {BACKUP} NOLOGIN INHERIT NOSUPERUSER BYPASSRLS; GRANT pg_read_all_data TO {BACKUP}; GRANT {BACKUP} TO \
+             {admin} WITH ADMIN OPTION;"
+        )
+    } else {
+        format!("CREATE ROLE {BACKUP} NOLOGIN BYPASSRLS IN ROLE pg_read_all_data ADMIN {admin};")
+    }
 }
 
 /// Makes a role that nobody logs in as, unless it is there.

@@ -31,6 +31,8 @@ pub struct TenantSpec {
     pub base_urls: Vec<BaseUrl>,
     /// What it has different.
     pub overrides: Overrides,
+    /// What its database will be filled from, when not from its edition's template.
+    pub filling: Option<String>,
 }
 
 impl Fleet {
@@ -138,6 +140,7 @@ impl Fleet {
             given: spec.base_urls.clone(),
             sealed: self.sealed_anew(&id, &spec.overrides)?,
             overrides: spec.overrides.clone(),
+            filling: spec.filling.clone(),
         };
         self.catalog.tenant_insert(&new).await?;
         self.catalog.tenant(&id).await?.ok_or_else(|| FleetError::Unknown(slug.to_string()))
@@ -164,6 +167,12 @@ impl Fleet {
                 .doing(|| format!("locking tenant `{}`", record.slug))?
                 .ok_or_else(busy)?;
         let current = self.catalog.tenant(&record.id).await?.ok_or_else(busy)?;
+        if let Some(filling) = &current.filling {
+            return Err(FleetError::Settings(format!(
+                "tenant `{}` was being {filling}, and that was stopped: run it again, or `manybox tenant purge` it",
+                record.slug
+            )));
+        }
         if current.record.state == State::Creating {
             server.unhindered(self.make(&client, &current.record)).await?;
         }
@@ -242,7 +251,7 @@ impl Fleet {
     }
 
     /// The statements that make the tenant's login a member of the API roles.
-    fn login(&self, record: &Record, there: bool) -> Result<String, FleetError> {
+    pub(super) fn login(&self, record: &Record, there: bool) -> Result<String, FleetError> {
         let login = self.keys.newest().tenant_login(record);
         let verifier = login.verifier()?;
         let role = Ident::new(&login.user);

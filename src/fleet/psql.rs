@@ -3,7 +3,8 @@
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
-use super::roles::{MIGRATORS, OWNER, operators_of};
+use super::prepare::check_backup;
+use super::roles::{BACKUP, MIGRATORS, OWNER, operators_of};
 use super::server::run;
 use super::{Doing, Fleet, FleetError, database};
 use crate::catalog::TenantRow;
@@ -64,6 +65,29 @@ impl Fleet {
         client.batch_execute(&sql).await.doing(|| format!("making a login for database `{database}`"))?;
         self.keep(server, client);
         Ok(OperatorLogin { login, role: Some(OWNER), is_made: true })
+    }
+
+    /// A login that reads all rows of this database, past row-level security, by becoming [`BACKUP`]. No code of the
+    /// database's owner may run in its sessions: `pg_read_all_data` shows the verifiers of all passwords of the server.
+    pub(super) async fn make_reader(
+        &self,
+        server: &str,
+        database: &str,
+    ) -> Result<OperatorLogin, FleetError> {
+        let login =
+            random_login(&format!("{}{}", operators_of(database), &TenantId::random()?.as_str()[..8]))?;
+        let (access, client) = self.admin(server).await?;
+        check_backup(access, &client).await?;
+        let role = Ident::new(&login.user);
+        let sql = format!(
+            "CREATE ROLE {role} LOGIN NOINHERIT PASSWORD {};
+             GRANT {BACKUP} TO {role}; GRANT CONNECT ON DATABASE {} TO {role};",
+            literal(&login.verifier()?),
+            Ident::new(database)
+        );
+        client.batch_execute(&sql).await.doing(|| format!("making a login to read database `{database}`"))?;
+        self.keep(server, client);
+        Ok(OperatorLogin { login, role: Some(BACKUP), is_made: true })
     }
 
     /// Ends the sessions of the login, and drops it if it was made for them.

@@ -6,7 +6,7 @@ mod measure;
 
 pub use measure::{FileRehearsal, TableLock, TableRewrite};
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use ring::digest::{SHA256, digest};
@@ -14,11 +14,12 @@ use serde::Serialize;
 use tokio_postgres::Client;
 
 use super::database::DatabaseRights;
+use super::dump::facts_of;
 use super::psql::{OperatorLogin, sweep_operators};
 use super::roles::{self, MIGRATORS, OWNER, migrator_of};
 use super::{Doing, Fleet, FleetError, FleetServer, database};
 use crate::catalog::TenantRow;
-use crate::migrate::{self, Drift, Edition, Facts};
+use crate::migrate::{Drift, Edition, Facts};
 use crate::pg::{AdvisoryLock, Connection};
 use crate::tenant::{Lineage, TenantId};
 
@@ -64,11 +65,21 @@ impl Rehearsal {
 
 /// A copy, open to its migrator alone, with the session that holds its lock.
 pub(super) struct Scratch {
-    name: String,
+    pub(super) name: String,
     /// Logins that were made to copy, each for a database, and that are there still.
-    logins: Mutex<Vec<(String, OperatorLogin)>>,
+    logins: Mutex<Vec<(String, Arc<OperatorLogin>)>>,
     holder: Connection,
     lock: AdvisoryLock,
+}
+
+impl Scratch {
+    /// A login for this database that is dropped with the copy at the latest.
+    fn keep_login(&self, database: &str, login: OperatorLogin) -> Arc<OperatorLogin> {
+        let login = Arc::new(login);
+        let mut logins = self.logins.lock().unwrap_or_else(PoisonError::into_inner);
+        logins.push((database.to_owned(), Arc::clone(&login)));
+        login
+    }
 }
 
 impl Fleet {
@@ -188,7 +199,7 @@ impl Fleet {
     }
 
     /// Makes a database that only its own migrator can connect to.
-    async fn make_scratch(
+    pub(super) async fn make_scratch(
         &self,
         server: &FleetServer,
         edition: &str,
@@ -229,7 +240,11 @@ impl Fleet {
         dropped
     }
 
-    async fn drop_scratch(&self, server: &FleetServer, scratch: Scratch) -> Result<(), FleetError> {
+    pub(super) async fn drop_scratch(
+        &self,
+        server: &FleetServer,
+        scratch: Scratch,
+    ) -> Result<(), FleetError> {
         let Scratch { name, holder, lock, .. } = scratch;
         server.unhindered(database::drop(&holder, &name)).await?;
         lock.release(&holder).await.doing(|| format!("unlocking database `{name}`"))?;
@@ -273,13 +288,6 @@ async fn leftovers(client: &Client) -> Result<Vec<String>, FleetError> {
     let rows = client.query(sql, &[&PREFIX]).await;
     let rows = rows.doing(|| "looking for copies of rehearsals".into())?;
     rows.iter().map(|row| row.try_get(0).doing(|| "reading the names of databases".into())).collect()
-}
-
-async fn facts_of(server: &FleetServer, database: &str) -> Result<Facts, FleetError> {
-    let client = server.connect_admin_inside(database).await?;
-    let facts = migrate::facts(&client).await;
-    client.close().await;
-    facts.map_err(|source| FleetError::Fingerprint { database: database.to_owned(), source })
 }
 
 /// The key of the lock that whoever works on a copy holds, in the maintenance database.

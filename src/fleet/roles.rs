@@ -11,6 +11,10 @@ pub const HISTORY: &str = "mb_history";
 /// NOLOGIN, and CONNECT nowhere.
 pub const MIGRATORS: &str = "mb_migrator";
 
+/// The role that reads whole databases, past row-level security. NOLOGIN; only the admin may make others members, and does so
+/// with logins of single databases, for the time of a dump.
+pub const BACKUP: &str = "mb_backup";
+
 /// The login that migrates this database, a tenant's, a template or a scratch copy, and can connect to no other.
 /// NOLOGIN while nobody migrates.
 pub fn migrator_of(database: &str) -> String {

@@ -185,14 +185,19 @@ pub(super) async fn version(client: &Client, server: &str) -> Result<(i32, i32),
         .doing(|| format!("asking server `{server}` for its version"))?;
     let number: i32 = row.try_get(0).doing(|| "reading the server's version".into())?;
     let (major, minor) = (number / 10_000, number % 10_000);
-    let oldest = OLDEST_VERSIONS.iter().find(|(m, _)| *m == major);
-    if major < OLDEST_VERSIONS[0].0 || oldest.is_some_and(|(_, oldest)| minor < *oldest) {
+    if !is_supported(major, minor) {
         return Err(FleetError::Settings(format!(
             "server `{server}` is PostgreSQL {major}.{minor}; manybox needs 15.9, 16.5, 17.1 or newer: older ones lack \
              the fix of CVE-2024-10976 or are past their end of life"
         )));
     }
     Ok((major, minor))
+}
+
+/// Whether a version has the security fixes that isolation needs.
+pub(super) fn is_supported(major: i32, minor: i32) -> bool {
+    let oldest = OLDEST_VERSIONS.iter().find(|(m, _)| *m == major);
+    major >= OLDEST_VERSIONS[0].0 && oldest.is_none_or(|(_, oldest)| minor >= *oldest)
 }
 
 /// Whether a role of this name is there.

@@ -203,7 +203,8 @@ impl Server {
         let mut room = self.room();
         // One that names no holder is a guess, too.
         if self.budget.shared && room.lease.as_ref().is_none_or(|lease| lease.holders.is_empty()) {
-            room.lease = Some(Arc::new(Lease { share, total: room.total.unwrap_or(share), ..Lease::default() }));
+            room.lease =
+                Some(Arc::new(Lease { share, total: room.total.unwrap_or(share), ..Lease::default() }));
             self.apply(&room);
         }
     }

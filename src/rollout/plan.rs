@@ -275,7 +275,7 @@ fn waves(policy: &[Wave], rows: &[&TenantRow]) -> (Vec<PlannedWave>, Vec<NewStep
             .map_or(usize::MAX, |percent| rows.len().saturating_mul(usize::from(percent)).div_ceil(100));
         let mut taken = Vec::new();
         left.retain(|row| {
-            let takes = taken.len() < most && takes(wave, row);
+            let takes = taken.len() < most && row.is_taken_by(wave);
             if takes {
                 taken.push(*row);
             }
@@ -293,16 +293,6 @@ fn waves(policy: &[Wave], rows: &[&TenantRow]) -> (Vec<PlannedWave>, Vec<NewStep
         });
     }
     (planned, steps)
-}
-
-fn takes(wave: &Wave, row: &TenantRow) -> bool {
-    let record = &row.record;
-    let edition = record.lineage().map(|lineage| &lineage.edition);
-    (wave.tenants.is_empty() || wave.tenants.iter().any(|slug| slug == record.slug.as_str()))
-        && wave.labels.iter().all(|(key, value)| row.labels.get(key) == Some(value))
-        && wave.tier.as_ref().is_none_or(|tier| *tier == record.tier)
-        && wave.server.as_ref().is_none_or(|server| *server == record.server)
-        && wave.edition.as_ref().is_none_or(|wanted| edition == Some(wanted))
 }
 
 fn step(row: &TenantRow, wave: i32) -> Option<NewStep> {

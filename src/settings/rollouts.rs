@@ -229,6 +229,34 @@ impl RolloutPolicy {
 }
 
 impl Wave {
+    /// Some of the fleet as a command line says it: `tenant=acme`, `label.region=eu`, `tier=gold`, `server=main`,
+    /// `edition=clinic`. Nothing said is all of it.
+    ///
+    /// # Errors
+    /// A sentence, when a key isn't known or has no value.
+    pub fn matching(texts: &[String]) -> Result<Self, String> {
+        let mut wave = Self::default();
+        for text in texts {
+            let wrong = || {
+                format!(
+                    "--match `{text}`: expected tenant=SLUG, label.KEY=VALUE, tier=NAME, server=NAME or edition=NAME"
+                )
+            };
+            let (key, value) =
+                text.split_once('=').filter(|(_, value)| !value.is_empty()).ok_or_else(wrong)?;
+            let value = value.to_owned();
+            match (key, key.strip_prefix("label.")) {
+                ("tenant", _) => wave.tenants.push(value),
+                ("tier", _) => wave.tier = Some(value),
+                ("server", _) => wave.server = Some(value),
+                ("edition", _) => wave.edition = Some(value),
+                (_, Some(label)) if !label.is_empty() => drop(wave.labels.insert(label.to_owned(), value)),
+                _ => return Err(wrong()),
+            }
+        }
+        Ok(wave)
+    }
+
     fn wrong(&self) -> Option<(&'static str, &'static str)> {
         let positive = |number: Option<f64>| number.is_none_or(|number| number.is_finite() && number >= 0.0);
         match (&self.gate, self) {
@@ -259,6 +287,19 @@ mod tests {
         assert_eq!(read("failures = \"5%\"").unwrap().of(199), 9);
         for wrong in ["failures = \"5\"", "failures = \"101%\"", "failures = -1", "failures = \"-1%\""] {
             assert!(read(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_command_line_says_some_of_the_fleet() {
+        let texts = ["tenant=a", "tenant=b", "label.region=eu", "tier=gold"].map(str::to_owned);
+        let wave = Wave::matching(&texts).unwrap();
+        assert_eq!(wave.tenants, ["a", "b"]);
+        assert_eq!(wave.labels.get("region").map(String::as_str), Some("eu"));
+        assert_eq!(wave.tier.as_deref(), Some("gold"));
+        assert_eq!(Wave::matching(&[]).unwrap(), Wave::default());
+        for wrong in ["tenant", "tenant=", "label.=x", "colour=red"] {
+            assert!(Wave::matching(&[wrong.to_owned()]).is_err(), "{wrong}");
         }
     }
 

@@ -359,13 +359,22 @@ pub struct Defaults {
     pub tier: String,
     /// The server of tenants created without one.
     pub server: String,
+    /// How long a tenant that was retired can't be purged, unless somebody says `--now`.
+    #[serde(with = "humantime_serde")]
+    pub purge_grace: Duration,
     /// How REST APIs are exposed, unless an edition or a tenant says otherwise.
     pub api: Overrides,
 }
 
 impl Default for Defaults {
     fn default() -> Self {
-        Self { edition: None, tier: "standard".into(), server: "main".into(), api: Overrides::default() }
+        Self {
+            edition: None,
+            tier: "standard".into(),
+            server: "main".into(),
+            purge_grace: Duration::ZERO,
+            api: Overrides::default(),
+        }
     }
 }
 

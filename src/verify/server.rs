@@ -6,7 +6,7 @@ use tokio::time::timeout;
 
 use super::{Finding, Known, Outcome, check};
 use crate::fleet::{
-    self, Fleet, FleetError, FleetServer, HISTORY, MIGRATORS, OWNER, catalog_migrator, catalog_owner,
+    self, BACKUP, Fleet, FleetError, FleetServer, HISTORY, MIGRATORS, OWNER, catalog_migrator, catalog_owner,
     migrator_of,
 };
 use crate::pg::Connection;
@@ -168,6 +168,10 @@ fn model(fleet: &Fleet, name: &str, known: &Known) -> Model {
         model.roles.add(role, "owner");
     }
     model.may_become.add(MIGRATORS, OWNER);
+    model.roles.add(BACKUP, "backup");
+    for role in [OWNER, "pg_read_all_data"].into_iter().chain(api_roles.iter().map(String::as_str)) {
+        model.may_become.add(BACKUP, role);
+    }
     model.may_create.push(OWNER.into());
     api_roles.iter().for_each(|role| model.roles.add(role, "api"));
     // The router's login is on every server, with a database of its name from which it ends sessions.

@@ -62,10 +62,10 @@ FROM roles r CROSS JOIN LATERAL (VALUES
     (r.rolcreaterole, 'may create roles', 'NOCREATEROLE', true),
     (r.rolreplication, 'may replicate the server', 'NOREPLICATION', true),
     (r.rolcreatedb, 'may create databases', 'NOCREATEDB', r.kind <> 'adopted'),
-    (r.rolbypassrls, 'reads past row-level security', 'NOBYPASSRLS', r.kind <> 'adopted'),
+    (r.rolbypassrls, 'reads past row-level security', 'NOBYPASSRLS', r.kind NOT IN ('adopted', 'backup')),
     (r.rolinherit, 'has the rights of the roles that it may become, without becoming them', 'NOINHERIT',
      r.kind IN ('login', 'migrator', 'router')),
-    (r.rolcanlogin, 'may log in', 'NOLOGIN', r.kind IN ('owner', 'api')),
+    (r.rolcanlogin, 'may log in', 'NOLOGIN', r.kind IN ('owner', 'api', 'backup')),
     (r.rolconnlimit < 0, 'has no limit of connections', 'CONNECTION LIMIT 20', r.kind = 'login')
 ) w (holds, wrong, remedy, matters)
 WHERE r.kind IS NOT NULL AND w.holds AND w.matters
@@ -76,8 +76,8 @@ SELECT 'V11', NULL,
 FROM pg_auth_members a JOIN roles m ON m.oid = a.member JOIN pg_roles g ON g.oid = a.roleid
 LEFT JOIN kind_of k ON k.role = g.rolname
 WHERE (a.admin_option OR NOT EXISTS (SELECT FROM may_become b WHERE b.member = m.rolname AND b.role = g.rolname))
-  AND (m.kind IN ('login', 'migrator', 'router', 'owner', 'api')
-       OR NOT m.rolsuper AND k.kind IN ('login', 'migrator', 'router', 'owner')
+  AND (m.kind IN ('login', 'migrator', 'router', 'owner', 'api', 'backup')
+       OR NOT m.rolsuper AND k.kind IN ('login', 'migrator', 'router', 'owner', 'backup')
        OR m.kind = 'adopted' AND (g.rolsuper OR g.rolcreaterole OR g.rolname ~ '^pg_'))
 UNION ALL
 SELECT 'V12', d.datname,

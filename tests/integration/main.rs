@@ -5,6 +5,7 @@
 mod adopt;
 mod altered;
 mod attack;
+mod backup;
 mod budget;
 mod catalog;
 mod changes;

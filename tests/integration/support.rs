@@ -82,6 +82,16 @@ pub(crate) async fn superuser() -> tokio_postgres::Client {
     client
 }
 
+/// The same in a database of its own.
+pub(crate) async fn superuser_in(database: &str) -> tokio_postgres::Client {
+    let mut config: tokio_postgres::Config =
+        server().await.superuser_url().parse().expect("a URL of the server's own");
+    let (client, connection) =
+        config.dbname(database).connect(tokio_postgres::NoTls).await.expect("it gets in");
+    tokio::spawn(connection);
+    client
+}
+
 /// The admin's URL at this port.
 fn tcp_url(server: &Embedded, port: u16) -> String {
     let url = server.admin_url();

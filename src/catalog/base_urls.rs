@@ -1,0 +1,75 @@
+//! Base URLs of tenants in the catalog: those made from templates, and those that operators gave.
+
+use std::collections::HashMap;
+
+use super::{Catalog, CatalogError};
+use crate::tenant::{BaseUrl, TenantId};
+
+/// The columns of `catalog.base_url` as parallel arrays.
+pub(super) struct Urls {
+    pub(super) hosts: Vec<String>,
+    pub(super) prefixes: Vec<String>,
+    pub(super) urls: Vec<String>,
+}
+
+impl Urls {
+    pub(super) fn of(urls: &[BaseUrl]) -> Self {
+        Self {
+            hosts: urls.iter().map(|u| u.host.to_string()).collect(),
+            prefixes: urls.iter().map(|u| u.prefix.as_str().to_owned()).collect(),
+            urls: urls.iter().map(ToString::to_string).collect(),
+        }
+    }
+}
+
+impl Catalog {
+    /// Makes these the tenant's base URLs: all that were `templated`, or all that were given.
+    ///
+    /// # Errors
+    /// `unique_violation` when one belongs to another tenant or is nested with one of its.
+    pub async fn base_urls_replace(
+        &self,
+        id: &TenantId,
+        urls: &[BaseUrl],
+        templated: bool,
+    ) -> Result<(), CatalogError> {
+        let urls = Urls::of(urls);
+        self.change(
+            "WITH gone AS (
+                DELETE FROM catalog.base_url
+                WHERE tenant = $1 AND templated = $2
+                  AND (host, prefix) NOT IN (SELECT * FROM unnest($3::text[], $4::text[]))
+             ), new AS (
+                INSERT INTO catalog.base_url (tenant, host, prefix, url, templated)
+                SELECT $1, host, prefix, url, $2 FROM unnest($3::text[], $4::text[], $5::text[]) AS u (host, prefix, url)
+                -- The guard locks one host after the other: in the same order everywhere, so that nobody waits in a circle.
+                ORDER BY host, prefix
+                ON CONFLICT (host, prefix) DO UPDATE SET url = excluded.url
+                WHERE base_url.tenant = excluded.tenant
+             )
+             INSERT INTO catalog.journal (tenant, action, detail) VALUES ($1, 'base-urls', to_jsonb($5::text[]))",
+            &[&id.as_str(), &templated, &urls.hosts, &urls.prefixes, &urls.urls],
+        )
+        .await
+    }
+
+    /// The tenant's base URLs that an operator gave, without those made from templates.
+    ///
+    /// # Errors
+    /// When the catalog can't be read.
+    pub async fn base_urls_given(&self, id: &TenantId) -> Result<Vec<BaseUrl>, CatalogError> {
+        let sql = "SELECT url FROM catalog.base_url WHERE tenant = $1 AND NOT templated ORDER BY url";
+        let rows = self.sessions.query(sql, &[&id.as_str()]).await?;
+        rows.iter().map(|row| Ok(row.try_get::<_, String>(0)?.parse()?)).collect()
+    }
+
+    /// The base URLs that operators gave, by their tenant's id.
+    ///
+    /// # Errors
+    /// When the catalog can't be read.
+    pub async fn every_base_url_given(&self) -> Result<HashMap<String, Vec<String>>, CatalogError> {
+        let sql = "SELECT tenant, array_agg(url) FROM catalog.base_url WHERE NOT templated GROUP BY tenant";
+        let rows = self.sessions.query(sql, &[]).await?;
+        rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
+    }
+}
