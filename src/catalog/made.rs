@@ -1,6 +1,6 @@
 //! By which version of manybox the catalog was made: older and newer ones meet in it.
 
-use super::{CatalogError, MIGRATIONS, Reader};
+use super::{CatalogError, MIGRATIONS};
 use crate::pg::Sessions;
 
 /// The number of the newest migration of the catalog that this program has.
@@ -13,16 +13,6 @@ pub struct Made {
     pub migration: i32,
     /// The version of the manybox that ran it.
     pub by: String,
-}
-
-impl Reader {
-    /// By which version the catalog was made last; `None` where that was before versions were kept.
-    ///
-    /// # Errors
-    /// When the catalog can't be reached.
-    pub async fn made(&self) -> Result<Option<Made>, CatalogError> {
-        made(&self.sessions).await
-    }
 }
 
 pub(super) async fn made(sessions: &Sessions) -> Result<Option<Made>, CatalogError> {

@@ -8,7 +8,7 @@ ours AS (
 ),
 -- Databases that are manybox's: tenants', templates, catalogs, routers'.
 databases AS (
-    SELECT d.*, d.datname ~ '^mb_' OR d.datname IN ($3, $3 || '_router') AS is_ours,
+    SELECT d.*, d.datname ~ '^mb_' OR d.datname IN ($3::text, $3::text || '_router') AS is_ours,
            pg_catalog.has_database_privilege('public', d.oid, 'CONNECT') AS is_open
     FROM pg_catalog.pg_database d
 )

@@ -45,7 +45,8 @@ impl Fleet {
     pub async fn create(&self, slug: &Slug, spec: &TenantSpec) -> Result<TenantRow, FleetError> {
         let row = match self.catalog.tenant_by_slug(slug.as_str()).await? {
             Some(row) => self.created_again(row, spec)?,
-            None => match self.intend(TenantId::random()?, slug, spec).await {
+            // Boxed, both: a creation's futures are large, and callers hold them on their stack.
+            None => match Box::pin(self.intend(TenantId::random()?, slug, spec)).await {
                 // Another command was quicker.
                 Err(FleetError::Catalog(CatalogError::Server(error)))
                     if error.code() == Some(&SqlState::UNIQUE_VIOLATION) =>
@@ -59,7 +60,7 @@ impl Fleet {
             },
         };
         match row.record.state {
-            State::Creating => self.finish_create(&row).await,
+            State::Creating => Box::pin(self.finish_create(&row)).await,
             _ => Ok(row),
         }
     }
