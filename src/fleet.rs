@@ -153,7 +153,7 @@ pub enum FleetError {
         /// The tenant.
         slug: String,
         /// What failed.
-        source: migrate::PartFailure,
+        source: Box<migrate::PartFailure>,
     },
     /// A database's history could not be read.
     #[error("reading the history of `{database}`: {source}")]

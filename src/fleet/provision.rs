@@ -222,7 +222,10 @@ impl Fleet {
         let migrator = self.migrator(&record.server, &record.id.database()).await?;
         let done = migrate::run_per_tenant(&migrator, &edition, *version, &self.migrate_options()).await;
         self.close_migrator(&record.server, migrator).await?;
-        done.map_err(|source| FleetError::PerTenant { slug: record.slug.to_string(), source })
+        done.map_err(|source| FleetError::PerTenant {
+            slug: record.slug.to_string(),
+            source: Box::new(source),
+        })
     }
 
     /// Copies the ready template.
