@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 const PARTS: &str = include_str!("facts.sql");
 /// The name of the parts that are the answer.
 const FACTS: &str = "facts";
-/// How the line above a part begins.
-const MARK: &str = "-- @ ";
+/// How the line above a part begins: the text's own first lines speak of it.
+const MARK: &str = "\n-- @ ";
 
 /// One part: a query.
 struct Part {
