@@ -56,7 +56,9 @@ pub async fn watch(
         };
         let is_newer_catalog = misfit.as_ref().is_some_and(|misfit| misfit.is_newer);
         directory.set_obstacle(Some(Obstacle { reason: reason.clone(), is_newer_catalog }));
+        // A catalog of a newer manybox is not away: what was true before it is not what is true now.
         if directory.freshness() == Freshness::Unread
+            && !is_newer_catalog
             && let Some(snapshots) = &snapshots
         {
             let now = Arc::clone(&settings.borrow());
