@@ -53,6 +53,14 @@ async fn look(
 ) -> Result<(), FleetError> {
     let (name, catalog) = (server.endpoint.name(), &settings.catalog.database);
     let client = server.connect_admin().await?;
+    // A host that does not answer is a failure: where it was to take over, nobody will.
+    let hosts = hosts::look(server, &client).await?.into_iter();
+    findings.extend(hosts.map(|(host, seen)| Finding {
+        trial: format!("host {host}"),
+        ok: seen.is_ok(),
+        message: seen.unwrap_or_else(|error| error.to_string()),
+        remedy: String::new(),
+    }));
     let upgrade = |error: FleetError| (error.to_string(), "upgrade PostgreSQL".to_owned());
     let old = version(&client, name).await.err().map(upgrade);
     findings.push(Finding::new("version with the security fixes", old));
@@ -112,16 +120,7 @@ pub async fn try_out(settings: &Settings, server: &FleetServer) -> Result<Vec<Fi
     let admin = Ident::new(&server.admin()?.user);
     let scratch = format!("mb_check_{}", TenantId::random()?);
     let scratch_ident = Ident::new(&scratch);
-    // A host that does not answer is a failure: where it was to take over, nobody will.
-    let hosts = hosts::look(server, &client).await?.into_iter();
-    let mut findings: Vec<_> = hosts
-        .map(|(host, seen)| Finding {
-            trial: format!("host {host}"),
-            ok: seen.is_ok(),
-            message: seen.unwrap_or_else(|error| error.to_string()),
-            remedy: String::new(),
-        })
-        .collect();
+    let mut findings = Vec::new();
     let mut note = |trial: &str, outcome: Result<(), FleetError>, remedy: String| {
         let ok = outcome.is_ok();
         findings.push(Finding {
