@@ -4,14 +4,11 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::support::{Running, TestFleet, eventually};
+use crate::support::{Running, TestFleet, eventually, private_server};
 
 fn add(fleet: &TestFleet, file: &str, sql: &str) {
     std::fs::write(fleet.folder.path().join("migrations/shop").join(file), sql).unwrap();
 }
-
-/// Held by each test here: all rehearse on one server, and a copy doesn't tell whose it is.
-static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 async fn rehearse(fleet: &TestFleet, arguments: &[&str]) -> (i32, Value, String) {
     let arguments: Vec<_> = ["migrate", "rehearse", "--json"].iter().chain(arguments).copied().collect();
@@ -30,7 +27,6 @@ async fn leftovers(fleet: &TestFleet, slug: &str) -> i64 {
 
 #[tokio::test]
 async fn a_rehearsal_says_what_files_do_and_leaves_the_tenant_alone() {
-    let _turn = TURN.lock().await;
     let fleet = TestFleet::builder().tenants(&["a", "b"]).serve().await;
     let owner = fleet.owner("a").await;
     owner
@@ -76,7 +72,6 @@ async fn a_rehearsal_says_what_files_do_and_leaves_the_tenant_alone() {
 
 #[tokio::test]
 async fn a_file_that_fails_on_a_tenants_rows_fails_in_the_rehearsal() {
-    let _turn = TURN.lock().await;
     let fleet = TestFleet::builder().tenants(&["a", "b"]).build().await;
     fleet.owner("a").await.batch_execute("INSERT INTO notes VALUES (1, NULL)").await.unwrap();
     fleet.owner("b").await.batch_execute("ALTER TABLE notes ADD COLUMN own int").await.unwrap();
@@ -98,8 +93,10 @@ async fn a_file_that_fails_on_a_tenants_rows_fails_in_the_rehearsal() {
 
 #[tokio::test]
 async fn what_a_killed_rehearsal_left_is_swept_and_an_interrupted_one_leaves_nothing() {
-    let _turn = TURN.lock().await;
-    let fleet = TestFleet::builder().tenants(&["a"]).build().await;
+    // A server of its own: a copy doesn't tell whose it is.
+    let folder = tempfile::Builder::new().tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let server = private_server(folder.path().join("own"), false).await;
+    let fleet = TestFleet::builder().tenants(&["a"]).build_on(&server.admin_url()).await;
     add(&fleet, "V3__slow.sql", "SELECT pg_sleep(60);");
     let admin = fleet.fleet.servers.get("main").unwrap().connect_admin().await.unwrap();
     let copies = || async {
@@ -133,6 +130,8 @@ async fn what_a_killed_rehearsal_left_is_swept_and_an_interrupted_one_leaves_not
     assert_eq!(status.code(), Some(1));
     assert!(!is_there(interrupted).await);
     assert_eq!(leftovers(&fleet, "a").await, 0);
+    drop(admin);
+    server.stop().await.unwrap();
 }
 
 #[tokio::test]
@@ -178,7 +177,6 @@ async fn rows_that_their_owner_may_not_see_are_in_the_copy() {
 
 #[tokio::test]
 async fn a_policy_can_ask_for_rehearsals() {
-    let _turn = TURN.lock().await;
     let fleet = TestFleet::builder()
         .tenants(&["a", "b", "c"])
         .toml("[rollouts.careful]\nrehearse = 2\n[[rollouts.careful.waves]]\nname = 'all'")
