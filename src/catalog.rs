@@ -1,6 +1,7 @@
 //! Catalog: the control database, the truth about the fleet.
 
 mod base_urls;
+mod baseline;
 mod copies;
 mod declared;
 mod feed;
@@ -10,6 +11,7 @@ mod labels;
 mod leases;
 mod made;
 mod master_keys;
+mod rehearsals;
 mod rollouts;
 mod routers;
 mod schemas;
@@ -50,6 +52,8 @@ pub const MIGRATIONS: &[(&str, &str)] = &[
     ("V21__master_key.sql", include_str!("catalog/migrations/V21__master_key.sql")),
     ("V22__fleet.sql", include_str!("catalog/migrations/V22__fleet.sql")),
     ("V23__copies.sql", include_str!("catalog/migrations/V23__copies.sql")),
+    ("V24__baseline.sql", include_str!("catalog/migrations/V24__baseline.sql")),
+    ("V25__rehearsal.sql", include_str!("catalog/migrations/V25__rehearsal.sql")),
 ];
 
 /// Why the catalog could not be read or changed.

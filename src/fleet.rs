@@ -3,6 +3,7 @@
 mod adopt;
 mod apply;
 mod backup;
+mod baseline;
 mod check;
 mod claim;
 mod connections;
@@ -11,6 +12,7 @@ mod desired;
 mod drift;
 mod dump;
 mod exchange;
+mod failed_builds;
 mod holder;
 mod hosts;
 mod init;
@@ -30,6 +32,7 @@ mod rights;
 mod roles;
 mod router;
 mod schemas;
+mod scratch;
 mod secrets;
 mod server;
 mod standing;
@@ -40,6 +43,7 @@ pub use apply::{Change, Plan};
 pub use backup::{
     ArchiveManifest, BackupFiles, BackupRun, Manifest, Progress, TenantManifest, backup_stem, write_whole,
 };
+pub use baseline::{EditionAdoption, IntoEdition};
 pub use check::{Finding, check, try_out};
 pub use claim::release;
 pub use desired::SettingChange;
@@ -76,6 +80,7 @@ use crate::schema;
 use crate::settings::Settings;
 use crate::tenant::{Lineage, State, TenantId, Verb};
 use crate::vault::{KeyMisfit, KeyRing};
+use failed_builds::FailedBuilds;
 
 /// Why a verb could not be carried out; says what stands and what to do next.
 #[derive(Debug, thiserror::Error)]
@@ -179,6 +184,14 @@ pub enum FleetError {
         /// Why.
         source: migrate::FingerprintError,
     },
+    /// A database is not taken into an edition.
+    #[error("adopting database `{database}`: {source}")]
+    Baseline {
+        /// The database.
+        database: String,
+        /// Why.
+        source: migrate::BaselineError,
+    },
     /// An edition's files are not usable.
     #[error(transparent)]
     Edition(#[from] migrate::EditionError),
@@ -281,8 +294,8 @@ pub struct Fleet {
     copies: Semaphore,
     /// By edition, the digest of the files and the templates that last were found to agree with the fleet.
     agreed: tokio::sync::Mutex<HashMap<String, (String, Vec<catalog::Template>)>>,
-    /// Files that failed in a template, by server, edition and digest.
-    failed_builds: Mutex<HashMap<(String, String, String), migrate::MigrationFailure>>,
+    /// Templates that failed a moment ago.
+    failed_builds: FailedBuilds,
     /// Editions as they were read, with what their folders were like: a creation asks several times, and to look at a folder
     /// takes less than to check its files.
     read: Mutex<HashMap<String, (Stamp, migrate::Edition)>>,
@@ -322,7 +335,7 @@ impl Fleet {
             kept: Mutex::default(),
             copies: Semaphore::new(CONCURRENT_COPIES),
             agreed: tokio::sync::Mutex::default(),
-            failed_builds: Mutex::default(),
+            failed_builds: FailedBuilds::default(),
             read: Mutex::default(),
             proved: Mutex::default(),
         })

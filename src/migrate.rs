@@ -5,6 +5,7 @@
 //! Which databases are migrated, and when, is the rollout's decision.
 
 mod activity;
+mod baseline;
 mod check;
 mod contradiction;
 mod edition;
@@ -34,6 +35,7 @@ mod stop;
 mod template;
 
 pub use activity::Activity;
+pub use baseline::{Baseline, BaselineError, Baselined, baseline};
 pub use contradiction::{Contradiction, ContradictionKind, Member, Whose, contradiction};
 pub use edition::{Edition, EditionError};
 pub use editions::Editions;

@@ -8,6 +8,7 @@ mod executor;
 mod gate;
 mod health;
 mod plan;
+mod rehearsed;
 mod report;
 mod step;
 mod watch;
@@ -16,5 +17,6 @@ pub use executor::{Ending, Executor};
 pub use plan::{
     Draft, FleetState, LeftOut, LeftOutReason, Plan, PlannedWave, RolloutRequest, RolloutScope, Target, plan,
 };
+pub use rehearsed::missing_rehearsals;
 pub use report::{Report, WaveReport, failure_of};
 pub use watch::View;

@@ -14,7 +14,7 @@ use crate::tenant::{Adopted, BaseUrl, Lineage, Origin, Record, Sealed, State, Te
 
 pub(super) const SELECT: &str = "
     SELECT t.id, t.slug, t.state, t.tier, t.server, t.edition, t.version::int8, t.history, t.generation, t.key,
-           t.overrides, t.database, t.login_role, t.sealed, t.reloads, t.unsettled, t.failure, t.migrated_at, t.quarantined, t.labels, t.filling, t.exchange, t.keep_until, t.created_at, t.changed_at, t.lost_secrets,
+           t.overrides, t.database, t.login_role, t.sealed, t.reloads, t.unsettled, t.failure, t.migrated_at, t.quarantined, t.baseline, t.labels, t.filling, t.exchange, t.keep_until, t.created_at, t.changed_at, t.lost_secrets,
            ARRAY(SELECT b.url FROM catalog.base_url b WHERE b.tenant = t.id ORDER BY b.templated, b.url) AS base_urls
     FROM catalog.tenant t";
 
@@ -60,6 +60,8 @@ pub struct TenantRow {
     /// Since when rollouts leave it out, because a migration failed.
     #[serde(with = "time::serde::rfc3339::option")]
     pub quarantined: Option<OffsetDateTime>,
+    /// The version up to which its files are recorded and were not run by manybox, because other tools had made the database.
+    pub baseline: Option<i64>,
     /// What an operator calls it by, to say which tenants a wave takes.
     pub labels: BTreeMap<String, String>,
     /// Its secrets that nobody can open any more, because the master key is lost that sealed them; each can be set anew.
@@ -86,6 +88,7 @@ fn tenant_row(row: &Row) -> Result<TenantRow, CatalogError> {
         failure: row.try_get("failure")?,
         migrated_at: row.try_get("migrated_at")?,
         quarantined: row.try_get("quarantined")?,
+        baseline: row.try_get("baseline")?,
         labels: row.try_get::<_, Json<BTreeMap<String, String>>>("labels")?.0,
         lost_secrets: row.try_get::<_, Json<Sealed>>("lost_secrets")?.0.into_keys().collect(),
         filling: row.try_get("filling")?,

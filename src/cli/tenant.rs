@@ -337,6 +337,10 @@ async fn show(fleet: &Fleet, slug: &str, jwt_key: bool, output: Output) -> Done 
             ("login", record.login_role()),
             ("created", time(row.created_at)),
         ];
+        facts.extend(row.baseline.map(|version| {
+            ("baseline", format!("version {version}: the files up to it were recorded, not run"))
+        }));
+        facts.extend(row.quarantined.map(|since| ("quarantined", format!("since {}", time(since)))));
         facts.extend(record.overrides.iter().map(|(key, value)| ("setting", format!("{key} = {value}"))));
         facts.extend(record.sealed.keys().map(|name| ("sealed", format!("{name} (set, never shown)"))));
         let lost = |name: &String| {

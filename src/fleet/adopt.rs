@@ -66,8 +66,8 @@ impl Fleet {
             (None, Some(row)) => row.record.login_role(),
             (None, None) => LOGIN_ROLE.to_owned(),
         };
-        let adopted = Adopted { database: spec.database.clone(), login_role: role.clone() };
-        self.refuse_ours(server, &adopted)?;
+        self.refuse_our_database(&spec.database)?;
+        self.refuse_our_role(server, &role)?;
         let (mut overrides, opened) = match &before {
             // A token secret that can't be opened stays as it is, unless another is given.
             Some(row) => match self.unsealed(&row.record) {
@@ -89,20 +89,20 @@ impl Fleet {
         };
         let login = Login { user: role, password };
         let endpoint = &self.servers.get(server)?.endpoint;
-        let client = pg::connect(endpoint, &login, &adopted.database).await.doing(|| {
+        let client = pg::connect(endpoint, &login, &spec.database).await.doing(|| {
             let how = if login.password.is_some() {
                 ""
             } else {
                 " without a password (give one by --password-env)"
             };
-            format!("adopting database `{}`{how}", adopted.database)
+            format!("adopting database `{}`{how}", spec.database)
         })?;
         let (_, api) = overrides.applied_to(Limits::default(), Api::adopted());
         let found = in_database(&client, &api).await?;
         let mut warnings = look(&client, &found.api).await?;
         client.close().await;
         warnings.extend(amiss(&found));
-        let schema_ms = match self.read_once(server, &login, &adopted.database, &found.api).await {
+        let schema_ms = match self.read_once(server, &login, &spec.database, &found.api).await {
             Ok(took) => Some(u64::try_from(took.as_millis()).unwrap_or(u64::MAX)),
             Err(error) => {
                 warnings.push(format!("its schema can't be read, so its API answers 503 PGRST002: {error}"));
@@ -113,7 +113,7 @@ impl Fleet {
 
         let id = match before {
             Some(row) => self.change(&row, &login, spec, &overrides, opened).await?,
-            None => self.register(slug, server, adopted, &login, spec, overrides).await?,
+            None => self.register((TenantId::random()?, slug), server, &login, spec, overrides).await?,
         };
         let tenant = self.catalog.tenant(&id).await?.ok_or_else(|| FleetError::Unknown(slug.to_string()))?;
         warnings.extend(self.let_router_end(&tenant.record).await);
@@ -170,7 +170,7 @@ impl Fleet {
     }
 
     /// The tenant that has the slug already, when this is the same adoption once more.
-    fn again(&self, row: TenantRow, spec: &AdoptionSpec) -> Result<TenantRow, FleetError> {
+    pub(super) fn again(&self, row: TenantRow, spec: &AdoptionSpec) -> Result<TenantRow, FleetError> {
         let record = &row.record;
         let server = spec.server.as_ref().unwrap_or(&record.server);
         let same = record.is_adopted() && record.database() == spec.database && record.server == *server;
@@ -186,24 +186,26 @@ impl Fleet {
         )))
     }
 
-    /// A tenant over the catalog, a template or a tenant's own database, or with a login of the control plane, would
-    /// open those to its clients.
-    fn refuse_ours(&self, server: &str, adopted: &Adopted) -> Result<(), FleetError> {
+    /// A tenant over the catalog, a template or a tenant's own database would open those to its clients.
+    pub(super) fn refuse_our_database(&self, database: &str) -> Result<(), FleetError> {
         let catalog = &self.settings.catalog.database;
-        let Adopted { database, login_role } = adopted;
-        let router = format!("{catalog}_router");
-        let ours = database.starts_with(OURS) || [catalog, &router].contains(&database);
-        if ours || database.starts_with("template") {
+        let ours = [catalog.clone(), format!("{catalog}_router")].iter().any(|ours| ours == database);
+        if ours || database.starts_with(OURS) || database.starts_with("template") {
             return Err(FleetError::Settings(format!(
                 "database `{database}` is not one to adopt: it is manybox's own or a template"
             )));
         }
+        Ok(())
+    }
+
+    /// So would one with a login of the control plane.
+    fn refuse_our_role(&self, server: &str, role: &str) -> Result<(), FleetError> {
+        let catalog = &self.settings.catalog.database;
         let admin = self.servers.get(server)?.admin().map(|admin| admin.user.as_str()).unwrap_or_default();
-        let of_catalog = [router, catalog_owner(catalog), catalog_migrator(catalog)];
-        let ours = admin == login_role || of_catalog.contains(login_role);
-        if ours || login_role.starts_with(OURS) {
+        let of_catalog = [format!("{catalog}_router"), catalog_owner(catalog), catalog_migrator(catalog)];
+        if admin == role || of_catalog.iter().any(|ours| ours == role) || role.starts_with(OURS) {
             return Err(FleetError::Settings(format!(
-                "role `{login_role}` is manybox's own: its clients would have what it has; give --login-role another"
+                "role `{role}` is manybox's own: its clients would have what it has; give --login-role another"
             )));
         }
         Ok(())
@@ -227,16 +229,16 @@ impl Fleet {
         }))
     }
 
-    async fn register(
+    /// Writes a tenant over a database that it logs in to as `login`.
+    pub(super) async fn register(
         &self,
-        slug: &Slug,
+        (id, slug): (TenantId, &Slug),
         server: &str,
-        adopted: Adopted,
         login: &Login,
         spec: &AdoptionSpec,
         overrides: Overrides,
     ) -> Result<TenantId, FleetError> {
-        let id = TenantId::random()?;
+        let adopted = Adopted { database: spec.database.clone(), login_role: login.user.clone() };
         let tier = spec.tier.clone().unwrap_or_else(|| self.settings.defaults.tier.clone());
         self.known_tier(&tier)?;
         let new = NewTenant {
@@ -274,12 +276,18 @@ impl Fleet {
         } else {
             self.configure_beside_secrets(&now, tier, overrides).await?;
         }
-        if !spec.base_urls.is_empty() {
-            let mut given = self.catalog.base_urls_given(&record.id).await?;
-            given.extend(spec.base_urls.iter().filter(|url| !record.base_urls.contains(url)).cloned());
-            self.catalog.base_urls_replace(&record.id, &given, false).await?;
-        }
+        self.add_base_urls(record, &spec.base_urls).await?;
         Ok(record.id.clone())
+    }
+
+    /// Gives a tenant base URLs besides those that it has.
+    pub(super) async fn add_base_urls(&self, record: &Record, urls: &[BaseUrl]) -> Result<(), FleetError> {
+        if urls.is_empty() {
+            return Ok(());
+        }
+        let mut given = self.catalog.base_urls_given(&record.id).await?;
+        given.extend(urls.iter().filter(|url| !record.base_urls.contains(url)).cloned());
+        Ok(self.catalog.base_urls_replace(&record.id, &given, false).await?)
     }
 
     fn with_password(&self, id: &TenantId, mut sealed: Sealed, login: &Login) -> Result<Sealed, FleetError> {

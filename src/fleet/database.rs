@@ -277,6 +277,38 @@ pub(super) async fn terminate_in(client: &Client, database: &str) -> Result<(), 
     }
 }
 
+/// Gives a database another name. Its sessions are ended, by `ender`, for as long as the server waits for them to go.
+///
+/// # Errors
+/// When there are sessions still after some tries, or they are not the admin's to end.
+pub(super) async fn rename(client: &Client, ender: &Client, from: &str, to: &str) -> Result<(), FleetError> {
+    let sql = format!("ALTER DATABASE {} RENAME TO {}", Ident::new(from), Ident::new(to));
+    let deadline = Instant::now() + LEAVE;
+    loop {
+        let renamed = tokio::select! {
+            renamed = run(client, &sql) => renamed,
+            Err(error) = end_sessions(ender, from) => Err(error),
+        };
+        match renamed {
+            Err(error) if in_use(&error) && Instant::now() < deadline => {}
+            done => return done,
+        }
+    }
+}
+
+/// Ends the sessions of a database again and again.
+async fn end_sessions(client: &Client, database: &str) -> Result<std::convert::Infallible, FleetError> {
+    let sql = "SELECT pg_catalog.count(pg_catalog.pg_terminate_backend(pid)) FROM pg_catalog.pg_stat_activity
+               WHERE datname = $1 AND backend_type = 'client backend'";
+    loop {
+        client
+            .execute(sql, &[&database])
+            .await
+            .doing(|| format!("ending the sessions of database `{database}`"))?;
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
 /// Waits until no session of a login is in a transaction, for at most `wait`.
 ///
 /// `pg_stat_activity` hides the transactions of other roles from the admin; `pg_locks` hides nothing, and every

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures_util::TryStreamExt as _;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 
@@ -19,6 +19,21 @@ use crate::tenant::{Lineage, TenantId};
 const PROOF: Duration = Duration::from_secs(60);
 /// Longest time for a question to a tenant's database.
 const ASK: Duration = Duration::from_secs(10);
+
+/// How long an answer that nobody waits for any more may take.
+const LAST_WORD: Duration = Duration::from_millis(500);
+
+/// What is to be done to one database.
+#[derive(Clone, Copy)]
+struct Work<'a> {
+    server: &'a str,
+    database: &'a str,
+    /// The version that it had when last heard of.
+    known: i64,
+    edition: &'a Edition,
+    options: &'a Options,
+    stop: &'a CancellationToken,
+}
 
 /// A tenant's database that was migrated, beside its template.
 #[derive(Debug)]
@@ -46,22 +61,18 @@ impl Fleet {
         stop: &CancellationToken,
     ) -> Result<Result<MigrationOutcome, MigrationFailure>, FleetError> {
         let nothing = async |_: &Migrator, _: &MigrationOutcome| ();
-        let migrated = self.migrate_and(server, database, known, edition, options, stop, nothing).await?;
+        let work = Work { server, database, known, edition, options, stop };
+        let migrated = self.migrate_and(work, nothing).await?;
         Ok(migrated.map(|(outcome, ())| outcome))
     }
 
     /// The same, and asks something of what it left before the session is closed.
-    #[allow(clippy::too_many_arguments)]
     async fn migrate_and<T>(
         &self,
-        server: &str,
-        database: &str,
-        known: i64,
-        edition: &Edition,
-        options: &Options,
-        stop: &CancellationToken,
+        work: Work<'_>,
         then: impl AsyncFnOnce(&Migrator, &MigrationOutcome) -> T,
     ) -> Result<Result<(MigrationOutcome, T), MigrationFailure>, FleetError> {
+        let Work { server, database, known, edition, options, stop } = work;
         if i32::try_from(known).is_ok() && i32::try_from(edition.latest()).is_err() {
             self.widen_history(server, database, edition.latest()).await?;
         }
@@ -112,14 +123,31 @@ impl Fleet {
                 history: outcome.history.clone(),
             };
             let before = Before { lineage, fingerprint: None };
-            match timeout(PROOF, self.prove_by(migrator, (id, server), &after, Some(before))).await {
-                Ok(proof) => proof.map_err(|error| error.to_string()),
-                Err(_) => Err(format!("its database did not tell its schema within {} s", PROOF.as_secs())),
+            let stopped = async {
+                stop.cancelled().await;
+                sleep(LAST_WORD).await;
+            };
+            tokio::select! {
+                proof = timeout(PROOF, self.prove_by(migrator, (id, server), &after, Some(before))) => Some(match proof {
+                    Ok(proof) => proof.map_err(|error| error.to_string()),
+                    Err(_) => Err(format!("its database did not tell its schema within {} s", PROOF.as_secs())),
+                }),
+                // Nothing is told of it, and nothing is wrong with it: closing the migrator ends the question.
+                () = stopped => None,
             }
         };
-        let migrated =
-            self.migrate_and(server, &database, lineage.version, edition, options, stop, prove).await?;
-        Ok(migrated.map(|(outcome, proof)| ProvedMigration { outcome, proof }))
+        let (database, known) = (&database, lineage.version);
+        let work = Work { server, database, known, edition, options, stop };
+        Ok(match self.migrate_and(work, prove).await? {
+            Ok((outcome, Some(proof))) => Ok(ProvedMigration { outcome, proof }),
+            // How far it came is not told: whoever takes the step again must know what the database was before, to tell
+            // drift of the step from older drift.
+            Ok((outcome, None)) => Err(MigrationFailure {
+                notices: outcome.notices,
+                ..MigrationFailure::stopped("was stopped before its schema was proved".to_owned())
+            }),
+            Err(failure) => Err(failure),
+        })
     }
 
     /// Asks a query that answers a boolean, as the owner, in a transaction that only reads. `None` when it answers no row,

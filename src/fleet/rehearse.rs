@@ -6,29 +6,16 @@ mod measure;
 
 pub use measure::{FileRehearsal, TableLock, TableRewrite};
 
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use ring::digest::{SHA256, digest};
 use serde::Serialize;
-use tokio_postgres::Client;
 
-use super::database::DatabaseRights;
 use super::dump::facts_of;
-use super::psql::{OperatorLogin, sweep_operators};
-use super::roles::{self, MIGRATORS, OWNER, migrator_of};
-use super::{Doing, Fleet, FleetError, FleetServer, database};
+use super::scratch::Scratch;
+use super::{Fleet, FleetError, FleetServer};
 use crate::catalog::TenantRow;
 use crate::migrate::{Drift, Edition, Facts};
-use crate::pg::{AdvisoryLock, Connection};
-use crate::tenant::{Lineage, TenantId};
-
-/// How the names of copies begin.
-const PREFIX: &str = "mb_x_";
-/// A lock that somebody else has is not waited for: the copy is theirs.
-const NO_WAIT: Duration = Duration::ZERO;
-/// How long a killed command's session may take to be gone.
-const GONE: Duration = Duration::from_secs(1);
+use crate::tenant::Lineage;
 
 /// What came of a rehearsal.
 #[derive(Debug, Clone, Serialize)]
@@ -63,25 +50,6 @@ impl Rehearsal {
     }
 }
 
-/// A copy, open to its migrator alone, with the session that holds its lock.
-pub(super) struct Scratch {
-    pub(super) name: String,
-    /// Logins that were made to copy, each for a database, and that are there still.
-    logins: Mutex<Vec<(String, Arc<OperatorLogin>)>>,
-    holder: Connection,
-    lock: AdvisoryLock,
-}
-
-impl Scratch {
-    /// A login for this database that is dropped with the copy at the latest.
-    fn keep_login(&self, database: &str, login: OperatorLogin) -> Arc<OperatorLogin> {
-        let login = Arc::new(login);
-        let mut logins = self.logins.lock().unwrap_or_else(PoisonError::into_inner);
-        logins.push((database.to_owned(), Arc::clone(&login)));
-        login
-    }
-}
-
 impl Fleet {
     /// Applies the files that a tenant lacks to a copy of its database, and says what they did. The tenant itself is only
     /// read, by a login made for that. `most` bounds the size of what is copied, in bytes. When `stop` comes first, the
@@ -103,8 +71,7 @@ impl Fleet {
             rehearsed = self.rehearse_in(&scratch, tenant, edition, most) => rehearsed.map(Some),
             () = stop => Ok(None),
         };
-        let closed = self.drop_logins(server, &scratch).await;
-        let dropped = self.drop_scratch(server, scratch).await.and(closed);
+        let dropped = self.drop_scratch(server, scratch).await;
         let rehearsed = rehearsed?;
         dropped.map(|()| rehearsed)
     }
@@ -145,7 +112,7 @@ impl Fleet {
                 }
             },
         };
-        Ok(Rehearsal {
+        let rehearsal = Rehearsal {
             slug,
             edition: edition.name.clone(),
             before: lineage.version,
@@ -156,7 +123,12 @@ impl Fleet {
             failure: measured.failure,
             drift,
             left_out,
-        })
+        };
+        let version = edition.latest();
+        let files =
+            Lineage { edition: edition.name.clone(), version, history: edition.history_digest(version) };
+        self.catalog.rehearsed(&record.id, &files, rehearsal.is_good()).await?;
+        Ok(rehearsal)
     }
 
     /// How a copy that has all files differs from what they make.
@@ -186,7 +158,7 @@ impl Fleet {
             .ok_or_else(|| FleetError::Settings(format!("edition `{}` has no template yet", edition.name)))?;
         let scratch = self.make_scratch(server, &edition.name, &template.database).await?;
         let made = async {
-            let measured = measure::migrated(self, server, &scratch.name, edition, None).await?;
+            let measured = self.migrate_scratch(server, &scratch.name, edition, None).await?;
             measured.map_err(|failure| FleetError::Migrate {
                 doing: format!("applying the files to a copy of the template of edition `{}`", edition.name),
                 source: Box::new(failure),
@@ -197,103 +169,4 @@ impl Fleet {
         self.drop_scratch(server, scratch).await?;
         made
     }
-
-    /// Makes a database that only its own migrator can connect to.
-    pub(super) async fn make_scratch(
-        &self,
-        server: &FleetServer,
-        edition: &str,
-        template: &str,
-    ) -> Result<Scratch, FleetError> {
-        let name = format!("{PREFIX}{}", TenantId::random()?);
-        let holder = server.connect_admin().await?;
-        let lock = AdvisoryLock::acquire(&holder, lock_key(&name), NO_WAIT)
-            .await
-            .doing(|| format!("locking database `{name}`"))?
-            .ok_or_else(|| FleetError::Busy(format!("database `{name}`")))?;
-        let scratch = Scratch { name, logins: Mutex::default(), holder, lock };
-        let made = async {
-            let name = &scratch.name;
-            database::create_closed(&scratch.holder, name, template).await?;
-            let migrator = migrator_of(name);
-            let temporary = self.temporary(edition);
-            let rights = DatabaseRights { owner: OWNER, logins: &[&migrator], temporary: &temporary };
-            let login = roles::migrator(&migrator, MIGRATORS, false);
-            server.unhindered(database::open(&scratch.holder, name, &rights, &login)).await
-        };
-        match made.await {
-            Ok(()) => Ok(scratch),
-            Err(error) => {
-                self.drop_scratch(server, scratch).await?;
-                Err(error)
-            }
-        }
-    }
-
-    /// Drops the logins that were made to copy.
-    async fn drop_logins(&self, server: &FleetServer, scratch: &Scratch) -> Result<(), FleetError> {
-        let logins = std::mem::take(&mut *scratch.logins.lock().unwrap_or_else(PoisonError::into_inner));
-        let mut dropped = Ok(());
-        for (database, login) in &logins {
-            dropped = dropped.and(self.drop_made(server.endpoint.name(), database, login).await);
-        }
-        dropped
-    }
-
-    pub(super) async fn drop_scratch(
-        &self,
-        server: &FleetServer,
-        scratch: Scratch,
-    ) -> Result<(), FleetError> {
-        let Scratch { name, holder, lock, .. } = scratch;
-        server.unhindered(database::drop(&holder, &name)).await?;
-        lock.release(&holder).await.doing(|| format!("unlocking database `{name}`"))?;
-        holder.close().await;
-        Ok(())
-    }
-
-    /// Drops copies of rehearsals that were killed, on every server. Gives their names.
-    ///
-    /// # Errors
-    /// When a server refuses or can't be reached.
-    pub async fn sweep_rehearsals(&self) -> Result<Vec<String>, FleetError> {
-        let mut swept = Vec::new();
-        for (name, server) in self.servers.iter() {
-            let (_, client) = self.admin(name).await?;
-            for database in leftovers(&client).await? {
-                let lock = AdvisoryLock::acquire(&client, lock_key(&database), GONE)
-                    .await
-                    .doing(|| format!("locking database `{database}`"))?;
-                // Without it somebody is at work there.
-                let Some(lock) = lock else { continue };
-                let dropping = async {
-                    sweep_operators(&client, &database).await?;
-                    database::drop(&client, &database).await
-                };
-                let dropped = server.unhindered(dropping).await;
-                lock.release(&client).await.doing(|| format!("unlocking database `{database}`"))?;
-                dropped?;
-                swept.push(database);
-            }
-            self.keep(name, client);
-        }
-        Ok(swept)
-    }
-}
-
-/// Databases with the name of a copy that are the admin's.
-async fn leftovers(client: &Client) -> Result<Vec<String>, FleetError> {
-    let sql = "SELECT datname::pg_catalog.text FROM pg_catalog.pg_database
-               WHERE pg_catalog.starts_with(datname, $1) AND pg_catalog.pg_get_userbyid(datdba) = session_user";
-    let rows = client.query(sql, &[&PREFIX]).await;
-    let rows = rows.doing(|| "looking for copies of rehearsals".into())?;
-    rows.iter().map(|row| row.try_get(0).doing(|| "reading the names of databases".into())).collect()
-}
-
-/// The key of the lock that whoever works on a copy holds, in the maintenance database.
-fn lock_key(database: &str) -> i64 {
-    let digest = digest(&SHA256, format!("rehearsal {database}").as_bytes());
-    let mut key = [0_u8; 8];
-    key.copy_from_slice(&digest.as_ref()[..8]);
-    i64::from_be_bytes(key)
 }

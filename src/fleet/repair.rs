@@ -17,6 +17,8 @@ pub struct RepairResult {
     pub version: Option<i64>,
     /// Where the database stands beside the edition afterwards.
     pub standing: Option<Standing>,
+    /// Whether rollouts take it again, which left it out because a migration had failed.
+    pub quarantine_ended: bool,
     /// Why nothing was changed.
     pub failure: Option<String>,
 }
@@ -42,6 +44,7 @@ impl Fleet {
             change: None,
             version: None,
             standing: None,
+            quarantine_ended: false,
             failure: None,
         };
         let repaired = async {
@@ -69,9 +72,18 @@ impl Fleet {
             });
             self.catalog.tenant_lineage_corrected(&record.id, &lineage, "repair", &detail).await?;
         }
+        let stands = standing(edition, &lineage);
+        // It was set aside for what its history had; the files lead on from what it has now.
+        let mended = matches!(stands, Standing::Current | Standing::Behind { .. });
+        if mended && row.quarantined.is_some() {
+            result.quarantine_ended = true;
+            if !dry_run {
+                self.catalog.tenant_quarantine(&record.id, false).await?;
+            }
+        }
         result.change = repaired.change;
         result.version = Some(lineage.version);
-        result.standing = Some(standing(edition, &lineage));
+        result.standing = Some(stands);
         Ok(result)
     }
 

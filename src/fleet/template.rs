@@ -1,7 +1,6 @@
 //! Template: a closed database per server, edition and version, from which tenants are copied.
 
 use std::collections::BTreeSet;
-use std::sync::PoisonError;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -44,7 +43,7 @@ impl Fleet {
     /// is called as soon as the files have run and the schema that they make is stored, some commits before the template is
     /// ready.
     ///
-    /// Files that failed once are not run again by this handle: of a thousand creations one builds.
+    /// Files that failed are not run again by this handle for a minute: of a thousand creations few build.
     ///
     /// # Errors
     /// When the files contradict the fleet, the server refuses, or one of the files fails; the template before stays in use,
@@ -84,9 +83,8 @@ impl Fleet {
             applied();
             return Ok(ready);
         }
-        let files = (server.to_owned(), edition.name.clone(), edition.history_digest(edition.latest()));
-        let failed = self.failed_builds.lock().unwrap_or_else(PoisonError::into_inner).get(&files).cloned();
-        if let Some(failure) = failed {
+        let files = edition.history_digest(edition.latest());
+        if let Some(failure) = self.failed_builds.recent(server, &edition.name, &files) {
             return Err(failed_build(&edition.name, failure));
         }
         self.drop_unfinished(client, server, &edition.name).await?;
@@ -97,8 +95,7 @@ impl Fleet {
         if let Err(FleetError::Migrate { source, .. }) = &built
             && matches!(source.kind, FailureKind::Sql | FailureKind::Owner | FailureKind::Session)
         {
-            let mut failed = self.failed_builds.lock().unwrap_or_else(PoisonError::into_inner);
-            failed.insert(files, (**source).clone());
+            self.failed_builds.put(server, &edition.name, files, (**source).clone());
         }
         built
     }

@@ -11,6 +11,7 @@ mod rights;
 
 pub use difference::{Changed, Drift};
 pub use facts::{Fact, Facts};
+pub(super) use rights::{RIGHTS, Right, rights};
 
 use std::pin::pin;
 
@@ -27,10 +28,11 @@ const FORM: i32 = 1;
 /// Most bytes of facts that are read. 100 tables have some 200 kB.
 const MAX_FACTS: usize = 32 * 1024 * 1024;
 
-/// Opens a transaction in which nothing can be changed, and in which the server writes every name outside of pg_catalog
-/// with its schema, and every value in one way, whatever the session has been set to.
-const BEGIN: &str = "
-BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
+/// Opens a transaction in which nothing can be changed.
+const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;";
+/// For the rest of a transaction, has the server write every name outside of pg_catalog with its schema, and every value in
+/// one way, whatever the session has been set to.
+const PIN: &str = "
 SET LOCAL statement_timeout = '30s';
 SET LOCAL lock_timeout = '2s';
 SET LOCAL search_path = pg_catalog, pg_temp;
@@ -100,7 +102,7 @@ pub async fn fingerprint(client: &Client) -> Result<Fingerprint, FingerprintErro
         let sql = format!(
             "SELECT {MAJOR}, encode(sha256(convert_to(string_agg(concat(name, E'\\t', definition), E'\\n'
                 ORDER BY name COLLATE \"C\", definition COLLATE \"C\"), 'UTF8')), 'hex') FROM ({}) f; ROLLBACK",
-            bounded(&begin(client).await?)
+            bounded(&kinds(client, BEGIN).await?)
         );
         client.simple_query(&sql).await
     };
@@ -121,39 +123,51 @@ pub async fn fingerprint(client: &Client) -> Result<Fingerprint, FingerprintErro
 /// # Errors
 /// As [`fingerprint`], and when there is too much of it.
 pub async fn facts(client: &Client) -> Result<Facts, FingerprintError> {
-    let read = async {
-        // Summed up by the server, so that what is too long never leaves it.
-        let sql = format!(
-            "SELECT name, definition, bytes > {MAX_FACTS}, {MAJOR} FROM (
-                SELECT name, definition, octet_length(name) + octet_length(definition) AS own,
-                       sum(octet_length(name) + octet_length(definition)) OVER (
-                           ORDER BY name COLLATE \"C\", definition COLLATE \"C\" ROWS UNBOUNDED PRECEDING) AS bytes
-                FROM ({}) b) f
-             WHERE bytes - own <= {MAX_FACTS}; ROLLBACK",
-            bounded(&begin(client).await?)
-        );
-        let (mut facts, mut of) = (Vec::new(), String::new());
-        let mut answer = pin!(client.simple_query_raw(&sql).await?);
-        while let Some(message) = answer.try_next().await? {
-            let SimpleQueryMessage::Row(row) = message else { continue };
-            of = basis(row.try_get(3)?.unwrap_or_default());
-            match (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?) {
-                (Some(name), Some(definition), Some("f")) => {
-                    facts.push(Fact { name: name.to_owned(), definition: definition.to_owned() });
-                }
-                (_, _, Some("t")) => return Ok(None),
-                _ => return Ok(Some(Err(FingerprintError::Unreadable))),
-            }
-        }
-        Ok(Some(Ok(Facts::new(of, facts))))
-    };
-    let facts = or_roll_back(client, read.await).await?;
-    facts.unwrap_or(Err(FingerprintError::TooLong))
+    let read = read(client, BEGIN, "ROLLBACK").await;
+    or_roll_back(client, read).await?.unwrap_or(Err(FingerprintError::TooLong))
 }
 
-/// Opens the transaction, and asks which kinds of facts there are. What it doesn't answer counts as there.
-async fn begin(client: &Client) -> Result<String, tokio_postgres::Error> {
-    let messages = client.simple_query(&format!("{BEGIN} SELECT {}", question::kinds())).await?;
+/// The facts as the transaction that is open sees them, its own changes included. It finds `pg_catalog` only from then on.
+///
+/// # Errors
+/// As [`facts`]; the transaction is aborted then.
+pub(super) async fn facts_inside(client: &Client) -> Result<Facts, FingerprintError> {
+    read(client, "", "").await?.unwrap_or(Err(FingerprintError::TooLong))
+}
+
+/// `None` when there is too much.
+type Read = Option<Result<Facts, FingerprintError>>;
+
+async fn read(client: &Client, begin: &str, end: &str) -> Result<Read, tokio_postgres::Error> {
+    // Summed up by the server, so that what is too long never leaves it.
+    let sql = format!(
+        "SELECT name, definition, bytes > {MAX_FACTS}, {MAJOR} FROM (
+            SELECT name, definition, octet_length(name) + octet_length(definition) AS own,
+                   sum(octet_length(name) + octet_length(definition)) OVER (
+                       ORDER BY name COLLATE \"C\", definition COLLATE \"C\" ROWS UNBOUNDED PRECEDING) AS bytes
+            FROM ({}) b) f
+         WHERE bytes - own <= {MAX_FACTS}; {end}",
+        bounded(&kinds(client, begin).await?)
+    );
+    let (mut facts, mut of) = (Vec::new(), String::new());
+    let mut answer = pin!(client.simple_query_raw(&sql).await?);
+    while let Some(message) = answer.try_next().await? {
+        let SimpleQueryMessage::Row(row) = message else { continue };
+        of = basis(row.try_get(3)?.unwrap_or_default());
+        match (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?) {
+            (Some(name), Some(definition), Some("f")) => {
+                facts.push(Fact { name: name.to_owned(), definition: definition.to_owned() });
+            }
+            (_, _, Some("t")) => return Ok(None),
+            _ => return Ok(Some(Err(FingerprintError::Unreadable))),
+        }
+    }
+    Ok(Some(Ok(Facts::new(of, facts))))
+}
+
+/// Opens the transaction by `begin`, and asks which kinds of facts there are. What it doesn't answer counts as there.
+async fn kinds(client: &Client, begin: &str) -> Result<String, tokio_postgres::Error> {
+    let messages = client.simple_query(&format!("{begin} {PIN} SELECT {}", question::kinds())).await?;
     let kinds = messages.iter().find_map(|message| match message {
         SimpleQueryMessage::Row(row) => row.get(0),
         _ => None,

@@ -32,10 +32,17 @@ pub async fn prepare_template(
     api_roles: &[String],
     newest: i64,
 ) -> Result<TakenOver, Error> {
+    // One message, and so one transaction.
+    grant_basics(client, roles, api_roles).await?;
+    take_over_history(client, roles, newest).await
+}
+
+/// What [`prepare_template`] does before it takes the history over.
+pub(super) async fn grant_basics(client: &Client, roles: &Roles, api_roles: &[String]) -> Result<(), Error> {
     let database: String =
         client.query_one("SELECT pg_catalog.current_database()::text", &[]).await?.try_get(0)?;
     let (database, owner) = (Ident::new(database), Ident::new(&roles.owner));
-    // One message, and so one transaction. The default privileges are not IN SCHEMA: those can only add to the
+    // The default privileges are not IN SCHEMA: those can only add to the
     // global ones, and EXECUTE for PUBLIC is among the global ones.
     let mut sql = format!(
         "SET LOCAL client_min_messages = warning;
@@ -48,8 +55,7 @@ pub async fn prepare_template(
     for role in api_roles {
         sql.push_str(&format!("GRANT USAGE ON SCHEMA public, extensions TO {};", Ident::new(role)));
     }
-    client.batch_execute(&sql).await?;
-    take_over_history(client, roles, newest).await
+    Ok(client.batch_execute(&sql).await?)
 }
 
 /// Whether one of the names is taken by something that is no table: to alter its owner would change somebody's view.
@@ -101,8 +107,21 @@ WHERE x.grantee <> 0 AND x.grantee <> acl.owner";
 /// # Errors
 /// When a role is missing, or the lock of a table can't be had within five seconds.
 pub async fn take_over_history(client: &mut Client, roles: &Roles, newest: i64) -> Result<TakenOver, Error> {
-    let (history, writer) = (Ident::new(&roles.history), Ident::new(&roles.writer));
     let transaction = client.transaction().await?;
+    let taken = take_over_inside(transaction.client(), roles, newest).await?;
+    if taken.refused.is_empty() {
+        transaction.commit().await?;
+    }
+    Ok(taken)
+}
+
+/// The same in the transaction that is open. Where something was refused it must be rolled back.
+pub(super) async fn take_over_inside(
+    transaction: &Client,
+    roles: &Roles,
+    newest: i64,
+) -> Result<TakenOver, Error> {
+    let (history, writer) = (Ident::new(&roles.history), Ident::new(&roles.writer));
     let refused = words(&transaction.query(NO_TABLES, &[]).await?)?;
     if !refused.is_empty() {
         return Ok(TakenOver { refused, ..TakenOver::default() });
@@ -154,13 +173,11 @@ pub async fn take_over_history(client: &mut Client, roles: &Roles, newest: i64) 
          GRANT SELECT, INSERT, DELETE ON {HISTORY}, {UNFINISHED}, {REPEATED} TO {writer}"
     );
     transaction.batch_execute(&rights).await?;
-    let refused = guard::strangers(transaction.client(), roles).await?;
-    if !refused.is_empty() {
-        transaction.rollback().await?;
-        return Ok(TakenOver { refused, ..TakenOver::default() });
+    let refused = guard::strangers(transaction, roles).await?;
+    match refused.is_empty() {
+        true => Ok(TakenOver { removed, refused }),
+        false => Ok(TakenOver { refused, ..TakenOver::default() }),
     }
-    transaction.commit().await?;
-    Ok(TakenOver { removed, refused })
 }
 
 /// The first column of rows that have a text there.

@@ -25,6 +25,10 @@ pub struct RolloutPolicy {
     pub step_timeout: Duration,
     /// Whether files below a version that was applied are applied too, to tenants that lack them.
     pub allow_out_of_order: bool,
+    /// On copies of how many tenants of each edition the files must have passed before, by `manybox migrate rehearse`; of all
+    /// that lack them where these are fewer. None when not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rehearse: Option<usize>,
 }
 
 impl Default for RolloutPolicy {
@@ -37,6 +41,7 @@ impl Default for RolloutPolicy {
             on_error: OnError::Serve,
             step_timeout: Duration::from_secs(3600),
             allow_out_of_order: false,
+            rehearse: None,
         }
     }
 }
@@ -220,6 +225,9 @@ impl RolloutPolicy {
         }
         if self.step_timeout < Duration::from_secs(1) {
             return Some(("step_timeout".into(), "expected 1s or more"));
+        }
+        if self.rehearse == Some(0) {
+            return Some(("rehearse".into(), "expected 1 or more"));
         }
         self.waves.iter().enumerate().find_map(|(at, wave)| {
             let (key, reason) = wave.wrong()?;

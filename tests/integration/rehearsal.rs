@@ -175,3 +175,33 @@ async fn rows_that_their_owner_may_not_see_are_in_the_copy() {
     assert_eq!(found[0]["left_out"], serde_json::json!([]), "{found}");
     assert_eq!(leftovers(&fleet, "a").await, 0);
 }
+
+#[tokio::test]
+async fn a_policy_can_ask_for_rehearsals() {
+    let _turn = TURN.lock().await;
+    let fleet = TestFleet::builder()
+        .tenants(&["a", "b", "c"])
+        .toml("[rollouts.careful]\nrehearse = 2\n[[rollouts.careful.waves]]\nname = 'all'")
+        .build()
+        .await;
+    let file = fleet.folder.path().join("migrations/shop/V3__more.sql");
+    std::fs::write(&file, "CREATE TABLE more (id int PRIMARY KEY);").unwrap();
+    let asked = async || fleet.run(&["migrate", "--policy", "careful"]).await;
+    let (code, _, error) = asked().await;
+    assert!(
+        code == 1 && error.contains("2 tenant(s) of edition `shop`, and these files passed on 0"),
+        "{error}"
+    );
+    assert_eq!(fleet.run(&["migrate", "rehearse", "--tenant", "a"]).await.0, 0);
+    assert!(asked().await.2.contains("passed on 1"));
+    // Others than those that passed.
+    std::fs::write(&file, "CREATE TABLE more (id bigint PRIMARY KEY);").unwrap();
+    assert!(asked().await.2.contains("passed on 0"));
+    let (code, out, error) = fleet.run(&["migrate", "rehearse", "--sample", "2"]).await;
+    assert_eq!(code, 0, "{out} {error}");
+    let (code, out, error) = asked().await;
+    assert_eq!(code, 0, "{out} {error}");
+    // The newest that is planned, which none of the tenants needs any more, may be given up.
+    let (code, _, error) = fleet.run(&["migrate", "status", "--check"]).await;
+    assert_eq!(code, 0, "{error}");
+}

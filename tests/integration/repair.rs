@@ -158,3 +158,34 @@ async fn what_no_order_of_files_leads_to_is_refused() {
         assert_eq!(version(&fleet, slug).await, at, "{slug}");
     }
 }
+
+#[tokio::test]
+async fn what_was_mended_is_taken_by_rollouts_again() {
+    let fleet = TestFleet::builder()
+        .tenants(&["a", "b"])
+        .toml("[rollouts.default]\non_error = 'quarantine'\n[[rollouts.default.waves]]\nfailures = 0")
+        .build()
+        .await;
+    fleet.owner("a").await.batch_execute("INSERT INTO public.notes VALUES (1, 'x')").await.unwrap();
+    add(&fleet, FILE, "ALTER TABLE notes ADD COLUMN author text NOT NULL;");
+    assert_eq!(fleet.run(&["migrate"]).await.0, 1);
+    assert!(fleet.row("a").await.quarantined.is_some());
+
+    let mark = ["migrate", "repair", "--edition", "shop", "--tenant", "a", "--mark-applied", "3"];
+    let out = run(&fleet, &[&mark[..], &["--dry-run"]].concat()).await;
+    assert!(out.contains("rollouts take it again"), "{out}");
+    assert!(fleet.row("a").await.quarantined.is_some(), "a dry run changes nothing");
+    let (code, _, note) = fleet.run(&[&mark[..], &["--reason", "by hand"]].concat()).await;
+    assert!(code == 0 && note.contains("`a` failed in it: `manybox migrate retry"), "{note}");
+    let row = fleet.row("a").await;
+    assert!(row.quarantined.is_none() && row.failure.is_none(), "{row:?}");
+    run(&fleet, &["migrate", "retry"]).await;
+    for slug in ["a", "b"] {
+        assert_eq!(version(&fleet, slug).await, 3, "{slug}");
+    }
+    let shown = run(&fleet, &["tenant", "show", "a"]).await;
+    let created = shown.lines().find(|line| line.trim_start().starts_with("created")).unwrap();
+    assert!(created.contains('T') && created.trim_end().ends_with('Z'), "{created}");
+    let list = run(&fleet, &["migrate", "list"]).await;
+    assert!(list.lines().nth(1).unwrap().split_whitespace().any(|word| word.ends_with('Z')), "{list}");
+}

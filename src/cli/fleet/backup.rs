@@ -116,7 +116,7 @@ impl Backup {
         if sample.is_empty() {
             return Err(Failure(format!("`{}` has no backup", folder.display())));
         }
-        for swept in fleet.sweep_rehearsals().await? {
+        for swept in fleet.sweep_scratch().await? {
             output.note(&format!("dropped `{swept}`, a copy that was left by a killed command"));
         }
         let bar = output.bar(sample.len(), "restoring a sample");

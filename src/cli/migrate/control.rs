@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
-use super::super::output::line;
+use super::super::output::{line, time};
 use super::super::{Done, Failure, Output};
 use super::plan::{Ask, some_of};
-use super::run::{Stop, execute, migrate};
+use super::run::{Stop, execute, migrate, refuse_unrehearsed};
 use super::screen::Screen;
 use super::which::{MOST_LISTED, OPEN, Which, newest};
 use crate::catalog::{RolloutRow, RolloutState, StepRow};
@@ -46,7 +46,7 @@ impl List {
                     row.state.as_str().to_owned(),
                     plan.map(|plan| plan.policy_name).unwrap_or_default(),
                     editions.unwrap_or_default(),
-                    row.created_at.replace_nanosecond(0).unwrap_or(row.created_at).to_string(),
+                    time(row.created_at),
                     row.reason.clone().unwrap_or_default(),
                 ]
             },
@@ -114,6 +114,7 @@ impl Resume {
 
 /// Lets a rollout that isn't over run, and takes part in it.
 async fn go_on(fleet: &Fleet, row: RolloutRow, jobs: Option<u16>, stop: &Stop, output: Output) -> Done {
+    refuse_unrehearsed(fleet, &row).await?;
     let from = [RolloutState::Paused, RolloutState::Running, RolloutState::Halted];
     if !fleet.catalog.rollout_move(row.id, &from, RolloutState::Running, None).await? {
         return Err(Failure(format!(

@@ -31,7 +31,7 @@ impl Rehearse {
     /// A signal ends it when the copy that is there has been dropped.
     pub(super) async fn run(self, fleet: &Fleet, stop: &Stop, output: Output) -> Done {
         let token = stop.armed();
-        for swept in fleet.sweep_rehearsals().await? {
+        for swept in fleet.sweep_scratch().await? {
             output.note(&format!("dropped `{swept}`, a copy of a rehearsal that was killed"));
         }
         let tenants = self.tenants(fleet).await?;

@@ -6,7 +6,8 @@ use futures_util::stream::{self, StreamExt as _};
 
 use super::super::output::table;
 use super::super::{Done, Failure, Output};
-use crate::catalog::{Filter, TenantRow};
+use super::plan::some_of;
+use crate::catalog::{Filter, StepRow, StepState, TenantRow};
 use crate::fleet::{Fleet, RepairResult};
 use crate::migrate::{Edition, Repair, Standing};
 use crate::tenant::State;
@@ -78,10 +79,38 @@ impl RepairCommand {
         let failed = results.iter().filter(|result| result.failure.is_some()).count();
         let changed = results.iter().filter(|result| result.change.is_some()).count();
         output.answer(&results, |results| words(results, changed, self.dry_run))?;
+        if changed > 0 && !self.dry_run {
+            self.what_next(fleet, &results, output).await?;
+        }
         if failed == 0 {
             return Ok(());
         }
         Err(Failure(format!("{failed} of {} stay as they were; the list says why", results.len())))
+    }
+
+    /// Says how a rollout goes on in which a tenant failed that is mended now.
+    async fn what_next(&self, fleet: &Fleet, results: &[RepairResult], output: Output) -> Done {
+        let mended: BTreeSet<_> = results
+            .iter()
+            .filter(|result| result.failure.is_none())
+            .filter_map(|result| result.slug.as_deref())
+            .collect();
+        for rollout in fleet.catalog.rollouts_open().await? {
+            let steps = fleet.catalog.steps(rollout.id).await?;
+            let failed =
+                |step: &&StepRow| step.state == StepState::Failed && mended.contains(step.slug.as_str());
+            let slugs: Vec<_> = steps.iter().filter(failed).map(|step| step.slug.as_str()).collect();
+            if !slugs.is_empty() {
+                output.note(&format!(
+                    "rollout {} is {}, and {} failed in it: `manybox migrate retry {}` tries again and goes on",
+                    rollout.id,
+                    rollout.state.as_str(),
+                    some_of(&slugs),
+                    rollout.id
+                ));
+            }
+        }
+        Ok(())
     }
 
     async fn rows(&self, fleet: &Fleet) -> Result<Vec<TenantRow>, Failure> {
@@ -126,6 +155,7 @@ impl RepairCommand {
                 change: Some("made anew from the files".into()),
                 version: Some(edition.latest()),
                 standing: remade.is_ok().then_some(Standing::Current),
+                quarantine_ended: false,
                 failure: remade.err().map(|error| error.to_string()),
             });
         }
@@ -141,6 +171,8 @@ fn words(results: &[RepairResult], changed: usize, dry_run: bool) -> String {
             (None, Some(change)) => change.clone(),
             (None, None) => "nothing to change".to_owned(),
         };
+        let taken_again = if result.quarantine_ended { "; rollouts take it again" } else { "" };
+        let change = format!("{change}{taken_again}");
         let standing = match result.standing {
             None => "",
             Some(Standing::Current) => "current",

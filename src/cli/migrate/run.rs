@@ -12,7 +12,7 @@ use super::screen::Screen;
 use super::which::newest;
 use crate::catalog::{RolloutRow, RolloutState};
 use crate::fleet::Fleet;
-use crate::rollout::{Ending, Executor, Plan, Report, failure_of};
+use crate::rollout::{Ending, Executor, Plan, Report, failure_of, missing_rehearsals};
 
 /// Most failures that are listed at the end; the report has them all.
 const MOST_LISTED: usize = 20;
@@ -74,6 +74,7 @@ pub(super) async fn migrate(
 
 /// Lets executors take the steps of a planned rollout.
 async fn begin(fleet: &Fleet, row: &RolloutRow) -> Done {
+    refuse_unrehearsed(fleet, row).await?;
     refuse_beside_open(fleet, &Plan::read(row)?, Some(row.id)).await?;
     let from = [RolloutState::Planned, RolloutState::Running];
     if fleet.catalog.rollout_move(row.id, &from, RolloutState::Running, None).await? {
@@ -83,6 +84,14 @@ async fn begin(fleet: &Fleet, row: &RolloutRow) -> Done {
         "rollout {} is neither planned nor running any more; see `manybox migrate list`",
         row.id
     )))
+}
+
+/// Refuses a rollout whose policy asks for rehearsals that there were not.
+pub(super) async fn refuse_unrehearsed(fleet: &Fleet, row: &RolloutRow) -> Done {
+    match missing_rehearsals(fleet, row).await? {
+        Some(missing) => Err(Failure(format!("rollout {} does not begin: {missing}", row.id))),
+        None => Ok(()),
+    }
 }
 
 /// A rollout with the same aim that runs, or did when its process was killed.

@@ -6,9 +6,9 @@ use std::process::Stdio;
 
 use tokio_postgres::Client;
 
-use super::Scratch;
 use crate::catalog::TenantRow;
 use crate::fleet::dump::{self, HistoryRows, Snapshot, beginning, facts_of, finished};
+use crate::fleet::scratch::Scratch;
 use crate::fleet::{Doing, Fleet, FleetError, FleetServer, OperatorLogin};
 use crate::pg::{self, Endpoint};
 

@@ -6,10 +6,9 @@ use std::time::Instant;
 
 use serde::Serialize;
 use tokio_postgres::Client;
-use tokio_util::sync::CancellationToken;
 
 use crate::fleet::{Fleet, FleetError, FleetServer};
-use crate::migrate::{self, Edition, File, MigrationFailure, MigrationOutcome, Options, PartFailure};
+use crate::migrate::{self, Edition, File, Options, PartFailure};
 use crate::pg;
 
 /// One file of a rehearsal.
@@ -95,7 +94,7 @@ pub(super) async fn files(
             untried(file, "it runs outside transactions".into())
         };
         let begun = Instant::now();
-        let outcome = migrated(fleet, server, database, &versions, Some(file.version)).await?;
+        let outcome = fleet.migrate_scratch(server, database, &versions, Some(file.version)).await?;
         rehearsal.seconds = begun.elapsed().as_secs_f64();
         match outcome {
             Ok(outcome) => measured.after = Some(outcome.after),
@@ -111,7 +110,7 @@ pub(super) async fn files(
         tries.push((&file.name, tried(fleet, server, database, edition, file).await?));
     }
     // Also where there are none: what the tenant has of others is forgotten.
-    match migrated(fleet, server, database, edition, None).await? {
+    match fleet.migrate_scratch(server, database, edition, None).await? {
         Ok(outcome) => {
             measured.after = Some(outcome.after);
             let was_run = |name: &String| outcome.repeated.contains(name);
@@ -122,21 +121,6 @@ pub(super) async fn files(
         Err(failure) => measured.failure = Some(failure.message),
     }
     Ok(measured)
-}
-
-/// Brings a copy to a version, or the newest, by the migrator that tenants have.
-pub(super) async fn migrated(
-    fleet: &Fleet,
-    server: &FleetServer,
-    database: &str,
-    edition: &Edition,
-    target: Option<i64>,
-) -> Result<Result<MigrationOutcome, MigrationFailure>, FleetError> {
-    let mut migrator = server.migrator(database).await?;
-    let options = Options { target, ..fleet.migrate_options() };
-    let outcome = migrator.migrate(edition, &options, &CancellationToken::new()).await;
-    migrator.close().await?;
-    Ok(outcome)
 }
 
 fn nothing(file: &File) -> FileRehearsal {

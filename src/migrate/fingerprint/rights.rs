@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How the name of a fact about rights ends.
-pub(super) const RIGHTS: &str = ": rights";
+pub(in crate::migrate) const RIGHTS: &str = ": rights";
 
 /// PostgreSQL, "Privileges", table 5.1.
 const LETTERS: [(char, &str); 15] = [
@@ -23,6 +23,41 @@ const LETTERS: [(char, &str); 15] = [
     ('s', "SET"),
     ('A', "ALTER SYSTEM"),
 ];
+
+/// One privilege of one role.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(in crate::migrate) struct Right {
+    /// Empty for PUBLIC.
+    pub(in crate::migrate) role: String,
+    /// As in GRANT: `SELECT`.
+    pub(in crate::migrate) privilege: &'static str,
+    /// Whether it may be passed on.
+    pub(in crate::migrate) grantable: bool,
+}
+
+impl Right {
+    /// What PUBLIC may.
+    pub(in crate::migrate) fn of_public(privilege: &'static str) -> Self {
+        Self { role: String::new(), privilege, grantable: false }
+    }
+}
+
+/// The privileges in a fact about rights, whoever granted them.
+pub(in crate::migrate) fn rights(text: &str) -> BTreeSet<Right> {
+    let mut rights = BTreeSet::new();
+    for (role, letters, _) in items(text).filter_map(parts) {
+        let inner = role.strip_prefix('"').and_then(|role| role.strip_suffix('"'));
+        let role = inner.map_or_else(|| role.to_owned(), |role| role.replace("\"\"", "\""));
+        let mut letters = letters.chars().peekable();
+        while let Some(letter) = letters.next() {
+            let grantable = letters.next_if_eq(&'*').is_some();
+            if let Some((_, privilege)) = LETTERS.iter().find(|(known, _)| *known == letter) {
+                rights.insert(Right { role: role.clone(), privilege, grantable });
+            }
+        }
+    }
+    rights
+}
 
 /// One sentence for each role whose rights differ. Who granted them is said where that is the only difference.
 pub(super) fn lines(name: &str, found: &str, expected: &str) -> Vec<String> {
@@ -100,4 +135,23 @@ fn parts(item: &str) -> Option<(&str, &str, &str)> {
     })?;
     let (letters, grantor) = item[equals + 1..].split_once('/')?;
     Some((&item[..equals], letters, grantor))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rights_are_read_role_by_role() {
+        let right = |role: &str, privilege, grantable| Right { role: role.into(), privilege, grantable };
+        let found = rights("=r/o anon=aw*/\"a b\" \"x \"\"y=\"=X/o");
+        let expected = [
+            right("", "SELECT", false),
+            right("anon", "INSERT", false),
+            right("anon", "UPDATE", true),
+            right("x \"y=", "EXECUTE", false),
+        ];
+        assert_eq!(found.into_iter().collect::<Vec<_>>(), expected);
+        assert!(rights("").is_empty());
+    }
 }

@@ -30,6 +30,7 @@ fn row(number: usize, version: i64) -> TenantRow {
         unsettled: false,
         failure: None,
         migrated_at: None,
+        baseline: None,
         quarantined: None,
         filling: None,
         exchange: None,
