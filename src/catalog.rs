@@ -48,12 +48,12 @@ pub const MIGRATIONS: &[(&str, &str)] = &[
     ("V6__traffic.sql", include_str!("catalog/migrations/V6__traffic.sql")),
     ("V7__rollout.sql", include_str!("catalog/migrations/V7__rollout.sql")),
     ("V8__fingerprint.sql", include_str!("catalog/migrations/V8__fingerprint.sql")),
-    ("V15__router.sql", include_str!("catalog/migrations/V15__router.sql")),
-    ("V21__master_key.sql", include_str!("catalog/migrations/V21__master_key.sql")),
-    ("V22__fleet.sql", include_str!("catalog/migrations/V22__fleet.sql")),
-    ("V23__copies.sql", include_str!("catalog/migrations/V23__copies.sql")),
-    ("V24__baseline.sql", include_str!("catalog/migrations/V24__baseline.sql")),
-    ("V25__rehearsal.sql", include_str!("catalog/migrations/V25__rehearsal.sql")),
+    ("V9__router.sql", include_str!("catalog/migrations/V9__router.sql")),
+    ("V10__master_key.sql", include_str!("catalog/migrations/V10__master_key.sql")),
+    ("V11__fleet.sql", include_str!("catalog/migrations/V11__fleet.sql")),
+    ("V12__copies.sql", include_str!("catalog/migrations/V12__copies.sql")),
+    ("V13__baseline.sql", include_str!("catalog/migrations/V13__baseline.sql")),
+    ("V14__rehearsal.sql", include_str!("catalog/migrations/V14__rehearsal.sql")),
 ];
 
 /// Why the catalog could not be read or changed.
