@@ -33,7 +33,7 @@ pub enum KeyMisfit {
     #[error(
         "wrong master key: the catalog refuses the router's login, whose password derives from it; {place} has {found}; \
          `manybox keys` says which the catalog expects. Put the right key there, from a machine of this fleet or from its \
-         backup, or run `manybox rekey --lost` if it is lost for good"
+         backup, or run `manybox rekey --lost` if it is lost for good. If the key is right, look whether catalog.database is"
     )]
     Refused {
         /// Those that are there.

@@ -52,11 +52,11 @@ async fn it_changes_nothing_unless_it_is_told_to_and_reports_what_is_too_much() 
     assert!(shared(&root).await.contains("check_role"));
 
     root.batch_execute(
-        "GRANT pg_read_all_data TO service; ALTER ROLE anon CREATEDB; CREATE DATABASE other;
-         CREATE ROLE elsewhere_router LOGIN;",
+        "GRANT pg_read_all_data TO service; ALTER ROLE anon CREATEDB; CREATE ROLE elsewhere_router LOGIN;",
     )
     .await
     .unwrap();
+    root.batch_execute("CREATE DATABASE other").await.unwrap();
     root.batch_execute("CREATE DATABASE elsewhere_router").await.unwrap();
     root.batch_execute("REVOKE CONNECT ON DATABASE elsewhere_router FROM PUBLIC").await.unwrap();
     let before = shared(&root).await;

@@ -323,9 +323,9 @@ mod tests {
     #[tokio::test]
     async fn a_login_is_cut_as_well() {
         let proxy = Proxy::start().await;
-        let (endpoint, login) = Endpoint::parse("proxied", &proxy.admin_url().await, None).unwrap();
+        let config: tokio_postgres::Config = proxy.admin_url().await.parse().unwrap();
         proxy.arm(Side::Client, 1, Fault::Cut);
-        pg::connect(&endpoint, &login.unwrap(), "postgres").await.err().expect("no answer to the challenge");
+        config.connect(NoTls).await.err().expect("no answer to the challenge");
         assert_eq!(proxy.passed(Side::Client), "^");
     }
 
