@@ -16,7 +16,7 @@ const MISSING_INTERVAL: Duration = Duration::from_secs(60);
 /// Where the schemas of lineages are stored. What is here is used for all tenants of a lineage, so no tenant may be able
 /// to write it, nor to hold it up.
 pub trait SharedSchemas: Send + Sync {
-    /// The [`Facts`] of a lineage's databases on this server in this [form](schema::FORMAT); `None` when they are not
+    /// The [`Facts`](crate::schema::Facts) of a lineage's databases on this server in this [form](crate::schema::FORMAT); `None` when they are not
     /// stored.
     fn load<'a>(&'a self, server: &'a str, lineage: &'a Lineage, format: i32) -> Loading<'a>;
 }
