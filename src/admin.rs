@@ -43,8 +43,19 @@ pub struct Admin {
     pub keys: Arc<KeyRing>,
     /// How many tenants, the busiest, have metrics of their own.
     pub top: usize,
-    /// Becomes true when the router is about to stop.
-    pub stopping: watch::Receiver<bool>,
+    /// How far the router is.
+    pub phase: watch::Receiver<Phase>,
+}
+
+/// How far a router is: a load balancer sends requests to one that is open, and to no other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// The data ports are closed still.
+    Opening,
+    /// Clients can connect.
+    Open,
+    /// It is about to stop.
+    Stopping,
 }
 
 /// The routes: `/live`, `/ready`, `/allowed`, `/metrics`, `/servers`, `/tenants`, for those who have access.
@@ -66,13 +77,17 @@ async fn ready(State(admin): State<Arc<Admin>>) -> (StatusCode, Json<Value>) {
     let not_ready = |status: &str, reason: &str| {
         (StatusCode::SERVICE_UNAVAILABLE, Json(json!({ "status": status, "reason": reason })))
     };
-    if *admin.stopping.borrow() {
+    let phase = *admin.phase.borrow();
+    if phase == Phase::Stopping {
         return not_ready("stopping", "this router is about to stop: send requests to others");
     }
     if let Some(misfit) = admin.keys.misfit() {
         return not_ready("wrong-key", &misfit.to_string());
     }
     match admin.directory.freshness() {
+        Freshness::Followed | Freshness::Snapshot(_) if phase == Phase::Opening => {
+            not_ready("starting", "the data ports are about to open")
+        }
         Freshness::Unread => match admin.directory.obstacle() {
             Some(obstacle) => {
                 not_ready("starting", &format!("the catalog has not been read yet: {}", obstacle.reason))

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 
 use super::context::{SettingsSource, start_embedded};
 use super::{Done, Failure, Output};
-use crate::admin;
+use crate::admin::{self, Phase};
 use crate::directory::Directory;
 use crate::embedded::Embedded;
 use crate::fleet::Servers;
@@ -65,7 +65,7 @@ pub(super) async fn with(
     let https = settings.listen.https.map(|address| reserve(address, "listen.https")).transpose()?;
     let admin = listen(reserve(settings.listen.admin, "listen.admin")?)?;
     tracing::info!(admin = %admin.local_addr()?, "listening");
-    let (stop, stopping) = watch::channel(false);
+    let (phase, phases) = watch::channel(Phase::Opening);
     let told = admin::Admin {
         directory: app.directory.clone(),
         pools: app.pools.clone(),
@@ -73,7 +73,7 @@ pub(super) async fn with(
         traffic: app.traffic.clone(),
         keys: Arc::clone(&app.keys),
         top: settings.listen.metrics_tenants,
-        stopping,
+        phase: phases,
     };
     // Kept to the very end: a load balancer that asks `/ready` must learn that this router stops, and an operator must
     // be able to see what it still waits for.
@@ -109,6 +109,7 @@ pub(super) async fn with(
             front::serve(listener, service.clone(), clients, until, settings.listen.drain_timeout)
         });
         let data = tokio::spawn(try_join_all(data.collect::<Vec<_>>()));
+        phase.send_replace(Phase::Open);
         ready(&app);
         let (directory, known) = (app.directory.clone(), settings.clone());
         tokio::task::spawn_blocking(move || {
@@ -116,7 +117,7 @@ pub(super) async fn with(
             tell_of_contradictions(&directory, &known);
         });
         signals.stop(reload).await;
-        stop.send_replace(true);
+        phase.send_replace(Phase::Stopping);
         let delay = app.settings().listen.stop_delay;
         tracing::info!(
             delay.ms = delay.as_millis() as u64,
@@ -140,7 +141,7 @@ pub(super) async fn with(
             }
         };
     } else {
-        stop.send_replace(true);
+        phase.send_replace(Phase::Stopping);
         tokio::select! {
             () = app.stop() => {}
             () = signals.stop(|| ()) => app.abort(),

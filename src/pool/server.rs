@@ -203,6 +203,8 @@ impl Server {
         let mut room = self.room();
         // One that names no holder is a guess, too.
         if self.budget.shared && room.lease.as_ref().is_none_or(|lease| lease.holders.is_empty()) {
+            // It may have been written down before the catalog had given any.
+            let share = share.max(self.budget.max_connecting);
             room.lease =
                 Some(Arc::new(Lease { share, total: room.total.unwrap_or(share), ..Lease::default() }));
             self.apply(&room);

@@ -20,7 +20,7 @@ fn admin_for(fleet: &TestFleet, top: usize, listen: &manybox::settings::ListenSe
         traffic: app.traffic.clone(),
         keys: app.keys.clone(),
         top,
-        stopping: tokio::sync::watch::channel(false).1,
+        phase: tokio::sync::watch::channel(manybox::admin::Phase::Open).1,
     };
     manybox::admin::router(told, Access::new(listen).unwrap())
 }

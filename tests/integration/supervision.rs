@@ -50,7 +50,7 @@ async fn a_panicking_watcher_is_no_frozen_directory_behind_a_green_light() {
         traffic: app.traffic.clone(),
         keys: app.keys.clone(),
         top: 0,
-        stopping: tokio::sync::watch::channel(false).1,
+        phase: tokio::sync::watch::channel(manybox::admin::Phase::Open).1,
     };
     let admin = admin::router(told, Access::new(&fleet.fleet.settings.listen).unwrap());
     assert_eq!(readiness(&admin).await, (200, "ready".into()));

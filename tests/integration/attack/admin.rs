@@ -23,7 +23,7 @@ async fn port(fleet: &TestFleet, change: impl FnOnce(&mut ListenSettings)) -> St
         traffic: app.traffic.clone(),
         keys: app.keys.clone(),
         top: 10,
-        stopping: tokio::sync::watch::channel(false).1,
+        phase: tokio::sync::watch::channel(manybox::admin::Phase::Open).1,
     };
     let service = router(told, Access::new(&listen).unwrap());
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
