@@ -86,24 +86,6 @@ impl Catalog {
         self.sessions.query(sql, &[&server, &basis]).await?.iter().map(Template::read).collect()
     }
 
-    /// Forgets the fingerprints of an edition on a server that neither a tenant nor a template has any more. Called under
-    /// the template's lock, as [`Catalog::schemas_sweep`] is.
-    ///
-    /// # Errors
-    /// When the catalog can't be changed.
-    pub(super) async fn fingerprints_sweep(&self, server: &str, edition: &str) -> Result<(), CatalogError> {
-        let sql = "DELETE FROM catalog.fingerprint f WHERE f.server = $1 AND f.edition = $2
-                     AND NOT EXISTS (
-                       SELECT FROM catalog.template t
-                       WHERE t.server = $1 AND t.edition = $2 AND t.version = f.version AND t.history = f.history)
-                     AND NOT EXISTS (
-                       SELECT FROM catalog.tenant t
-                       WHERE t.server = $1 AND t.edition = $2 AND t.version = f.version AND t.history = f.history
-                         AND t.state <> 'purged')";
-        self.sessions.execute(sql, &[&server, &edition]).await?;
-        Ok(())
-    }
-
     /// Accepts the drift of a tenant, in place of what was accepted before. `differences` is their number, for the
     /// journal.
     ///

@@ -96,7 +96,7 @@ impl Leases {
         }
         self.connection
             .query_typed(
-                "SELECT catalog.register_router($1, $2, $3, NULL)",
+                "SELECT catalog.register_router($1, $2, $3)",
                 &[(&self.router, Type::TEXT), (&env!("CARGO_PKG_VERSION"), Type::TEXT), (&key, Type::INT4)],
             )
             .await?;

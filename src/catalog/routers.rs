@@ -16,8 +16,6 @@ pub struct RouterRow {
     pub version: String,
     /// The number of its newest master key.
     pub key_number: i32,
-    /// That key's fingerprint, if it told one.
-    pub key_fingerprint: Option<String>,
     /// When it began.
     pub since: OffsetDateTime,
     /// Whether its session stands.
@@ -63,8 +61,8 @@ impl Catalog {
     /// # Errors
     /// When the catalog can't be read.
     pub async fn routers(&self) -> Result<Vec<RouterRow>, CatalogError> {
-        let sql = "SELECT name, address, version, key_number, key_fingerprint, since,
-                          catalog.is_alive(catalog.router_lock(name))
+        let sql =
+            "SELECT name, address, version, key_number, since, catalog.is_alive(catalog.router_lock(name))
                    FROM catalog.router ORDER BY name";
         let rows = self.sessions.query(sql, &[]).await?;
         rows.iter()
@@ -74,9 +72,8 @@ impl Catalog {
                     address: row.try_get(1)?,
                     version: row.try_get(2)?,
                     key_number: row.try_get(3)?,
-                    key_fingerprint: row.try_get(4)?,
-                    since: row.try_get(5)?,
-                    is_alive: row.try_get(6)?,
+                    since: row.try_get(4)?,
+                    is_alive: row.try_get(5)?,
                 })
             })
             .collect()

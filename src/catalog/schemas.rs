@@ -1,6 +1,7 @@
 //! Schemas in the catalog: what each lineage's template contained when it was sealed, for routers to read.
 
 use super::{Catalog, CatalogError, Reader, Template};
+use crate::pg::Ident;
 use crate::tenant::Lineage;
 
 impl Catalog {
@@ -41,22 +42,27 @@ impl Catalog {
         self.sessions.query(sql, &[&format]).await?.iter().map(Template::read).collect()
     }
 
-    /// Forgets the schemas, and the fingerprints, of an edition on a server that neither a tenant nor a template has any more. Called under the
-    /// template's lock, so that no schema is forgotten whose template is being finished.
+    /// Forgets what is kept of an edition's lineages on a server that neither a tenant nor a template has any more: schemas and
+    /// fingerprints. Called under the template's lock, so that nothing is forgotten whose template is being finished.
     ///
     /// # Errors
     /// When the catalog can't be changed.
-    pub async fn schemas_sweep(&self, server: &str, edition: &str) -> Result<(), CatalogError> {
-        let sql = "DELETE FROM catalog.schema s WHERE s.server = $1 AND s.edition = $2
-                     AND NOT EXISTS (
-                       SELECT FROM catalog.template t
-                       WHERE t.server = $1 AND t.edition = $2 AND t.version = s.version AND t.history = s.history)
-                     AND NOT EXISTS (
-                       SELECT FROM catalog.tenant t
-                       WHERE t.server = $1 AND t.edition = $2 AND t.version = s.version AND t.history = s.history
-                         AND t.state <> 'purged')";
-        self.sessions.execute(sql, &[&server, &edition]).await?;
-        self.fingerprints_sweep(server, edition).await
+    pub async fn lineages_sweep(&self, server: &str, edition: &str) -> Result<(), CatalogError> {
+        for kept in ["schema", "fingerprint"] {
+            let sql = format!(
+                "DELETE FROM catalog.{} k WHERE k.server = $1 AND k.edition = $2
+                   AND NOT EXISTS (
+                     SELECT FROM catalog.template t
+                     WHERE t.server = $1 AND t.edition = $2 AND t.version = k.version AND t.history = k.history)
+                   AND NOT EXISTS (
+                     SELECT FROM catalog.tenant t
+                     WHERE t.server = $1 AND t.edition = $2 AND t.version = k.version AND t.history = k.history
+                       AND t.state <> 'purged')",
+                Ident::new(kept)
+            );
+            self.sessions.execute(&sql, &[&server, &edition]).await?;
+        }
+        Ok(())
     }
 }
 

@@ -47,22 +47,10 @@ impl Fleet {
         server: &str,
         database: &str,
     ) -> Result<OperatorLogin, FleetError> {
-        // One for each session: two operators at a time don't end each other's.
-        let login =
-            random_login(&format!("{}{}", operators_of(database), &TenantId::random()?.as_str()[..8]))?;
         let (_, client) = self.admin(server).await?;
-        let role = Ident::new(&login.user);
-        let mut sql = format!(
-            "CREATE ROLE {role} LOGIN NOINHERIT PASSWORD {};
-             GRANT {MIGRATORS} TO {role}; GRANT CONNECT ON DATABASE {} TO {role};",
-            literal(&login.verifier()?),
-            Ident::new(database)
-        );
-        for api_role in &self.settings.roles() {
-            sql.push_str(&format!("GRANT {} TO {role};", Ident::new(api_role)));
-        }
-        // One message, and so one transaction.
-        client.batch_execute(&sql).await.doing(|| format!("making a login for database `{database}`"))?;
+        let api_roles = self.settings.roles();
+        let becomes = api_roles.iter().map(String::as_str).chain([MIGRATORS]);
+        let login = make_login(&client, database, becomes).await?;
         self.keep(server, client);
         Ok(OperatorLogin { login, role: Some(OWNER), is_made: true })
     }
@@ -74,18 +62,9 @@ impl Fleet {
         server: &str,
         database: &str,
     ) -> Result<OperatorLogin, FleetError> {
-        let login =
-            random_login(&format!("{}{}", operators_of(database), &TenantId::random()?.as_str()[..8]))?;
         let (access, client) = self.admin(server).await?;
         check_backup(access, &client).await?;
-        let role = Ident::new(&login.user);
-        let sql = format!(
-            "CREATE ROLE {role} LOGIN NOINHERIT PASSWORD {};
-             GRANT {BACKUP} TO {role}; GRANT CONNECT ON DATABASE {} TO {role};",
-            literal(&login.verifier()?),
-            Ident::new(database)
-        );
-        client.batch_execute(&sql).await.doing(|| format!("making a login to read database `{database}`"))?;
+        let login = make_login(&client, database, [BACKUP]).await?;
         self.keep(server, client);
         Ok(OperatorLogin { login, role: Some(BACKUP), is_made: true })
     }
@@ -113,6 +92,28 @@ impl Fleet {
         self.keep(server, client);
         Ok(())
     }
+}
+
+/// Makes a login for this database alone, which may become these roles.
+async fn make_login<'a>(
+    client: &Client,
+    database: &str,
+    becomes: impl IntoIterator<Item = &'a str>,
+) -> Result<Login, FleetError> {
+    // One for each session: two at a time don't end each other's.
+    let login = random_login(&format!("{}{}", operators_of(database), &TenantId::random()?.as_str()[..8]))?;
+    let role = Ident::new(&login.user);
+    let mut sql = format!(
+        "CREATE ROLE {role} LOGIN NOINHERIT PASSWORD {}; GRANT CONNECT ON DATABASE {} TO {role};",
+        literal(&login.verifier()?),
+        Ident::new(database)
+    );
+    for other in becomes {
+        sql.push_str(&format!("GRANT {} TO {role};", Ident::new(other)));
+    }
+    // One message, and so one transaction.
+    client.batch_execute(&sql).await.doing(|| format!("making a login for database `{database}`"))?;
+    Ok(login)
 }
 
 /// Drops logins of operators whose session is over, and whose command was killed before it could.

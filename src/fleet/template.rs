@@ -317,7 +317,7 @@ impl Fleet {
         for template in ours.filter(|t| t.state != "ready" && Some(&t.database) != kept) {
             self.drop_template(client, template).await?;
         }
-        Ok(self.catalog.schemas_sweep(server, &edition.name).await?)
+        Ok(self.catalog.lineages_sweep(server, &edition.name).await?)
     }
 }
 

@@ -23,7 +23,7 @@ use tokio_postgres::{Client, SimpleQueryMessage};
 use crate::pg;
 
 /// The form of the facts, which changes with the statement that makes them.
-const FORM: i32 = 1;
+const FORM: i32 = 2;
 
 /// Most bytes of facts that are read. 100 tables have some 200 kB.
 const MAX_FACTS: usize = 32 * 1024 * 1024;

@@ -30,7 +30,6 @@ CREATE TABLE catalog.router (
     version         text NOT NULL,
     -- Its newest master key.
     key_number      int NOT NULL,
-    key_fingerprint text,
     since           timestamptz NOT NULL DEFAULT clock_timestamp(),
     -- The run of the server in which it had a session last.
     run             timestamptz NOT NULL,
@@ -91,17 +90,17 @@ END $$;
 
 -- Says that this session is the router's. Again, it changes what is known of the router.
 -- A function, as the following are, because routers may not write to the catalog.
-CREATE FUNCTION catalog.register_router(for_router text, version text, key_number int, key_fingerprint text) RETURNS void
+CREATE FUNCTION catalog.register_router(for_router text, version text, key_number int) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     -- Shared, because the session that it had before may not have ended here yet.
     PERFORM pg_advisory_lock_shared(catalog.router_lock(for_router));
     PERFORM pg_advisory_xact_lock(hashtextextended('leases', 0));
-    INSERT INTO catalog.router (name, address, version, key_number, key_fingerprint, run)
+    INSERT INTO catalog.router (name, address, version, key_number, run)
     VALUES (for_router, coalesce(host(inet_client_addr()), 'local'), register_router.version, register_router.key_number,
-            register_router.key_fingerprint, catalog.current_run())
+            catalog.current_run())
     ON CONFLICT (name) DO UPDATE SET address = excluded.address, version = excluded.version,
-        key_number = excluded.key_number, key_fingerprint = excluded.key_fingerprint, run = excluded.run, lost = NULL;
+        key_number = excluded.key_number, run = excluded.run, lost = NULL;
 END $$;
 
 -- Renews a router's lease of a server's connections and returns its share, with all who hold some.

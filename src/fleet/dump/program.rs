@@ -14,9 +14,10 @@ use crate::pg::Endpoint;
 /// Longest part of a program's complaints that is told.
 const MAX_COMPLAINT: usize = 2000;
 
-/// Starts `pg_dump` of a database, which ends when what this gives is dropped, as a reader of all its rows, with the snapshot of another session of the reader. The archive
-/// comes from its standard output, in the custom form, which no psql reads: names in it can't become its commands. The
-/// schema `manybox` is not in it, because whoever restores it may not write there.
+/// Starts `pg_dump` of a database, as a reader of all its rows, with the snapshot of another session of the reader. It ends
+/// when what this gives is dropped. The archive comes from its standard output, in the custom form, which no psql reads:
+/// names in it can't become its commands. The schema `manybox` is not in it, because whoever restores it may not write
+/// there.
 ///
 /// What runs in this session runs with the rights of [`BACKUP`], so nothing of the database's owner may: `pg_dump` looks up
 /// names in `pg_catalog` only, lets row-level security be, and reads plain tables and sequences only, however quickly
