@@ -1,5 +1,6 @@
 //! Catalog: the control database, the truth about the fleet.
 
+mod act;
 mod base_urls;
 mod baseline;
 mod copies;
@@ -11,6 +12,7 @@ mod labels;
 mod leases;
 mod made;
 mod master_keys;
+mod operators;
 mod rehearsals;
 mod rollouts;
 mod routers;
@@ -21,6 +23,7 @@ mod tenant_settings;
 mod tenants;
 mod traffic;
 
+pub use act::Act;
 pub use copies::Exchange;
 pub use declared::DeclaredBefore;
 pub use feed::{Feed, Reader};
@@ -29,6 +32,7 @@ pub use journal::Entry;
 pub use leases::{Demand, Holder, Lease, Leases, RENEWAL as LEASE_RENEWAL};
 pub use made::{Made, NEWEST_MIGRATION};
 pub use master_keys::{KEY_REPORT, KeyUse};
+pub use operators::{Credential, NewToken, OperatorRole, OperatorRow, Scopes, TokenRow};
 pub use rollouts::{NewStep, PlannedGaps, RolloutRow, RolloutState};
 pub use routers::{KnownBudget, Named, RouterRow, Use};
 pub use steps::{Claim, Room, Seat, StepOutcome, StepRow, StepState, WaveCounts};
@@ -54,6 +58,7 @@ pub const MIGRATIONS: &[(&str, &str)] = &[
     ("V12__copies.sql", include_str!("catalog/migrations/V12__copies.sql")),
     ("V13__baseline.sql", include_str!("catalog/migrations/V13__baseline.sql")),
     ("V14__rehearsal.sql", include_str!("catalog/migrations/V14__rehearsal.sql")),
+    ("V15__control.sql", include_str!("catalog/migrations/V15__control.sql")),
 ];
 
 /// Why the catalog could not be read or changed.
@@ -111,5 +116,11 @@ impl Catalog {
         let sessions = Sessions::new(endpoint.clone(), database, SESSIONS, waits, move || logins.clone());
         sessions.check().await?;
         Ok(Self { sessions })
+    }
+
+    /// The same catalog, for changes by somebody's order: their lines in the journal say whose.
+    #[must_use]
+    pub fn acting(&self, act: &Act) -> Self {
+        Self { sessions: self.sessions.saying(act::SETTING, act.as_json()) }
     }
 }

@@ -2,12 +2,14 @@
 
 mod apply;
 mod context;
+mod control;
 mod demo;
 mod doctor;
 mod drift;
 mod fleet;
 mod keys;
 mod migrate;
+mod operator;
 mod output;
 mod rekey;
 mod serve;
@@ -86,6 +88,11 @@ enum Command {
     Doctor,
     /// Serve tenants: the router
     Serve,
+    /// Serve operators: the fleet by HTTP, and a console
+    Control,
+    /// Say who may use the control service
+    #[command(subcommand)]
+    Operator(operator::OperatorCommand),
     /// Show what a running router does: servers, busiest tenants
     Top(top::Top),
     /// Apply, fill with data, and serve: manybox to look at
@@ -108,7 +115,7 @@ enum Command {
 /// that is wrong.
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
-    let serves = matches!(cli.command, Command::Serve);
+    let serves = matches!(cli.command, Command::Serve | Command::Control);
     crate::telemetry::init(serves, cli.json && serves);
     let output = Output { json: cli.json };
     // Those that need no settings.
@@ -181,7 +188,7 @@ async fn command(
     let context = Context::start(settings, &source, output).await?;
     // These have their own use for Ctrl-C: a drained stop, and the cancelling of what runs in a database.
     let own = match &command {
-        Command::Demo | Command::Migrate(_) | Command::Fleet(_) => true,
+        Command::Demo | Command::Control | Command::Migrate(_) | Command::Fleet(_) => true,
         Command::Tenant(tenant) => tenant.heeds_signals(),
         _ => false,
     };
@@ -207,6 +214,8 @@ async fn dispatch(command: Command, context: &Context, output: Output) -> Result
         Command::Doctor => doctor::run(context, output).await,
         Command::Rekey(rekey) => rekey.run(context, output).await,
         Command::Keys => rekey::keys(context, output).await,
+        Command::Control => control::control(context).await,
+        Command::Operator(operator) => operator.run(context, output).await,
         Command::Demo => demo::demo(context).await,
         Command::Config
         | Command::Serve

@@ -1,5 +1,6 @@
 //! Fleet: the life of tenants, from the intent in the catalog to the purge of their databases. Every verb is idempotent.
 
+mod acting;
 mod adopt;
 mod apply;
 mod backup;
@@ -278,6 +279,8 @@ fn limits(settings: &Settings) -> migrate::Limits {
     migrate::Limits { lock_timeout: Some(settings.migrate.lock_timeout), statement_timeout: None }
 }
 
+type Agreed = HashMap<String, (String, Vec<catalog::Template>)>;
+
 /// The control plane's handle: settings, catalog, servers with their admins, master keys.
 pub struct Fleet {
     /// The settings this process was started with.
@@ -289,19 +292,17 @@ pub struct Fleet {
     /// The master keys.
     pub keys: Arc<KeyRing>,
     /// Sessions as the admin that wait for their next use, with their server's name.
-    kept: Mutex<Vec<(String, Connection)>>,
+    kept: Arc<Mutex<Vec<(String, Connection)>>>,
     /// Permits to copy a database.
-    copies: Semaphore,
+    copies: Arc<Semaphore>,
     /// By edition, the digest of the files and the templates that last were found to agree with the fleet.
-    agreed: tokio::sync::Mutex<HashMap<String, (String, Vec<catalog::Template>)>>,
+    agreed: Arc<tokio::sync::Mutex<Agreed>>,
     /// Templates that failed a moment ago.
-    failed_builds: FailedBuilds,
-    /// Editions as they were read, with what their folders were like: a creation asks several times, and to look at a folder
-    /// takes less than to check its files.
-    read: Mutex<HashMap<String, (Stamp, migrate::Edition)>>,
-    /// By server and lineage, the fingerprint that last was found to be the kept one: the next thousand tenants have it too,
-    /// and the catalog is asked once.
-    proved: Mutex<HashMap<(String, Lineage), migrate::Fingerprint>>,
+    failed_builds: Arc<FailedBuilds>,
+    /// Editions as they were read, with what their folders were like: to look takes less than to check the files again.
+    read: Arc<Mutex<HashMap<String, (Stamp, migrate::Edition)>>>,
+    /// By server and lineage, the fingerprint that last was the kept one: for a thousand tenants the catalog is asked once.
+    proved: Arc<Mutex<HashMap<(String, Lineage), migrate::Fingerprint>>>,
 }
 
 impl Fleet {
@@ -332,12 +333,12 @@ impl Fleet {
             catalog,
             servers,
             keys,
-            kept: Mutex::default(),
-            copies: Semaphore::new(CONCURRENT_COPIES),
-            agreed: tokio::sync::Mutex::default(),
-            failed_builds: FailedBuilds::default(),
-            read: Mutex::default(),
-            proved: Mutex::default(),
+            kept: Arc::default(),
+            copies: Arc::new(Semaphore::new(CONCURRENT_COPIES)),
+            agreed: Arc::default(),
+            failed_builds: Arc::default(),
+            read: Arc::default(),
+            proved: Arc::default(),
         })
     }
 

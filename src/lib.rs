@@ -21,7 +21,7 @@
 //!
 //! | layer | modules |
 //! |---|---|
-//! | 4 edges | [`front`], [`admin`], [`cli`] |
+//! | 4 edges | [`front`], [`admin`], [`control`], [`cli`] |
 //! | 3 data plane; control plane | [`directory`], [`pool`], [`rest`]; [`migrate`], [`fleet`], [`rollout`], [`verify`], [`doctor`] |
 //! | 2 facts | [`catalog`], [`schema`] |
 //! | 1 PostgreSQL | [`pg`], [`vault`], [`embedded`] |
@@ -59,6 +59,7 @@ pub mod verify;
 
 pub mod admin;
 pub mod cli;
+pub mod control;
 pub mod front;
 
 #[cfg(feature = "fuzzing")]

@@ -1,10 +1,12 @@
 //! Settings: defaults < `tenants.toml` < `MANYBOX__SECTION__KEY`, typed and checked as a whole.
 
+mod control;
 mod load;
 mod reload;
 mod rollouts;
 mod sections;
 
+pub use control::ControlSettings;
 pub use load::{Paths, SettingsError};
 pub use reload::Reloaded;
 pub use rollouts::{DEFAULT_POLICY, Failures, Gate, OnError, OnFailures, OrderBy, RolloutPolicy, Wave};
@@ -41,6 +43,8 @@ pub struct Settings {
     pub tiers: BTreeMap<String, Limits>,
     /// What a tenant gets when nothing else is said.
     pub defaults: Defaults,
+    /// The control service.
+    pub control: ControlSettings,
     /// How migrations run.
     pub migrate: MigrateSettings,
     /// How rollouts go, by name; `default` is always there.

@@ -19,11 +19,13 @@ use std::ops::Deref;
 use crate::policy::{Api, Limits, Overrides};
 
 /// One tenant as the catalog holds it.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
 pub struct Record {
     /// Never reused, also not after a purge.
+    #[schema(value_type = String)]
     pub id: TenantId,
     /// The name for people and URLs; free again after a purge.
+    #[schema(value_type = String)]
     pub slug: Slug,
     /// Where the tenant stands in its life.
     pub state: State,
@@ -39,8 +41,10 @@ pub struct Record {
     #[serde(flatten)]
     pub origin: Origin,
     /// Every base URL that leads here.
+    #[schema(value_type = Vec<String>)]
     pub base_urls: Vec<BaseUrl>,
     /// What this tenant has different from the defaults; without secrets.
+    #[schema(value_type = std::collections::BTreeMap<String, String>)]
     pub overrides: Overrides,
     /// Its secrets, sealed with a master key.
     #[serde(skip)]

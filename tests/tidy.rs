@@ -37,10 +37,11 @@ const MAY_IMPORT: &[(&str, &str)] = &[
     ("doctor", "tenant settings pg vault catalog fleet"),
     ("front", "backoff policy tenant settings telemetry pg vault catalog directory pool rest"),
     ("admin", "policy tenant settings telemetry vault directory pool"),
+    ("control", "policy tenant settings telemetry pg catalog rest migrate fleet rollout verify"),
     ("fuzz", "tenant directory rest migrate"),
     (
         "cli",
-        "policy tenant settings telemetry pg vault embedded catalog directory pool rest migrate fleet rollout verify doctor front admin",
+        "policy tenant settings telemetry pg vault embedded catalog directory pool rest migrate fleet rollout verify doctor front admin control",
     ),
 ];
 
@@ -56,19 +57,20 @@ const OWNERS: &[(&str, &str)] = &[
     ),
     ("vault", "chacha20poly1305"),
     ("rollout", "quick_junit"),
+    ("control", "utoipa_axum"),
     ("embedded", "uzers"),
     ("rest", "equivalent form_urlencoded moka self_cell winnow"),
     ("migrate", "refinery siphasher squawk_lexer squawk_linter squawk_syntax"),
     ("front", "governor tower tower_http webpki"),
     ("cli", "clap clap_complete clap_mangen comfy_table console indicatif"),
     ("telemetry admin", "prometheus_client"),
-    ("front admin", "axum"),
+    ("front admin control", "axum"),
     ("pg front", "rustls tokio_rustls"),
     ("verify cli", "http_body_util"),
     ("front verify cli", "hyper hyper_util"),
     ("front rest", "http_body"),
     ("front pool rest", "slab"),
-    ("front admin rest", "http"),
+    ("front admin rest control", "http"),
     ("telemetry directory front rest", "dashmap"),
 ];
 

@@ -8,7 +8,7 @@ use super::{Catalog, CatalogError};
 use crate::tenant::{Lineage, TenantId};
 
 /// An exchange of databases that was begun. It stands at one of the two tenants.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Exchange {
     /// The id of the other.
     pub with: String,

@@ -45,7 +45,7 @@ pub(super) fn record(row: &Row) -> Result<Record, CatalogError> {
 }
 
 /// A tenant with what only operators ask for.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
 pub struct TenantRow {
     /// What the data plane sees.
     #[serde(flatten)]

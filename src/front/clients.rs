@@ -25,6 +25,8 @@ use crate::tenant::TenantId;
 const MAX_GROWN: usize = 1024;
 /// Most connections to the admin port; it answers a few programs and people.
 const MAX_ADMIN: usize = 256;
+/// Most connections to the control service.
+const MAX_CONTROL: usize = 1024;
 /// How often the log tells of refusals.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -66,6 +68,14 @@ impl Clients {
         let settings =
             ClientSettings { max_connections, max_per_address: MAX_ADMIN / 2, ..listen.clients.clone() };
         Self::on("admin", settings, Vec::new(), listen.access_log, metrics)
+    }
+
+    /// Those of the control service: as few, and with the same deadlines.
+    pub fn of_control(listen: &ListenSettings, metrics: Metrics) -> Self {
+        let max_connections = listen.clients.max_connections.min(MAX_CONTROL);
+        let settings =
+            ClientSettings { max_connections, max_per_address: max_connections, ..listen.clients.clone() };
+        Self::on("control", settings, Vec::new(), listen.access_log, metrics)
     }
 
     fn on(

@@ -1,5 +1,6 @@
 //! Sessions: a few connections as one role, shared by calls of one statement each. A broken one is replaced.
 
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -51,7 +52,11 @@ pub struct Sessions {
     access: Access,
     most: usize,
     waits: Waits,
+    says: Option<Said>,
 }
+
+/// A setting that calls are made with, and its value.
+type Said = (&'static str, Arc<str>);
 
 impl Sessions {
     /// At most `most` sessions; none is opened yet. `logins` is asked anew for each one.
@@ -74,7 +79,14 @@ impl Sessions {
         #[allow(clippy::expect_used)]
         let pool =
             builder.runtime(Runtime::Tokio1).build().expect("only timeouts without a runtime are refused");
-        Self { pool, access, most, waits }
+        Self { pool, access, most, waits, says: None }
+    }
+
+    /// The same sessions, for calls in which a setting has this value. It costs a round trip where the call before had
+    /// another. There is one such setting for all calls of a pool.
+    #[must_use]
+    pub fn saying(&self, setting: &'static str, value: impl Into<Arc<str>>) -> Self {
+        Self { says: Some((setting, value.into())), ..self.clone() }
     }
 
     /// Waits for a session, opening one if there may be another, and returns it: to say early that none can be had.
@@ -133,6 +145,19 @@ impl Sessions {
     }
 
     async fn session(&self) -> Result<Object<Access>, Error> {
+        let mut session = self.free_session().await?;
+        if session.says != self.says {
+            let (setting, value) =
+                self.says.as_ref().or(session.says.as_ref()).map_or(("", ""), |(s, v)| (*s, &**v));
+            let value = if self.says.is_some() { value } else { "" };
+            let statement = session.prepare_cached("SELECT pg_catalog.set_config($1, $2, false)").await?;
+            session.query_one(&statement, &[&setting, &value]).await?;
+            session.says.clone_from(&self.says);
+        }
+        Ok(session)
+    }
+
+    async fn free_session(&self) -> Result<Object<Access>, Error> {
         let server = self.access.endpoint.name().to_owned();
         self.pool.get().await.map_err(|error| match error {
             PoolError::Backend(error) => error,
@@ -155,17 +180,37 @@ struct Access {
     logins: Arc<dyn Fn() -> Logins + Send + Sync>,
 }
 
+/// A session, and what was said in it last.
+struct Session {
+    client: ClientWrapper,
+    says: Option<Said>,
+}
+
+impl Deref for Session {
+    type Target = ClientWrapper;
+
+    fn deref(&self) -> &ClientWrapper {
+        &self.client
+    }
+}
+
+impl DerefMut for Session {
+    fn deref_mut(&mut self) -> &mut ClientWrapper {
+        &mut self.client
+    }
+}
+
 impl Manager for Access {
-    type Type = ClientWrapper;
+    type Type = Session;
     type Error = Error;
 
-    async fn create(&self) -> Result<ClientWrapper, Error> {
+    async fn create(&self) -> Result<Session, Error> {
         let opened = connect::open_any(&self.endpoint, &(self.logins)(), &self.database).await?;
         let Opened { client, driver, .. } = opened;
-        Ok(ClientWrapper::new(client, connect::drive(driver)))
+        Ok(Session { client: ClientWrapper::new(client, connect::drive(driver)), says: None })
     }
 
-    async fn recycle(&self, session: &mut ClientWrapper, _: &Metrics) -> RecycleResult<Error> {
+    async fn recycle(&self, session: &mut Session, _: &Metrics) -> RecycleResult<Error> {
         // A broken one is told of by its statement: nobody needs to hear of it twice.
         session.simple_query("").await.map(drop).map_err(|error| RecycleError::Backend(error.into()))
     }

@@ -90,7 +90,8 @@ impl Settings {
             .list_separator(",")
             .with_list_parse_key("listen.base_urls")
             .with_list_parse_key("listen.trusted_proxies")
-            .with_list_parse_key("listen.admin_hosts");
+            .with_list_parse_key("listen.admin_hosts")
+            .with_list_parse_key("control.hosts");
         let mut settings: Self = Config::builder()
             .add_source(file)
             .add_source(environment)
@@ -225,6 +226,9 @@ impl Settings {
             {
                 return wrong(format!("editions.{name}.settings.{setting}"), reason);
             }
+        }
+        if let Some((key, reason)) = self.control.wrong() {
+            return wrong(format!("control.{key}"), reason);
         }
         if self.migrate.jobs == 0 {
             return wrong("migrate.jobs".into(), "expected 1 or more".into());

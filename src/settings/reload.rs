@@ -8,8 +8,8 @@ use super::Settings;
 const TAKEN_UP: [&str; 6] =
     ["tiers", "editions", "defaults.api", "defaults.tier", "listen.stop_delay", "listen.access_log"];
 /// Keys that no router looks at: commands read the file each time.
-const OF_COMMANDS: [&str; 6] =
-    ["tenants", "rollouts", "migrate", "listen.base_urls", "defaults.edition", "defaults.server"];
+const OF_COMMANDS: [&str; 7] =
+    ["control", "tenants", "rollouts", "migrate", "listen.base_urls", "defaults.edition", "defaults.server"];
 
 /// What differs between the settings that a router has and those it was told to take up.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

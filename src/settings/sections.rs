@@ -442,7 +442,7 @@ fn maybe_address<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Op
     address(deserializer).map(Some)
 }
 
-fn address<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
+pub(super) fn address<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
     let text = String::deserialize(deserializer)?;
     text.parse().map_err(|_| {
         serde::de::Error::custom(format!("`{text}` is not an address: expected one such as 127.0.0.1:8080"))

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 /// Where a tenant's database comes from.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Origin {
     /// manybox made it, from an edition's template: database and login are named by the tenant's id.
@@ -18,7 +18,7 @@ pub enum Origin {
 ///
 /// Two databases with equal lineages were made by the same files in the same order, so they have the same schema, as long as
 /// no tenant changed its own: it is read from the template, once for all of them.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, utoipa::ToSchema)]
 pub struct Lineage {
     /// The edition's name, as in `migrations/<edition>/`.
     pub edition: String,
@@ -29,7 +29,7 @@ pub struct Lineage {
 }
 
 /// A database that manybox serves and never changes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct Adopted {
     /// Its name.
     pub database: String,

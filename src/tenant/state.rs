@@ -6,7 +6,7 @@ use std::str::FromStr;
 use crate::policy::Invalid;
 
 /// Where a tenant stands in its life.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
     /// Intended and perhaps half made: finished or undone by the next `create` or `apply`. Unknown to clients.

@@ -12,6 +12,7 @@ mod catalog;
 mod changes;
 mod configured;
 mod contradiction;
+mod control;
 mod declared;
 mod doctor;
 mod drift;

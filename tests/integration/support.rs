@@ -234,6 +234,12 @@ impl TestFleet {
         client
     }
 
+    /// A handle on the fleet as another process would have one.
+    pub(crate) async fn another(&self) -> Fleet {
+        let (settings, keys) = (self.fleet.settings.clone(), Arc::clone(&self.fleet.keys));
+        Fleet::open(settings, self.fleet.servers.clone(), keys).await.expect("a fleet")
+    }
+
     /// A new handle on the fleet, after its settings changed or its connection was lost.
     pub(crate) async fn reopen(&mut self) {
         let file = self.folder.path().join("tenants.toml");

@@ -1,0 +1,61 @@
+//! Control: the control service: the fleet by HTTP for pipelines, and a console for people, by the functions that commands run.
+
+pub mod access;
+mod api;
+mod console;
+mod layers;
+mod problem;
+
+pub use api::openapi;
+pub use problem::{Problem, ProblemCode};
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::middleware::{from_fn, from_fn_with_state};
+use axum::routing::get;
+
+use crate::fleet::Fleet;
+
+/// Longest body of a request, bytes.
+const MAX_BODY: usize = 1024 * 1024;
+
+/// What the control service works with. All that must outlive it is in the catalog, so that others of its kind may run
+/// beside it.
+pub struct Control {
+    /// The fleet, by nobody's order: requests work with one that [acts](Fleet::acting) for its caller.
+    pub fleet: Fleet,
+}
+
+impl Control {
+    /// A control service over this fleet.
+    pub fn new(fleet: Fleet) -> Self {
+        Self { fleet }
+    }
+}
+
+/// The routes: `/healthz`, `/openapi.json`, the API below `/v1`, the console everywhere else.
+pub fn router(control: &Arc<Control>) -> Router {
+    Router::new()
+        .route("/healthz", get(healthz))
+        .route("/openapi.json", get(|| async { axum::Json(openapi()) }))
+        .nest("/v1", api::router())
+        .merge(console::router())
+        .layer(from_fn_with_state(Arc::clone(control), layers::journal))
+        .layer(from_fn_with_state(Arc::clone(control), access::identify))
+        .layer(from_fn_with_state(Arc::clone(control), access::known_host))
+        .layer(from_fn(layers::request_id))
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .with_state(Arc::clone(control))
+}
+
+/// Whether the catalog answers.
+async fn healthz(
+    axum::extract::State(control): axum::extract::State<Arc<Control>>,
+) -> Result<axum::Json<serde_json::Value>, Problem> {
+    let made = control.fleet.catalog.made().await?;
+    Ok(axum::Json(
+        serde_json::json!({ "status": "ok", "catalog_migration": made.map(|made| made.migration) }),
+    ))
+}
