@@ -1,7 +1,7 @@
 # What a newcomer needs, one word each. Kept to what make 3.81 knows: macOS ships no newer one.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build dist demo test test-clients bench attack fuzz lint deny fmt doc clean
+.PHONY: help setup build dist demo test test-clients ha bench attack fuzz lint deny fmt doc clean
 
 help: ## list these words
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 22
@@ -21,14 +21,19 @@ demo: setup ## build, then three tenants with data, served until Ctrl-C
 	@cargo build --release
 	@exec target/release/manybox demo
 
-# MANYBOX_PG_BIN=/path/to/bin for another version's server programs.
+# PG_BIN=/path/to/bin for another version's programs: initdb, pg_ctl, postgres, psql, pg_dump, pg_restore, pg_basebackup.
+PG_BIN ?= $(MANYBOX_PG_BIN)
 test: setup ## all tests, against a private PostgreSQL
-	cargo test
+	$(if $(PG_BIN),MANYBOX_PG_BIN="$(PG_BIN)" PATH="$(PG_BIN):$$PATH") cargo test
 
 # Here python3 alone is asked for; what else the clients need, the script says.
 test-clients: setup ## supabase-js, postgrest-js, react-admin, Python's postgrest and a browser against a demo
 	@command -v python3 >/dev/null || { echo "python3 is missing: apt install python3 python3-venv, or brew install python" >&2; exit 1; }
 	@tests/clients/run
+
+# TRIES=1 for a short one. It needs etcd, HAProxy and python3, installs Patroni by pip, and takes half an hour.
+ha: setup ## fail a Patroni cluster over under load, and say what clients saw
+	@tests/ha/run
 
 # ONLY=fair,cold for some of it, FULL=1 for the large scenarios.
 bench: setup ## what routing costs, as ratios to baselines of the same run
