@@ -47,9 +47,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:8090").await?;
     let stop = async {
         let _ = tokio::signal::ctrl_c().await;
+        Duration::from_secs(5)
     };
     let service = front::router_with(app.clone(), own);
-    front::serve(listener, service, app.clients.clone(), stop, Duration::from_secs(5)).await?;
+    front::serve(listener, service, app.clients.clone(), stop).await?;
     app.pools.close().await;
     if let Some(embedded) = embedded {
         embedded.stop().await?;

@@ -206,6 +206,13 @@ impl Pools {
         self.0.servers.iter().map(demand).collect()
     }
 
+    /// Another budget of a server. What is open above it closes when it becomes idle.
+    pub fn set_budget(&self, server: &str, budget: Budget) {
+        if let Some(server) = self.0.servers.get(server) {
+            server.set_budget(budget);
+        }
+    }
+
     /// This router's share of a server's total, where several routers share it. Connections above it close when they
     /// become idle.
     pub fn set_lease(&self, server: &str, lease: Lease) {

@@ -21,12 +21,13 @@ pub(super) async fn control(context: &Context) -> Done {
     })?;
     tracing::info!(control = %listener.local_addr()?, "listening");
     let clients = Clients::of_control(&context.settings.listen, Metrics::default());
+    let drain = settings.drain_timeout;
     let stop = async move {
         tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
+            _ = interrupt.recv() => drain,
+            _ = terminate.recv() => drain,
         }
     };
-    front::serve(listener, control::router(&control), clients, stop, settings.drain_timeout).await?;
+    front::serve(listener, control::router(&control), clients, stop).await?;
     Ok(())
 }

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::future::try_join_all;
 use rustix::process::{Resource, getrlimit, setrlimit};
@@ -78,8 +77,7 @@ pub(super) async fn with(
     // Kept to the very end: a load balancer that asks `/ready` must learn that this router stops, and an operator must
     // be able to see what it still waits for.
     let operators = Clients::of_admin(&settings.listen, app.metrics.clone());
-    let control =
-        front::serve(admin, admin::router(told, access), operators, std::future::pending(), Duration::ZERO);
+    let control = front::serve(admin, admin::router(told, access), operators, std::future::pending());
     let control = tokio::spawn(control);
     let reload = || reload(&app, paths.as_ref());
     let is_ready = tokio::select! {
@@ -101,12 +99,13 @@ pub(super) async fn with(
         let (close, closing) = watch::channel(false);
         let service = front::router(app.clone());
         let data = listeners.into_iter().map(|listener| {
-            let mut until = closing.clone();
-            let until = async move {
-                let _ = until.wait_for(|close| *close).await;
-            };
+            let (mut closing, app) = (closing.clone(), app.clone());
             let clients = app.clients.clone();
-            front::serve(listener, service.clone(), clients, until, settings.listen.drain_timeout)
+            let until = async move {
+                let _ = closing.wait_for(|close| *close).await;
+                app.settings().listen.drain_timeout
+            };
+            front::serve(listener, service.clone(), clients, until)
         });
         let data = tokio::spawn(try_join_all(data.collect::<Vec<_>>()));
         phase.send_replace(Phase::Open);

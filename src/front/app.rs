@@ -6,7 +6,6 @@ use std::net::IpAddr;
 use std::ops::Deref;
 use std::sync::Arc;
 
-use ipnet::IpNet;
 use tokio::sync::watch;
 
 use super::channels::{self, Channels};
@@ -47,7 +46,6 @@ pub struct DataPlane {
     /// The master keys.
     pub keys: Arc<KeyRing>,
     pub(super) rate_limiters: Arc<RateLimiters>,
-    pub(super) trusted_proxies: Vec<IpNet>,
     supervisor: Supervisor,
     settings: watch::Sender<Arc<Settings>>,
     /// Where this router leases its shares of the servers' connections, and under which name.
@@ -115,7 +113,6 @@ impl App {
             pools.begin_without_lease();
         }
         let clients = Clients::new(&settings.listen, metrics.clone());
-        let trusted_proxies = settings.listen.trusted_proxies.clone();
         Self(Arc::new(DataPlane {
             directory,
             pools,
@@ -125,7 +122,6 @@ impl App {
             clients,
             keys,
             rate_limiters,
-            trusted_proxies,
             supervisor,
             settings: live,
             leases,
@@ -145,7 +141,10 @@ impl App {
     /// Takes up what can be of these settings, and says what differs.
     pub fn reload(&self, new: &Settings) -> Reloaded {
         let (settings, reloaded) = self.settings().reloaded(new);
-        self.clients.set_access_log(settings.listen.access_log);
+        self.clients.reload(&settings.listen);
+        for server in self.pools.servers() {
+            self.pools.set_budget(&server.server, budget(settings.budget(&server.server)));
+        }
         self.settings.send_replace(Arc::new(settings));
         reloaded
     }
@@ -157,7 +156,8 @@ impl App {
     /// Whether what this peer says of its client is believed.
     pub(super) fn is_trusted(&self, peer: IpAddr) -> bool {
         // An IPv4 peer on a dual-stack socket comes as ::ffff:a.b.c.d.
-        self.trusted_proxies.iter().any(|network| network.contains(&peer.to_canonical()))
+        let settings = self.settings.borrow();
+        settings.listen.trusted_proxies.iter().any(|network| network.contains(&peer.to_canonical()))
     }
 
     /// Waits until the catalog has been read once.

@@ -9,7 +9,7 @@ mod group;
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
@@ -37,7 +37,7 @@ pub struct Clients(Arc<Books>);
 struct Books {
     port: &'static str,
     settings: ClientSettings,
-    trusted: Vec<IpNet>,
+    trusted: RwLock<Vec<IpNet>>,
     metrics: Metrics,
     begun: Instant,
     under_way: AtomicUsize,
@@ -89,7 +89,7 @@ impl Clients {
         Self(Arc::new(Books {
             port,
             settings,
-            trusted,
+            trusted: RwLock::new(trusted),
             metrics,
             begun: Instant::now(),
             under_way: AtomicUsize::new(0),
@@ -116,9 +116,11 @@ impl Clients {
         self.0.logs_refusals.load(Ordering::Relaxed)
     }
 
-    /// Which lines the log shall have from now on.
-    pub(super) fn set_access_log(&self, access_log: AccessLog) {
-        self.0.logs_refusals.store(access_log != AccessLog::Off, Ordering::Relaxed);
+    /// Takes up which lines the log shall have, and who may have more connections than others, from their next one on.
+    pub(super) fn reload(&self, listen: &ListenSettings) {
+        self.0.logs_refusals.store(listen.access_log != AccessLog::Off, Ordering::Relaxed);
+        let mut trusted = self.0.trusted.write().unwrap_or_else(PoisonError::into_inner);
+        trusted.clone_from(&listen.trusted_proxies);
     }
 
     pub(super) fn settings(&self) -> &ClientSettings {
@@ -129,7 +131,9 @@ impl Clients {
     pub(super) fn admit(&self, address: IpAddr) -> Option<Arc<Client>> {
         let books = &self.0;
         let address = address.to_canonical();
-        let is_trusted = books.trusted.iter().any(|network| network.contains(&address));
+        let trusted = books.trusted.read().unwrap_or_else(PoisonError::into_inner);
+        let is_trusted = trusted.iter().any(|network| network.contains(&address));
+        drop(trusted);
         let mut places = lock(&books.places);
         let mut kinds = vec![Kind::All];
         if !is_trusted {

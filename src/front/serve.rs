@@ -62,8 +62,8 @@ impl From<TcpListener> for Listener {
     }
 }
 
-/// Serves, on the data or the admin port, until `shutdown` ends, then takes no new requests and gives those under way
-/// `drain` to finish. What a client may hold is for `clients` to say.
+/// Serves, on the data or the admin port, until `shutdown` ends, then takes no new requests and gives those under way as long
+/// to finish as `shutdown` has said. What a client may hold is for `clients` to say.
 ///
 /// # Errors
 /// None now; a listener that fails for a moment is tried again.
@@ -71,8 +71,7 @@ pub async fn serve<S>(
     listener: impl Into<Listener>,
     service: S,
     clients: Clients,
-    shutdown: impl Future<Output = ()> + Send + 'static,
-    drain: Duration,
+    shutdown: impl Future<Output = Duration> + Send + 'static,
 ) -> io::Result<()>
 where
     S: tower::Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
@@ -84,10 +83,10 @@ where
     // Ends when the last connection has.
     let (alive, mut ended) = mpsc::channel::<()>(1);
     tokio::pin!(shutdown);
-    loop {
+    let drain = loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = &mut shutdown => break,
+            drain = &mut shutdown => break drain,
         };
         let (socket, peer) = match accepted {
             Ok(accepted) => accepted,
@@ -130,7 +129,7 @@ where
             keep(connection, &client.0, &clients, stopping, leaving).await;
             drop((client, alive));
         });
-    }
+    };
     drop((listener, alive));
     stop.send_replace(true);
     tokio::select! {

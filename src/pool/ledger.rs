@@ -391,6 +391,12 @@ impl<S: Session> Ledger<S> {
         }
     }
 
+    /// Other limits. What a tenant has above its own closes when it becomes idle.
+    pub(super) fn set_limits(&mut self, max_connecting: u32, max_per_tenant: u32, orders: &mut Orders<S>) {
+        (self.max_connecting, self.max_per_tenant) = (max_connecting.max(1), max_per_tenant.max(1));
+        self.accounts.iter_mut().for_each(|(_, account)| account.shrink(self.max_per_tenant, orders));
+    }
+
     /// Another budget. When it is smaller, idle connections are closed now, lent ones when they come back.
     pub(super) fn set_budget(&mut self, budget: u32, now: Instant, orders: &mut Orders<S>) {
         self.budget = budget;
@@ -459,9 +465,7 @@ impl<S: Session> Ledger<S> {
         if let Some(&key) = self.keys.get(&tenant.id) {
             if let Some(account) = self.accounts.get_mut(key) {
                 account.update(tenant, orders);
-                while account.is_above_limit(self.max_per_tenant) && !account.idle.is_empty() {
-                    account.close_oldest(&mut orders.close);
-                }
+                account.shrink(self.max_per_tenant, orders);
             }
             return key;
         }

@@ -23,7 +23,6 @@ const ASKING: Duration = Duration::from_secs(1);
 /// One server, as all pools of its tenants see it.
 pub(super) struct Server {
     connector: Connector,
-    budget: Budget,
     ledger: Mutex<Ledger<Connection>>,
     room: Mutex<Room>,
     /// Told when the room becomes known.
@@ -37,8 +36,9 @@ pub(super) struct Server {
 /// How many connections there may be.
 #[derive(Debug)]
 struct Room {
-    /// On all routers together; none before the server was asked.
-    total: Option<u32>,
+    budget: Budget,
+    /// What the server says it has; none before it was asked.
+    most: Option<u32>,
     /// On this router, where several share; none before the first lease.
     lease: Option<Arc<Lease>>,
 }
@@ -52,8 +52,8 @@ impl Server {
         refused: broadcast::Sender<TenantId>,
         known: Arc<Notify>,
     ) -> Arc<Self> {
-        let room = Room { total: budget.total, lease: None };
-        let ledger = Ledger::new(room.now(&budget), budget.max_connecting, budget.max_per_tenant);
+        let room = Room { budget, most: None, lease: None };
+        let ledger = Ledger::new(room.now(), budget.max_connecting, budget.max_per_tenant);
         Arc::new(Self {
             connector,
             ledger: Mutex::new(ledger),
@@ -62,7 +62,6 @@ impl Server {
             refused,
             freed: Notify::new(),
             runtime: Handle::current(),
-            budget,
         })
     }
 
@@ -155,12 +154,11 @@ impl Server {
     /// What the server says it has room for, asked once.
     fn learn(self: &Arc<Self>, most: u32) {
         let mut room = self.room();
-        if room.total.is_none() {
-            let total = most.saturating_sub(self.budget.reserve).max(1);
-            room.total = Some(total);
+        if room.total().is_none() {
+            room.most = Some(most);
             tracing::info!(
                 server = self.connector.endpoint.name(),
-                budget = total,
+                budget = room.total(),
                 "connections for tenants"
             );
             self.apply(&room);
@@ -173,7 +171,7 @@ impl Server {
     }
 
     pub(super) fn total(&self) -> Option<u32> {
-        self.room().total
+        self.room().total()
     }
 
     /// The last lease.
@@ -184,13 +182,22 @@ impl Server {
     pub(super) fn demand(self: &Arc<Self>, name: &str) -> Demand {
         let (used, wanted) =
             self.with(|ledger, _| (ledger.budget().max(ledger.taken()), ledger.wanted(Instant::now())));
+        let room = self.room();
         Demand {
             server: name.to_owned(),
-            total: self.total(),
+            total: room.total(),
             used,
             wanted,
-            minimum: self.budget.max_connecting,
+            minimum: room.budget.max_connecting,
         }
+    }
+
+    pub(super) fn set_budget(self: &Arc<Self>, budget: Budget) {
+        let mut room = self.room();
+        room.budget = budget;
+        let (max_connecting, max_per_tenant) = (budget.max_connecting, budget.max_per_tenant);
+        self.with(|ledger, orders| ledger.set_limits(max_connecting, max_per_tenant, orders));
+        self.apply(&room);
     }
 
     pub(super) fn set_lease(self: &Arc<Self>, lease: Lease) {
@@ -202,21 +209,21 @@ impl Server {
     pub(super) fn restore_share(self: &Arc<Self>, share: u32) {
         let mut room = self.room();
         // One that names no holder is a guess, too.
-        if self.budget.shared && room.lease.as_ref().is_none_or(|lease| lease.holders.is_empty()) {
+        if room.budget.shared && room.lease.as_ref().is_none_or(|lease| lease.holders.is_empty()) {
             // It may have been written down before the catalog had given any.
-            let share = share.max(self.budget.max_connecting);
-            room.lease =
-                Some(Arc::new(Lease { share, total: room.total.unwrap_or(share), ..Lease::default() }));
+            let share = share.max(room.budget.max_connecting);
+            let total = room.total().unwrap_or(share);
+            room.lease = Some(Arc::new(Lease { share, total, ..Lease::default() }));
             self.apply(&room);
         }
     }
 
     pub(super) fn begin_without_lease(self: &Arc<Self>) {
         let mut room = self.room();
-        if room.lease.is_none() && self.budget.shared {
-            let few = self.budget.max_connecting;
-            room.lease =
-                Some(Arc::new(Lease { share: few, total: room.total.unwrap_or(few), ..Lease::default() }));
+        if room.lease.is_none() && room.budget.shared {
+            let few = room.budget.max_connecting;
+            let total = room.total().unwrap_or(few);
+            room.lease = Some(Arc::new(Lease { share: few, total, ..Lease::default() }));
             self.apply(&room);
         }
     }
@@ -226,7 +233,7 @@ impl Server {
     }
 
     fn apply(self: &Arc<Self>, room: &Room) {
-        let budget = room.now(&self.budget);
+        let budget = room.now();
         self.with(|ledger, orders| ledger.set_budget(budget, Instant::now(), orders));
     }
 
@@ -248,15 +255,20 @@ impl Server {
 }
 
 impl Room {
+    /// On all routers together; none before the server was asked, where the settings don't say it.
+    fn total(&self) -> Option<u32> {
+        self.budget.total.or_else(|| self.most.map(|most| most.saturating_sub(self.budget.reserve).max(1)))
+    }
+
     /// Before the server was asked how many it has, no more than may be on their way at once: the first tells.
-    fn now(&self, budget: &Budget) -> u32 {
+    fn now(&self) -> u32 {
         let share = self.lease.as_ref().map(|lease| lease.share);
-        match (self.total, share) {
+        match (self.total(), share) {
             (Some(total), Some(share)) => share.min(total),
             (None, Some(share)) => share,
-            (_, None) if budget.shared => 0,
+            (_, None) if self.budget.shared => 0,
             (Some(total), None) => total,
-            (None, None) => budget.max_connecting,
+            (None, None) => self.budget.max_connecting,
         }
     }
 }

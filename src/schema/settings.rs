@@ -17,28 +17,41 @@ pub const IN_DATABASE_SETTINGS: &str = "SELECT DISTINCT ON (name) name, pg_catal
                 WHERE datname = pg_catalog.current_database()))) AS settings \
     WHERE name LIKE 'pgrst.%' ORDER BY name, setdatabase DESC";
 
-/// Roles with settings of their own that this login may become, and another login that is no superuser may as well: who can
-/// become a role can write its settings.
-pub const SHARED_ROLES: &str = "SELECT r.rolname::pg_catalog.text FROM pg_catalog.pg_roles r \
-    WHERE r.rolconfig IS NOT NULL AND r.rolname <> current_user \
-        AND pg_catalog.pg_has_role(current_user, r.oid, 'MEMBER') \
-        AND EXISTS (SELECT FROM pg_catalog.pg_roles o \
+/// Whether another login that is no superuser may become the role `r`: who can become a role can write its settings.
+///
+/// From PostgreSQL 16 on whoever makes a role is a member of it, without the right to become it. Those who may make roles
+/// are trusted with their settings, as they were before.
+macro_rules! others_become_it {
+    () => {
+        "EXISTS (SELECT FROM pg_catalog.pg_roles o \
             WHERE o.rolcanlogin AND NOT o.rolsuper AND o.rolname <> current_user \
-                AND pg_catalog.pg_has_role(o.oid, r.oid, 'MEMBER')) ORDER BY 1";
+                AND pg_catalog.pg_has_role(o.oid, r.oid, CASE WHEN o.rolcreaterole \
+                    AND pg_catalog.current_setting('server_version_num')::int >= 160000 THEN 'SET' ELSE 'MEMBER' END))"
+    };
+}
+
+/// Roles with settings of their own that this login may become, and another as well.
+pub const SHARED_ROLES: &str = concat!(
+    "SELECT r.rolname::pg_catalog.text FROM pg_catalog.pg_roles r \
+     WHERE r.rolconfig IS NOT NULL AND r.rolname <> current_user \
+         AND pg_catalog.pg_has_role(current_user, r.oid, 'MEMBER') AND ",
+    others_become_it!(),
+    " ORDER BY 1"
+);
 
 /// Of the roles that the login may become and no other can, what a session may set: PostgREST's choice, for all databases
 /// as there. The level of isolation is the transaction's.
-const OF_ROLES: &str = "SELECT r.rolname::pg_catalog.text, s.name, s.value \
-    FROM pg_catalog.pg_roles r CROSS JOIN pg_catalog.unnest(r.rolconfig) AS c (config) \
-    CROSS JOIN LATERAL (SELECT pg_catalog.lower(pg_catalog.split_part(config, '=', 1)) AS name, \
-        pg_catalog.substr(config, pg_catalog.strpos(config, '=') + 1) AS value) s \
-    JOIN pg_catalog.pg_settings p ON pg_catalog.lower(p.name) = s.name \
-    WHERE r.rolname <> current_user AND pg_catalog.pg_has_role(current_user, r.oid, 'MEMBER') \
-        AND pg_catalog.length(config) <= 65536 \
-        AND (p.context = 'user' OR pg_catalog.has_parameter_privilege(current_user, p.name, 'SET')) \
-        AND NOT EXISTS (SELECT FROM pg_catalog.pg_roles o \
-            WHERE o.rolcanlogin AND NOT o.rolsuper AND o.rolname <> current_user \
-                AND pg_catalog.pg_has_role(o.oid, r.oid, 'MEMBER'))";
+const OF_ROLES: &str = concat!(
+    "SELECT r.rolname::pg_catalog.text, s.name, s.value \
+     FROM pg_catalog.pg_roles r CROSS JOIN pg_catalog.unnest(r.rolconfig) AS c (config) \
+     CROSS JOIN LATERAL (SELECT pg_catalog.lower(pg_catalog.split_part(config, '=', 1)) AS name, \
+         pg_catalog.substr(config, pg_catalog.strpos(config, '=') + 1) AS value) s \
+     JOIN pg_catalog.pg_settings p ON pg_catalog.lower(p.name) = s.name \
+     WHERE r.rolname <> current_user AND pg_catalog.pg_has_role(current_user, r.oid, 'MEMBER') \
+         AND pg_catalog.length(config) <= 65536 \
+         AND (p.context = 'user' OR pg_catalog.has_parameter_privilege(current_user, p.name, 'SET')) AND NOT ",
+    others_become_it!()
+);
 
 /// The login's settings whose names begin with `pgrst.`, by name.
 ///

@@ -5,7 +5,6 @@ mod who;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use manybox::catalog::{NewToken, OperatorRole, Scopes};
 use manybox::control::access::ApiToken;
@@ -31,7 +30,7 @@ impl Service {
         let address = listener.local_addr().unwrap();
         let clients = Clients::of_control(&fleet.fleet.settings.listen, Metrics::default());
         let routes = control::router(&control);
-        tokio::spawn(front::serve(listener, routes, clients, std::future::pending(), Duration::ZERO));
+        tokio::spawn(front::serve(listener, routes, clients, std::future::pending()));
         let owner = token(fleet, "ada", OperatorRole::Owner, Scopes::default()).await;
         let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().unwrap();
         Self { address, client, owner }

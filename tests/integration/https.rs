@@ -66,13 +66,7 @@ async fn serve(files: &[CertificateFiles]) -> Https {
     let address = tcp.local_addr().unwrap();
     let listener = Listener::with_tls(tcp, certificates.config().unwrap());
     let (service, clients) = (front::router(app.clone()), app.clients.clone());
-    tokio::spawn(front::serve(
-        listener,
-        service,
-        clients,
-        std::future::pending(),
-        std::time::Duration::from_secs(1),
-    ));
+    tokio::spawn(front::serve(listener, service, clients, std::future::pending()));
     Https { fleet, address, certificates }
 }
 

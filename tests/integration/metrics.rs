@@ -263,8 +263,8 @@ async fn top_shows_who_is_busy() {
     let fleet = TestFleet::builder().tenants(&["acme", "globex"]).serve().await;
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    let (router, drain) = (admin(&fleet, 20), std::time::Duration::from_secs(1));
-    tokio::spawn(manybox::front::serve(listener, router, operators(&fleet), std::future::pending(), drain));
+    let router = admin(&fleet, 20);
+    tokio::spawn(manybox::front::serve(listener, router, operators(&fleet), std::future::pending()));
     let flood = async {
         loop {
             assert_eq!(fleet.get("/globex/items").await.status, 200);
@@ -294,9 +294,8 @@ async fn top_outlives_a_restart_of_the_router() {
     assert_eq!(fleet.get("/acme/items").await.status, 200);
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let drain = std::time::Duration::ZERO;
     let router =
-        manybox::front::serve(listener, admin(&fleet, 20), operators(&fleet), std::future::pending(), drain);
+        manybox::front::serve(listener, admin(&fleet, 20), operators(&fleet), std::future::pending());
     let router = tokio::spawn(router);
     let arguments = ["top", "--json", "--interval", "100ms", "--admin", &address.to_string()];
     let mut top = tokio::process::Command::from(fleet.program(&arguments));
@@ -315,7 +314,6 @@ async fn top_outlives_a_restart_of_the_router() {
         admin(&fleet, 20),
         operators(&fleet),
         std::future::pending(),
-        drain,
     ));
     for _ in 0..5 {
         assert!(samples.next_line().await.unwrap().unwrap().contains("acme"));

@@ -151,6 +151,9 @@ async fn settings_are_reloaded_and_no_signal_kills() {
     let fleet = TestFleet::builder().toml(toml).tenants(&["acme"]).build().await;
     let insert = "INSERT INTO items (name) SELECT 'item ' || n FROM generate_series(1, 9) n";
     fleet.owner("acme").await.batch_execute(insert).await.unwrap();
+    let nap = "CREATE FUNCTION nap() RETURNS int STABLE LANGUAGE plpgsql
+               AS 'BEGIN PERFORM pg_sleep(2); RETURN 1; END'; GRANT EXECUTE ON FUNCTION nap TO anon";
+    fleet.owner("acme").await.batch_execute(nap).await.unwrap();
     let router = Router::start(&fleet, &[("MANYBOX__LISTEN__STOP_DELAY", "0s")]).await;
     let rows = || async {
         let items: Vec<serde_json::Value> =
@@ -172,6 +175,24 @@ async fn settings_are_reloaded_and_no_signal_kills() {
             && log.contains("restart")
     })
     .await;
+    // As a proxy would say it; 127.0.0.1 is none yet.
+    let proxied = || async {
+        let asked = Client::new().get(router.url("/items")).header("x-forwarded-host", "acme.localhost");
+        asked.send().await.unwrap().status().as_u16()
+    };
+    assert_eq!(proxied().await, 404);
+    let changed = std::fs::read_to_string(&file).unwrap();
+    let listen = "[listen]\ntrusted_proxies = ['127.0.0.0/8']";
+    let changed = changed.replace("[listen]", listen).replace("drain_timeout = '1s'", "drain_timeout = '1m'");
+    std::fs::write(&file, changed + "[servers.main.budget]\nmax_connections = 17\nmax_per_tenant = 1")
+        .unwrap();
+    router.signal("HUP");
+    eventually("the proxy is believed", || async { proxied().await == 200 }).await;
+    eventually("the budget holds", || async {
+        let servers = router.told("/servers").await;
+        servers[0]["total"] == 17 && servers[0]["budget"] == 17
+    })
+    .await;
     std::fs::write(&file, "[listen]\nhtp = 1").unwrap();
     router.signal("USR2");
     eventually("a mistake changes nothing", || async { router.log().contains("settings not reloaded") })
@@ -179,7 +200,11 @@ async fn settings_are_reloaded_and_no_signal_kills() {
     router.signal("USR1");
     eventually("this does nothing", || async { router.log().contains("SIGUSR1") }).await;
     assert_eq!(rows().await, 3);
+    // Longer than what was listen.drain_timeout at the start.
+    let slow = tokio::spawn(reqwest::get(router.url("/acme/rpc/nap")));
+    eventually("it is under way", || async { router.told("/servers").await[0]["busy"] == 1 }).await;
     router.signal("TERM");
+    assert_eq!(slow.await.unwrap().unwrap().status(), 200);
     assert!(router.ended().await);
 }
 

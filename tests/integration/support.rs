@@ -269,13 +269,7 @@ impl TestFleet {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
         self.address = Some(listener.local_addr().expect("an address"));
         let service = manybox::front::router(app.clone());
-        tokio::spawn(manybox::front::serve(
-            listener,
-            service,
-            app.clients.clone(),
-            std::future::pending(),
-            std::time::Duration::from_secs(1),
-        ));
+        tokio::spawn(manybox::front::serve(listener, service, app.clients.clone(), std::future::pending()));
         self.app = Some(app);
     }
 

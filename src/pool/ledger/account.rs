@@ -198,6 +198,13 @@ impl<S: Session> Account<S> {
         }
     }
 
+    /// Closes what is idle above the limit.
+    pub(super) fn shrink(&mut self, max_per_tenant: u32, orders: &mut Orders<S>) {
+        while self.is_above_limit(max_per_tenant) && !self.idle.is_empty() {
+            self.close_oldest(&mut orders.close);
+        }
+    }
+
     pub(super) fn ban(&mut self, error: Option<Error>, until: Instant) {
         self.ban = Some(Ban { until, error });
         (self.login, self.refused_logins) = (0, 0);

@@ -29,13 +29,7 @@ async fn port(fleet: &TestFleet, change: impl FnOnce(&mut ListenSettings)) -> St
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let clients = Clients::of_admin(&listen, app.metrics.clone());
-    tokio::spawn(manybox::front::serve(
-        listener,
-        service,
-        clients,
-        std::future::pending(),
-        std::time::Duration::ZERO,
-    ));
+    tokio::spawn(manybox::front::serve(listener, service, clients, std::future::pending()));
     address.to_string()
 }
 

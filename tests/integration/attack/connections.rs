@@ -132,7 +132,7 @@ async fn the_admin_port_has_the_same_deadline() {
     let metrics = fleet.app.as_ref().unwrap().metrics.clone();
     let operators = Clients::of_admin(&fleet.fleet.settings.listen, metrics);
     let routes = axum::Router::new().route("/live", axum::routing::get(|| async { "live" }));
-    tokio::spawn(manybox::front::serve(listener, routes, operators, std::future::pending(), Duration::ZERO));
+    tokio::spawn(manybox::front::serve(listener, routes, operators, std::future::pending()));
     let mut held = Vec::new();
     for _ in 0..600 {
         held.push(TcpStream::connect(address).await.unwrap());

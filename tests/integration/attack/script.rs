@@ -181,7 +181,9 @@ impl Side {
         tokio::spawn(connection);
         let mallory = self.fleet.row("mallory").await.record.id.database();
         let sql = "SELECT concat_ws(' ', rolname, rolpassword, rolsuper, rolinherit, rolcreaterole, rolcreatedb, rolcanlogin,
-                       CASE WHEN rolcanlogin THEN rolconnlimit END, ARRAY(SELECT roleid::regrole::text FROM pg_auth_members WHERE member = r.oid ORDER BY 1))
+                       CASE WHEN rolcanlogin THEN rolconnlimit END, ARRAY(SELECT g.rolname
+                           FROM pg_auth_members a JOIN pg_authid g ON g.oid = a.roleid
+                           WHERE a.member = r.oid AND g.rolname NOT LIKE 'mb\\_m\\_t\\_%' ORDER BY 1))
                    FROM pg_authid r WHERE rolname <> $1 AND rolname NOT LIKE 'mb\\_m\\_t\\_%' ORDER BY rolname";
         client.query(sql, &[&mallory]).await.unwrap().iter().map(|row| row.get(0)).collect()
     }
