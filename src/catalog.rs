@@ -10,18 +10,23 @@ mod fingerprints;
 mod journal;
 mod labels;
 mod leases;
+mod listing;
 mod made;
 mod master_keys;
 mod operators;
+mod overview;
 mod rehearsals;
 mod rollouts;
 mod routers;
 mod schemas;
+mod step_field;
 mod steps;
 mod templates;
 mod tenant_settings;
 mod tenants;
 mod traffic;
+mod traffic_history;
+mod verifications;
 
 pub use act::Act;
 pub use copies::Exchange;
@@ -30,15 +35,20 @@ pub use feed::{Feed, Reader};
 pub use fingerprints::AcceptedDrift;
 pub use journal::Entry;
 pub use leases::{Demand, Holder, Lease, Leases, RENEWAL as LEASE_RENEWAL};
+pub use listing::{Cursor, Listing, MAX_PAGE, Order, Page, Trouble};
 pub use made::{Made, NEWEST_MIGRATION};
 pub use master_keys::{KEY_REPORT, KeyUse};
 pub use operators::{Credential, NewToken, OperatorRole, OperatorRow, Scopes, TokenRow};
+pub use overview::{Group, Share};
 pub use rollouts::{NewStep, PlannedGaps, RolloutRow, RolloutState};
 pub use routers::{KnownBudget, Named, RouterRow, Use};
+pub use step_field::WaveField;
 pub use steps::{Claim, Room, Seat, StepOutcome, StepRow, StepState, WaveCounts};
 pub use templates::Template;
 pub use tenants::{Filter, Migrated, NewTenant, TenantRow};
 pub use traffic::{FleetTraffic, RouterReport, TRAFFIC_REPORT};
+pub use traffic_history::{Busy, Minute};
+pub use verifications::VerificationRow;
 
 use crate::pg::{self, Endpoint, Login, Logins, Sessions, Waits};
 
@@ -59,6 +69,7 @@ pub const MIGRATIONS: &[(&str, &str)] = &[
     ("V13__baseline.sql", include_str!("catalog/migrations/V13__baseline.sql")),
     ("V14__rehearsal.sql", include_str!("catalog/migrations/V14__rehearsal.sql")),
     ("V15__control.sql", include_str!("catalog/migrations/V15__control.sql")),
+    ("V16__console.sql", include_str!("catalog/migrations/V16__console.sql")),
 ];
 
 /// Why the catalog could not be read or changed.

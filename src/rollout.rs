@@ -8,6 +8,7 @@ mod executor;
 mod gate;
 mod health;
 mod plan;
+mod prepare;
 mod rehearsed;
 mod report;
 mod step;
@@ -16,6 +17,9 @@ mod watch;
 pub use executor::{Ending, Executor};
 pub use plan::{
     Draft, FleetState, LeftOut, LeftOutReason, Plan, PlannedWave, RolloutRequest, RolloutScope, Target, plan,
+};
+pub use prepare::{
+    Found, RolloutAsk, begin, estimate, find, refuse_beside_open, refuse_unrehearsed, some_of, store,
 };
 pub use rehearsed::missing_rehearsals;
 pub use report::{Report, WaveReport, failure_of};

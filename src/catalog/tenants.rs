@@ -81,7 +81,7 @@ pub struct TenantRow {
     pub changed_at: OffsetDateTime,
 }
 
-fn tenant_row(row: &Row) -> Result<TenantRow, CatalogError> {
+pub(super) fn tenant_row(row: &Row) -> Result<TenantRow, CatalogError> {
     Ok(TenantRow {
         record: record(row)?,
         unsettled: row.try_get("unsettled")?,

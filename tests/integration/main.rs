@@ -25,6 +25,7 @@ mod isolation;
 mod keys;
 mod leases;
 mod lifecycle;
+mod listing;
 mod logged;
 mod metrics;
 mod migration_files;

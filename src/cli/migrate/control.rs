@@ -4,13 +4,13 @@ use std::path::PathBuf;
 
 use super::super::output::{line, time};
 use super::super::{Done, Failure, Output};
-use super::plan::{Ask, some_of};
-use super::run::{Stop, execute, migrate, refuse_unrehearsed};
+use super::plan::Ask;
+use super::run::{Stop, execute, migrate};
 use super::screen::Screen;
 use super::which::{MOST_LISTED, OPEN, Which, newest};
 use crate::catalog::{RolloutRow, RolloutState, StepRow};
 use crate::fleet::Fleet;
-use crate::rollout::{Plan, Report, failure_of};
+use crate::rollout::{Plan, Report, failure_of, refuse_unrehearsed, some_of};
 use crate::settings::DEFAULT_POLICY;
 
 pub(super) async fn watch(fleet: &Fleet, which: &Which, output: Output) -> Done {

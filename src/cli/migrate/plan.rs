@@ -1,14 +1,12 @@
 //! `manybox migrate plan`: what would be done, in which waves, and how long it may take.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::super::output::{line, table};
 use super::super::{Done, Failure, Output};
-use crate::catalog::{Filter, RolloutRow};
+use crate::catalog::Filter;
 use crate::fleet::Fleet;
-use crate::migrate::{Edition, Editions};
-use crate::rollout::{self, Draft, FleetState, LeftOutReason, RolloutRequest, RolloutScope};
+use crate::rollout::{self, Draft, Found, LeftOutReason, RolloutAsk};
 use crate::settings::DEFAULT_POLICY;
 
 /// Which part of the fleet, and how.
@@ -34,120 +32,25 @@ pub(super) struct Ask {
     pub(super) verify: bool,
 }
 
-/// What was found, before anything is stored.
-pub(super) struct Found {
-    pub(super) draft: Draft,
-    /// What keeps a part of the fleet out: one sentence each. The rest can be rolled out nonetheless.
-    pub(super) problems: Vec<String>,
-    /// What an operator should know: one sentence each.
-    pub(super) notes: Vec<String>,
+impl Ask {
+    /// Without what a command alone can do.
+    fn rollout(&self) -> RolloutAsk {
+        RolloutAsk {
+            edition: self.edition.clone(),
+            tenant: self.tenant.clone(),
+            target: self.target,
+            policy: self.policy.clone(),
+            allow_out_of_order: self.allow_out_of_order,
+        }
+    }
 }
 
 /// Reads files and catalog, and plans.
 pub(super) async fn find(fleet: &Fleet, ask: &Ask, output: Output) -> Result<Found, Failure> {
-    let mut policy = fleet.settings.rollouts.get(&ask.policy).cloned().ok_or_else(|| {
-        let known: Vec<_> = fleet.settings.rollouts.keys().map(String::as_str).collect();
-        Failure(format!(
-            "there is no rollout policy `{}`; the settings have {} (add [rollouts.{}])",
-            ask.policy,
-            known.join(", "),
-            ask.policy
-        ))
-    })?;
-    policy.allow_out_of_order |= ask.allow_out_of_order;
-    let scope = RolloutScope { edition: ask.edition.clone(), tenant: ask.tenant.clone(), target: ask.target };
-    let mut of_tenant = None;
-    if let Some(slug) = &scope.tenant {
-        let row = fleet.tenant(slug).await?;
-        let Some(lineage) = row.record.lineage() else {
-            return Err(Failure(format!(
-                "tenant `{slug}` has an adopted database: its schema is its owner's to change; after a change run `manybox tenant reload {slug}`"
-            )));
-        };
-        of_tenant = Some(fleet.edition(&lineage.edition)?);
-    }
     if ask.verify {
         verify(fleet, ask.edition.as_ref(), output).await?;
     }
-    let Editions { sound: mut editions, broken } = fleet.editions();
-    if policy.allow_out_of_order {
-        let own = of_tenant.as_ref().map(|edition| edition.name.clone());
-        let asked = |name: &&String| scope.edition.iter().chain(&own).all(|edition| edition == *name);
-        let asked: Vec<_> = editions.keys().filter(asked).cloned().collect();
-        for (_, edition) in editions.iter_mut().filter(|(name, _)| asked.contains(*name)) {
-            *edition = fleet.with_gaps(edition).await?;
-        }
-        of_tenant = own.and_then(|name| editions.get(&name).cloned()).or(of_tenant);
-    }
-    if let Some(edition) = &of_tenant {
-        // What the fleet was not made by is applied to nobody, or that one would differ from the others for good.
-        fleet.refuse_contradiction(edition).await?;
-    }
-    if let Some(edition) = &scope.edition {
-        // Its own error, where it is the one that is asked for.
-        fleet.edition(edition)?;
-    }
-    check_target(&editions, &scope)?;
-    let everything = scope.edition.is_none() && scope.tenant.is_none();
-    let mut problems: Vec<String> = broken.values().filter(|_| everything).map(ToString::to_string).collect();
-    if scope.tenant.is_none() {
-        problems.extend(take_out_contradictions(fleet, &mut editions, &scope).await);
-    }
-    let (templates, tenants) = tokio::try_join!(fleet.catalog.templates(), async {
-        fleet.catalog.tenants(&Filter::default()).await
-    })?;
-    let request = RolloutRequest { scope, policy_name: ask.policy.clone(), policy };
-    let state = FleetState { editions: &editions, templates: &templates, tenants: &tenants };
-    let draft = rollout::plan(state, &request);
-    let mut notes = findings(&editions, &draft);
-    let left_out = |reason: LeftOutReason| {
-        let slugs: Vec<_> =
-            draft.left_out.iter().filter(|out| out.reason == reason).map(|out| out.slug.as_str()).collect();
-        (!slugs.is_empty()).then(|| some_of(&slugs))
-    };
-    if everything && problems.is_empty() {
-        problems.extend(left_out(LeftOutReason::NoEdition).map(|slugs| {
-            format!("the settings don't have the edition of {slugs}: they stay as they are; put [editions.NAME] back")
-        }));
-    }
-    notes.extend(left_out(LeftOutReason::Quarantined).map(|slugs| {
-        format!("set aside because a migration failed: {slugs}; `manybox migrate retry --tenant SLUG` takes one in again")
-    }));
-    Ok(Found { draft, problems, notes })
-}
-
-/// What the linter says of the files that some tenant lacks.
-fn findings(editions: &BTreeMap<String, Edition>, draft: &Draft) -> Vec<String> {
-    let mut found = Vec::new();
-    for (name, target) in &draft.plan.targets {
-        let Some(edition) = editions.get(name) else { continue };
-        let lowest = draft.steps.iter().filter(|step| step.edition == *name).map(|step| step.before).min();
-        let below = target.gaps.values().flatten().map(|version| version - 1).min();
-        let lowest = lowest.into_iter().chain(below).min();
-        let of_plan = edition.warnings(lowest.unwrap_or(0)).into_iter().filter(|f| {
-            // Those of repeatable files, which have version 0, where these are run.
-            f.version <= target.version && (f.version > 0 || target.files.contains(&f.file))
-        });
-        found.extend(of_plan.map(|finding| finding.to_string()));
-    }
-    found
-}
-
-/// Takes the editions out whose files are not those that the fleet was made by, with a sentence about each.
-async fn take_out_contradictions(
-    fleet: &Fleet,
-    editions: &mut BTreeMap<String, Edition>,
-    scope: &RolloutScope,
-) -> Vec<String> {
-    let mut refused = BTreeMap::new();
-    for (name, edition) in editions.iter() {
-        let is_asked = scope.edition.as_ref().is_none_or(|asked| asked == name);
-        if is_asked && let Err(error) = fleet.refuse_contradiction(edition).await {
-            refused.insert(name.clone(), error.to_string());
-        }
-    }
-    editions.retain(|name, _| !refused.contains_key(name));
-    refused.into_values().collect()
+    Ok(rollout::find(fleet, &ask.rollout()).await?)
 }
 
 /// Asks every database what was applied to it, and corrects the catalog where that knew otherwise.
@@ -172,47 +75,6 @@ pub(super) async fn verify(fleet: &Fleet, edition: Option<&String>, output: Outp
     }
     let (failed, shown) = (unread.len(), unread.iter().take(5).cloned().collect::<Vec<_>>().join("\n"));
     Err(Failure(format!("the histories of {failed} tenant(s) could not be read:\n{shown}")))
-}
-
-fn check_target(editions: &BTreeMap<String, Edition>, scope: &RolloutScope) -> Done {
-    let Some(target) = scope.target else { return Ok(()) };
-    if editions.values().any(|edition| edition.files.iter().any(|file| file.version == target)) {
-        return Ok(());
-    }
-    Err(Failure(format!(
-        "no edition has a file of version {target}: give the version of one, as in V{target}__name.sql"
-    )))
-}
-
-/// The first few of many names.
-pub(super) fn some_of(slugs: &[&str]) -> String {
-    let shown = slugs.iter().take(5).map(|slug| format!("`{slug}`")).collect::<Vec<_>>().join(", ");
-    match slugs.len().saturating_sub(5) {
-        0 => shown,
-        more => format!("{shown} and {more} more"),
-    }
-}
-
-/// How long a plan's steps may take together, by what such steps took before; `None` when nobody knows.
-pub(super) async fn estimate(fleet: &Fleet, draft: &Draft) -> Result<Option<Duration>, Failure> {
-    let mut seconds = 0.0;
-    for (edition, target) in &draft.plan.targets {
-        let steps = draft.steps.iter().filter(|step| step.edition == *edition).count();
-        if steps > 0 {
-            let Some(mean) = fleet.catalog.mean_step(edition, target.version).await? else { return Ok(None) };
-            seconds += mean * steps as f64;
-        }
-    }
-    let jobs = fleet.settings.migrate.jobs.max(1);
-    let bakes: Duration = draft.plan.waves.iter().map(|wave| wave.policy.bake).sum();
-    let work = Duration::try_from_secs_f64(seconds / jobs as f64).unwrap_or_default();
-    Ok((seconds > 0.0).then(|| Duration::from_secs(work.saturating_add(bakes).as_secs().max(1))))
-}
-
-/// Stores a draft.
-pub(super) async fn store(fleet: &Fleet, draft: &Draft) -> Result<RolloutRow, Failure> {
-    let plan = serde_json::to_value(&draft.plan)?;
-    Ok(fleet.catalog.rollout_insert(&plan, &draft.steps).await?)
 }
 
 /// How many tenants a draft leaves out, as the end of a sentence.
@@ -257,8 +119,8 @@ struct PlannedStep<'a> {
 
 pub(super) async fn command(fleet: &Fleet, ask: &Ask, output: Output) -> Done {
     let Found { draft, problems, notes } = find(fleet, ask, output).await?;
-    let estimate = estimate(fleet, &draft).await?;
-    let stored = if draft.is_empty() { None } else { Some(store(fleet, &draft).await?) };
+    let estimate = rollout::estimate(fleet, &draft).await?;
+    let stored = if draft.is_empty() { None } else { Some(rollout::store(fleet, &draft).await?) };
     if output.json {
         let name = |wave: i32| {
             usize::try_from(wave).ok().and_then(|at| draft.plan.waves.get(at)).map_or("", |w| w.name.as_str())

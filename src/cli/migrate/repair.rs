@@ -6,10 +6,10 @@ use futures_util::stream::{self, StreamExt as _};
 
 use super::super::output::table;
 use super::super::{Done, Failure, Output};
-use super::plan::some_of;
 use crate::catalog::{Filter, StepRow, StepState, TenantRow};
 use crate::fleet::{Fleet, RepairResult};
 use crate::migrate::{Edition, Repair, Standing};
+use crate::rollout::some_of;
 use crate::tenant::State;
 
 /// Changes what tenants' histories say was applied; no file is run

@@ -7,12 +7,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::super::output::table;
 use super::super::{Done, Failure, Output};
-use super::plan::{self, Ask, Found};
+use super::plan::{self, Ask};
 use super::screen::Screen;
 use super::which::newest;
 use crate::catalog::{RolloutRow, RolloutState};
 use crate::fleet::Fleet;
-use crate::rollout::{Ending, Executor, Plan, Report, failure_of, missing_rehearsals};
+use crate::rollout::{self, Ending, Executor, Found, Plan, Report, failure_of};
 
 /// Most failures that are listed at the end; the report has them all.
 const MOST_LISTED: usize = 20;
@@ -30,7 +30,7 @@ impl Run {
     pub(super) async fn run(self, fleet: &Fleet, stop: &Stop, output: Output) -> Done {
         let states = [RolloutState::Planned, RolloutState::Running];
         let row = newest(fleet, self.rollout, &states).await?;
-        begin(fleet, &row).await?;
+        rollout::begin(fleet, &row).await?;
         execute(fleet, row, self.jobs, stop, output).await
     }
 }
@@ -59,9 +59,9 @@ pub(super) async fn migrate(
             row
         }
         None => {
-            refuse_beside_open(fleet, &draft.plan, None).await?;
-            let row = plan::store(fleet, &draft).await?;
-            begin(fleet, &row).await?;
+            rollout::refuse_beside_open(fleet, &draft.plan, None).await?;
+            let row = rollout::store(fleet, &draft).await?;
+            rollout::begin(fleet, &row).await?;
             row
         }
     };
@@ -69,28 +69,6 @@ pub(super) async fn migrate(
     match (done, plan::fail_for(&problems)) {
         (Err(Failure(done)), Err(Failure(problems))) => Err(Failure(format!("{done}\n{problems}"))),
         (done, problems) => done.and(problems),
-    }
-}
-
-/// Lets executors take the steps of a planned rollout.
-async fn begin(fleet: &Fleet, row: &RolloutRow) -> Done {
-    refuse_unrehearsed(fleet, row).await?;
-    refuse_beside_open(fleet, &Plan::read(row)?, Some(row.id)).await?;
-    let from = [RolloutState::Planned, RolloutState::Running];
-    if fleet.catalog.rollout_move(row.id, &from, RolloutState::Running, None).await? {
-        return Ok(());
-    }
-    Err(Failure(format!(
-        "rollout {} is neither planned nor running any more; see `manybox migrate list`",
-        row.id
-    )))
-}
-
-/// Refuses a rollout whose policy asks for rehearsals that there were not.
-pub(super) async fn refuse_unrehearsed(fleet: &Fleet, row: &RolloutRow) -> Done {
-    match missing_rehearsals(fleet, row).await? {
-        Some(missing) => Err(Failure(format!("rollout {} does not begin: {missing}", row.id))),
-        None => Ok(()),
     }
 }
 
@@ -107,34 +85,6 @@ async fn begun_before(fleet: &Fleet, plan: &Plan) -> Result<Option<RolloutRow>, 
         }
     }
     Ok(None)
-}
-
-/// Refuses a second rollout of an edition: its waves would pass the first one's by. One tenant alone may always be
-/// migrated, and a rollout whose processes are all gone is given up.
-async fn refuse_beside_open(fleet: &Fleet, plan: &Plan, except: Option<i64>) -> Done {
-    if plan.scope.tenant.is_some() {
-        return Ok(());
-    }
-    for open in fleet.catalog.rollouts_open().await? {
-        let (id, other) = (open.id, Plan::read(&open)?);
-        let shared = plan.targets.keys().find(|edition| other.targets.contains_key(*edition));
-        let Some(edition) = shared.filter(|_| other.scope.tenant.is_none() && except != Some(id)) else {
-            continue;
-        };
-        if open.state == RolloutState::Running && !fleet.is_attended(id).await? {
-            let reason = "its process was gone when another was planned";
-            let from = [RolloutState::Running];
-            fleet.catalog.rollout_move(id, &from, RolloutState::Aborted, Some(reason)).await?;
-            continue;
-        }
-        return Err(Failure(format!(
-            "rollout {id} of edition `{edition}` is {}{}: go on with it (`manybox migrate resume {id}`, `retry {id}` when \
-             something failed), or give it up (`manybox migrate abort {id}`)",
-            open.state.as_str(),
-            open.reason.map(|reason| format!(" ({reason})")).unwrap_or_default()
-        )));
-    }
-    Ok(())
 }
 
 /// Carries a running rollout out, shows how it goes, and says what became of it.
