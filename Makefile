@@ -1,7 +1,7 @@
 # What a newcomer needs, one word each. Kept to what make 3.81 knows: macOS ships no newer one.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build dist demo test test-clients ha bench attack fuzz lint deny fmt doc clean
+.PHONY: help setup build dist demo test test-clients test-console ha bench attack fuzz lint deny fmt doc clean
 
 help: ## list these words
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 22
@@ -35,6 +35,11 @@ test-clients: setup ## supabase-js, postgrest-js, react-admin, Python's postgres
 ha: setup ## fail a Patroni cluster over under load, and say what clients saw
 	@tests/ha/run
 
+# TENANTS=200 for a longer rollout, SCREENSHOTS=/folder for pictures of every page.
+test-console: setup ## the console in a browser, against a fleet of its own
+	@command -v python3 >/dev/null || { echo "python3 is missing: apt install python3, or brew install python" >&2; exit 1; }
+	@tests/console/run
+
 # ONLY=fair,cold for some of it, FULL=1 for the large scenarios.
 bench: setup ## what routing costs, as ratios to baselines of the same run
 	@command -v wrk >/dev/null || { echo "wrk is missing: apt install wrk, or brew install wrk" >&2; exit 1; }
@@ -66,4 +71,4 @@ doc: ## the code's documentation, with warnings as errors
 # The demo's data stays: it may be somebody's work by now.
 clean: ## delete what the build made
 	cargo clean
-	rm -rf tests/clients/node_modules
+	rm -rf tests/clients/node_modules tests/console/node_modules

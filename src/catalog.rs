@@ -33,7 +33,7 @@ pub use copies::Exchange;
 pub use declared::DeclaredBefore;
 pub use feed::{Feed, Reader};
 pub use fingerprints::AcceptedDrift;
-pub use journal::Entry;
+pub use journal::{Entry, JournalQuery, Told};
 pub use leases::{Demand, Holder, Lease, Leases, RENEWAL as LEASE_RENEWAL};
 pub use listing::{Cursor, Listing, MAX_PAGE, Order, Page, Trouble};
 pub use made::{Made, NEWEST_MIGRATION};

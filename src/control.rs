@@ -3,8 +3,11 @@
 pub mod access;
 mod api;
 mod console;
+mod executors;
 mod layers;
+mod look;
 mod problem;
+mod streams;
 
 pub use api::openapi;
 pub use problem::{Problem, ProblemCode};
@@ -17,6 +20,9 @@ use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::get;
 
 use crate::fleet::Fleet;
+use executors::Executors;
+use look::LastLook;
+use streams::Streams;
 
 /// Longest body of a request, bytes.
 const MAX_BODY: usize = 1024 * 1024;
@@ -26,12 +32,25 @@ const MAX_BODY: usize = 1024 * 1024;
 pub struct Control {
     /// The fleet, by nobody's order: requests work with one that [acts](Fleet::acting) for its caller.
     pub fleet: Fleet,
+    executors: Executors,
+    look: LastLook,
+    streams: Streams,
 }
 
 impl Control {
     /// A control service over this fleet.
     pub fn new(fleet: Fleet) -> Self {
-        Self { fleet }
+        Self {
+            fleet,
+            executors: Executors::default(),
+            look: LastLook::default(),
+            streams: Streams::default(),
+        }
+    }
+
+    /// Stops rollouts that this process carries out, and waits until they have: whoever resumes them goes on.
+    pub async fn stop(&self) {
+        self.executors.stop().await;
     }
 }
 

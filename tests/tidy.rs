@@ -57,7 +57,7 @@ const OWNERS: &[(&str, &str)] = &[
     ),
     ("vault", "chacha20poly1305"),
     ("rollout", "quick_junit"),
-    ("control", "utoipa_axum"),
+    ("control", "maud utoipa_axum"),
     ("embedded", "uzers"),
     ("rest", "equivalent form_urlencoded moka self_cell winnow"),
     ("migrate", "refinery siphasher squawk_lexer squawk_linter squawk_syntax"),

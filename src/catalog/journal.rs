@@ -1,6 +1,7 @@
 //! Journal: what was done to the fleet, when and by whom; only ever appended to.
 
 use time::OffsetDateTime;
+use tokio_postgres::Row;
 use tokio_postgres::types::Json;
 
 use super::{Act, Catalog, CatalogError};
@@ -26,7 +27,62 @@ pub struct Entry {
     pub outcome: Option<String>,
 }
 
+/// Which lines of the journal to list. What is `None` says nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct JournalQuery {
+    /// About tenants with this text in their slug, or with this id.
+    pub tenant: Option<String>,
+    /// By operators and logins with this text in their name.
+    pub who: Option<String>,
+    /// Actions with this text.
+    pub action: Option<String>,
+    /// Older than the line of this number.
+    pub before: Option<i64>,
+}
+
+/// A line of the journal with its number and the tenant that it is about.
+#[derive(Debug, Clone)]
+pub struct Told {
+    /// Its number.
+    pub id: i64,
+    /// The tenant's slug, as it is now.
+    pub slug: Option<String>,
+    /// The line.
+    pub entry: Entry,
+}
+
+fn entry(row: &Row) -> Result<Entry, CatalogError> {
+    Ok(Entry {
+        at: row.try_get("at")?,
+        actor: row.try_get("actor")?,
+        action: row.try_get("action")?,
+        detail: row.try_get("detail")?,
+        act: row.try_get::<_, Option<Json<Act>>>("act")?.map(|json| json.0),
+        outcome: row.try_get("outcome")?,
+    })
+}
+
 impl Catalog {
+    /// The newest lines that match, newest first.
+    ///
+    /// # Errors
+    /// When the catalog can't be read.
+    pub async fn journal_page(&self, query: &JournalQuery, most: i64) -> Result<Vec<Told>, CatalogError> {
+        let sql = "SELECT j.id, j.at, j.actor, j.action, j.detail, j.act, j.outcome, t.slug
+                   FROM catalog.journal j LEFT JOIN catalog.tenant t ON t.id = j.tenant
+                   WHERE ($1::int8 IS NULL OR j.id < $1)
+                     AND ($2::text IS NULL OR j.tenant IN (
+                          SELECT id FROM catalog.tenant WHERE position(lower($2) IN slug) > 0 OR id = $2))
+                     AND ($3::text IS NULL OR position(lower($3) IN lower(coalesce(j.act ->> 'operator', j.actor))) > 0)
+                     AND ($4::text IS NULL OR position(lower($4) IN lower(j.action)) > 0)
+                   ORDER BY j.id DESC LIMIT $5";
+        let JournalQuery { tenant, who, action, before } = query;
+        let rows = self.sessions.query(sql, &[before, tenant, who, action, &most]).await?;
+        rows.iter()
+            .map(|row| Ok(Told { id: row.try_get("id")?, slug: row.try_get("slug")?, entry: entry(row)? }))
+            .collect()
+    }
+
     /// Writes a line about what changes nothing in the catalog.
     ///
     /// # Errors
@@ -49,17 +105,6 @@ impl Catalog {
     pub async fn journal(&self, id: &TenantId, most: i64) -> Result<Vec<Entry>, CatalogError> {
         let sql = "SELECT at, actor, action, detail, act, outcome FROM catalog.journal WHERE tenant = $1 ORDER BY id DESC LIMIT $2";
         let rows = self.sessions.query(sql, &[&id.as_str(), &most]).await?;
-        rows.iter()
-            .map(|row| {
-                Ok(Entry {
-                    at: row.try_get(0)?,
-                    actor: row.try_get(1)?,
-                    action: row.try_get(2)?,
-                    detail: row.try_get(3)?,
-                    act: row.try_get::<_, Option<Json<Act>>>(4)?.map(|json| json.0),
-                    outcome: row.try_get(5)?,
-                })
-            })
-            .collect()
+        rows.iter().map(entry).collect()
     }
 }

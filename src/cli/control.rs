@@ -29,5 +29,7 @@ pub(super) async fn control(context: &Context) -> Done {
         }
     };
     front::serve(listener, control::router(&control), clients, stop).await?;
+    // What has not stopped by then is cut off, and resumed.
+    let _ = tokio::time::timeout(settings.drain_timeout, control.stop()).await;
     Ok(())
 }

@@ -162,7 +162,7 @@ async fn caller(control: &Control, request: &Parts) -> Result<Option<Caller>, Pr
 }
 
 /// The value of a cookie, where it is given once.
-fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+pub(super) fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     let pairs = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
     let mut values = pairs
         .flat_map(|pairs| pairs.split(';'))

@@ -61,7 +61,8 @@ pub(super) fn act(caller: &Caller, parts: &http::request::Parts) -> Act {
 /// Those of nobody in particular are in the log alone, or strangers could fill the journal.
 pub(super) async fn journal(State(control): State<Arc<Control>>, request: Request, next: Next) -> Response {
     let caller = request.extensions().get::<Caller>().cloned();
-    let Some(caller) = caller.filter(|_| !request.method().is_safe()) else {
+    let Some(caller) = caller.filter(|_| !request.method().is_safe() && request.uri().path() != "/theme")
+    else {
         return next.run(request).await;
     };
     let (parts, body) = request.into_parts();

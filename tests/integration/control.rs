@@ -1,5 +1,6 @@
 //! The control service: who may ask it, and what it does to the fleet.
 
+mod console;
 mod tenants;
 mod who;
 
