@@ -2,8 +2,8 @@
 
 use serde_json::Value;
 use time::OffsetDateTime;
-use tokio_postgres::Row;
 use tokio_postgres::types::Type;
+use tokio_postgres::{Row, Statement};
 
 use super::{Catalog, CatalogError};
 use crate::pg::{AdvisoryLock, Connection};
@@ -205,11 +205,46 @@ pub struct Room {
     pub servers: Vec<(String, usize)>,
 }
 
+/// Takes steps of the open wave: rollout, executor, servers and the room of each, the room of every other server, and of all.
+const TAKE: &str = "WITH candidate AS (
+    SELECT s.place, row_number() OVER (PARTITION BY s.server ORDER BY s.place) AS n
+    FROM catalog.rollout r JOIN catalog.rollout_step s ON s.rollout = r.id AND s.wave = r.wave
+    WHERE r.id = $1 AND r.state = 'running'
+      AND (s.state = 'pending' OR s.state = 'running' AND NOT catalog.is_alive(s.executor))
+ ), claimed AS (
+    SELECT s.place FROM catalog.rollout_step s JOIN candidate c ON c.place = s.place
+    LEFT JOIN unnest($3::text[], $4::int8[]) AS room (server, n) ON room.server = s.server
+    WHERE s.rollout = $1 AND c.n <= COALESCE(room.n, $5)
+      AND (s.state = 'pending' OR s.state = 'running' AND NOT catalog.is_alive(s.executor))
+    ORDER BY s.place LIMIT $6 FOR UPDATE OF s SKIP LOCKED
+ ), taken AS (
+    UPDATE catalog.rollout_step s
+    SET state = 'running', executor = $2, attempts = s.attempts + 1, begun_at = now(), ended_at = NULL,
+        activity = NULL, failure = NULL, drift = NULL, notices = NULL
+    FROM claimed c WHERE s.rollout = $1 AND s.place = c.place RETURNING s.place, s.wave, s.tenant
+ )
+ SELECT taken.place, taken.wave, t.id, t.slug, t.server, t.edition, t.version, t.history,
+        t.edition IS NOT NULL AND t.state IN ('active', 'suspended', 'retired')
+ FROM taken JOIN catalog.tenant t ON t.id = taken.tenant ORDER BY taken.place";
+
+/// Writes outcomes: rollout, executor, and six columns.
+const WRITE: &str = "UPDATE catalog.rollout_step s
+ SET state = o.state, version = COALESCE(o.version, s.version), failure = o.failure, drift = o.drift,
+     notices = o.notices, executor = NULL, activity = NULL,
+     begun_at = CASE WHEN o.state <> 'pending' THEN s.begun_at END,
+     ended_at = CASE WHEN o.state <> 'pending' THEN now() END
+ FROM unnest($3::int[], $4::text[], $5::int8[], $6::jsonb[], $7::jsonb[], $8::jsonb[])
+      AS o (place, state, version, failure, drift, notices)
+ WHERE s.rollout = $1 AND s.place = o.place AND s.executor = $2";
+
 /// An executor's place in the catalog: a session that holds a lock for as long as it lives. When it ends, however it
 /// ends, others take over the steps that it had.
 pub struct Seat {
     connection: Connection,
     key: i64,
+    /// Prepared, because planning them would take longer than they do.
+    take: Statement,
+    write: Statement,
 }
 
 impl Seat {
@@ -227,7 +262,8 @@ impl Seat {
         }
         // Nobody takes it but to share it, so it is had at once.
         connection.query_typed("SELECT pg_advisory_lock_shared($1)", &[(&attendance, Type::INT8)]).await?;
-        Ok(Self { connection, key })
+        let (take, write) = (connection.prepare(TAKE).await?, connection.prepare(WRITE).await?);
+        Ok(Self { connection, key, take, write })
     }
 
     /// Writes outcomes, then takes further steps of the open wave: those that nobody has begun, and those of executors
@@ -248,29 +284,12 @@ impl Seat {
         let number = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         let (servers, rooms): (Vec<_>, Vec<_>) =
             room.servers.iter().map(|(server, n)| (server.as_str(), number(*n))).unzip();
-        let sql = "WITH candidate AS (
-                SELECT s.place, row_number() OVER (PARTITION BY s.server ORDER BY s.place) AS n
-                FROM catalog.rollout r JOIN catalog.rollout_step s ON s.rollout = r.id AND s.wave = r.wave
-                WHERE r.id = $1 AND r.state = 'running'
-                  AND (s.state = 'pending' OR s.state = 'running' AND NOT catalog.is_alive(s.executor))
-             ), claimed AS (
-                SELECT s.place FROM catalog.rollout_step s JOIN candidate c ON c.place = s.place
-                LEFT JOIN unnest($3::text[], $4::int8[]) AS room (server, n) ON room.server = s.server
-                WHERE s.rollout = $1 AND c.n <= COALESCE(room.n, $5)
-                  AND (s.state = 'pending' OR s.state = 'running' AND NOT catalog.is_alive(s.executor))
-                ORDER BY s.place LIMIT $6 FOR UPDATE OF s SKIP LOCKED
-             ), taken AS (
-                UPDATE catalog.rollout_step s
-                SET state = 'running', executor = $2, attempts = s.attempts + 1, begun_at = now(), ended_at = NULL,
-                    activity = NULL, failure = NULL, drift = NULL, notices = NULL
-                FROM claimed c WHERE s.rollout = $1 AND s.place = c.place RETURNING s.place, s.wave, s.tenant
-             )
-             SELECT taken.place, taken.wave, t.id, t.slug, t.server, t.edition, t.version, t.history,
-                    t.edition IS NOT NULL AND t.state IN ('active', 'suspended', 'retired')
-             FROM taken JOIN catalog.tenant t ON t.id = taken.tenant ORDER BY taken.place";
         let rows = self
             .connection
-            .query(sql, &[&rollout, &self.key, &servers, &rooms, &number(room.per_server), &number(room.all)])
+            .query(
+                &self.take,
+                &[&rollout, &self.key, &servers, &rooms, &number(room.per_server), &number(room.all)],
+            )
             .await?;
         rows.iter()
             .map(|row| {
@@ -296,21 +315,16 @@ impl Seat {
             return Ok(());
         }
         // A step that somebody else took over meanwhile, because this session was lost for a while, is theirs to tell of.
-        let sql = "UPDATE catalog.rollout_step s
-             SET state = o.state, version = COALESCE(o.version, s.version), failure = o.failure, drift = o.drift,
-                 notices = o.notices, executor = NULL, activity = NULL,
-                 begun_at = CASE WHEN o.state <> 'pending' THEN s.begun_at END,
-                 ended_at = CASE WHEN o.state <> 'pending' THEN now() END
-             FROM unnest($3::int[], $4::text[], $5::int8[], $6::jsonb[], $7::jsonb[], $8::jsonb[])
-                  AS o (place, state, version, failure, drift, notices)
-             WHERE s.rollout = $1 AND s.place = o.place AND s.executor = $2";
         let places: Vec<_> = outcomes.iter().map(|o| o.place).collect();
         let states: Vec<_> = outcomes.iter().map(|o| o.state.as_str()).collect();
         let versions: Vec<_> = outcomes.iter().map(|o| o.version).collect();
         let json = |of: fn(&StepOutcome) -> &Option<Value>| outcomes.iter().map(of).collect::<Vec<_>>();
         let (failures, drifts, notices) = (json(|o| &o.failure), json(|o| &o.drift), json(|o| &o.notices));
         self.connection
-            .execute(sql, &[&rollout, &self.key, &places, &states, &versions, &failures, &drifts, &notices])
+            .execute(
+                &self.write,
+                &[&rollout, &self.key, &places, &states, &versions, &failures, &drifts, &notices],
+            )
             .await?;
         Ok(())
     }

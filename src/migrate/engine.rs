@@ -57,6 +57,17 @@ pub(super) async fn begin(
     })
 }
 
+/// Opens the next file's transaction, pins the session and takes the lock once more, in one message: it can be had unless a
+/// file released it, and another migrator came in between.
+///
+/// # Errors
+/// When any of it fails. The transaction is to be rolled back then.
+pub(super) async fn begin_next(client: &Client, pin: &str) -> Result<bool, StatementError> {
+    let sql = format!("BEGIN; {pin}; SELECT pg_catalog.pg_try_advisory_lock({LOCK})");
+    let answers = answers(client.simple_query(&sql).await?);
+    Ok(first_row(answers.last())?.try_get(0)? == Some("t"))
+}
+
 /// What a file left in its transaction, which is still open.
 #[derive(Debug)]
 pub(super) struct FileEffects {

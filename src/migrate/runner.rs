@@ -408,7 +408,7 @@ async fn apply_in_transaction(
     let roles = &options.roles;
     if !open {
         let pin = pinned(options, jittered(options.lock_timeout));
-        if !engine::begin(client, roles, &pin).await.map_err(unread)?.locked {
+        if !engine::begin_next(client, &pin).await? {
             return Err(busy(options.lock_wait));
         }
     }

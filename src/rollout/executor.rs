@@ -25,7 +25,8 @@ use crate::migrate::{Activity, Edition, Options};
 use crate::settings::OnError;
 use crate::tenant::Verb;
 
-/// How often an executor with nothing to do looks whether there is something.
+/// How often an executor with nothing to do looks whether there is something, and the longest that it keeps to itself what
+/// became of a step.
 const LOOK: Duration = Duration::from_millis(250);
 
 /// How long a step runs before the catalog is told what it does: most are over sooner.
@@ -167,8 +168,8 @@ impl<'a> Executor<'a> {
         let mut looks = interval(LOOK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut look, mut ended) = (true, None);
-        // Whether the exchange under way tells of a failure.
-        let mut judged = false;
+        // Whether the exchange under way tells of a failure, and whether it is time to tell what has come.
+        let (mut judged, mut due) = (false, false);
         loop {
             if ended.is_some() || stop.is_cancelled() {
                 // Nobody has begun these.
@@ -190,10 +191,16 @@ impl<'a> Executor<'a> {
             if stopped && working.is_empty() && worked.is_empty() && exchange.is_terminated() {
                 return ended.unwrap_or(Ok(Ending::Stopped));
             }
-            // A place more than there are jobs: what is taken waits for no longer than a step lasts.
+            // As many wait as are worked on: what is taken waits for no longer than a step lasts. More are taken before the
+            // last of them is begun, and with what has become of those before: an exchange costs as much for many steps as
+            // for one.
             let room = if stopped { 0 } else { jobs.saturating_sub(queue.len()) };
-            let lasts = look && doing.iter().any(Doing::is_news);
-            if exchange.is_terminated() && (!worked.is_empty() || look && room > 0 || lasts) {
+            let takes = look && room > 0 && queue.len() <= jobs / 4;
+            let tells = judging
+                || worked.len() >= jobs
+                || !worked.is_empty() && (due || stopped || working.is_empty())
+                || due && doing.iter().any(Doing::is_news);
+            if exchange.is_terminated() && (takes || tells) {
                 let idle = working.is_empty() && queue.is_empty() && !stopped;
                 let room = self.room(wave, room, &held);
                 judged = worked.iter().any(Worked::has_failed);
@@ -203,7 +210,7 @@ impl<'a> Executor<'a> {
                 }
                 .boxed()
                 .fuse();
-                look = false;
+                (look, due) = (false, false);
             }
             tokio::select! {
                 Some(done) = working.next(), if !working.is_empty() => {
@@ -234,7 +241,7 @@ impl<'a> Executor<'a> {
                         ended = Some(Err(error));
                     }
                 },
-                _ = looks.tick() => look = true,
+                _ = looks.tick() => (look, due) = (true, true),
                 () = stop.cancelled(), if !stopped => {}
             }
             if matches!(ended, Some(Err(_))) {
