@@ -146,7 +146,9 @@ impl Catalog {
     /// When the catalog can't be changed.
     pub async fn rollout_insert(&self, plan: &Value, steps: &[NewStep]) -> Result<RolloutRow, CatalogError> {
         let sql = "WITH r AS (
-                INSERT INTO catalog.rollout (state, plan) VALUES ('planned', $1) RETURNING id
+                INSERT INTO catalog.rollout (state, plan, actor)
+                VALUES ('planned', $1, COALESCE(nullif(current_setting('manybox.act', true), '')::jsonb ->> 'operator', session_user))
+                RETURNING id
              ), s AS (
                 INSERT INTO catalog.rollout_step (rollout, place, wave, tenant, slug, server, edition, before, version)
                 SELECT r.id, u.place - 1, u.wave, u.tenant, u.slug, u.server, u.edition, u.before, u.before

@@ -24,7 +24,8 @@ after(() => browser?.close());
 // A browser of its own; whatever its pages load from elsewhere, or complain of, fails the test at its end.
 async function someone(options = {}) {
   const context = await browser.newContext({ viewport: WIDE, baseURL: given.url, colorScheme: 'light', ...options });
-  context.setDefaultTimeout(60_000);
+  // A database is dropped behind a checkpoint, for which a busy disk takes a while.
+  context.setDefaultTimeout(180_000);
   const page = await context.newPage();
   page.complaints = [];
   page.on('console', (line) => line.type() === 'error' && !/status of 4\d\d/.test(line.text()) && page.complaints.push(line.text()));

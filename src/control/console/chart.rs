@@ -201,6 +201,9 @@ fn line(points: &[Option<f64>], top: f64, is_area: bool) -> String {
     let close = |path: &mut String, begun: f64, at: usize| {
         if is_area {
             let _ = write!(path, "L{:.0} {HEIGHT}L{begun:.0} {HEIGHT}Z", place(at));
+        } else if begun >= place(at) {
+            // One point alone is a dot.
+            path.push_str("h0.1");
         }
     };
     for (at, point) in points.iter().enumerate() {
@@ -264,7 +267,7 @@ mod tests {
 
     #[test]
     fn a_gap_is_no_line() {
-        assert_eq!(line(&[Some(1.0), None, Some(0.5), Some(0.0)], 1.0, false), "M5 0.0M25 50.0L35 100.0");
+        assert_eq!(line(&[Some(1.0), None, Some(0.5), Some(0.0)], 1.0, false), "M5 0.0h0.1M25 50.0L35 100.0");
         assert_eq!(line(&[Some(1.0), Some(1.0), None], 1.0, true), "M5 0.0L15 0.0L15 100L5 100Z");
     }
 }

@@ -258,7 +258,7 @@ fn failures(viewer: &Viewer, look: &Look) -> Markup {
                             }
                         }
                         p { (lines(&failure_of(step))) }
-                        @if let Some(statement) = statement(step) { pre tabindex="0" { (lines(&statement)) } }
+                        @if let Some(statement) = statement(step).filter(|statement| !failure_of(step).contains(statement)) { pre tabindex="0" { (lines(&statement)) } }
                     }
                 }
                 @if failed.len() > MOST_FAILURES { p .calm { (count(failed.len() - MOST_FAILURES)) " more: `manybox migrate report " (row.id) "` has them all." } }

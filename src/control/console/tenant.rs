@@ -274,7 +274,8 @@ fn settings(viewer: &Viewer, look: &Look) -> Markup {
     html! {
         section .panel {
             header { h2 { "Limits and settings" } span .soft { "each value, and where it comes from" } }
-            div .scroll tabindex="0" { table { (titles) tbody { (rows(set)) } } }
+            @if set.is_empty() { p .calm { "It has nothing different from the defaults." } }
+            @else { div .scroll tabindex="0" { table { (titles) tbody { (rows(set)) } } } }
             details {
                 summary .calm { (plain.len()) " more as they are by default" }
                 div .scroll tabindex="0" { table { (titles) tbody { (rows(plain)) } } }

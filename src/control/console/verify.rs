@@ -108,7 +108,7 @@ fn found(row: &VerificationRow, report: &Value, now: OffsetDateTime) -> Markup {
                     article .failure {
                         div .line {
                             span .pill.bad { (text(&said(finding, "code"))) }
-                            @if tenant.is_empty() { b { (text(&said(finding, "server"))) } } @else { a href={ "/tenants/" (tenant) } { b { (text(&tenant)) } } span .soft { "on " (text(&said(finding, "server"))) } }
+                            @if tenant.is_empty() { b { (text(&said(finding, "server"))) } } @else { a href={ "/tenants/" (text(&tenant)) } { b { (text(&tenant)) } } span .soft { "on " (text(&said(finding, "server"))) } }
                         }
                         p { (lines(&said(finding, "seen"))) }
                         pre tabindex="0" { (lines(&said(finding, "remedy"))) }
