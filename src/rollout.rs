@@ -7,6 +7,7 @@
 mod executor;
 mod gate;
 mod health;
+mod outage;
 mod plan;
 mod prepare;
 mod rehearsed;

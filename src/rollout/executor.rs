@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::gate::{self, Move, Standpoint};
 use super::health::{self, Answer};
+use super::outage::Outages;
 use super::plan::{FleetState, Plan, PlannedWave, RolloutRequest, plan, rfc3339};
 use super::step::{Worked, work};
 use crate::catalog::{Claim, Filter, NewStep, RolloutRow, RolloutState, Room, Seat, StepState, WaveCounts};
@@ -56,6 +57,7 @@ pub struct Executor<'a> {
     editions: BTreeMap<String, Edition>,
     /// Databases at the same time, in place of what the waves say.
     jobs: Option<usize>,
+    outages: Outages,
     stop: CancellationToken,
 }
 
@@ -84,10 +86,11 @@ impl<'a> Executor<'a> {
             }
             editions.insert(name.clone(), edition);
         }
-        Ok(Self { fleet, id: rollout.id, plan, editions, jobs, stop })
+        Ok(Self { fleet, id: rollout.id, plan, editions, jobs, outages: Outages::default(), stop })
     }
 
     /// Brings the templates up, then takes steps until there are none, or until the rollout or this executor is stopped.
+    /// Outages of some seconds, of a server or the catalog, are waited for.
     ///
     /// # Errors
     /// When a template can't be brought up, or the catalog is lost.
@@ -97,12 +100,14 @@ impl<'a> Executor<'a> {
         let tenants = async {
             // Closed without a word when a template failed.
             match ready.await {
-                Ok(()) => self.steps(&seat).await.map(Some),
-                Err(_) => Ok(None),
+                Ok(()) => self.seated(seat).await.map(Some),
+                Err(_) => {
+                    seat.leave().await;
+                    Ok(None)
+                }
             }
         };
         let (templates, ending) = join(self.templates(applied), tenants).await;
-        seat.leave().await;
         if let Err(error) = templates {
             let reason = error.to_string();
             let from = [RolloutState::Running];
@@ -130,16 +135,36 @@ impl<'a> Executor<'a> {
         let mut away = HashSet::new();
         for (at, (server, edition)) in self.plan.templates.iter().enumerate() {
             let edition = self.edition(edition)?;
-            match self.fleet.refresh_template(server, edition, &|| told(at + 1)).await {
+            let refreshed = loop {
+                match self.fleet.refresh_template(server, edition, &|| told(at + 1)).await {
+                    Err(error) if self.outages.passes(server, &error, &self.stop).await => {}
+                    refreshed => break refreshed,
+                }
+            };
+            match refreshed {
                 // A server that is away stops only its own tenants, each of which fails by itself.
                 Err(error) if error.is_outage() => {
                     tracing::warn!(server, edition = edition.name, %error, "the template stays as it is");
                     away.insert(server);
                     told(at + 1);
                 }
-                refreshed => drop(refreshed?),
+                refreshed => {
+                    refreshed?;
+                    self.outages.answered(server);
+                }
             }
         }
+        let catalog = &self.fleet.settings.catalog.server;
+        loop {
+            match self.tend(&away).await {
+                Err(error) if self.outages.passes(catalog, &error, &self.stop).await => {}
+                tended => return tended,
+            }
+        }
+    }
+
+    /// Looks after the templates, and drops those that were replaced.
+    async fn tend(&self, away: &HashSet<&String>) -> Result<(), FleetError> {
         for left in self.fleet.tend_templates().await? {
             tracing::warn!(server = left.server, error = %left.error, "templates are not looked after");
         }
@@ -152,6 +177,28 @@ impl<'a> Executor<'a> {
     fn edition(&self, name: &str) -> Result<&Edition, FleetError> {
         let unplanned = || FleetError::Settings(format!("rollout {} has no edition `{name}`", self.id));
         self.editions.get(name).ok_or_else(unplanned)
+    }
+
+    /// Takes steps, by another seat when the session of the first is lost: the steps that it had are free then.
+    async fn seated(&self, seat: Seat) -> Result<Ending, FleetError> {
+        let catalog = &self.fleet.settings.catalog.server;
+        let mut seated = Ok(seat);
+        loop {
+            let ended = match seated {
+                Ok(seat) => {
+                    self.outages.answered(catalog);
+                    let ended = self.steps(&seat).await;
+                    seat.leave().await;
+                    ended
+                }
+                Err(error) => Err(error),
+            };
+            match ended {
+                Err(error) if self.outages.passes(catalog, &error, &self.stop).await => {}
+                ended => return ended,
+            }
+            seated = self.fleet.executor_seat(self.id).await;
+        }
     }
 
     /// Takes steps and carries them out, and decides what comes next when there are none.
@@ -251,7 +298,8 @@ impl<'a> Executor<'a> {
     }
 
     async fn work(&self, claim: Claim, options: Options, stop: CancellationToken) -> Worked {
-        work(self.fleet, &self.plan, &self.editions, claim, &options, &stop).await
+        let how = (&options, &self.outages);
+        work(self.fleet, &self.plan, &self.editions, claim, how, &stop).await
     }
 
     fn wave(&self, number: i32) -> Option<&PlannedWave> {

@@ -5,11 +5,15 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
+use super::outage::{Outages, is_outage, pause};
 use super::plan::Plan;
 use crate::catalog::{Claim, Migrated, StepOutcome, StepState};
 use crate::fleet::{Fleet, FleetError, Proof, ProvedMigration};
 use crate::migrate::{Edition, FailureKind, MigrationFailure, Options};
 use crate::tenant::TenantId;
+
+/// How often a step is begun whose connection breaks in the middle. A switchover breaks it once, its own files each time.
+const MAX_CUTS: usize = 3;
 
 /// A step that ended, or was given back.
 pub(super) struct Worked {
@@ -40,13 +44,14 @@ impl Worked {
     }
 }
 
-/// Brings a tenant to its target. What runs when `stop` is cancelled, or when the policy's time is over, is cancelled.
+/// Brings a tenant to its target, through an outage of its server if that passes. What runs when `stop` is cancelled, or when
+/// the policy's time is over, is cancelled.
 pub(super) async fn work(
     fleet: &Fleet,
     plan: &Plan,
     editions: &BTreeMap<String, Edition>,
     claim: Claim,
-    options: &Options,
+    (options, outages): (&Options, &Outages),
     stop: &CancellationToken,
 ) -> Worked {
     if !claim.is_there {
@@ -65,7 +70,26 @@ pub(super) async fn work(
     let (id, server, lineage) = (claim.id.clone(), claim.server.clone(), claim.lineage.clone());
     // Of our own, so that the end of this step's time is no other's.
     let mine = stop.child_token();
-    let migrating = fleet.migrate_tenant((&id, &server), &lineage, edition, options, &mine);
+    let migrating = async {
+        let mut cuts = 0;
+        loop {
+            let outcome = fleet.migrate_tenant((&id, &server), &lineage, edition, options, &mine).await;
+            let is_cut = matches!(&outcome, Ok(Err(failure)) if failure.kind == FailureKind::Connection);
+            let is_away = matches!(&outcome, Err(error) if is_outage(error));
+            if !is_away {
+                outages.answered(&server);
+            }
+            cuts += usize::from(is_cut);
+            if !((is_away || is_cut && cuts < MAX_CUTS) && outages.may_pass(&server)) {
+                return outcome;
+            }
+            tracing::info!(server, tenant.id = %id, "the connection is lost: the step is tried again");
+            if !pause(&mine).await {
+                let message = "was stopped while its server was away".to_owned();
+                return Ok(Err(MigrationFailure::stopped(message)));
+            }
+        }
+    };
     tokio::pin!(migrating);
     let mut in_time = true;
     let outcome = tokio::select! {

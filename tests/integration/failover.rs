@@ -229,6 +229,32 @@ async fn a_switchover_costs_503s_and_no_write() {
     eventually("the feed goes on", async || fleet.get("/initech/items").await.status == 200).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_migration_that_a_switchover_cuts_goes_on_by_itself() {
+    let cluster = Cluster::start().await;
+    let url = cluster.url([&cluster.second, &cluster.first], "target_session_attrs=primary");
+    let fleet = TestFleet::builder().tenants(&["acme", "globex"]).build_on(&url).await;
+    let file = fleet.folder.path().join("migrations/shop/V3__later.sql");
+    std::fs::write(file, "CREATE TABLE later (id int); SELECT pg_sleep(3);").unwrap();
+    let mut migrate = fleet.program(&["migrate"]);
+    let migrate = tokio::task::spawn_blocking(move || migrate.output().unwrap());
+    let superuser = cluster.first.superuser().await;
+    // Not in the template, whose name is longer.
+    let under_way = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active'
+                     AND query LIKE '%pg_sleep(3)%' AND datname LIKE 'mb\\_________________'";
+    eventually("it runs in a tenant's database", async || {
+        superuser.query_one(under_way, &[]).await.unwrap().get::<_, i64>(0) > 0
+    })
+    .await;
+    cluster.switch_over();
+    let output = migrate.await.unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    for slug in ["acme", "globex"] {
+        fleet.owner(slug).await.query("SELECT FROM later", &[]).await.unwrap();
+    }
+    assert_eq!(fleet.run(&["migrate", "status", "--check"]).await.0, 0);
+}
+
 /// The old primary takes connections and says nothing until the end of the test.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_primary_that_falls_silent_holds_up_nobody_for_long() {
