@@ -90,7 +90,6 @@ impl<'a> Executor<'a> {
     }
 
     /// Brings the templates up, then takes steps until there are none, or until the rollout or this executor is stopped.
-    /// Outages of some seconds, of a server or the catalog, are waited for.
     ///
     /// # Errors
     /// When a template can't be brought up, or the catalog is lost.
@@ -101,10 +100,7 @@ impl<'a> Executor<'a> {
             // Closed without a word when a template failed.
             match ready.await {
                 Ok(()) => self.seated(seat).await.map(Some),
-                Err(_) => {
-                    seat.leave().await;
-                    Ok(None)
-                }
+                Err(_) => Ok(None),
             }
         };
         let (templates, ending) = join(self.templates(applied), tenants).await;
@@ -135,23 +131,21 @@ impl<'a> Executor<'a> {
         let mut away = HashSet::new();
         for (at, (server, edition)) in self.plan.templates.iter().enumerate() {
             let edition = self.edition(edition)?;
-            let refreshed = loop {
+            loop {
                 match self.fleet.refresh_template(server, edition, &|| told(at + 1)).await {
-                    Err(error) if self.outages.passes(server, &error, &self.stop).await => {}
-                    refreshed => break refreshed,
+                    Err(error) if self.outages.passes(server, &error, &self.stop).await => continue,
+                    // A server that is away stops only its own tenants, each of which fails by itself.
+                    Err(error) if error.is_outage() => {
+                        tracing::warn!(server, edition = edition.name, %error, "the template stays as it is");
+                        away.insert(server);
+                        told(at + 1);
+                    }
+                    refreshed => {
+                        refreshed?;
+                        self.outages.answered(server);
+                    }
                 }
-            };
-            match refreshed {
-                // A server that is away stops only its own tenants, each of which fails by itself.
-                Err(error) if error.is_outage() => {
-                    tracing::warn!(server, edition = edition.name, %error, "the template stays as it is");
-                    away.insert(server);
-                    told(at + 1);
-                }
-                refreshed => {
-                    refreshed?;
-                    self.outages.answered(server);
-                }
+                break;
             }
         }
         let catalog = &self.fleet.settings.catalog.server;
