@@ -1,7 +1,7 @@
 # What a newcomer needs, one word each. Kept to what make 3.81 knows: macOS ships no newer one.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build dist demo test test-clients test-console ha bench attack fuzz lint deny fmt doc clean
+.PHONY: help setup build dist demo test test-clients test-console test-api ha bench attack fuzz lint deny fmt doc clean
 
 help: ## list these words
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 22
@@ -44,6 +44,12 @@ test-console: setup ## the console in a browser, against a fleet of its own
 bench: setup ## what routing costs, as ratios to baselines of the same run
 	@command -v wrk >/dev/null || { echo "wrk is missing: apt install wrk, or brew install wrk" >&2; exit 1; }
 	@cargo bench --profile dist --bench fleet
+
+# EXAMPLES=200 for longer, PORT=8092.
+test-api: setup ## schemathesis against the control service of a fleet of its own
+	@command -v python3 >/dev/null || { echo "python3 is missing: apt install python3 python3-venv, or brew install python" >&2; exit 1; }
+	@cargo build --release
+	@tests/api/run
 
 attack: setup ## what hostile tenants and callers try, as tests, and sqlmap against a demo
 	@command -v sqlmap >/dev/null || { echo "sqlmap is missing: apt install sqlmap, or brew install sqlmap" >&2; exit 1; }

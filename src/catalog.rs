@@ -7,7 +7,10 @@ mod copies;
 mod declared;
 mod feed;
 mod fingerprints;
+mod idempotency;
+mod jobs;
 mod journal;
+mod journal_chain;
 mod labels;
 mod leases;
 mod listing;
@@ -27,13 +30,17 @@ mod tenants;
 mod traffic;
 mod traffic_history;
 mod verifications;
+mod webhooks;
 
 pub use act::Act;
 pub use copies::Exchange;
 pub use declared::DeclaredBefore;
 pub use feed::{Feed, Reader};
 pub use fingerprints::AcceptedDrift;
+pub use idempotency::{Keyed, StoredAnswer};
+pub use jobs::{JobRow, JobSeat, JobState, NewJob};
 pub use journal::{Entry, JournalQuery, Told};
+pub use journal_chain::{ChainReport, JournalHead, Link};
 pub use leases::{Demand, Holder, Lease, Leases, RENEWAL as LEASE_RENEWAL};
 pub use listing::{Cursor, Listing, MAX_PAGE, Order, Page, Trouble};
 pub use made::{Made, NEWEST_MIGRATION};
@@ -49,6 +56,7 @@ pub use tenants::{Filter, Migrated, NewTenant, TenantRow};
 pub use traffic::{FleetTraffic, RouterReport, TRAFFIC_REPORT};
 pub use traffic_history::{Busy, Minute};
 pub use verifications::VerificationRow;
+pub use webhooks::{Happened, WebhookRow};
 
 use crate::pg::{self, Endpoint, Login, Logins, Sessions, Waits};
 
@@ -70,6 +78,9 @@ pub const MIGRATIONS: &[(&str, &str)] = &[
     ("V14__rehearsal.sql", include_str!("catalog/migrations/V14__rehearsal.sql")),
     ("V15__control.sql", include_str!("catalog/migrations/V15__control.sql")),
     ("V16__console.sql", include_str!("catalog/migrations/V16__console.sql")),
+    ("V17__job.sql", include_str!("catalog/migrations/V17__job.sql")),
+    ("V18__journal_chain.sql", include_str!("catalog/migrations/V18__journal_chain.sql")),
+    ("V19__webhook.sql", include_str!("catalog/migrations/V19__webhook.sql")),
 ];
 
 /// Why the catalog could not be read or changed.
@@ -108,6 +119,7 @@ const SESSIONS: usize = 2;
 /// Every change is one statement, so that calls may run side by side, in one command and in several; its notice to
 /// routers and its line in the journal are part of that statement. A session that broke between two calls is replaced
 /// before the next.
+#[derive(Clone)]
 pub struct Catalog {
     sessions: Sessions,
 }

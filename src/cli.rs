@@ -7,6 +7,7 @@ mod demo;
 mod doctor;
 mod drift;
 mod fleet;
+mod journal;
 mod keys;
 mod migrate;
 mod operator;
@@ -93,6 +94,9 @@ enum Command {
     /// Say who may use the control service
     #[command(subcommand)]
     Operator(operator::OperatorCommand),
+    /// Show what was done to the fleet, and whether anybody changed the record of it
+    #[command(subcommand)]
+    Journal(journal::JournalCommand),
     /// Show what a running router does: servers, busiest tenants
     Top(top::Top),
     /// Apply, fill with data, and serve: manybox to look at
@@ -188,7 +192,9 @@ async fn command(
     let context = Context::start(settings, &source, output).await?;
     // These have their own use for Ctrl-C: a drained stop, and the cancelling of what runs in a database.
     let own = match &command {
-        Command::Demo | Command::Control | Command::Migrate(_) | Command::Fleet(_) => true,
+        Command::Demo | Command::Control | Command::Journal(_) | Command::Migrate(_) | Command::Fleet(_) => {
+            true
+        }
         Command::Tenant(tenant) => tenant.heeds_signals(),
         _ => false,
     };
@@ -215,6 +221,7 @@ async fn dispatch(command: Command, context: &Context, output: Output) -> Result
         Command::Rekey(rekey) => rekey.run(context, output).await,
         Command::Keys => rekey::keys(context, output).await,
         Command::Control => control::control(context).await,
+        Command::Journal(journal) => journal.run(context, output).await,
         Command::Operator(operator) => operator.run(context, output).await,
         Command::Demo => demo::demo(context).await,
         Command::Config

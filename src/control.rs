@@ -1,16 +1,27 @@
 //! Control: the control service: the fleet by HTTP for pipelines, and a console for people, by the functions that commands run.
 
 pub mod access;
+mod answer;
 mod api;
+mod change;
 mod console;
 mod executors;
+mod jobs;
 mod layers;
 mod look;
+mod once;
+mod outgoing;
 mod problem;
+mod request_id;
 mod streams;
+mod token;
+mod wanted;
+mod webhooks;
 
 pub use api::openapi;
+pub use jobs::{Begun, Jobs, Work};
 pub use problem::{Problem, ProblemCode};
+pub use token::issue as issue_token;
 
 use std::sync::Arc;
 
@@ -18,12 +29,15 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::get;
+use tokio::sync::Semaphore;
 
 use crate::fleet::Fleet;
 use executors::Executors;
 use look::LastLook;
 use streams::Streams;
 
+/// Most streams of jobs at the same time.
+const MAX_WATCHERS: usize = 200;
 /// Longest body of a request, bytes.
 const MAX_BODY: usize = 1024 * 1024;
 
@@ -32,16 +46,24 @@ const MAX_BODY: usize = 1024 * 1024;
 pub struct Control {
     /// The fleet, by nobody's order: requests work with one that [acts](Fleet::acting) for its caller.
     pub fleet: Fleet,
+    /// Long work.
+    pub jobs: Jobs,
+    watchers: Arc<Semaphore>,
     executors: Executors,
     look: LastLook,
     streams: Streams,
 }
 
 impl Control {
-    /// A control service over this fleet.
+    /// A control service over this fleet, which begins to work on the fleet's jobs. It takes a tokio runtime.
     pub fn new(fleet: Fleet) -> Self {
+        let jobs = Jobs::start(fleet.clone());
+        jobs.seal_the_journal();
+        webhooks::start(fleet.clone(), jobs.clone());
         Self {
             fleet,
+            jobs,
+            watchers: Arc::new(Semaphore::new(MAX_WATCHERS)),
             executors: Executors::default(),
             look: LastLook::default(),
             streams: Streams::default(),
@@ -50,6 +72,7 @@ impl Control {
 
     /// Stops rollouts that this process carries out, and waits until they have: whoever resumes them goes on.
     pub async fn stop(&self) {
+        self.jobs.stop();
         self.executors.stop().await;
     }
 }
@@ -61,6 +84,7 @@ pub fn router(control: &Arc<Control>) -> Router {
         .route("/openapi.json", get(|| async { axum::Json(openapi()) }))
         .nest("/v1", api::router())
         .merge(console::router())
+        .layer(from_fn_with_state(Arc::clone(control), once::once))
         .layer(from_fn_with_state(Arc::clone(control), layers::journal))
         .layer(from_fn_with_state(Arc::clone(control), access::identify))
         .layer(from_fn_with_state(Arc::clone(control), access::known_host))

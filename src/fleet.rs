@@ -260,8 +260,8 @@ const CONCURRENT_COPIES: usize = 4;
 
 /// Every edition of the settings, read and checked, without a server. One that is broken stops no other.
 pub fn editions(settings: &Settings) -> migrate::Editions {
-    let folders = settings.editions.iter();
-    let folders = folders.filter_map(|(name, e)| Some((name.as_str(), e.migrations.as_deref()?)));
+    let folders =
+        settings.editions.iter().filter_map(|(name, e)| Some((name.as_str(), e.migrations.as_deref()?)));
     let mut editions = migrate::Editions::read(folders, &limits(settings));
     for (name, edition) in &mut editions.sound {
         edition.settings = run_with(settings, name);
@@ -281,7 +281,8 @@ fn limits(settings: &Settings) -> migrate::Limits {
 
 type Agreed = HashMap<String, (String, Vec<catalog::Template>)>;
 
-/// The control plane's handle: settings, catalog, servers with their admins, master keys.
+/// The control plane's handle: settings, catalog, servers with their admins, master keys. Clones share all but the settings.
+#[derive(Clone)]
 pub struct Fleet {
     /// The settings this process was started with.
     pub settings: Settings,
@@ -297,7 +298,6 @@ pub struct Fleet {
     copies: Arc<Semaphore>,
     /// By edition, the digest of the files and the templates that last were found to agree with the fleet.
     agreed: Arc<tokio::sync::Mutex<Agreed>>,
-    /// Templates that failed a moment ago.
     failed_builds: Arc<FailedBuilds>,
     /// Editions as they were read, with what their folders were like: to look takes less than to check the files again.
     read: Arc<Mutex<HashMap<String, (Stamp, migrate::Edition)>>>,

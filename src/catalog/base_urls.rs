@@ -63,6 +63,20 @@ impl Catalog {
         rows.iter().map(|row| Ok(row.try_get::<_, String>(0)?.parse()?)).collect()
     }
 
+    /// Whether a base URL is a tenant's, or nested with one, so that no other may have it.
+    ///
+    /// # Errors
+    /// When the catalog can't be read.
+    pub async fn base_url_is_taken(&self, url: &BaseUrl) -> Result<bool, CatalogError> {
+        // As the guard of the table has it.
+        let sql = "SELECT EXISTS (
+                SELECT FROM catalog.base_url b
+                WHERE b.host = $1 AND (b.prefix = '' OR $2::text = '' OR b.prefix = $2
+                    OR starts_with($2, b.prefix || '/') OR starts_with(b.prefix, $2 || '/')))";
+        let row = self.sessions.query_one(sql, &[&url.host.to_string(), &url.prefix.as_str()]).await?;
+        Ok(row.try_get(0)?)
+    }
+
     /// The base URLs that operators gave, by their tenant's id.
     ///
     /// # Errors

@@ -51,7 +51,7 @@ pub struct Told {
     pub entry: Entry,
 }
 
-fn entry(row: &Row) -> Result<Entry, CatalogError> {
+pub(super) fn entry(row: &Row) -> Result<Entry, CatalogError> {
     Ok(Entry {
         at: row.try_get("at")?,
         actor: row.try_get("actor")?,

@@ -131,6 +131,8 @@ pub struct NewTenant {
     pub given: Vec<BaseUrl>,
     /// What it has different.
     pub overrides: Overrides,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
     /// Its secrets.
     pub sealed: Sealed,
     /// What its database will be filled from, when not from a template.
@@ -164,9 +166,9 @@ impl Catalog {
             .execute(
                 "WITH t AS (
                     INSERT INTO catalog.tenant
-                        (id, slug, state, unsettled, tier, server, edition, key, overrides, database, login_role, sealed, filling)
+                        (id, slug, state, unsettled, tier, server, edition, key, overrides, database, login_role, sealed, filling, labels)
                     VALUES ($1, $2, CASE WHEN $14::text IS NULL THEN 'creating' ELSE 'active' END, $14 IS NULL, $3, $4,
-                            $5, $6, $7, $14, $15, $16, $17) RETURNING id
+                            $5, $6, $7, $14, $15, $16, $17, $18) RETURNING id
                  ), b AS (
                     INSERT INTO catalog.base_url (tenant, host, prefix, url, templated)
                     SELECT t.id, u.* FROM t, (
@@ -198,6 +200,7 @@ impl Catalog {
                     &login_role,
                     &Json(&new.sealed),
                     &new.filling,
+                    &Json(&new.labels),
                 ],
             )
             .await?;

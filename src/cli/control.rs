@@ -1,13 +1,17 @@
 //! `manybox control`: the composition root of the control service.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
 
 use super::{Context, Done, Failure};
 use crate::control::{self, Control};
+use crate::fleet::Fleet;
 use crate::front::{self, Clients};
+use crate::settings::Settings;
 use crate::telemetry::Metrics;
 
 /// Serves until SIGINT or SIGTERM, then finishes what is under way.
@@ -15,21 +19,39 @@ pub(super) async fn control(context: &Context) -> Done {
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let control = Arc::new(Control::new(context.fleet().await?));
     let settings = &context.settings.control;
-    let listener = TcpListener::bind(settings.http).await.map_err(|error| {
-        let address = settings.http;
-        Failure(format!("control.http: cannot listen on {address}: {error}; is another manybox running?"))
-    })?;
+    let listener = listen(settings.http).await?;
     tracing::info!(control = %listener.local_addr()?, "listening");
     let clients = Clients::of_control(&context.settings.listen, Metrics::default());
-    let drain = settings.drain_timeout;
+    let (jobs, drain) = (control.jobs.clone(), settings.drain_timeout);
     let stop = async move {
         tokio::select! {
-            _ = interrupt.recv() => drain,
-            _ = terminate.recv() => drain,
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
         }
+        jobs.stop();
+        drain
     };
     front::serve(listener, control::router(&control), clients, stop).await?;
     // What has not stopped by then is cut off, and resumed.
     let _ = tokio::time::timeout(settings.drain_timeout, control.stop()).await;
     Ok(())
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
+    TcpListener::bind(address).await.map_err(|error| {
+        Failure(format!("control.http: cannot listen on {address}: {error}; is another manybox running?"))
+    })
+}
+
+/// Serves beside a router, in its process, until it is aborted. Gives the address.
+pub(super) async fn beside(
+    fleet: Fleet,
+    settings: &Settings,
+) -> Result<(SocketAddr, JoinHandle<std::io::Result<()>>), Failure> {
+    let listener = listen(settings.control.http).await?;
+    let address = listener.local_addr()?;
+    let clients = Clients::of_control(&settings.listen, Metrics::default());
+    let routes = control::router(&Arc::new(Control::new(fleet)));
+    let serving = front::serve(listener, routes, clients, std::future::pending());
+    Ok((address, tokio::spawn(serving)))
 }

@@ -1,10 +1,14 @@
 //! `manybox demo`: apply, fill, serve; manybox to look at, on real databases.
 
 use super::output::line;
-use super::{Context, Done, Failure, Output, apply, serve, tenant};
+use super::{Context, Done, Failure, Output, apply, control, serve, tenant};
+use crate::catalog::{NewToken, OperatorRole, Scopes};
+use crate::control::access::ApiToken;
 use crate::fleet::Fleet;
 use crate::pg::{self, Connection};
 
+/// Who the console's token is for.
+const OPERATOR: &str = "demo";
 /// How long the printed tokens hold.
 const TOKEN: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
 
@@ -21,12 +25,45 @@ pub(super) async fn demo(context: &Context) -> Done {
         bar.inc(1);
     }
     bar.finish_and_clear();
-    let greeting = greeting(context, &fleet).await?;
-    drop(fleet);
+    let mut greeting = greeting(context, &fleet).await?;
+    let token = operator(&fleet).await?;
+    // The demo is worth showing without it, too: its port may be another demo's.
+    let console = match control::beside(fleet, &context.settings).await {
+        Ok((address, console)) => {
+            greeting.push_str(&format!(
+                "\nThe console, and its API below /v1: http://{address}/ with the token {token}"
+            ));
+            Some(console)
+        }
+        Err(Failure(why)) => {
+            output.note(&format!("no console: {why}"));
+            None
+        }
+    };
     // There is no balancer that would have to notice, and somebody waits at the terminal.
     let mut settings = context.settings.clone();
     settings.listen.stop_delay = std::time::Duration::ZERO;
-    serve::with(&settings, context.embedded.as_ref(), None, |_| line(&greeting)).await
+    let served = serve::with(&settings, context.embedded.as_ref(), None, |_| line(&greeting)).await;
+    if let Some(console) = console {
+        console.abort();
+    }
+    served
+}
+
+/// An owner for the console, with a token that holds as long as the others.
+async fn operator(fleet: &Fleet) -> Result<String, Failure> {
+    let (token, scopes) = (ApiToken::random()?, Scopes::default());
+    let new = NewToken {
+        id: token.id().to_owned(),
+        hash: token.hash(),
+        role: OperatorRole::Owner,
+        scopes: scopes.clone(),
+        note: Some("demo".into()),
+        expires_at: Some(time::OffsetDateTime::now_utc() + TOKEN),
+    };
+    fleet.catalog.operator_put(OPERATOR, OperatorRole::Owner, &scopes).await?;
+    fleet.catalog.token_add(OPERATOR, &new).await?;
+    Ok(token.reveal().expose().to_owned())
 }
 
 /// Runs the edition's demo file in the tenant's database, by the tenant's own login and as role `service`: what

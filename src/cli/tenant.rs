@@ -19,10 +19,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::output::{line, table, time};
 use super::{Context, Done, Failure, Output};
 use crate::catalog::{Filter, TenantRow};
+use crate::control::issue_token;
 use crate::fleet::{Fleet, TenantSpec};
 use crate::pg::{Endpoint, Login};
 use crate::policy::Secret;
-use crate::rest::sign_token;
 use crate::tenant::{BaseUrl, Slug, State, Verb};
 
 #[derive(clap::Subcommand)]
@@ -383,15 +383,6 @@ pub(super) fn token(
     claims: &[String],
     expires: Duration,
 ) -> Result<String, Failure> {
-    if row.record.is_adopted() {
-        let message =
-            "the database was adopted: tokens are signed with its own jwt_secret, by whoever holds it";
-        return Err(Failure(format!("`{}`: {message}", row.record.slug)));
-    }
-    let roles = fleet.settings.roles();
-    if !roles.iter().any(|r| r == role) {
-        return Err(Failure(format!("`{role}` is not an API role; expected one of {}", roles.join(", "))));
-    }
     let mut body = Map::new();
     for claim in claims {
         let (key, value) =
@@ -403,11 +394,7 @@ pub(super) fn token(
         let value = serde_json::from_str(value).unwrap_or_else(|_| Value::String(value.to_owned()));
         body.insert(key.to_owned(), value);
     }
-    let until = std::time::SystemTime::now() + expires;
-    let until = until.duration_since(std::time::UNIX_EPOCH)?.as_secs();
-    body.insert("role".into(), role.into());
-    body.insert("exp".into(), until.into());
-    Ok(sign_token(&Value::Object(body), &fleet.keys.newest().jwt_key(&row.record)))
+    Ok(issue_token(fleet, row, role, body, expires)?)
 }
 
 /// Opens psql; as the admin when there is a reason for that.

@@ -16,12 +16,16 @@ use http::uri::Authority;
 use http::{HeaderMap, HeaderName};
 use ring::digest::{SHA256, digest};
 
-use super::layers;
+use super::jobs::Jobs;
+use super::request_id::{REASON, RequestId};
+use super::wanted::Wanted;
 use super::{Control, Problem, ProblemCode};
-use crate::catalog::{Credential, OperatorRole, Scopes, TenantRow};
+use crate::catalog::{Act, Credential, OperatorRole, Scopes, TenantRow};
 use crate::fleet::Fleet;
 use crate::settings::ControlSettings;
 
+/// Longest reason, characters.
+const MAX_REASON: usize = 500;
 static FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// An operator that was recognised.
@@ -43,6 +47,21 @@ impl Caller {
     fn new(credential: Credential, by_cookie: bool) -> Self {
         let Credential { operator, role, scopes, by } = credential;
         Self { name: operator, role, scopes, by, by_cookie }
+    }
+
+    /// By whose order a request of it works.
+    pub fn act(&self, parts: &Parts) -> Act {
+        // Headers are bytes; what is no text is no reason.
+        let reason =
+            parts.headers.get(&REASON).and_then(|reason| std::str::from_utf8(reason.as_bytes()).ok());
+        Act {
+            operator: self.name.clone(),
+            by: self.by.clone(),
+            request: parts.extensions.get::<RequestId>().map(|id| id.0.clone()).unwrap_or_default(),
+            reason: reason
+                .filter(|reason| !reason.trim().is_empty())
+                .map(|r| r.chars().take(MAX_REASON).collect()),
+        }
     }
 
     /// Whether it may do what takes this role.
@@ -100,6 +119,25 @@ pub struct Acting {
     pub caller: Caller,
     /// The fleet.
     pub fleet: Fleet,
+    /// The order.
+    pub act: Act,
+    /// For what takes long.
+    pub jobs: Jobs,
+    pub(super) wanted: Wanted,
+}
+
+impl Acting {
+    /// Refuses what must not be done without saying why.
+    ///
+    /// # Errors
+    /// When no reason was given.
+    pub fn needs_reason(&self) -> Result<(), Problem> {
+        if self.act.reason.is_some() {
+            return Ok(());
+        }
+        let detail = "this takes a reason, which the journal keeps: give it as X-Reason";
+        Err(Problem::new(ProblemCode::Invalid, detail))
+    }
 }
 
 impl FromRequestParts<Arc<Control>> for Acting {
@@ -107,8 +145,9 @@ impl FromRequestParts<Arc<Control>> for Acting {
 
     async fn from_request_parts(parts: &mut Parts, control: &Arc<Control>) -> Result<Self, Problem> {
         let caller = Caller::from_request_parts(parts, control).await?;
-        let fleet = control.fleet.acting(&layers::act(&caller, parts));
-        Ok(Self { caller, fleet })
+        let act = caller.act(parts);
+        let fleet = control.fleet.acting(&act);
+        Ok(Self { caller, fleet, act, jobs: control.jobs.clone(), wanted: Wanted::of(&parts.headers) })
     }
 }
 

@@ -1,8 +1,14 @@
 //! The API below `/v1`: JSON in and out, described by the document at `/openapi.json`.
 
+mod fleet;
+mod jobs;
 mod journal;
 mod read;
+mod rollouts;
 mod tenants;
+mod verbs;
+mod verify;
+mod webhooks;
 
 use std::sync::Arc;
 
@@ -19,7 +25,7 @@ use super::{Control, Problem, ProblemCode};
 #[derive(utoipa::OpenApi)]
 #[openapi(info(
     title = "manybox control",
-    description = "The fleet by HTTP: tenants, base URLs, the journal. Errors are problems (RFC 9457) with codes of manybox.",
+    description = "The fleet by HTTP: tenants, rollouts, jobs, the journal. Errors are problems (RFC 9457) with codes of manybox.",
     license(name = "Apache-2.0 OR MIT", identifier = "Apache-2.0 OR MIT")
 ))]
 struct Document;
@@ -37,10 +43,38 @@ pub(super) fn router() -> Router<Arc<Control>> {
 fn described() -> OpenApiRouter<Arc<Control>> {
     OpenApiRouter::with_openapi(Document::openapi())
         .routes(routes!(tenants::list, tenants::create))
-        .routes(routes!(tenants::get))
-        .routes(routes!(tenants::suspend))
-        .routes(routes!(tenants::resume))
+        .routes(routes!(tenants::get, tenants::patch))
+        .routes(routes!(verbs::suspend))
+        .routes(routes!(verbs::resume))
+        .routes(routes!(verbs::retire))
+        .routes(routes!(verbs::restore))
+        .routes(routes!(verbs::purge))
+        .routes(routes!(verbs::reload))
+        .routes(routes!(verbs::rename))
+        .routes(routes!(verbs::clone))
+        .routes(routes!(verbs::backup))
+        .routes(routes!(verbs::token))
+        .routes(routes!(fleet::metrics))
         .routes(routes!(journal::list))
+        .routes(routes!(fleet::editions))
+        .routes(routes!(fleet::tiers))
+        .routes(routes!(fleet::servers))
+        .routes(routes!(fleet::free))
+        .routes(routes!(rollouts::list, rollouts::plan))
+        .routes(routes!(rollouts::get))
+        .routes(routes!(rollouts::run))
+        .routes(routes!(rollouts::pause))
+        .routes(routes!(rollouts::abort))
+        .routes(routes!(rollouts::resume))
+        .routes(routes!(rollouts::retry))
+        .routes(routes!(rollouts::skip))
+        .routes(routes!(verify::verify))
+        .routes(routes!(webhooks::list, webhooks::add))
+        .routes(routes!(webhooks::remove))
+        .routes(routes!(webhooks::retry))
+        .routes(routes!(jobs::list))
+        .routes(routes!(jobs::get))
+        .routes(routes!(jobs::events))
 }
 
 /// The description of the API.

@@ -5,23 +5,13 @@ use std::sync::Arc;
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
-use http::{HeaderName, HeaderValue, header};
+use http::{HeaderValue, header};
 use serde_json::json;
 
 use super::access::Caller;
+use super::request_id::{REQUEST_ID, RequestId};
 use super::{Control, Problem};
-use crate::catalog::Act;
 use crate::tenant::TenantId;
-
-/// The id of a request, which its answer and its lines in the journal have.
-#[derive(Debug, Clone)]
-pub(super) struct RequestId(pub(super) String);
-
-/// Why an operator does it, in their words.
-pub(super) static REASON: HeaderName = HeaderName::from_static("x-reason");
-static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// Longest reason, bytes.
-const MAX_REASON: usize = 500;
 
 /// Gives the request an id, and its answer the headers that keep browsers from doing more with it than they should.
 pub(super) async fn request_id(mut request: Request, next: Next) -> Response {
@@ -46,17 +36,6 @@ pub(super) async fn request_id(mut request: Request, next: Next) -> Response {
     response
 }
 
-/// By whose order a request works.
-pub(super) fn act(caller: &Caller, parts: &http::request::Parts) -> Act {
-    let reason = parts.headers.get(&REASON).and_then(|reason| reason.to_str().ok());
-    Act {
-        operator: caller.name.clone(),
-        by: caller.by.clone(),
-        request: parts.extensions.get::<RequestId>().map(|id| id.0.clone()).unwrap_or_default(),
-        reason: reason.map(|reason| reason.chars().take(MAX_REASON).collect()),
-    }
-}
-
 /// Writes a line about every request that would change something: what was asked for, by whom, and what became of it.
 /// Those of nobody in particular are in the log alone, or strangers could fill the journal.
 pub(super) async fn journal(State(control): State<Arc<Control>>, request: Request, next: Next) -> Response {
@@ -66,7 +45,7 @@ pub(super) async fn journal(State(control): State<Arc<Control>>, request: Reques
         return next.run(request).await;
     };
     let (parts, body) = request.into_parts();
-    let act = act(&caller, &parts);
+    let act = caller.act(&parts);
     let matched = parts.extensions.get::<MatchedPath>().map_or("", MatchedPath::as_str);
     let action = format!("{} {matched}", parts.method);
     let path = parts.uri.path().chars().take(300).collect::<String>();

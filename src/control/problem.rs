@@ -10,9 +10,6 @@ use crate::fleet::FleetError;
 use crate::pg;
 use crate::policy::Invalid;
 
-/// Where the codes are told.
-const CODES: &str = "https://github.com/manybox/manybox/blob/main/docs/control.md#problems";
-
 /// What kind of problem it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProblemCode {
@@ -116,7 +113,7 @@ pub struct Problem {
 #[derive(Serialize, utoipa::ToSchema)]
 #[schema(as = Problem)]
 pub(super) struct ProblemBody {
-    /// Where its code is told.
+    /// Its kind, as a name that is nobody else's.
     r#type: String,
     /// Its kind, in words.
     title: &'static str,
@@ -139,10 +136,22 @@ impl Problem {
         Self::new(ProblemCode::NotFound, format!("there is no {what}"))
     }
 
+    /// As a job keeps it.
+    pub(super) fn stored(&self) -> serde_json::Value {
+        serde_json::json!({ "code": self.code.row().0, "detail": self.detail })
+    }
+
+    /// As a job kept it.
+    pub(super) fn read(stored: &serde_json::Value) -> Self {
+        let text = |key: &str| stored.get(key).and_then(|value| value.as_str()).unwrap_or_default();
+        let code = ProblemCode::ALL.into_iter().find(|code| code.row().0 == text("code"));
+        Self::new(code.unwrap_or(ProblemCode::Internal), text("detail"))
+    }
+
     pub(super) fn body(&self) -> ProblemBody {
         let (code, status, title) = self.code.row();
         ProblemBody {
-            r#type: CODES.to_owned(),
+            r#type: format!("urn:manybox:problem:{code}"),
             title,
             status: status.as_u16(),
             code,
@@ -227,5 +236,28 @@ fn of_server(error: &pg::Error) -> ProblemCode {
         Some(code) if *code == SqlState::CHARACTER_NOT_IN_REPERTOIRE => ProblemCode::Invalid,
         code if pg::is_outage(code) => ProblemCode::ServerAway,
         _ => ProblemCode::Internal,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_has_every_code() {
+        let page = include_str!("../../docs/control-api.md");
+        for code in ProblemCode::ALL {
+            let (name, status, title) = code.row();
+            let row = format!("| {name} | {} | {title} |", status.as_u16());
+            assert!(page.contains(&row), "docs/control-api.md lacks `{row}`");
+        }
+    }
+
+    #[test]
+    fn a_job_keeps_its_problem() {
+        let problem = Problem::new(ProblemCode::Files, "V3__x.sql:7");
+        let read = Problem::read(&problem.stored());
+        assert_eq!((read.code, read.detail), (problem.code, problem.detail));
+        assert_eq!(Problem::read(&serde_json::Value::Null).code, ProblemCode::Internal);
     }
 }

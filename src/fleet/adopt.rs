@@ -252,6 +252,7 @@ impl Fleet {
             templated: self.templated(slug)?,
             given: spec.base_urls.clone(),
             overrides,
+            labels: BTreeMap::new(),
             filling: None,
         };
         self.catalog.tenant_insert(&new).await?;

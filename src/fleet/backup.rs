@@ -67,8 +67,11 @@ impl Fleet {
         let dropped = self.drop_made(&record.server, &database, &reader).await;
         let archived = archived?;
         dropped?;
+        // What it chains may lag behind by some seconds.
+        let journal = self.catalog.journal_head().await?;
         Ok(Manifest {
             format: manifest::FORMAT,
+            journal,
             made_at: OffsetDateTime::now_utc(),
             tenant: TenantManifest::of(tenant, &archived.lineage),
             postgres: archived.postgres,

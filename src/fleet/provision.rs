@@ -1,5 +1,6 @@
 //! Provision: a tenant's login and database, from the intent in the catalog to the first request.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio_postgres::Client;
@@ -31,6 +32,8 @@ pub struct TenantSpec {
     pub base_urls: Vec<BaseUrl>,
     /// What it has different.
     pub overrides: Overrides,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
     /// What its database will be filled from, when not from its edition's template.
     pub filling: Option<String>,
 }
@@ -43,8 +46,20 @@ impl Fleet {
     /// When the slug is a tenant's that is otherwise, a base URL is taken, or a server refuses; run again, it goes on where
     /// it stopped.
     pub async fn create(&self, slug: &Slug, spec: &TenantSpec) -> Result<TenantRow, FleetError> {
-        let row = match self.catalog.tenant_by_slug(slug.as_str()).await? {
-            Some(row) => self.created_again(row, spec)?,
+        let row = self.begin_create(slug, spec).await?;
+        match row.record.state {
+            State::Creating => Box::pin(self.finish_create(&row)).await,
+            _ => Ok(row),
+        }
+    }
+
+    /// Writes the intent to create a tenant, unless it is there: [`Fleet::finish_create`] does the rest.
+    ///
+    /// # Errors
+    /// As [`Fleet::create`].
+    pub async fn begin_create(&self, slug: &Slug, spec: &TenantSpec) -> Result<TenantRow, FleetError> {
+        match self.catalog.tenant_by_slug(slug.as_str()).await? {
+            Some(row) => self.created_again(row, spec),
             // Boxed, both: a creation's futures are large, and callers hold them on their stack.
             None => match Box::pin(self.intend(TenantId::random()?, slug, spec)).await {
                 // Another command was quicker.
@@ -52,16 +67,12 @@ impl Fleet {
                     if error.code() == Some(&SqlState::UNIQUE_VIOLATION) =>
                 {
                     match self.catalog.tenant_by_slug(slug.as_str()).await? {
-                        Some(row) => self.created_again(row, spec)?,
-                        None => return Err(CatalogError::Server(error).into()),
+                        Some(row) => self.created_again(row, spec),
+                        None => Err(CatalogError::Server(error).into()),
                     }
                 }
-                intended => intended?,
+                intended => intended,
             },
-        };
-        match row.record.state {
-            State::Creating => Box::pin(self.finish_create(&row)).await,
-            _ => Ok(row),
         }
     }
 
@@ -80,6 +91,12 @@ impl Fleet {
                 others.push(format!("its {what} is `{is}`, not `{wanted}`"));
             }
         }
+        others.extend(
+            spec.labels
+                .iter()
+                .filter(|(name, value)| row.labels.get(*name) != Some(*value))
+                .map(|(name, value)| format!("it does not have the label {name}={value}")),
+        );
         others.extend(
             spec.base_urls.iter().filter(|url| !given(url)).map(|url| format!("it does not have {url}")),
         );
@@ -141,6 +158,7 @@ impl Fleet {
             given: spec.base_urls.clone(),
             sealed: self.sealed_anew(&id, &spec.overrides)?,
             overrides: spec.overrides.clone(),
+            labels: spec.labels.clone(),
             filling: spec.filling.clone(),
         };
         self.catalog.tenant_insert(&new).await?;

@@ -255,13 +255,11 @@ impl Fleet {
                     server: spec.server.clone().or_else(|| known_server.then(|| server.clone())),
                     base_urls: Vec::new(),
                     overrides,
+                    labels: labels.clone(),
                     filling: Some(from),
                 },
             )
             .await?;
-        if !labels.is_empty() {
-            self.catalog.tenant_label(&row.record.id, labels).await?;
-        }
         Ok((row, notes))
     }
 

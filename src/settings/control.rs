@@ -1,8 +1,10 @@
 //! `[control]`: the control service: where it listens, under which names, and how long a browser stays signed in.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::sections::address;
@@ -26,6 +28,10 @@ pub struct ControlSettings {
     /// How long a browser stays signed in at most.
     #[serde(with = "humantime_serde")]
     pub session_lifetime: Duration,
+    /// Where backups that the API asks for are written; without it there are none but by command.
+    pub backups: Option<PathBuf>,
+    /// Networks inside (private, loopback) that webhooks may reach, and by plain http.
+    pub webhook_networks: Vec<IpNet>,
     /// How long requests and jobs under way may take to finish after a stop signal. A job that is cut off is resumed by
     /// another control service, or by this one when it is started again.
     #[serde(with = "humantime_serde")]
@@ -40,6 +46,8 @@ impl Default for ControlSettings {
             hosts: Vec::new(),
             session_idle: Duration::from_secs(8 * 3600),
             session_lifetime: Duration::from_secs(24 * 3600),
+            backups: None,
+            webhook_networks: Vec::new(),
             drain_timeout: Duration::from_secs(10),
         }
     }

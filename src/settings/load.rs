@@ -91,7 +91,8 @@ impl Settings {
             .with_list_parse_key("listen.base_urls")
             .with_list_parse_key("listen.trusted_proxies")
             .with_list_parse_key("listen.admin_hosts")
-            .with_list_parse_key("control.hosts");
+            .with_list_parse_key("control.hosts")
+            .with_list_parse_key("control.webhook_networks");
         let mut settings: Self = Config::builder()
             .add_source(file)
             .add_source(environment)

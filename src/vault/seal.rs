@@ -64,18 +64,30 @@ impl KeyRing {
     /// tenant and name.
     pub fn open(&self, tenant: &Record, name: &str) -> Result<Option<Secret>, VaultError> {
         let Some(sealed) = tenant.sealed.get(name) else { return Ok(None) };
-        let (id, text) = sealed.split_once(':').unwrap_or_default();
-        let key = self.key(id.parse().unwrap_or_default()).ok_or_else(|| {
+        let of = format!("tenant `{}`", tenant.slug);
+        self.open_sealed((&tenant.id, &of), name, sealed).map(Some)
+    }
+
+    /// Opens what was sealed under an id and a name; `of` says whose it is, for the error.
+    ///
+    /// # Errors
+    /// As [`KeyRing::open`].
+    pub fn open_sealed(
+        &self,
+        (id, of): (&TenantId, &str),
+        name: &str,
+        sealed: &str,
+    ) -> Result<Secret, VaultError> {
+        let (key_id, text) = sealed.split_once(':').unwrap_or_default();
+        let key = self.key(key_id.parse().unwrap_or_default()).ok_or_else(|| {
             VaultError::new(format!(
-                "the {name} of tenant `{}` is sealed with master key {id}, which is not among those in use; set it anew",
-                tenant.slug
+                "the {name} of {of} is sealed with master key {key_id}, which is not among those in use; set it anew"
             ))
         })?;
-        key.open(&tenant.id, name, text).map(Some).ok_or_else(|| {
+        key.open(id, name, text).ok_or_else(|| {
             VaultError::new(format!(
-                "the {name} of tenant `{}` can't be opened: it was changed in the catalog, or another master key has \
-                 the number {id}; set it anew",
-                tenant.slug
+                "the {name} of {of} can't be opened: it was changed in the catalog, or another master key has the number \
+                 {key_id}; set it anew"
             ))
         })
     }

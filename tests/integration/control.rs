@@ -1,7 +1,10 @@
 //! The control service: who may ask it, and what it does to the fleet.
 
+mod chain;
 mod console;
+mod jobs;
 mod tenants;
+mod webhooks;
 mod who;
 
 use std::net::SocketAddr;

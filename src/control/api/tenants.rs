@@ -1,37 +1,60 @@
-//! `/v1/tenants`: create, list, get, suspend, resume.
+//! `/v1/tenants`: create, list, get, change.
 
 use std::collections::BTreeMap;
 
 use axum::Json;
 use axum::extract::Path;
-use axum::response::{IntoResponse as _, Response};
-use http::{StatusCode, header};
+use axum::response::Response;
+use http::StatusCode;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::super::access::Acting;
-use super::super::{Problem, ProblemCode};
+use super::super::change::{self, Changes, labelled};
+use super::super::jobs::Work;
+use super::super::{Problem, ProblemCode, answer};
 use super::read::{Asked, Body};
-use crate::catalog::{Filter, OperatorRole, TenantRow};
-use crate::fleet::{Fleet, TenantSpec};
+use crate::catalog::{Cursor, JobRow, Listing, OperatorRole, Scopes, TenantRow};
+use crate::fleet::TenantSpec;
 use crate::policy::Overrides;
-use crate::tenant::{BaseUrl, Slug, State, Verb};
+use crate::tenant::{BaseUrl, Slug, State};
 
-/// Which tenants to list.
+/// Tenants of a page when nothing is said.
+const PAGE: usize = 100;
+
+/// Which tenants to list, and in which order.
 #[derive(Deserialize, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct ListQuery {
-    /// In this state.
+    /// In this state; purged ones are listed only when asked for.
     state: Option<String>,
     /// Of this edition.
     edition: Option<String>,
+    /// Of this tier.
+    tier: Option<String>,
+    /// On this server.
+    server: Option<String>,
+    /// With this label, as `name=value`.
+    label: Option<String>,
     /// With this text in slug or base URL.
     search: Option<String>,
+    /// `failed`, `quarantined`, `unsettled` or `lost-secrets`.
+    trouble: Option<String>,
+    /// `slug`, `newest` or `version`.
+    order: Option<String>,
+    /// `next` of the page before.
+    after: Option<String>,
+    /// How many at most: 100 when not given.
+    #[param(minimum = 1, maximum = 500)]
+    limit: Option<usize>,
 }
 
 /// Some tenants.
 #[derive(Serialize, utoipa::ToSchema)]
 pub(super) struct TenantList {
     tenants: Vec<TenantRow>,
+    /// `after` of the next page; null on the last.
+    next: Option<String>,
 }
 
 /// A tenant to be.
@@ -39,7 +62,6 @@ pub(super) struct TenantList {
 #[serde(deny_unknown_fields)]
 pub(super) struct NewTenant {
     /// Its name: a-z, 0-9 and dashes.
-    #[schema(pattern = "^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$")]
     slug: String,
     /// Its line of schema versions; `defaults.edition` when not given.
     edition: Option<String>,
@@ -55,33 +77,71 @@ pub(super) struct NewTenant {
     labels: BTreeMap<String, String>,
     /// What it has different from its tier and from the defaults.
     #[serde(default)]
-    #[schema(value_type = BTreeMap<String, serde_json::Value>)]
+    #[schema(value_type = BTreeMap<String, Value>)]
     settings: Overrides,
 }
 
-/// List tenants.
+/// What is to be otherwise; what is left out stays.
+#[derive(Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Patch {
+    /// Its limits.
+    tier: Option<String>,
+    /// By key; null goes back to the default.
+    #[serde(default)]
+    settings: BTreeMap<String, Value>,
+    /// By name; null takes it away.
+    #[serde(default)]
+    labels: BTreeMap<String, Option<String>>,
+    /// Base URLs of its own, beside those from `listen.base_urls`.
+    base_urls: Option<Vec<String>>,
+}
+
+/// List tenants, a page at a time.
 #[utoipa::path(get, path = "/tenants", tag = "tenants", params(ListQuery), responses((status = 200, body = TenantList)))]
 pub(super) async fn list(
     acting: Acting,
     Asked(query): Asked<ListQuery>,
 ) -> Result<Json<TenantList>, Problem> {
-    let state = query.state.map(|state| state.parse::<State>()).transpose()?;
-    let filter = Filter { state, edition: query.edition, search: query.search };
-    let mut tenants = acting.fleet.catalog.tenants(&filter).await?;
-    tenants.retain(|row| acting.caller.scopes.admits(row));
-    Ok(Json(TenantList { tenants }))
+    let scopes = &acting.caller.scopes;
+    let mut labels = scopes.labels.clone();
+    if let Some(label) = &query.label {
+        let pair = label.split_once('=').filter(|(name, _)| !name.is_empty());
+        let (name, value) =
+            pair.ok_or_else(|| Problem::new(ProblemCode::Invalid, "label: expected name=value"))?;
+        if labels.insert(name.to_owned(), value.to_owned()).is_some_and(|own| own != value) {
+            return Ok(Json(TenantList { tenants: Vec::new(), next: None }));
+        }
+    }
+    let asked = Scopes { editions: query.edition.map(|edition| [edition].into()), ..Scopes::default() };
+    let editions = scopes.and(&asked).editions;
+    let listing = Listing {
+        search: query.search,
+        state: query.state.map(|state| state.parse::<State>()).transpose()?,
+        editions,
+        tier: query.tier,
+        server: query.server,
+        labels,
+        trouble: query.trouble.map(|trouble| trouble.parse()).transpose()?,
+        order: query.order.map(|order| order.parse()).transpose()?.unwrap_or_default(),
+        after: query.after.map(|after| after.parse::<Cursor>()).transpose()?,
+    };
+    let page = acting.fleet.catalog.tenants_page(&listing, query.limit.unwrap_or(PAGE)).await?;
+    Ok(Json(TenantList { tenants: page.tenants, next: page.next.map(|next| next.to_string()) }))
 }
 
-/// Create a tenant, or finish a creation that was interrupted. One that is there as it is asked for is returned as it is.
+/// Create a tenant, or finish a creation that was interrupted. One that is there as it is asked for is answered as it is.
 #[utoipa::path(post, path = "/tenants", tag = "tenants", request_body = NewTenant, responses(
-    (status = 201, body = TenantRow, description = "It serves.", headers(("location" = String), ("etag" = String)))
+    (status = 201, body = TenantRow, description = "It serves."),
+    (status = 202, body = JobRow, description = "It is being made: with `Prefer: respond-async`, or when it takes long.")
 ))]
 pub(super) async fn create(acting: Acting, Body(new): Body<NewTenant>) -> Result<Response, Problem> {
-    let Acting { caller, fleet } = acting;
+    let Acting { caller, fleet, .. } = &acting;
     caller.needs(OperatorRole::Operator)?;
     let slug: Slug = new.slug.parse()?;
     let edition = new.edition.as_ref().or(fleet.settings.defaults.edition.as_ref());
-    let labels: BTreeMap<_, _> = new.labels.into_iter().chain(caller.scopes.labels.clone()).collect();
+    let mut labels = labelled(&BTreeMap::new(), &new.labels)?;
+    labels.extend(caller.scopes.labels.clone());
     if !caller.scopes.admits_edition(edition.map(String::as_str)) {
         let detail = format!("`{}` is for tenants of other editions", caller.name);
         return Err(Problem::new(ProblemCode::Forbidden, detail));
@@ -96,53 +156,69 @@ pub(super) async fn create(acting: Acting, Body(new): Body<NewTenant>) -> Result
         server: new.server,
         base_urls,
         overrides: new.settings,
+        labels,
         filling: None,
     };
-    let row = to_its_end(async move {
-        let row = fleet.create(&slug, &spec).await?;
-        if labels.is_empty() || row.labels == labels {
-            return Ok(row);
-        }
-        fleet.catalog.tenant_label(&row.record.id, &labels).await?;
-        Ok(fleet.tenant(slug.as_str()).await?)
-    })
-    .await?;
-    let location = format!("/v1/tenants/{}", row.record.slug);
-    Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(row)).into_response())
+    let row = fleet.begin_create(&slug, &spec).await?;
+    if row.record.state != State::Creating {
+        return Ok(answer::tenant(StatusCode::CREATED, row));
+    }
+    let work = Work::Create { tenant: row.record.id.to_string() };
+    answer::of_work(&acting, &row, &work, StatusCode::CREATED).await
 }
 
 /// Show one tenant.
 #[utoipa::path(get, path = "/tenants/{slug}", tag = "tenants", params(("slug" = String, Path)),
-    responses((status = 200, body = TenantRow, headers(("etag" = String)))))]
-pub(super) async fn get(acting: Acting, Path(slug): Path<String>) -> Result<Json<TenantRow>, Problem> {
-    Ok(Json(acting.caller.tenant(&acting.fleet, &slug).await?))
+    responses((status = 200, body = TenantRow), (status = 304, description = "It is as `If-None-Match` knows it.")))]
+pub(super) async fn get(acting: Acting, Path(slug): Path<String>) -> Result<Response, Problem> {
+    let row = acting.caller.tenant(&acting.fleet, &slug).await?;
+    Ok(answer::shown(&acting, row))
 }
 
-/// Refuse its requests (403), data untouched.
-#[utoipa::path(post, path = "/tenants/{slug}/suspend", tag = "tenants", params(("slug" = String, Path)),
+/// Change tier, settings, labels or base URLs. With `If-Match` only if it is still as it was read.
+#[utoipa::path(patch, path = "/tenants/{slug}", tag = "tenants", params(("slug" = String, Path)), request_body = Patch,
     responses((status = 200, body = TenantRow)))]
-pub(super) async fn suspend(acting: Acting, Path(slug): Path<String>) -> Result<Json<TenantRow>, Problem> {
-    carry_out(acting, slug, Verb::Suspend).await
+pub(super) async fn patch(
+    acting: Acting,
+    Path(slug): Path<String>,
+    Body(patch): Body<Patch>,
+) -> Result<Response, Problem> {
+    acting.caller.needs(OperatorRole::Operator)?;
+    let row = acting.caller.tenant(&acting.fleet, &slug).await?;
+    acting.wanted.check(&row)?;
+    let settings = patch.settings.into_iter().map(|(key, value)| {
+        let value = text(value).ok_or_else(|| {
+            Problem::new(
+                ProblemCode::Invalid,
+                format!("settings.{key}: expected a text, a number, true, false, a list of these, or null"),
+            )
+        })?;
+        Ok((key, value))
+    });
+    let changes = Changes {
+        tier: patch.tier,
+        settings: settings.collect::<Result<_, Problem>>()?,
+        labels: patch.labels.into_iter().map(|(name, value)| (name, value.unwrap_or_default())).collect(),
+        base_urls: patch
+            .base_urls
+            .map(|urls| urls.iter().map(|url| url.parse()).collect::<Result<Vec<BaseUrl>, _>>())
+            .transpose()?,
+    };
+    let own = &acting.caller.scopes.labels;
+    if changes.labels.iter().any(|(name, value)| own.get(name).is_some_and(|own| own != value)) {
+        let detail = format!("`{}` is for tenants with that label as it is", acting.caller.name);
+        return Err(Problem::new(ProblemCode::Forbidden, detail));
+    }
+    Ok(answer::tenant(StatusCode::OK, change::apply(&acting.fleet, &row, &changes).await?))
 }
 
-/// Serve it again after `suspend`.
-#[utoipa::path(post, path = "/tenants/{slug}/resume", tag = "tenants", params(("slug" = String, Path)),
-    responses((status = 200, body = TenantRow)))]
-pub(super) async fn resume(acting: Acting, Path(slug): Path<String>) -> Result<Json<TenantRow>, Problem> {
-    carry_out(acting, slug, Verb::Resume).await
-}
-
-async fn carry_out(acting: Acting, slug: String, verb: Verb) -> Result<Json<TenantRow>, Problem> {
-    let Acting { caller, fleet } = acting;
-    caller.needs(OperatorRole::Operator)?;
-    caller.tenant(&fleet, &slug).await?;
-    to_its_end(async move { Ok(Fleet::carry_out(&fleet, &slug, verb).await?) }).await.map(Json)
-}
-
-/// Work that goes on when the client goes away: half done it would wait for somebody to finish it.
-async fn to_its_end<T: Send + 'static>(
-    work: impl Future<Output = Result<T, Problem>> + Send + 'static,
-) -> Result<T, Problem> {
-    let joined = tokio::spawn(work).await;
-    joined.map_err(|error| Problem::new(ProblemCode::Internal, error.to_string()))?
+/// A setting's value as text; empty for null. `None` for what no setting has.
+fn text(value: Value) -> Option<String> {
+    match value {
+        Value::Null => Some(String::new()),
+        Value::String(text) => Some(text),
+        Value::Bool(_) | Value::Number(_) => Some(value.to_string()),
+        Value::Array(items) => Some(items.into_iter().map(text).collect::<Option<Vec<_>>>()?.join(",")),
+        Value::Object(_) => None,
+    }
 }

@@ -16,7 +16,7 @@ use ring::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
 
 use super::super::access::{self, Acting, Caller};
-use super::super::{Control, Problem, ProblemCode, layers};
+use super::super::{Control, Problem, ProblemCode};
 use super::document::{Theme, refuse, send};
 use crate::catalog::OperatorRole;
 use crate::fleet::Fleet;
@@ -121,7 +121,7 @@ impl FromRequestParts<Arc<Control>> for Viewer {
 
     async fn from_request_parts(parts: &mut Parts, control: &Arc<Control>) -> Result<Self, Response> {
         let settings = &control.fleet.settings.control;
-        let Ok(Acting { caller, fleet }) = Acting::from_request_parts(parts, control).await else {
+        let Ok(Acting { caller, fleet, .. }) = Acting::from_request_parts(parts, control).await else {
             return Err(Redirect::to(&sign_in_for(parts)).into_response());
         };
         let names = Names::of(settings);
@@ -175,7 +175,7 @@ impl FromRequest<Arc<Control>> for Order {
     async fn from_request(request: Request, control: &Arc<Control>) -> Result<Self, Response> {
         let (mut parts, body) = request.into_parts();
         let mut viewer = Viewer::from_request_parts(&mut parts, control).await?;
-        let mut act = layers::act(&viewer.caller, &parts);
+        let mut act = viewer.caller.act(&parts);
         let request = Request::from_parts(parts, body);
         let fields = match Form::<Vec<(String, String)>>::from_request(request, control).await {
             Ok(Form(pairs)) => Fields::of(pairs),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-use crate::catalog::TenantRow;
+use crate::catalog::{JournalHead, TenantRow};
 use crate::fleet::dump::HistoryRows;
 use crate::migrate::{Facts, Fingerprint};
 use crate::policy::{Overrides, Stored};
@@ -35,6 +35,9 @@ pub struct Manifest {
     pub sequences: BTreeMap<String, i64>,
     /// How many large objects there are.
     pub large_objects: i64,
+    /// The end of the catalog's journal then: `manybox journal verify --head` tells whether it still is a part of it.
+    #[serde(default)]
+    pub journal: Option<JournalHead>,
     /// What was applied, row by row.
     pub history: HistoryRows,
     /// The hash of the facts.

@@ -1,0 +1,220 @@
+//! `Work`: what jobs can be, each by a function of the fleet that goes on where a dead worker stopped.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use time::OffsetDateTime;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::super::{Problem, ProblemCode};
+use crate::catalog::TenantRow;
+use crate::fleet::{BackupFiles, CopySpec, Fleet, backup_stem};
+use crate::rollout::{Ending, Executor};
+use crate::tenant::{Slug, State, TenantId, Verb};
+use crate::verify::{Request, Scope, verify};
+
+/// What a job is to do. It is stored, so a version that knows more must read what an older one wrote.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Work {
+    /// Bring an intended tenant into service.
+    Create {
+        /// Its id.
+        tenant: String,
+    },
+    /// Change a tenant's state.
+    CarryOut {
+        /// Its id.
+        tenant: String,
+        /// What is asked for.
+        verb: String,
+        /// A purge before the time until which it is kept.
+        now: bool,
+        /// Of a retired one, until when it is kept.
+        #[serde(with = "time::serde::rfc3339::option")]
+        until: Option<OffsetDateTime>,
+    },
+    /// Make a tenant from another as it is now.
+    Clone {
+        /// The other's id.
+        source: String,
+        /// The new one's name.
+        slug: String,
+        /// Its tier.
+        tier: Option<String>,
+        /// Its server.
+        server: Option<String>,
+    },
+    /// Write a tenant's database to files.
+    Backup {
+        /// Its id.
+        tenant: String,
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// Carry a running rollout out.
+    Rollout {
+        /// Its number.
+        rollout: i64,
+    },
+    /// Look whether tenants are kept apart.
+    Verify {
+        /// One tenant alone.
+        tenant: Option<String>,
+        /// So many tenants.
+        sample: usize,
+        /// Where a router listens.
+        router: Option<String>,
+    },
+}
+
+impl Work {
+    /// What kind of work it is.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Create { .. } => "create",
+            Self::CarryOut { .. } => "carry-out",
+            Self::Clone { .. } => "clone",
+            Self::Backup { .. } => "backup",
+            Self::Rollout { .. } => "rollout",
+            Self::Verify { .. } => "verify",
+        }
+    }
+
+    pub(super) fn stored(&self) -> Result<Value, Problem> {
+        serde_json::to_value(self).map_err(|error| Problem::new(ProblemCode::Internal, error.to_string()))
+    }
+
+    pub(super) fn read(stored: &Value) -> Result<Self, Problem> {
+        Self::deserialize(stored).map_err(|error| {
+            let detail =
+                format!("this version does not know such a job ({error}); was it made by a newer manybox?");
+            Problem::new(ProblemCode::Internal, detail)
+        })
+    }
+
+    pub(super) async fn run(
+        self,
+        fleet: &Fleet,
+        progress: &(dyn Fn(String) + Sync),
+        stop: &CancellationToken,
+    ) -> Result<Value, Problem> {
+        match self {
+            Self::Create { tenant } => {
+                let row = of_id(fleet, &tenant).await?;
+                if row.record.state != State::Creating {
+                    return shown(&row);
+                }
+                shown(&fleet.finish_create(&row).await?)
+            }
+            Self::CarryOut { tenant, verb, now, until } => {
+                let row = of_id(fleet, &tenant).await?;
+                let verb = read_verb(&verb)?;
+                let slug = row.record.slug.as_str();
+                let row = match verb {
+                    // A worker before this one came to the end of it.
+                    Verb::Purge if row.record.state == State::Purged => row,
+                    Verb::Purge if now => fleet.carry_out_now(slug, verb).await?,
+                    Verb::Retire => fleet.retire(slug, until).await?,
+                    verb => fleet.carry_out(slug, verb).await?,
+                };
+                shown(&row)
+            }
+            Self::Clone { source, slug, tier, server } => {
+                let source = of_id(fleet, &source).await?;
+                let slug: Slug = slug.parse()?;
+                // A worker before this one may have come to the end of it.
+                if let Some(row) = fleet.catalog.tenant_by_slug(slug.as_str()).await?
+                    && row.record.state == State::Active
+                {
+                    return shown(&row);
+                }
+                let spec = CopySpec { tier, server, anonymise: None };
+                let filled = fleet.clone_tenant(&source, &slug, &spec, stop).await?;
+                serde_json::to_value(&filled).map_err(|e| Problem::new(ProblemCode::Internal, e.to_string()))
+            }
+            Self::Backup { tenant, folder } => {
+                let row = of_id(fleet, &tenant).await?;
+                let files = BackupFiles::new(&folder, backup_stem(&row, OffsetDateTime::now_utc()))?;
+                let told = |bytes: u64| progress(format!("{} MB written", bytes / 1_000_000));
+                let manifest = fleet.backup_into(&row, &files, &told, stop).await?;
+                Ok(json!({
+                    "slug": row.record.slug, "archive": files.archive(), "manifest": files.manifest(),
+                    "bytes": manifest.archive.bytes, "sha256": manifest.archive.sha256,
+                    "version": manifest.tenant.version,
+                }))
+            }
+            Self::Rollout { rollout } => run_rollout(fleet, rollout, stop).await,
+            Self::Verify { tenant, sample, router } => {
+                let scope = tenant.map_or(Scope::Sample(sample), Scope::Tenant);
+                let request = Request { scope, router };
+                let (tell, mut told) = watch::channel(0_usize);
+                let (fleet, runtime) = (fleet.clone(), Handle::current());
+                // On a thread of its own: the verifier's future borrows too much to be sent about.
+                let mut verifying = tokio::task::spawn_blocking(move || {
+                    let told = |done| {
+                        tell.send_replace(done);
+                    };
+                    runtime.block_on(verify(&fleet, &request, told))
+                });
+                let verification = loop {
+                    tokio::select! {
+                        verified = &mut verifying => break verified,
+                        Ok(()) = told.changed() => {
+                            let done = *told.borrow_and_update();
+                            progress(format!("{done} tenant(s) looked into"));
+                        }
+                    }
+                };
+                let internal = |error: String| Problem::new(ProblemCode::Internal, error);
+                let verification = verification.map_err(|error| internal(error.to_string()))??;
+                serde_json::to_value(&verification).map_err(|error| internal(error.to_string()))
+            }
+        }
+    }
+}
+
+async fn run_rollout(fleet: &Fleet, id: i64, stop: &CancellationToken) -> Result<Value, Problem> {
+    let row = fleet.catalog.rollout(id).await?.ok_or_else(|| Problem::not_found(&format!("rollout {id}")))?;
+    let executor = Executor::new(fleet, &row, None, stop.clone())?;
+    let ending = executor.run().await?;
+    let word = match ending {
+        Ending::Done => "done",
+        Ending::Paused => "paused",
+        Ending::Aborted => "aborted",
+        Ending::Stopped => {
+            return Err(Problem::new(
+                ProblemCode::Busy,
+                "this service stops; another goes on with the rollout",
+            ));
+        }
+        Ending::Halted(reason) => {
+            let detail =
+                format!("rollout {id} is halted: {reason}; mend what failed and retry, skip it, or abort");
+            return Err(Problem::new(ProblemCode::Files, detail));
+        }
+    };
+    Ok(json!({ "rollout": id, "ending": word }))
+}
+
+/// The verb of this name.
+///
+/// # Errors
+/// When there is none.
+pub(super) fn read_verb(text: &str) -> Result<Verb, Problem> {
+    let all = [Verb::Suspend, Verb::Resume, Verb::Retire, Verb::Restore, Verb::Purge];
+    let found = all.into_iter().find(|verb| verb.to_string() == text);
+    found.ok_or_else(|| Problem::new(ProblemCode::Internal, format!("`{text}` is not a verb")))
+}
+
+async fn of_id(fleet: &Fleet, id: &str) -> Result<TenantRow, Problem> {
+    let id: TenantId = id.parse()?;
+    fleet.catalog.tenant(&id).await?.ok_or_else(|| Problem::not_found(&format!("tenant of id `{id}`")))
+}
+
+fn shown(row: &TenantRow) -> Result<Value, Problem> {
+    serde_json::to_value(row).map_err(|error| Problem::new(ProblemCode::Internal, error.to_string()))
+}

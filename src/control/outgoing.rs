@@ -1,0 +1,253 @@
+//! Outgoing: requests to addresses that operators gave. None reaches what only this machine's network can, unless the settings
+//! allow it.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, Uri, header};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper_util::rt::TokioIo;
+use ipnet::IpNet;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, RootCertStore};
+use tokio::net::TcpStream;
+use tokio::sync::OnceCell;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+
+/// Longest wait for an answer, from the name's resolution to its head.
+const ANSWER: Duration = Duration::from_secs(15);
+/// Longest answer that is read, so that the connection ends in order.
+const MAX_ANSWER: usize = 64 * 1024;
+
+/// What sends. Its trust in certificates is the system's.
+#[derive(Debug, Default)]
+pub(super) struct Outgoing {
+    tls: OnceCell<Arc<ClientConfig>>,
+}
+
+/// What is wrong with a URL for messages.
+pub(super) fn wrong_url(url: &str, allowed: &[IpNet]) -> Option<&'static str> {
+    let parsed: Uri = match url.parse() {
+        Ok(parsed) => parsed,
+        Err(_) => return Some("it is not a URL"),
+    };
+    let (Some(scheme), Some(authority)) = (parsed.scheme_str(), parsed.authority()) else {
+        return Some("expected https://host/path");
+    };
+    if authority.as_str().contains('@') {
+        return Some("credentials in a URL are not sent: messages are signed");
+    }
+    let host = authority.host().trim_start_matches('[').trim_end_matches(']');
+    let address = host.parse::<IpAddr>().ok();
+    if address.is_some_and(|address| !is_reachable(address, allowed)) {
+        return Some("its address is inside a network that control.webhook_networks does not allow");
+    }
+    match scheme {
+        "https" => None,
+        // In the clear only where an operator said that the network is their own.
+        "http" if !allowed.is_empty() => None,
+        _ => Some("expected https://"),
+    }
+}
+
+impl Outgoing {
+    /// Posts a body, to the one address that its host resolves to and that was looked at. Redirects are not followed. Gives the
+    /// status.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub(super) async fn post(
+        &self,
+        url: &str,
+        headers: HeaderMap,
+        body: Vec<u8>,
+        allowed: &[IpNet],
+    ) -> Result<u16, String> {
+        if let Some(wrong) = wrong_url(url, allowed) {
+            return Err(wrong.into());
+        }
+        let uri: Uri = url.parse().map_err(|_| "it is not a URL".to_owned())?;
+        match timeout(ANSWER, self.send(&uri, headers, body, allowed)).await {
+            Ok(answer) => answer,
+            Err(_) => Err(late()),
+        }
+    }
+
+    async fn send(
+        &self,
+        uri: &Uri,
+        headers: HeaderMap,
+        body: Vec<u8>,
+        allowed: &[IpNet],
+    ) -> Result<u16, String> {
+        let (host, is_tls) = (uri.host().unwrap_or_default(), uri.scheme_str() == Some("https"));
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let port = uri.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
+        let found =
+            tokio::net::lookup_host((host, port)).await.map_err(|error| format!("`{host}`: {error}"))?;
+        // Not resolved again: a name could lead elsewhere by then.
+        let reachable: Vec<SocketAddr> = found.filter(|found| is_reachable(found.ip(), allowed)).collect();
+        let address = *reachable.first().ok_or_else(|| {
+            format!(
+                "`{host}` has no address outside of networks that control.webhook_networks does not allow"
+            )
+        })?;
+        let socket = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
+        if !is_tls {
+            return exchange(TokioIo::new(socket), uri, headers, body).await;
+        }
+        let name = ServerName::try_from(host.to_owned()).map_err(|error| error.to_string())?;
+        let tls = self.tls.get_or_try_init(|| async { trust() }).await?;
+        let socket =
+            TlsConnector::from(Arc::clone(tls)).connect(name, socket).await.map_err(|e| e.to_string())?;
+        exchange(TokioIo::new(socket), uri, headers, body).await
+    }
+}
+
+async fn exchange<S>(socket: S, uri: &Uri, headers: HeaderMap, body: Vec<u8>) -> Result<u16, String>
+where
+    S: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+{
+    let (mut sender, connection): (SendRequest<Full<Bytes>>, _) =
+        handshake(socket).await.map_err(|error| error.to_string())?;
+    let path = uri.path_and_query().map_or("/", |path| path.as_str());
+    let host = uri.authority().map_or("", |authority| authority.as_str());
+    let mut request = Request::post(path).body(Full::from(body)).map_err(|error| error.to_string())?;
+    *request.headers_mut() = headers;
+    let host = host.parse().map_err(|_| "its host can't be a header".to_owned())?;
+    request.headers_mut().insert(header::HOST, host);
+    // Beside the answer, because it may end with it.
+    let driver = tokio::spawn(connection);
+    let answer = async {
+        let response = sender.send_request(request).await.map_err(|error| error.to_string())?;
+        let status = response.status().as_u16();
+        // What it says beside that is nobody's.
+        let _ = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
+        Ok(status)
+    };
+    let answer = timeout(ANSWER, answer).await;
+    driver.abort();
+    answer.unwrap_or_else(|_| Err(late()))
+}
+
+fn late() -> String {
+    format!("no answer within {} s", ANSWER.as_secs())
+}
+
+fn trust() -> Result<Arc<ClientConfig>, String> {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    if roots.is_empty() {
+        return Err("the system has no certificates to trust".into());
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let builder = builder.map_err(|error| error.to_string())?;
+    Ok(Arc::new(builder.with_root_certificates(roots).with_no_client_auth()))
+}
+
+/// Whether messages may go there: it is an address of the internet, or of a network that the settings allow.
+fn is_reachable(address: IpAddr, allowed: &[IpNet]) -> bool {
+    let address = address.to_canonical();
+    allowed.iter().any(|network| network.contains(&address)) || is_public(address)
+}
+
+fn is_public(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => is_public_v4(address),
+        IpAddr::V6(address) => is_public_v6(address),
+    }
+}
+
+/// By IANA's registry of special addresses.
+fn is_public_v4(address: Ipv4Addr) -> bool {
+    let [a, b, c, _] = address.octets();
+    !(address.is_private()
+        || address.is_loopback()
+        || address.is_link_local()
+        || address.is_multicast()
+        || address.is_documentation()
+        || a == 0
+        || a >= 240
+        || (a == 100 && (64..128).contains(&b))
+        || (a == 192 && b == 0 && c == 0)
+        || (a == 192 && b == 88 && c == 99)
+        || (a == 198 && (b == 18 || b == 19)))
+}
+
+/// Of IPv6, the part that is given out to networks, but for what stands for an IPv4 address or a tunnel.
+fn is_public_v6(address: Ipv6Addr) -> bool {
+    let [a, b, ..] = address.segments();
+    // 2000::/3
+    a & 0xe000 == 0x2000
+        && !(a == 0x2001 && b < 0x0200)
+        && !(a == 0x2001 && b == 0x0db8)
+        && a != 0x2002
+        && !(a == 0x3fff && b < 0x1000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_inside_are_none_of_a_webhooks_business() {
+        for inside in [
+            "127.0.0.1",
+            "10.1.2.3",
+            "172.16.0.1",
+            "172.31.255.255",
+            "192.168.0.1",
+            "169.254.169.254",
+            "100.64.0.1",
+            "0.0.0.0",
+            "224.0.0.1",
+            "255.255.255.255",
+            "192.0.0.8",
+            "198.18.0.1",
+            "240.0.0.1",
+            "::1",
+            "::",
+            "fe80::1",
+            "fc00::1",
+            "fd00:ec2::254",
+            "ff02::1",
+            "::ffff:127.0.0.1",
+            "::ffff:169.254.169.254",
+            "64:ff9b::7f00:1",
+            "2002:7f00:1::",
+            "2001:0:4136:e378::1",
+            "2001:db8::1",
+        ] {
+            assert!(!is_reachable(inside.parse().unwrap(), &[]), "{inside}");
+        }
+        for outside in ["1.1.1.1", "172.32.0.1", "100.128.0.1", "2606:4700::1111", "2001:4860:4860::8888"] {
+            assert!(is_reachable(outside.parse().unwrap(), &[]), "{outside}");
+        }
+        let own: IpNet = "10.0.0.0/8".parse().unwrap();
+        assert!(is_reachable("10.1.2.3".parse().unwrap(), &[own]));
+        assert!(!is_reachable("127.0.0.1".parse().unwrap(), &[own]));
+    }
+
+    #[test]
+    fn urls_that_messages_may_go_to() {
+        for (url, is_good) in [
+            ("https://hooks.example/a?b=c", true),
+            ("http://hooks.example/", false),
+            ("https://127.0.0.1/", false),
+            ("https://[::1]/", false),
+            ("https://[::ffff:10.0.0.1]/", false),
+            ("https://user:secret@hooks.example/", false),
+            ("ftp://hooks.example/", false),
+            ("file:///etc/passwd", false),
+            ("/path", false),
+            ("", false),
+        ] {
+            assert_eq!(wrong_url(url, &[]).is_none(), is_good, "{url}");
+        }
+    }
+}
