@@ -22,6 +22,7 @@ mod rehearsals;
 mod rollouts;
 mod routers;
 mod schemas;
+mod sizes;
 mod step_field;
 mod steps;
 mod templates;
@@ -81,6 +82,7 @@ pub const MIGRATIONS: &[(&str, &str)] = &[
     ("V17__job.sql", include_str!("catalog/migrations/V17__job.sql")),
     ("V18__journal_chain.sql", include_str!("catalog/migrations/V18__journal_chain.sql")),
     ("V19__webhook.sql", include_str!("catalog/migrations/V19__webhook.sql")),
+    ("V20__database_size.sql", include_str!("catalog/migrations/V20__database_size.sql")),
 ];
 
 /// Why the catalog could not be read or changed.

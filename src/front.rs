@@ -4,6 +4,7 @@ mod app;
 mod channels;
 mod clients;
 mod cors;
+mod disk;
 mod error;
 mod keys;
 mod layers;

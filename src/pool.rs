@@ -12,6 +12,7 @@ mod breaker;
 mod checkout;
 mod connect;
 mod connection;
+mod disk;
 mod error;
 mod lease;
 mod ledger;
@@ -23,6 +24,7 @@ mod terminator;
 
 pub use breaker::Breaker;
 pub use checkout::Checkout;
+pub use disk::{Disk, Measured, Room, ScaleError, Use};
 pub use error::{Error, Wait};
 pub use lease::{Demand, Holder, Lease};
 pub use ledger::{PoolStatus, Timeouts};
@@ -39,6 +41,7 @@ use crate::pg::{self, Endpoint};
 use crate::tenant::{Tenant, TenantId};
 use crate::vault::KeyRing;
 use connect::Connector;
+use disk::Scale;
 use server::Server;
 use terminator::{Keys, Terminator};
 
@@ -84,6 +87,9 @@ pub struct Pools(Arc<Shared>);
 
 struct Shared {
     servers: HashMap<String, Arc<Server>>,
+    /// By server, of a router of the fleet.
+    scales: HashMap<String, Scale>,
+    disk: Disk,
     keys: Keys,
     refused: broadcast::Sender<TenantId>,
     known: Arc<Notify>,
@@ -119,6 +125,13 @@ impl Pools {
     ) -> Self {
         let keys = Arc::new(RwLock::new(keys));
         let (refused, known) = (broadcast::channel(REFUSALS).0, Arc::new(Notify::new()));
+        let mut scales = HashMap::new();
+        if let Some(catalog) = catalog {
+            let scale = |(name, (endpoint, _)): (&String, &(Endpoint, Budget))| {
+                (name.clone(), Scale::new(endpoint, catalog, &keys))
+            };
+            scales.extend(servers.iter().map(scale));
+        }
         let servers = servers.into_iter().map(|(name, (endpoint, budget))| {
             let searched = catalog.filter(|_| endpoint.has_leader());
             let searched = searched.map(|catalog| (endpoint.clone(), catalog.to_owned()));
@@ -132,7 +145,14 @@ impl Pools {
             }
             (name, server)
         });
-        Self(Arc::new(Shared { servers: servers.collect(), keys, refused, known }))
+        Self(Arc::new(Shared {
+            servers: servers.collect(),
+            scales,
+            disk: Disk::default(),
+            keys,
+            refused,
+            known,
+        }))
     }
 
     /// Puts other master keys in place for connections opened from now on; open ones stay.
@@ -193,6 +213,22 @@ impl Pools {
             ..server.with(|ledger, _| ledger.status(Instant::now()))
         };
         self.0.servers.iter().map(status).collect()
+    }
+
+    /// What is known of the databases' sizes.
+    pub fn disk(&self) -> &Disk {
+        &self.0.disk
+    }
+
+    /// Measures databases of a server, in this order, for as long as it has patience; of a router of the fleet only.
+    ///
+    /// # Errors
+    /// When the server can't be asked.
+    pub async fn measure(&self, server: &str, databases: &[String]) -> Result<Measured, ScaleError> {
+        match self.0.scales.get(server) {
+            Some(scale) => scale.measure(databases).await,
+            None => Ok(Measured::default()),
+        }
     }
 
     /// Returns when another server's total has become known.

@@ -4,12 +4,13 @@
 //! `request` (what is asked) -> `plan` (what that is in the schema) -> `sql` -> `execute` -> `response`. The first three
 //! are pure, and `offload` takes the long ones beside the threads that serve requests. Beside them: `auth` (who asks),
 //! `cache` (the schema), `context` (what a request brings to its transaction), `body` (how an answer reaches the client),
-//! `documents` (the answers at the root), `error` (what a refusal looks like).
+//! `documents` (the answers at the root), `disk` (what a full database may still do), `error` (what a refusal looks like).
 
 mod auth;
 mod body;
 mod cache;
 mod context;
+mod disk;
 mod documents;
 mod error;
 mod execute;
@@ -24,6 +25,7 @@ mod request;
 mod response;
 mod root;
 mod sql;
+mod timing;
 mod transaction;
 
 pub use auth::{check_jwt_secret, sign_token};
@@ -38,8 +40,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use http::Method;
 use http::request::Parts;
-use http::{HeaderValue, Method};
 
 use crate::pg::wire::Names;
 use crate::pg::wire::ServerError;
@@ -61,6 +63,7 @@ use renewal::Renewals;
 use request::media::Media;
 use request::prefer::Count;
 use request::{Action, Change, Request};
+use timing::Timing;
 
 /// The REST API of all tenants; a handle, cheap to clone.
 #[derive(Clone)]
@@ -298,8 +301,11 @@ impl Rest {
             }
             Plan::Query(query) => {
                 let context = own_context(tenant, context, query);
-                let job = long.unwrap_or_else(|| job(tenant, request, query, names));
-                let outcome = self.run(tenant, &context, &job).await?;
+                let mut job = long.unwrap_or_else(|| job(tenant, request, query, names));
+                let room = self.pools.disk().enter(tenant);
+                disk::limit(&mut job, &query.source, room)?;
+                let outcome = self.run(tenant, &context, &job).await;
+                let outcome = outcome.map_err(|failure| disk::explained(failure, room))?;
                 timing.lap("transaction");
                 response::build(query, request, outcome, max_rows)
             }
@@ -364,8 +370,9 @@ impl Rest {
         let over = configured.as_ref().map(|settings| settings.applied_to(tenant)).transpose()?;
         let tenant = over.as_ref().unwrap_or(tenant);
         let caller = self.caller(tenant, &parts.headers)?;
+        let access = disk::access(self.pools.disk().enter(tenant));
         let checkout = self.pools.checkout(tenant).await?;
-        Session::begin(checkout, caller, tenant, parts).await
+        Session::begin(checkout, caller, tenant, parts, access).await
     }
 }
 
@@ -444,34 +451,6 @@ fn document_job(tenant: &Tenant, request: &Request) -> Job {
         expect: Expect::default(),
         names: Names::Kept,
         max_answer: tenant.limits.max_answer.min(MAX_PRIVILEGES),
-    }
-}
-
-/// How long the stages took, for `Server-Timing`.
-struct Timing {
-    last: Instant,
-    /// `None` where nobody wants to know.
-    laps: Option<Vec<(&'static str, Duration)>>,
-}
-
-impl Timing {
-    fn new(wanted: bool) -> Self {
-        Self { last: Instant::now(), laps: wanted.then(Vec::new) }
-    }
-
-    fn lap(&mut self, name: &'static str) {
-        let Some(laps) = &mut self.laps else { return };
-        let now = Instant::now();
-        // A stage that ran twice counts once, with its last time.
-        laps.retain(|(lap, _)| *lap != name);
-        laps.push((name, now - self.last));
-        self.last = now;
-    }
-
-    fn header(&self) -> Result<HeaderValue, Error> {
-        let lap = |(name, time): &(&str, Duration)| format!("{name};dur={:.1}", time.as_secs_f64() * 1000.0);
-        let text = self.laps.iter().flatten().map(lap).collect::<Vec<_>>().join(", ");
-        HeaderValue::from_str(&text).map_err(|_| Error::internal("times are no header"))
     }
 }
 

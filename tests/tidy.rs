@@ -72,11 +72,11 @@ const OWNERS: &[(&str, &str)] = &[
     ("front rest", "http_body"),
     ("front pool rest", "slab"),
     ("front admin rest control", "http"),
-    ("telemetry directory front rest", "dashmap"),
+    ("telemetry directory front pool rest", "dashmap"),
 ];
 
 /// What a REST request goes through, and what stands beside that: each uses only what comes before it.
-const STAGES: &str = "head error root auth offload cache renewal request context plan planned sql body execute response documents transaction fuzz";
+const STAGES: &str = "head error root auth offload cache renewal request context plan planned sql body execute response documents disk timing transaction fuzz";
 
 const MAX_LINES: usize = 500;
 

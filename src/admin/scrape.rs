@@ -1,5 +1,6 @@
 //! Scrape: the router's state as Prometheus reads it. No server is asked; all of it is known here.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -49,7 +50,8 @@ impl Collector for Live {
             families.single("resident_memory_bytes", "Memory of this process", bytes)?;
         }
         servers(&mut families, &self.0.pools.servers())?;
-        tenants(&mut families, &self.0)
+        tenants(&mut families, &self.0)?;
+        databases(&mut families, &self.0)
     }
 }
 
@@ -130,6 +132,44 @@ fn tenants(families: &mut Families<'_, '_>, admin: &Admin) -> fmt::Result {
     families.counter("tenant_errors", "Of these, with 5xx but for 503", each(|l| l.flow.errors as f64))?;
     families.counter("tenant_refusals", "Of these, with 429 or 503", each(|l| l.flow.refusals as f64))?;
     families.counter("tenant_seconds", "Time they took", each(|l| l.flow.micros as f64 / 1e6))
+}
+
+/// Sizes of databases, as they were measured last: sums, and those that matter most.
+fn databases(families: &mut Families<'_, '_>, admin: &Admin) -> fmt::Result {
+    let mut known: Vec<_> = admin
+        .pools
+        .disk()
+        .sizes()
+        .into_iter()
+        .filter_map(|(id, bytes)| {
+            let tenant = admin.directory.get(&id)?;
+            let part = tenant.limits.max_database_size.map_or(0.0, |most| bytes as f64 / most as f64);
+            Some((tenant, bytes, part))
+        })
+        .collect();
+    let mut servers: BTreeMap<String, f64> = BTreeMap::new();
+    for (tenant, bytes, _) in &known {
+        *servers.entry(tenant.server.clone()).or_default() += *bytes as f64;
+    }
+    let sums = servers.iter().map(|(server, bytes)| ([("server", server.as_str())], *bytes));
+    families.gauge("database_bytes", "Tenants' databases on a server's disk", sums)?;
+    let levels = [("80", 0.8), ("90", 0.9), ("100", 1.0)].map(|(percent, part)| {
+        ([("percent", percent)], known.iter().filter(|(.., used)| *used >= part).count() as f64)
+    });
+    families.gauge("quota_tenants", "Tenants that use this much of max_database_size", levels.into_iter())?;
+    // Those nearest to their quota, then the largest.
+    known.sort_by(|(_, a_bytes, a), (_, b_bytes, b)| b.total_cmp(a).then(b_bytes.cmp(a_bytes)));
+    known.truncate(admin.top);
+    let bytes = known.iter().map(|(tenant, bytes, _)| ([("tenant", tenant.slug.as_str())], *bytes as f64));
+    families.gauge(
+        "tenant_database_bytes",
+        "Of the tenants nearest to their quota, and the largest",
+        bytes,
+    )?;
+    let most = known.iter().filter_map(|(tenant, ..)| {
+        Some(([("tenant", tenant.slug.as_str())], tenant.limits.max_database_size? as f64))
+    });
+    families.gauge("tenant_max_database_bytes", "Their max_database_size", most)
 }
 
 /// Writes one metric after another.

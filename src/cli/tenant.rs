@@ -2,6 +2,7 @@
 
 mod adopt;
 mod backup;
+mod list;
 mod secret;
 mod set;
 
@@ -47,17 +48,7 @@ pub(super) enum TenantCommand {
     /// Serve a database that is there already, as PostgREST did; nothing in it is changed
     Adopt(adopt::Adopt),
     /// List tenants
-    List {
-        /// Only in this state: creating, active, suspended, retired, purging, purged
-        #[arg(long)]
-        state: Option<State>,
-        /// Only of this edition
-        #[arg(long)]
-        edition: Option<String>,
-        /// Only with this text in slug or base URL
-        #[arg(long, value_name = "TEXT")]
-        search: Option<String>,
-    },
+    List(list::List),
     /// Show one tenant and what was done to it
     Show {
         /// The tenant
@@ -174,15 +165,7 @@ impl TenantCommand {
                 output.answer(&row?, |row| format!("{}\n{}", done(row), urls(row)))
             }
             Self::Adopt(adopt) => adopt.run(&fleet, output).await,
-            Self::List { state, edition, search } => {
-                let rows = fleet.catalog.tenants(&Filter { state, edition, search }).await?;
-                output.list(
-                    &rows,
-                    &["TENANT", "STATE", "EDITION", "VERSION", "TIER", "SERVER", "BASE URL"],
-                    cells,
-                    "there are no tenants that match; create one with `manybox tenant create SLUG`",
-                )
-            }
+            Self::List(list) => list.run(&fleet, output).await,
             Self::Show { slug, jwt_key } => show(&fleet, &slug, jwt_key, output).await,
             Self::Set { slug, settings, jwt_secret } => {
                 let changed = set::set(&fleet, &slug, &settings, &jwt_secret, output).await?;
@@ -285,19 +268,6 @@ fn done(row: &TenantRow) -> String {
 
 fn urls(row: &TenantRow) -> String {
     row.record.base_urls.iter().map(|url| format!("  {url}")).collect::<Vec<_>>().join("\n")
-}
-
-fn cells(row: &TenantRow) -> Vec<String> {
-    let record = &row.record;
-    vec![
-        record.slug.to_string(),
-        record.state.to_string(),
-        record.lineage().map_or("(adopted)".into(), |l| l.edition.clone()),
-        record.lineage().map(|l| l.version.to_string()).unwrap_or_default(),
-        record.tier.clone(),
-        record.server.clone(),
-        record.base_urls.first().map(ToString::to_string).unwrap_or_default(),
-    ]
 }
 
 async fn show(fleet: &Fleet, slug: &str, jwt_key: bool, output: Output) -> Done {

@@ -165,9 +165,10 @@ async fn make_catalog(
     let role = Ident::new(&router);
     let grants = format!(
         "GRANT USAGE ON SCHEMA catalog TO {role};
-         GRANT SELECT ON catalog.tenant, catalog.base_url, catalog.clock, catalog.schema, catalog.made TO {role};
+         GRANT SELECT ON catalog.tenant, catalog.base_url, catalog.clock, catalog.schema, catalog.made,
+             catalog.database_size TO {role};
          GRANT EXECUTE ON FUNCTION catalog.register_router, catalog.renew_lease, catalog.end_router, catalog.report_traffic,
-             catalog.report_keys, catalog.forget_router_keys TO {role};
+             catalog.report_keys, catalog.forget_router_keys, catalog.claim_size_round, catalog.report_sizes TO {role};
          INSERT INTO catalog.made (migration, by) VALUES ({newest}, {by})
          ON CONFLICT (one) DO UPDATE SET migration = excluded.migration, by = excluded.by;",
         newest = catalog::NEWEST_MIGRATION,

@@ -1,4 +1,5 @@
-//! Router: the login that `serve` has on every server, and the function by which it ends tenants' sessions there.
+//! Router: the login that `serve` has on every server, and the functions by which it ends tenants' sessions there and
+//! measures their databases.
 //!
 //! A tenant's code can ignore a request to cancel for as long as it likes. What it can't ignore is to be terminated, for
 //! which PostgreSQL wants the session's own role, or `pg_signal_backend`, which reaches every login of the server. So the
@@ -28,6 +29,38 @@ const END_SESSION: &str = r"
     $$;
     REVOKE ALL ON TABLE public.adopted FROM PUBLIC;
     REVOKE ALL ON FUNCTION public.end_session FROM PUBLIC";
+
+/// How large databases are, with the time that each took to measure: one after the other in the order of the names, until
+/// `patience` is over. Those that are gone, or not the admin's to look at, are left out.
+///
+/// `pg_database_size` wants CONNECT on the database, which the admin has on its own and the router on none.
+const DATABASE_SIZES: &str = r"
+    CREATE OR REPLACE FUNCTION public.database_sizes(
+        names text[], patience interval, OUT database text, OUT bytes int8, OUT took float8
+    ) RETURNS SETOF record
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    DECLARE
+        begun   timestamptz := clock_timestamp();
+        started timestamptz;
+        each    record;
+    BEGIN
+        FOR each IN
+            SELECT d.oid, d.datname FROM unnest(names) WITH ORDINALITY AS n (name, place)
+            JOIN pg_database d ON d.datname = n.name ORDER BY n.place
+        LOOP
+            started := clock_timestamp();
+            EXIT WHEN started - begun > patience;
+            BEGIN
+                bytes := pg_database_size(each.oid);
+                database := each.datname;
+                took := extract(epoch FROM clock_timestamp() - started);
+                RETURN NEXT;
+            EXCEPTION WHEN insufficient_privilege OR invalid_catalog_name OR undefined_object THEN
+                CONTINUE;
+            END;
+        END LOOP;
+    END $$;
+    REVOKE ALL ON FUNCTION public.database_sizes FROM PUBLIC";
 
 /// The name of the router's login, and of the database from which it ends sessions.
 pub(super) fn login_of(catalog: &str) -> String {
@@ -66,7 +99,9 @@ pub(super) async fn prepare(
     run(client, &format!("ALTER DATABASE {ident} ALLOW_CONNECTIONS true")).await?;
     let inside = server.connect_admin_to(&name).await?;
     run(&inside, END_SESSION).await?;
-    run(&inside, &format!("GRANT EXECUTE ON FUNCTION public.end_session TO {ident}")).await
+    run(&inside, DATABASE_SIZES).await?;
+    run(&inside, &format!("GRANT EXECUTE ON FUNCTION public.end_session, public.database_sizes TO {ident}"))
+        .await
 }
 
 /// Gives the router's login the password of the newest master key.

@@ -1,5 +1,7 @@
 //! Server: where it is, who administers it, and how the control plane works there without being held up.
 
+mod sizes;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 

@@ -14,7 +14,7 @@ use super::rate_limit::RateLimiters;
 use super::schemas::StoredSchemas;
 use super::supervisor::Supervisor;
 use super::tls::Certificates;
-use super::{keys, share, traffic};
+use super::{disk, keys, share, traffic};
 use crate::catalog::Reader;
 use crate::directory::{self, Directory, RowChange, Snapshots};
 use crate::pg::Endpoint;
@@ -91,6 +91,8 @@ impl App {
         let mut leases = None;
         let lessor = reader.clone().map(|reader| (reader, router_name()));
         let held = (Arc::clone(&settings), Arc::clone(&keys), lessor.clone());
+        let watched = (pools.clone(), directory.clone(), reader.clone());
+        supervisor.keep("disk", watched, |(pools, directory, reader)| disk::watch(pools, directory, reader));
         supervisor.keep("keys", held, |(settings, keys, lessor)| keys::follow(settings, keys, lessor));
         if let Some(lessor) = lessor {
             let reader = lessor.0.clone();

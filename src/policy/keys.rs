@@ -6,8 +6,8 @@ mod form;
 
 use super::{Api, Invalid, KeyMaterial, Limits, Secret};
 use form::{
-    count, is_json_object, is_setting, list, may_be_hoisted, names, number, option, or_none, set, size,
-    switch, text, time, time_or_zero, url,
+    count, database_size, is_json_object, is_setting, list, may_be_hoisted, names, number, option, or_none,
+    set, size, switch, text, time, time_or_zero, url,
 };
 
 /// What keys set.
@@ -358,6 +358,15 @@ pub const KEYS: &[Key] = &[
         in_database: false,
         read: |e, v| set(&mut e.limits.max_rows, or_none(v, number)?),
         show: |e| option(e.limits.max_rows.as_ref()),
+    },
+    Key {
+        name: "max_database_size",
+        expected: "a number of bytes from 1MB, such as 500MB, 20GB or 1TB, or none",
+        doc: "largest database, instead of the tier's; above it only reads and deletes, 507 for the rest",
+        scope: Scope::Tenant,
+        in_database: false,
+        read: |e, v| set(&mut e.limits.max_database_size, or_none(v, database_size)?),
+        show: |e| option(e.limits.max_database_size.as_ref()),
     },
     Key {
         name: "statement_timeout",

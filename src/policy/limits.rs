@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::quantity::{self, MAX_BYTES, MAX_COUNT, MAX_TIME};
+use super::quantity::{self, MAX_BYTES, MAX_COUNT, MAX_TIME, MIN_DATABASE};
 
 /// Limits of one tier. Every wait and every size a tenant can cause is bounded by one of these.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
@@ -42,6 +42,10 @@ pub struct Limits {
     /// Most rows a read returns; `None` for no limit of ours. [`Api::db_max_rows`](super::Api::db_max_rows) can only
     /// lower it.
     pub max_rows: Option<u64>,
+    /// Largest database, in bytes on the server's disk, as `pg_database_size` counts them; `None` for no limit. Above it a
+    /// database takes deletes and answers reads.
+    #[serde(deserialize_with = "quantity::optional")]
+    pub max_database_size: Option<u64>,
     /// Most requests a second on one router, and as many at once after a pause; 429 above it. `None` for no limit.
     pub max_requests_per_second: Option<u32>,
 }
@@ -60,6 +64,7 @@ impl Default for Limits {
             max_body: 10 * 1024 * 1024,
             max_answer: 64 * 1024 * 1024,
             max_rows: None,
+            max_database_size: None,
             max_requests_per_second: None,
         }
     }
@@ -99,6 +104,8 @@ impl Limits {
         });
         let sizes = sizes.into_iter().filter(|(_, size)| *size > MAX_BYTES);
         let sizes = sizes.map(|(name, _)| (name, format!("expected {MAX_BYTES} bytes (1GB) at most")));
-        counts.chain(times).chain(sizes).next()
+        let database = self.max_database_size.filter(|size| *size < MIN_DATABASE);
+        let database = database.map(|_| ("max_database_size", "expected 1MB or more".to_owned()));
+        counts.chain(times).chain(sizes).chain(database).next()
     }
 }

@@ -8,14 +8,18 @@ use serde::{Deserialize, Deserializer};
 pub const MAX_TIME: Duration = Duration::from_millis(i32::MAX as u64);
 /// Most bytes of a body or an answer: PostgreSQL takes and makes no longer value.
 pub const MAX_BYTES: usize = 1 << 30;
+/// Least size of a database that makes sense as a limit: an empty one has more.
+pub(crate) const MIN_DATABASE: u64 = 1 << 20;
 /// Most connections, or requests: PostgreSQL has no more connections.
 pub const MAX_COUNT: u32 = 262_143;
 
 /// Units, each of 1,024 of the one before, as PostgreSQL counts them.
-const UNITS: [(&str, usize); 8] = [
+const UNITS: [(&str, usize); 10] = [
+    ("tib", 1 << 40),
     ("gib", 1 << 30),
     ("mib", 1 << 20),
     ("kib", 1 << 10),
+    ("tb", 1 << 40),
     ("gb", 1 << 30),
     ("mb", 1 << 20),
     ("kb", 1 << 10),
@@ -31,22 +35,36 @@ pub fn bytes(text: &str) -> Option<usize> {
     number.checked_mul(*factor)
 }
 
+/// How a number of bytes stands in a settings file.
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "expected a number of bytes, or one with a unit such as \"1MB\"")]
+enum Written {
+    Number(usize),
+    Text(String),
+}
+
+impl Written {
+    fn bytes<E: serde::de::Error>(self) -> Result<usize, E> {
+        match self {
+            Self::Number(number) => Ok(number),
+            Self::Text(text) => bytes(&text).ok_or_else(|| {
+                E::custom(format!(
+                    "`{text}` is no number of bytes: expected one such as 1048576, \"512kB\", \"1MB\" or \"1GB\""
+                ))
+            }),
+        }
+    }
+}
+
 /// Reads a number of bytes out of a settings file.
 pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged, expecting = "expected a number of bytes, or one with a unit such as \"1MB\"")]
-    enum Written {
-        Number(usize),
-        Text(String),
-    }
-    match Written::deserialize(deserializer)? {
-        Written::Number(number) => Ok(number),
-        Written::Text(text) => bytes(&text).ok_or_else(|| {
-            serde::de::Error::custom(format!(
-                "`{text}` is no number of bytes: expected one such as 1048576, \"512kB\", \"1MB\" or \"1GB\""
-            ))
-        }),
-    }
+    Written::deserialize(deserializer)?.bytes()
+}
+
+/// Reads a number of bytes that may be left out.
+pub(crate) fn optional<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    let written = Option::<Written>::deserialize(deserializer)?;
+    Ok(written.map(Written::bytes).transpose()?.map(|bytes| bytes as u64))
 }
 
 #[cfg(test)]
@@ -68,7 +86,9 @@ mod tests {
             ("MB", None),
             ("1.5MB", None),
             ("-1", None),
-            ("1TB", None),
+            ("1TB", Some(1 << 40)),
+            ("2TiB", Some(2 << 40)),
+            ("1PB", None),
             ("99999999999999999999GB", None),
         ] {
             assert_eq!(bytes(text), expected, "{text}");

@@ -283,10 +283,14 @@ fn check(outcome: Outcome, expect: Expect) -> Result<Outcome, Failure> {
     Ok(outcome)
 }
 
-/// Opens a transaction that may write, for statements of somebody else's, and waits for it.
-pub(super) async fn begin(wire: &mut Connection, context: &RequestContext<'_>) -> Result<(), Failure> {
+/// Opens a transaction for statements of somebody else's, and waits for it.
+pub(super) async fn begin(
+    wire: &mut Connection,
+    context: &RequestContext<'_>,
+    access: Access,
+) -> Result<(), Failure> {
     // Without a name, so that nothing else fails in its place.
-    wire.command(&context.begin(Access::Write), Names::None)?;
+    wire.command(&context.begin(access), Names::None)?;
     let (sql, values) = (context.sql(), context.values());
     let parameters: Vec<_> = values.iter().map(|value| Parameter::text(value)).collect();
     wire.query(&Query { sql: &sql, types: &[], key: None, parameters: &parameters })?;

@@ -5,7 +5,7 @@ use http::request::Parts;
 use tokio_postgres::types::{IsNull, ToSql, Type};
 
 use super::auth::Caller;
-use super::context::RequestContext;
+use super::context::{Access, RequestContext};
 use super::error::{Code, Error};
 use super::execute::{self, Failure};
 use crate::pg::wire::{Parameter, Query, Row, StatementKey, Status, WireError};
@@ -33,10 +33,11 @@ impl Session {
         caller: Caller,
         tenant: &Tenant,
         parts: &Parts,
+        access: Access,
     ) -> Result<Self, Error> {
         let namespace = tenant.api.db_schemas.first().map_or("public", String::as_str);
         let context = RequestContext::new(tenant, &caller, parts, namespace);
-        match execute::begin(checkout.wire(), &context).await {
+        match execute::begin(checkout.wire(), &context, access).await {
             Ok(()) => Ok(Self {
                 checkout,
                 search_path: context.search_path().to_owned(),

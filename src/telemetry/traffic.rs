@@ -128,7 +128,8 @@ impl Counts {
         self.micros.fetch_add(took.as_micros() as u64, Ordering::Relaxed);
         if outcome != Outcome::RateLimited {
             self.unreported.latencies[bucket(took)].fetch_add(1, Ordering::Relaxed);
-            if status >= 500 {
+            // Of a 5xx that is the client's matter the database is full: no rollout made it so.
+            if status >= 500 && outcome != Outcome::ClientError {
                 self.unreported.errors.fetch_add(1, Ordering::Relaxed);
             }
         }

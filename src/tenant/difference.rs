@@ -63,6 +63,7 @@ impl Difference {
             max_body,
             max_answer,
             max_rows,
+            max_database_size,
             max_requests_per_second,
         } = limits;
         let other = &after.limits;
@@ -92,7 +93,8 @@ impl Difference {
                     || *idle_timeout != other.idle_timeout
                     || *max_body != other.max_body
                     || *max_answer != other.max_answer
-                    || *max_rows != other.max_rows,
+                    || *max_rows != other.max_rows
+                    || *max_database_size != other.max_database_size,
             ),
             (Part::Rate, *max_requests_per_second != other.max_requests_per_second),
             (Part::Api, *api != after.api || secrets(record, false).ne(secrets(after, false))),
@@ -167,6 +169,7 @@ mod tests {
         (Part::RequestLimits, |t| t.limits.max_body = 1),
         (Part::RequestLimits, |t| t.limits.max_answer = 1),
         (Part::RequestLimits, |t| t.limits.max_rows = Some(1)),
+        (Part::RequestLimits, |t| t.limits.max_database_size = Some(1)),
         (Part::Rate, |t| t.limits.max_requests_per_second = Some(1)),
         (Part::Api, |t| t.api.db_max_rows = Some(1)),
         (Part::Api, |t| drop(t.record.sealed.insert(JWT_SECRET.into(), "1:AAAA".into()))),

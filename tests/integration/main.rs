@@ -14,6 +14,7 @@ mod configured;
 mod contradiction;
 mod control;
 mod declared;
+mod disk;
 mod doctor;
 mod drift;
 mod embedded;

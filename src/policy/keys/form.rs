@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::time::Duration;
 
-use super::super::quantity::{MAX_BYTES, MAX_COUNT, MAX_TIME, bytes};
+use super::super::quantity::{MAX_BYTES, MAX_COUNT, MAX_TIME, MIN_DATABASE, bytes};
 use super::{APP, NONE};
 
 pub(super) fn is_json_object(text: &str) -> bool {
@@ -37,6 +37,11 @@ pub(super) fn time_or_zero(value: &str) -> Option<Duration> {
 /// A number of bytes, with or without a unit.
 pub(super) fn size(value: &str) -> Option<usize> {
     bytes(value).filter(|n| *n <= MAX_BYTES)
+}
+
+/// A size that a database may have.
+pub(super) fn database_size(value: &str) -> Option<u64> {
+    bytes(value).map(|bytes| bytes as u64).filter(|n| *n >= MIN_DATABASE)
 }
 
 /// How many there may be of something that there must be one of.

@@ -188,6 +188,13 @@ codes! {
     caller: "Try again after `Retry-After`.";
     operator: "Upgrade this router: its log and `/ready` say which version made the catalog.";
 
+    /// The tenant's database has grown over its tier's `max_database_size`: it takes no inserts, updates or writes by functions.
+    /// Reads and deletes go on; when it has grown by a further tenth all the same, reads only.
+    DatabaseFull = "MBX119", INSUFFICIENT_STORAGE, ClientError;
+    caller: "Delete what is no longer needed, or ask for more room.";
+    operator: "`manybox tenant list --size` shows sizes; raise the tier's or the tenant's `max_database_size`. Deleted rows give \
+               their room to new ones only: `VACUUM FULL` by `manybox tenant psql` gives it back to the disk.";
+
     /// All connections that the tenant may have stayed in use for its tier's `acquire_timeout`.
     TenantConnectionsBusy = "MBX201", SERVICE_UNAVAILABLE, Backpressure;
     caller: "Try again after `Retry-After`; send fewer at once.";

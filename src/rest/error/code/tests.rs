@@ -36,7 +36,7 @@ fn outcomes_fit_their_status() {
             _ => match status {
                 429 => &[Outcome::RateLimited, Outcome::Backpressure],
                 503 => &[Outcome::Unavailable, Outcome::Backpressure],
-                300 => &[Outcome::ClientError],
+                300 | 507 => &[Outcome::ClientError],
                 status => &[Outcome::of_status(status)],
             },
         };
