@@ -69,7 +69,7 @@ const OWNERS: &[(&str, &str)] = &[
     ("pg control", "rustls_native_certs"),
     ("verify cli control", "http_body_util"),
     ("front verify cli control", "hyper hyper_util"),
-    ("front rest", "http_body"),
+    ("front control rest", "http_body"),
     ("front pool rest", "slab"),
     ("front admin rest control", "http"),
     ("telemetry directory front pool rest", "dashmap"),

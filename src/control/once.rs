@@ -8,6 +8,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use http::header::LOCATION;
 use http::{HeaderName, HeaderValue, Method};
+use http_body::Body as _;
 use ring::digest::{Context, SHA256};
 
 use super::access::Caller;
@@ -18,8 +19,8 @@ static KEY: HeaderName = HeaderName::from_static("idempotency-key");
 static REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 /// Longest key.
 const MAX_KEY: usize = 200;
-/// Longest answer that is kept.
-const MAX_KEPT: usize = 256 * 1024;
+/// Longest answer that is kept whole, bytes.
+const MAX_KEPT: u64 = 256 * 1024;
 /// What is answered with a secret, which nobody keeps.
 const SECRETS: [&str; 2] = ["/token", "/webhooks"];
 
@@ -60,7 +61,10 @@ async fn keyed(
         )
     })?;
     let mut fingerprint = Context::new(&SHA256);
-    for part in [parts.method.as_str().as_bytes(), parts.uri.to_string().as_bytes(), &body] {
+    // Of the token as well: another one of the same operator may see less than the answer has.
+    for part in
+        [caller.by.as_bytes(), parts.method.as_str().as_bytes(), parts.uri.to_string().as_bytes(), &body]
+    {
         fingerprint.update(&part.len().to_be_bytes());
         fingerprint.update(part);
     }
@@ -90,16 +94,22 @@ async fn keyed(
         let location =
             response.headers().get(LOCATION).and_then(|place| place.to_str().ok()).map(str::to_owned);
         let (parts, body) = response.into_parts();
-        let body = to_bytes(body, MAX_KEPT).await.map_err(|error| {
-            Problem::new(ProblemCode::Internal, format!("an answer that is too long to be kept: {error}"))
-        })?;
+        // A longer one is kept without its body: the work is done, and Location says where it can be seen.
+        let is_long = body.size_hint().exact().is_none_or(|length| length > MAX_KEPT);
+        let (kept, body) = if is_long {
+            (Vec::new(), body)
+        } else {
+            let read = to_bytes(body, MAX_BODY).await;
+            let read = read.map_err(|error| Problem::new(ProblemCode::Internal, error.to_string()))?;
+            (read.to_vec(), Body::from(read))
+        };
         // What failed here or was refused for the moment may go well the next time.
         let is_final = !status.is_server_error() && ![401, 403, 409, 429].contains(&status.as_u16());
-        let kept = StoredAnswer { status: status.as_u16(), location, body: body.to_vec() };
+        let kept = StoredAnswer { status: status.as_u16(), location, body: kept };
         if let Err(error) = catalog.key_answered(&operator, &key, is_final.then_some(&kept)).await {
             tracing::error!(%error, "the answer to a request with an Idempotency-Key can't be kept");
         }
-        Ok(Response::from_parts(parts, Body::from(body)))
+        Ok(Response::from_parts(parts, body))
     });
     carried_out.await.map_err(|error| Problem::new(ProblemCode::Internal, error.to_string()))?
 }
