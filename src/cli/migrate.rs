@@ -7,8 +7,11 @@ mod rehearse;
 mod repair;
 mod run;
 mod screen;
+mod squash;
 mod status;
 mod which;
+
+use std::collections::BTreeMap;
 
 use super::{Context, Done, Output};
 use crate::fleet::Fleet;
@@ -40,6 +43,8 @@ enum Sub {
     Rehearse(rehearse::Rehearse),
     /// Change what histories say was applied, where they are not as the files are; no file is run
     Repair(repair::RepairCommand),
+    /// Write one file in place of all up to a version, for templates that are made from nothing
+    Squash(squash::Squash),
     /// Show every tenant's version, from the catalog: no tenant's database is connected to
     Status(status::Status),
     /// Follow a rollout, from any machine
@@ -64,7 +69,7 @@ impl MigrateCommand {
     /// Runs what needs neither catalog nor server; `None` for everything else.
     pub(super) fn offline(&self, settings: &Settings, output: Output) -> Option<Done> {
         match &self.command {
-            Some(Sub::Lint(lint)) => Some(lint.run(settings, output)),
+            Some(Sub::Lint(lint)) if lint.is_offline() => Some(lint.run(settings, BTreeMap::new(), output)),
             _ => None,
         }
     }
@@ -81,9 +86,10 @@ impl MigrateCommand {
 
     async fn dispatch(self, fleet: &Fleet, stop: &Stop, output: Output) -> Done {
         match self.command {
-            Some(Sub::Lint(lint)) => lint.run(&fleet.settings, output),
+            Some(Sub::Lint(lint)) => lint.run_with_builds(fleet, output).await,
             Some(Sub::Rehearse(rehearse)) => rehearse.run(fleet, stop, output).await,
             Some(Sub::Repair(repair)) => repair.run(fleet, output).await,
+            Some(Sub::Squash(squash)) => squash.run(fleet, stop, output).await,
             None => run::migrate(fleet, &self.ask, self.jobs, stop, output).await,
             Some(Sub::Plan(ask)) => plan::command(fleet, &ask, output).await,
             Some(Sub::Run(run)) => run.run(fleet, stop, output).await,

@@ -43,7 +43,9 @@ async fn files_that_fail_are_built_once_and_leave_nothing() {
     // A template that is brought up fails too, and the one in use stays.
     add(&fleet, "V4__fails.sql", "SELECT 1 / 0;");
     for _ in 0..2 {
-        assert_eq!(fleet.run(&["migrate"]).await.0, 1);
+        let (code, out, error) = fleet.run(&["migrate"]).await;
+        assert_eq!(code, 1);
+        assert_eq!(format!("{out}{error}").matches("division by zero").count(), 1, "{out}\n{error}");
         assert_eq!(databases(&fleet).await.len(), 1);
     }
     assert_eq!(fleet.create("h").await.record.lineage().unwrap().version, 3);

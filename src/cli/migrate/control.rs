@@ -10,7 +10,7 @@ use super::screen::Screen;
 use super::which::{MOST_LISTED, OPEN, Which, newest};
 use crate::catalog::{RolloutRow, RolloutState, StepRow};
 use crate::fleet::Fleet;
-use crate::rollout::{Plan, Report, failure_of, refuse_unrehearsed, some_of};
+use crate::rollout::{self, Plan, Report, failure_of, refuse_unrehearsed, some_of};
 use crate::settings::DEFAULT_POLICY;
 
 pub(super) async fn watch(fleet: &Fleet, which: &Which, output: Output) -> Done {
@@ -91,7 +91,7 @@ impl Pause {
 
 #[derive(clap::Args)]
 pub(super) struct Resume {
-    /// The rollout; the newest that is paused, running or halted when not given
+    /// The rollout; the newest that is paused, running or halted when not given. One that was never begun is begun
     rollout: Option<i64>,
     /// Open the gate that halted it, by hand
     #[arg(long)]
@@ -104,12 +104,31 @@ pub(super) struct Resume {
 impl Resume {
     pub(super) async fn run(self, fleet: &Fleet, stop: &Stop, output: Output) -> Done {
         let from = [RolloutState::Paused, RolloutState::Running, RolloutState::Halted];
-        let row = newest(fleet, self.rollout, &from).await?;
+        let row = match newest(fleet, self.rollout, &from).await {
+            Ok(row) => row,
+            Err(none) => return Err(never_begun(fleet).await?.unwrap_or(none)),
+        };
+        if row.state == RolloutState::Planned {
+            rollout::begin(fleet, &row).await?;
+            return execute(fleet, row, self.jobs, stop, output).await;
+        }
         if self.approve {
             fleet.catalog.rollout_approve(row.id).await?;
         }
         go_on(fleet, row, self.jobs, stop, output).await
     }
+}
+
+/// What to say where no rollout can go on, and one was planned.
+async fn never_begun(fleet: &Fleet) -> Result<Option<Failure>, Failure> {
+    let open = fleet.catalog.rollouts_open().await?;
+    let planned = open.iter().rev().find(|row| row.state == RolloutState::Planned);
+    Ok(planned.map(|row| {
+        Failure(format!(
+            "rollout {0} was planned and never begun: `manybox migrate run {0}` begins it",
+            row.id
+        ))
+    }))
 }
 
 /// Lets a rollout that isn't over run, and takes part in it.

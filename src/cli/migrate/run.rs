@@ -61,7 +61,12 @@ pub(super) async fn migrate(
         None => {
             rollout::refuse_beside_open(fleet, &draft.plan, None).await?;
             let row = rollout::store(fleet, &draft).await?;
-            rollout::begin(fleet, &row).await?;
+            if let Err(refused) = rollout::begin(fleet, &row).await {
+                // Nobody asked for a plan that waits.
+                let (from, reason) = ([RolloutState::Planned], Some("it was refused at its beginning"));
+                fleet.catalog.rollout_move(row.id, &from, RolloutState::Aborted, reason).await?;
+                return Err(refused.into());
+            }
             row
         }
     };
