@@ -198,7 +198,9 @@ SELECT f.name, concat('owner ', pg_get_userbyid(f.proowner), E'\n', CASE f.proki
         'sspace ' || a.aggtransspace, 'mstype ' || format_type(a.aggmtranstype, NULL), 'msspace ' || a.aggmtransspace,
         'initcond ' || quote_literal(a.agginitval), 'minitcond ' || quote_literal(a.aggminitval), 'parallel ' || f.proparallel::text)
      FROM pg_aggregate a WHERE a.aggfnoid = f.oid)
-    ELSE pg_get_functiondef(f.oid) END)
+    ELSE (SELECT CASE WHEN f.prosqlbody IS NOT NULL AND (d LIKE '% AND %' OR d LIKE '%::character varying%')
+                      -- There is no shorter form of bodies in standard SQL: without parentheses nested ANDs are as they are after a dump.
+                      THEN translate(d, '()', '') ELSE d END FROM pg_get_functiondef(f.oid) d) END)
 FROM functions f
 
 -- @ facts if EXISTS (SELECT FROM pg_type WHERE oid >= 16384 AND (typtype IN ('d', 'e', 'p', 'r') OR typtype = 'b' AND (typarray <> 0 OR typelem = 0)))
