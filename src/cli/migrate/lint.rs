@@ -67,7 +67,7 @@ impl Lint {
             if self.edition.as_ref().is_some_and(|only| *only != name) {
                 continue;
             }
-            let spinner = output.spinner(&format!("building edition {name} twice"));
+            let spinner = output.spinner(format!("building edition {name} twice"));
             let found = fleet.frozen_rows(&fleet.settings.defaults.server, &edition).await;
             spinner.finish_and_clear();
             frozen.insert(name, found?);
