@@ -71,6 +71,7 @@ pub use squash::SquashedFile;
 pub use standing::{Standing, standing};
 
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Semaphore;
@@ -83,7 +84,6 @@ use crate::schema;
 use crate::settings::Settings;
 use crate::tenant::{Lineage, State, TenantId, Verb};
 use crate::vault::{KeyMisfit, KeyRing};
-use editions::Stamp;
 use failed_builds::FailedBuilds;
 
 /// Why a verb could not be carried out; says what stands and what to do next.
@@ -264,6 +264,10 @@ const KEPT_SESSIONS: usize = 8;
 /// mostly wait for the disk, so more tenants than these may be in creation at once.
 const CONCURRENT_COPIES: usize = 4;
 
+/// What a folder of files is like: their names, lengths, and when they were changed. Whoever writes a file changes the last,
+/// whatever they do to its other times.
+type FolderStamp = Vec<(OsString, u64, i64, i64)>;
+
 type Agreed = HashMap<String, (String, Vec<catalog::Template>)>;
 
 /// The control plane's handle: settings, catalog, servers with their admins, master keys. Clones share all but the settings.
@@ -285,7 +289,7 @@ pub struct Fleet {
     agreed: Arc<tokio::sync::Mutex<Agreed>>,
     failed_builds: Arc<FailedBuilds>,
     /// Editions as they were read, with what their folders were like: to look takes less than to check the files again.
-    read: Arc<Mutex<HashMap<String, (Stamp, migrate::Edition)>>>,
+    read: Arc<Mutex<HashMap<String, (FolderStamp, migrate::Edition)>>>,
     /// By server and lineage, the fingerprint that last was the kept one: for a thousand tenants the catalog is asked once.
     proved: Arc<Mutex<HashMap<(String, Lineage), migrate::Fingerprint>>>,
 }

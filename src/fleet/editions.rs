@@ -1,12 +1,11 @@
 //! Editions: the files of the settings' editions, read by the fleet, and how they are run.
 
 use std::collections::{BTreeMap, HashMap};
-use std::ffi::OsString;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::PoisonError;
 
-use super::{Fleet, FleetError, roles};
+use super::{Fleet, FleetError, FolderStamp, roles};
 use crate::migrate;
 use crate::settings::Settings;
 
@@ -45,7 +44,7 @@ impl Fleet {
     pub fn edition(&self, name: &str) -> Result<migrate::Edition, FleetError> {
         let folder = self.edition_files(name)?;
         let stamp = stamp(folder);
-        let known = |read: &HashMap<String, (Stamp, migrate::Edition)>| {
+        let known = |read: &HashMap<String, (FolderStamp, migrate::Edition)>| {
             let (of, edition) = read.get(name)?;
             (stamp.as_ref().ok() == Some(of)).then(|| edition.clone())
         };
@@ -85,18 +84,14 @@ impl Fleet {
     }
 }
 
-/// What a folder of files is like: their names, lengths, and when they were changed. Whoever writes a file changes the last,
-/// whatever they do to its other times.
-pub(super) type Stamp = Vec<(OsString, u64, i64, i64)>;
-
-fn stamp(folder: &Path) -> std::io::Result<Stamp> {
+fn stamp(folder: &Path) -> std::io::Result<FolderStamp> {
     let entry = |entry: std::io::Result<std::fs::DirEntry>| {
         let entry = entry?;
         // Follows links, as reading does.
         let file = std::fs::metadata(entry.path())?;
         Ok((entry.file_name(), file.len(), file.ctime(), file.ctime_nsec()))
     };
-    let mut stamp = std::fs::read_dir(folder)?.map(entry).collect::<std::io::Result<Stamp>>()?;
+    let mut stamp = std::fs::read_dir(folder)?.map(entry).collect::<std::io::Result<FolderStamp>>()?;
     stamp.sort();
     Ok(stamp)
 }
