@@ -43,15 +43,15 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
     })
 }
 
-/// Serves beside a router, in its process, until it is aborted. Gives the address.
+/// Serves beside a router, in its process, until both of what is returned are stopped. Gives the address, too.
 pub(super) async fn beside(
     fleet: Fleet,
     settings: &Settings,
-) -> Result<(SocketAddr, JoinHandle<std::io::Result<()>>), Failure> {
+) -> Result<(SocketAddr, Arc<Control>, JoinHandle<std::io::Result<()>>), Failure> {
     let listener = listen(settings.control.http).await?;
     let address = listener.local_addr()?;
     let clients = Clients::of_control(&settings.listen, Metrics::default());
-    let routes = control::router(&Arc::new(Control::new(fleet)));
-    let serving = front::serve(listener, routes, clients, std::future::pending());
-    Ok((address, tokio::spawn(serving)))
+    let control = Arc::new(Control::new(fleet));
+    let serving = front::serve(listener, control::router(&control), clients, std::future::pending());
+    Ok((address, control, tokio::spawn(serving)))
 }

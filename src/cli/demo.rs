@@ -29,11 +29,11 @@ pub(super) async fn demo(context: &Context) -> Done {
     let token = operator(&fleet).await?;
     // The demo is worth showing without it, too: its port may be another demo's.
     let console = match control::beside(fleet, &context.settings).await {
-        Ok((address, console)) => {
+        Ok((address, control, console)) => {
             greeting.push_str(&format!(
                 "\nThe console, and its API below /v1: http://{address}/ with the token {token}"
             ));
-            Some(console)
+            Some((control, console))
         }
         Err(Failure(why)) => {
             output.note(&format!("no console: {why}"));
@@ -44,8 +44,9 @@ pub(super) async fn demo(context: &Context) -> Done {
     let mut settings = context.settings.clone();
     settings.listen.stop_delay = std::time::Duration::ZERO;
     let served = serve::with(&settings, context.embedded.as_ref(), None, |_| line(&greeting)).await;
-    if let Some(console) = console {
+    if let Some((control, console)) = console {
         console.abort();
+        control.stop().await;
     }
     served
 }

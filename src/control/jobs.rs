@@ -76,6 +76,11 @@ impl Jobs {
         self.0.stop.cancel();
     }
 
+    /// Waits, and says whether this process is still to work then.
+    pub(super) async fn goes_on_for(&self, time: Duration) -> bool {
+        self.0.stop.run_until_cancelled(tokio::time::sleep(time)).await.is_some()
+    }
+
     /// The key of this worker's seat, by which others know that it lives.
     ///
     /// # Errors
@@ -127,12 +132,11 @@ impl Jobs {
         }
     }
 
-    /// Gives the journal's lines their places in its chain, for as long as the process lives.
+    /// Gives the journal's lines their places in its chain, until this is stopped.
     pub(super) fn seal_the_journal(&self) {
         let jobs = self.clone();
         tokio::spawn(async move {
-            loop {
-                tokio::time::sleep(SEAL).await;
+            while jobs.goes_on_for(SEAL).await {
                 if let Err(error) = jobs.0.fleet.catalog.journal_seal().await {
                     tracing::warn!(%error, "lines of the journal can't be chained; trying again");
                 }

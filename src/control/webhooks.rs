@@ -33,12 +33,11 @@ const SECRET: &str = "secret";
 /// So that receivers' libraries know one.
 const PREFIX: &str = "whsec_";
 
-/// Tells receivers, for as long as the process lives.
+/// Tells receivers, until the jobs are stopped.
 pub(super) fn start(fleet: Fleet, jobs: Jobs) {
     let outgoing = Arc::new(Outgoing::default());
     tokio::spawn(async move {
-        loop {
-            tokio::time::sleep(LOOK).await;
+        while jobs.goes_on_for(LOOK).await {
             let Ok(seat) = jobs.seat().await else { continue };
             // Only what has a place in the chain is told.
             if let Err(error) = fleet.catalog.journal_seal().await {
