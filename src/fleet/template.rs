@@ -94,6 +94,20 @@ impl Fleet {
         let built = match self.reuse(client, server, edition, applied).await {
             Ok(Some(template)) => return Ok(template),
             Ok(None) => self.build(client, server, edition, applied).await,
+            // The files' fault, and then a new template fails as well and says so; or somebody changed the old one.
+            Err(error) if is_of_files(&error) => {
+                let built = self.build(client, server, edition, applied).await;
+                if built.is_ok() {
+                    let (edition, error) = (&edition.name, error.to_string());
+                    tracing::warn!(
+                        server,
+                        edition,
+                        error,
+                        "template made anew: its files failed in the old one only"
+                    );
+                }
+                built
+            }
             Err(error) => Err(error),
         };
         if let Err(error @ FleetError::Migrate { source, .. }) = &built
@@ -202,7 +216,8 @@ impl Fleet {
 
     /// Migrates the template that was in use before the ready one. It lacks only the newest files; a new template would
     /// need all of them, and a DROP DATABASE of an old one, for which the server writes a checkpoint. `None` when no
-    /// template's history leads to the edition, or it can't be opened any more; the sweep then drops what is left.
+    /// template's history leads to the edition, or it can't be opened any more; the sweep then drops what is left. Files that fail
+    /// in it are an error.
     async fn reuse(
         &self,
         client: &Connection,
@@ -225,7 +240,6 @@ impl Fleet {
         };
         match brought.await {
             Ok(template) => Ok(Some(template)),
-            // From the beginning they would fail once more, behind all the others.
             Err(error) if is_of_files(&error) => Err(error),
             Err(error) => {
                 let (template, error) = (&old.database, error.to_string());

@@ -51,10 +51,7 @@ async fn connections_outlive_a_migration() {
         }
     };
     ask().await;
-    // Until the server has been asked how many there may be, a router has a few, which its tenants take from each other.
-    let has_its_share =
-        async || fleet.app.as_ref().unwrap().pools.servers().iter().all(|server| server.budget > 12);
-    eventually("the router has its share", has_its_share).await;
+    fleet.has_its_share().await;
     ask().await;
     let before = [backends(&fleet, "acme").await, backends(&fleet, "globex").await];
     assert!(before.iter().all(|pids| !pids.is_empty()));

@@ -306,6 +306,14 @@ impl TestFleet {
         self.client.request(method, self.url(path))
     }
 
+    /// Waits until the router has its share of the budget. Before it was given one it has a few connections, which its tenants
+    /// take from each other.
+    pub(crate) async fn has_its_share(&self) {
+        let pools = &self.app.as_ref().expect("a fleet that is served").pools;
+        let has = async || pools.servers().iter().all(|server| server.budget > 12);
+        eventually("the router has its share", has).await;
+    }
+
     pub(crate) async fn get(&self, path: &str) -> Answer {
         Answer::of(self.request(Method::GET, path).send().await.expect("an answer")).await
     }

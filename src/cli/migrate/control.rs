@@ -106,7 +106,8 @@ impl Resume {
         let from = [RolloutState::Paused, RolloutState::Running, RolloutState::Halted];
         let row = match newest(fleet, self.rollout, &from).await {
             Ok(row) => row,
-            Err(none) => return Err(never_begun(fleet).await?.unwrap_or(none)),
+            Err(none) if self.rollout.is_none() => return Err(never_begun(fleet).await.unwrap_or(none)),
+            Err(unknown) => return Err(unknown),
         };
         if row.state == RolloutState::Planned {
             rollout::begin(fleet, &row).await?;
@@ -120,15 +121,12 @@ impl Resume {
 }
 
 /// What to say where no rollout can go on, and one was planned.
-async fn never_begun(fleet: &Fleet) -> Result<Option<Failure>, Failure> {
-    let open = fleet.catalog.rollouts_open().await?;
-    let planned = open.iter().rev().find(|row| row.state == RolloutState::Planned);
-    Ok(planned.map(|row| {
-        Failure(format!(
-            "rollout {0} was planned and never begun: `manybox migrate run {0}` begins it",
-            row.id
-        ))
-    }))
+async fn never_begun(fleet: &Fleet) -> Option<Failure> {
+    let row = newest(fleet, None, &[RolloutState::Planned]).await.ok()?;
+    Some(Failure(format!(
+        "rollout {0} was planned and never begun: `manybox migrate run {0}` begins it",
+        row.id
+    )))
 }
 
 /// Lets a rollout that isn't over run, and takes part in it.
