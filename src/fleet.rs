@@ -12,8 +12,10 @@ mod database;
 mod desired;
 mod drift;
 mod dump;
+mod editions;
 mod exchange;
 mod failed_builds;
+mod frozen;
 mod holder;
 mod hosts;
 mod init;
@@ -36,6 +38,7 @@ mod schemas;
 mod scratch;
 mod secrets;
 mod server;
+mod squash;
 mod standing;
 mod template;
 
@@ -50,6 +53,7 @@ pub use claim::release;
 pub use desired::SettingChange;
 pub use drift::{Before, Proof};
 pub use dump::HistoryRows;
+pub use editions::editions;
 pub use init::{Prepared, init, upgrade_catalog};
 pub use lineages::{ReadLineage, contradiction_among};
 pub use migration::ProvedMigration;
@@ -63,12 +67,11 @@ pub use restore::{CopySpec, Filled};
 pub use rights::OutdatedDatabase;
 pub use roles::{BACKUP, HISTORY, MIGRATORS, OWNER, catalog_migrator, catalog_owner, migrator_of};
 pub use server::{FleetServer, Servers, check_version};
+pub use squash::SquashedFile;
 pub use standing::{Standing, standing};
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::ffi::OsString;
-use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Semaphore;
@@ -185,6 +188,9 @@ pub enum FleetError {
         /// Why.
         source: migrate::FingerprintError,
     },
+    /// Files can't be squashed.
+    #[error(transparent)]
+    Squash(#[from] migrate::SquashError),
     /// A database is not taken into an edition.
     #[error("adopting database `{database}`: {source}")]
     Baseline {
@@ -258,26 +264,9 @@ const KEPT_SESSIONS: usize = 8;
 /// mostly wait for the disk, so more tenants than these may be in creation at once.
 const CONCURRENT_COPIES: usize = 4;
 
-/// Every edition of the settings, read and checked, without a server. One that is broken stops no other.
-pub fn editions(settings: &Settings) -> migrate::Editions {
-    let folders =
-        settings.editions.iter().filter_map(|(name, e)| Some((name.as_str(), e.migrations.as_deref()?)));
-    let mut editions = migrate::Editions::read(folders, &limits(settings));
-    for (name, edition) in &mut editions.sound {
-        edition.settings = run_with(settings, name);
-    }
-    editions
-}
-
-/// What the files of an edition run with.
-fn run_with(settings: &Settings, edition: &str) -> BTreeMap<String, String> {
-    settings.editions.get(edition).map(|files| files.settings.clone()).unwrap_or_default()
-}
-
-/// The timeouts that files may not raise.
-fn limits(settings: &Settings) -> migrate::Limits {
-    migrate::Limits { lock_timeout: Some(settings.migrate.lock_timeout), statement_timeout: None }
-}
+/// What a folder of files is like: their names, lengths, and when they were changed. Whoever writes a file changes the last,
+/// whatever they do to its other times.
+type FolderStamp = Vec<(OsString, u64, i64, i64)>;
 
 type Agreed = HashMap<String, (String, Vec<catalog::Template>)>;
 
@@ -300,7 +289,7 @@ pub struct Fleet {
     agreed: Arc<tokio::sync::Mutex<Agreed>>,
     failed_builds: Arc<FailedBuilds>,
     /// Editions as they were read, with what their folders were like: to look takes less than to check the files again.
-    read: Arc<Mutex<HashMap<String, (Stamp, migrate::Edition)>>>,
+    read: Arc<Mutex<HashMap<String, (FolderStamp, migrate::Edition)>>>,
     /// By server and lineage, the fingerprint that last was the kept one: for a thousand tenants the catalog is asked once.
     proved: Arc<Mutex<HashMap<(String, Lineage), migrate::Fingerprint>>>,
 }
@@ -385,46 +374,6 @@ impl Fleet {
         })
     }
 
-    /// Every edition of the settings, read and checked. One that is broken stops no other.
-    pub fn editions(&self) -> migrate::Editions {
-        editions(&self.settings)
-    }
-
-    /// One edition, read and checked; again only after one of its files changed.
-    ///
-    /// # Errors
-    /// When the settings don't have it, or one of its files is malformed or may not be run.
-    pub fn edition(&self, name: &str) -> Result<migrate::Edition, FleetError> {
-        let folder = self.edition_files(name)?;
-        let stamp = stamp(folder);
-        let known = |read: &HashMap<String, (Stamp, migrate::Edition)>| {
-            let (of, edition) = read.get(name)?;
-            (stamp.as_ref().ok() == Some(of)).then(|| edition.clone())
-        };
-        if let Some(edition) = known(&self.read.lock().unwrap_or_else(PoisonError::into_inner)) {
-            return Ok(edition);
-        }
-        let mut edition = migrate::Edition::read(name, folder, &limits(&self.settings))?;
-        edition.settings = run_with(&self.settings, name);
-        if let Ok(stamp) = stamp {
-            let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
-            read.insert(name.to_owned(), (stamp, edition.clone()));
-        }
-        Ok(edition)
-    }
-
-    /// Where an edition's files are.
-    fn edition_files(&self, name: &str) -> Result<&Path, FleetError> {
-        let edition = self.settings.editions.get(name);
-        edition.and_then(|e| e.migrations.as_deref()).ok_or_else(|| {
-            let known: Vec<_> = self.settings.editions.keys().map(|known| format!("`{known}`")).collect();
-            FleetError::Settings(format!(
-                "there is no edition `{name}` in the settings; expected one of {}, or add [editions.{name}]",
-                if known.is_empty() { "(none is set)".to_owned() } else { known.join(", ") }
-            ))
-        })
-    }
-
     /// A seat for an executor of this rollout, by a session of its own in the catalog.
     ///
     /// # Errors
@@ -449,16 +398,6 @@ impl Fleet {
         self.keys.lock_key(&["rollout", &rollout.to_string()])
     }
 
-    /// How migrations run by the settings.
-    pub fn migrate_options(&self) -> migrate::Options {
-        migrate::Options {
-            roles: roles::of_tenants(),
-            lock_timeout: self.settings.migrate.lock_timeout,
-            lock_patience: self.settings.migrate.lock_patience,
-            ..migrate::Options::default()
-        }
-    }
-
     /// A session as the admin on the server's maintenance database.
     async fn admin(&self, server: &str) -> Result<(&FleetServer, Connection), FleetError> {
         let server = self.servers.get(server)?;
@@ -481,20 +420,4 @@ impl Fleet {
             kept.push((server.to_owned(), connection));
         }
     }
-}
-
-/// What a folder of files is like: their names, lengths, and when they were changed. Whoever writes a file changes the last,
-/// whatever they do to its other times.
-type Stamp = Vec<(OsString, u64, i64, i64)>;
-
-fn stamp(folder: &Path) -> std::io::Result<Stamp> {
-    let entry = |entry: std::io::Result<std::fs::DirEntry>| {
-        let entry = entry?;
-        // Follows links, as reading does.
-        let file = std::fs::metadata(entry.path())?;
-        Ok((entry.file_name(), file.len(), file.ctime(), file.ctime_nsec()))
-    };
-    let mut stamp = std::fs::read_dir(folder)?.map(entry).collect::<std::io::Result<Stamp>>()?;
-    stamp.sort();
-    Ok(stamp)
 }

@@ -92,6 +92,12 @@ const SELECT: &str =
                              ended_at, now() AS now FROM catalog.rollout";
 
 impl RolloutRow {
+    /// Its state in words, with the reason where there is one.
+    pub fn standing(&self) -> String {
+        let state = self.state.as_str();
+        self.reason.as_ref().map_or_else(|| state.to_owned(), |reason| format!("{state}: {reason}"))
+    }
+
     fn read(row: &Row) -> Result<Self, CatalogError> {
         Ok(Self {
             id: row.try_get("id")?,

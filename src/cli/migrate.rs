@@ -7,14 +7,18 @@ mod rehearse;
 mod repair;
 mod run;
 mod screen;
+mod squash;
 mod status;
+mod stop;
 mod which;
+
+use std::collections::BTreeMap;
 
 use super::{Context, Done, Output};
 use crate::fleet::Fleet;
 use crate::settings::Settings;
 use plan::Ask;
-use run::Stop;
+use stop::Stop;
 
 #[derive(clap::Args)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -40,6 +44,8 @@ enum Sub {
     Rehearse(rehearse::Rehearse),
     /// Change what histories say was applied, where they are not as the files are; no file is run
     Repair(repair::RepairCommand),
+    /// Write one file in place of all up to a version, for templates that are made from nothing
+    Squash(squash::Squash),
     /// Show every tenant's version, from the catalog: no tenant's database is connected to
     Status(status::Status),
     /// Follow a rollout, from any machine
@@ -64,7 +70,7 @@ impl MigrateCommand {
     /// Runs what needs neither catalog nor server; `None` for everything else.
     pub(super) fn offline(&self, settings: &Settings, output: Output) -> Option<Done> {
         match &self.command {
-            Some(Sub::Lint(lint)) => Some(lint.run(settings, output)),
+            Some(Sub::Lint(lint)) if lint.is_offline() => Some(lint.run(settings, BTreeMap::new(), output)),
             _ => None,
         }
     }
@@ -81,11 +87,12 @@ impl MigrateCommand {
 
     async fn dispatch(self, fleet: &Fleet, stop: &Stop, output: Output) -> Done {
         match self.command {
-            Some(Sub::Lint(lint)) => lint.run(&fleet.settings, output),
+            Some(Sub::Lint(lint)) => lint.run_with_builds(fleet, stop, output).await,
             Some(Sub::Rehearse(rehearse)) => rehearse.run(fleet, stop, output).await,
             Some(Sub::Repair(repair)) => repair.run(fleet, output).await,
+            Some(Sub::Squash(squash)) => squash.run(fleet, stop, output).await,
             None => run::migrate(fleet, &self.ask, self.jobs, stop, output).await,
-            Some(Sub::Plan(ask)) => plan::command(fleet, &ask, output).await,
+            Some(Sub::Plan(ask)) => plan::command(fleet, &ask, stop, output).await,
             Some(Sub::Run(run)) => run.run(fleet, stop, output).await,
             Some(Sub::Status(status)) => status.run(fleet, output).await,
             Some(Sub::Watch(which)) => control::watch(fleet, &which, output).await,

@@ -222,6 +222,7 @@ impl From<FleetError> for Problem {
             | E::Schema { .. }
             | E::Fingerprint { .. }
             | E::Baseline { .. }
+            | E::Squash(_)
             | E::Edition(_) => ProblemCode::Files,
             E::Secret(_) | E::Key(_) | E::File(_) => ProblemCode::Internal,
         };

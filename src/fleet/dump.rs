@@ -1,5 +1,6 @@
 //! Dump: a database through `pg_dump` and `pg_restore`, each by a login that reaches that database alone.
 
+mod content;
 mod history;
 mod program;
 mod snapshot;
@@ -7,6 +8,7 @@ mod snapshot;
 use super::{FleetError, FleetServer};
 use crate::migrate::{self, Facts};
 
+pub(super) use content::Content;
 pub use history::HistoryRows;
 pub(super) use program::{beginning, dump, finished, restore};
 pub(super) use snapshot::Snapshot;

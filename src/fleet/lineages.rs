@@ -1,6 +1,6 @@
 //! Lineages: an edition's files beside what the catalog knows of every database, and what the databases themselves say.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::stream::{self, StreamExt as _};
 
@@ -138,6 +138,41 @@ impl Fleet {
             }
         }
         Ok(admitted)
+    }
+
+    /// The names of the edition's repeatable files that these tenants lack, or have otherwise than they are now: one database
+    /// of each kind is asked. `None` when that can't be told, or none of them lacks any.
+    pub async fn repeats<'r>(
+        &self,
+        edition: &Edition,
+        tenants: impl Iterator<Item = &'r TenantRow>,
+    ) -> Option<BTreeSet<String>> {
+        let (mut repeats, mut asked) = (BTreeSet::new(), BTreeMap::new());
+        for row in tenants {
+            let Some(lineage) = row.record.lineage().filter(|lineage| lineage.edition == edition.name) else {
+                continue;
+            };
+            if !edition.has_other_repeatables(&lineage.history) {
+                continue;
+            }
+            // As many of a kind as there are tries, until one answers.
+            let (times, answered) =
+                asked.entry(Edition::repeatables_in(&lineage.history)).or_insert((0, false));
+            if *answered || *times == ASKED {
+                continue;
+            }
+            *times += 1;
+            match self.history(&row.record.server, &row.record.database()).await {
+                Ok(history) => {
+                    repeats.extend(history.repeats(edition));
+                    *answered = true;
+                }
+                Err(error) => {
+                    tracing::warn!(tenant.slug = %row.record.slug, %error, "its history can't be read")
+                }
+            }
+        }
+        (!asked.is_empty() && asked.values().all(|(_, answered)| *answered)).then_some(repeats)
     }
 
     /// Which file differs, by the history of one of the databases that contradict it; `None` when none could be asked.

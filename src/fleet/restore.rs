@@ -341,7 +341,9 @@ impl Fleet {
         if let Some(sql) = &spec.anonymise {
             self.anonymise(server, name, sql).await?;
         }
-        Ok((manifest.tenant.lineage(), notes))
+        let lineage = manifest.tenant.lineage();
+        notes.extend(edition.needed_by(lineage.version, &lineage.history));
+        Ok((lineage, notes))
     }
 
     /// Runs `pg_restore` on the source, and writes the history. Gives the manifest, and what `pg_restore` complained about:

@@ -180,13 +180,18 @@ impl Fleet {
                 // Without it somebody is at work there.
                 let Some(lock) = lock else { continue };
                 let dropping = async {
+                    // Whoever had the lock until now may have dropped it.
+                    if !database::exists(&client, &database).await? {
+                        return Ok(false);
+                    }
                     sweep_operators(&client, &database).await?;
-                    database::drop(&client, &database).await
+                    database::drop(&client, &database).await.map(|()| true)
                 };
                 let dropped = server.unhindered(dropping).await;
                 lock.release(&client).await.doing(|| format!("unlocking database `{database}`"))?;
-                dropped?;
-                swept.push(database);
+                if dropped? {
+                    swept.push(database);
+                }
             }
             self.keep(name, client);
         }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::database::DatabaseRights;
+use super::dump::facts_of;
 use super::roles::{self, MIGRATORS, OWNER, migrator_of};
 use super::{Doing, Fleet, FleetError, FleetServer, Unprepared, database, rights};
 use crate::catalog::Template;
@@ -15,6 +16,8 @@ use crate::tenant::{Lineage, TenantId};
 
 /// How long to wait for another command that builds the same template.
 const LOCK_WAIT: Duration = Duration::from_secs(300);
+/// Most differences that are told.
+const MAX_DIFFERENCES: usize = 20;
 
 impl Fleet {
     /// The ready template of an edition on a server; builds the first one.
@@ -26,7 +29,7 @@ impl Fleet {
         self.refuse_contradiction(&files).await?;
         match self.ready(server, edition).await? {
             // One whose files the rest of the fleet does not have is the odd one out.
-            Some(template) if leads_to(&template, &files) => Ok(template),
+            Some(template) if leads_to(&template, &files) && has_way(&template, &files) => Ok(template),
             _ => self.refresh_template(server, &files, &|| ()).await,
         }
     }
@@ -88,12 +91,27 @@ impl Fleet {
             return Err(failed_build(&edition.name, failure));
         }
         self.drop_unfinished(client, server, &edition.name).await?;
-        let built = match self.reuse(client, server, edition, applied).await? {
-            Some(template) => return Ok(template),
-            None => self.build(client, server, edition, applied).await,
+        let built = match self.reuse(client, server, edition, applied).await {
+            Ok(Some(template)) => return Ok(template),
+            Ok(None) => self.build(client, server, edition, applied).await,
+            // The files' fault, and then a new template fails as well and says so; or somebody changed the old one.
+            Err(error) if is_of_files(&error) => {
+                let built = self.build(client, server, edition, applied).await;
+                if built.is_ok() {
+                    let (edition, error) = (&edition.name, error.to_string());
+                    tracing::warn!(
+                        server,
+                        edition,
+                        error,
+                        "template made anew: its files failed in the old one only"
+                    );
+                }
+                built
+            }
+            Err(error) => Err(error),
         };
-        if let Err(FleetError::Migrate { source, .. }) = &built
-            && matches!(source.kind, FailureKind::Sql | FailureKind::Owner | FailureKind::Session)
+        if let Err(error @ FleetError::Migrate { source, .. }) = &built
+            && is_of_files(error)
         {
             self.failed_builds.put(server, &edition.name, files, (**source).clone());
         }
@@ -198,7 +216,8 @@ impl Fleet {
 
     /// Migrates the template that was in use before the ready one. It lacks only the newest files; a new template would
     /// need all of them, and a DROP DATABASE of an old one, for which the server writes a checkpoint. `None` when no
-    /// template's history leads to the edition, or the migration failed; the sweep then drops what is left.
+    /// template's history leads to the edition, or it can't be opened any more; the sweep then drops what is left. Files that fail
+    /// in it are an error.
     async fn reuse(
         &self,
         client: &Connection,
@@ -221,6 +240,7 @@ impl Fleet {
         };
         match brought.await {
             Ok(template) => Ok(Some(template)),
+            Err(error) if is_of_files(&error) => Err(error),
             Err(error) => {
                 let (template, error) = (&old.database, error.to_string());
                 tracing::warn!(
@@ -268,6 +288,9 @@ impl Fleet {
         let (files, stop) = (edition.for_template(), CancellationToken::new());
         let outcome = self.migrate_database(server, name, edition.latest(), &files, &options, &stop).await?;
         let outcome = outcome.map_err(|failure| failed_build(&edition.name, failure))?;
+        if outcome.before == 0 && edition.begins_squashed() {
+            self.refuse_other(access, edition, &outcome.history, name).await?;
+        }
         for finding in edition.frozen_values(outcome.before) {
             let (edition, finding) = (&edition.name, finding.to_string());
             tracing::warn!(edition, finding, "template made with values that all its tenants share");
@@ -280,6 +303,31 @@ impl Fleet {
         access.unhindered(database::seal(client, name)).await?;
         self.catalog.template_ready(name, lineage.version, &lineage.history).await?;
         self.ready(server, &edition.name).await?.ok_or_else(|| FleetError::Busy(format!("template `{name}`")))
+    }
+
+    /// Refuses a template that a squashed file was part of where the same files made another schema before: databases of one
+    /// lineage have one.
+    async fn refuse_other(
+        &self,
+        server: &FleetServer,
+        edition: &migrate::Edition,
+        history: &str,
+        name: &str,
+    ) -> Result<(), FleetError> {
+        let (place, version) = (server.endpoint.name(), edition.latest());
+        let lineage = Lineage { edition: edition.name.clone(), version, history: history.to_owned() };
+        let basis = self.fingerprint_basis(place).await?;
+        let Some(kept) = self.kept_facts(place, &lineage, &basis).await? else { return Ok(()) };
+        let difference = facts_of(server, name).await?.difference(&kept);
+        if difference.is_empty() {
+            return Ok(());
+        }
+        Err(FleetError::Settings(format!(
+            "the squashed file of edition `{}` makes another schema on server `{place}` than the fleet has at version {version}: \
+             {}. Put the files back that it takes the place of, delete it, and run `manybox migrate squash` again",
+            edition.name,
+            difference.lines().into_iter().take(MAX_DIFFERENCES).collect::<Vec<_>>().join("; ")
+        )))
     }
 
     /// What every database of the edition begins with, before a file of it has run.
@@ -321,11 +369,22 @@ impl Fleet {
     }
 }
 
+/// Whether a build failed by what is in its files.
+fn is_of_files(error: &FleetError) -> bool {
+    let of_files = [FailureKind::Sql, FailureKind::Owner, FailureKind::Session];
+    matches!(error, FleetError::Migrate { source, .. } if of_files.contains(&source.kind))
+}
+
 /// Whether the edition's newest version can be made from this template.
 fn reusable(template: &Template, edition: &migrate::Edition) -> bool {
     // Brought up out of order it would be another than one that is made by the files in their order.
     let in_order = edition.gap(&template.lineage.history).is_none();
-    template.state == "stale" && in_order && leads_to(template, edition)
+    template.state == "stale" && in_order && leads_to(template, edition) && has_way(template, edition)
+}
+
+/// Whether what the template lacks is here: squashed files take the place of others in new templates alone.
+fn has_way(template: &Template, edition: &migrate::Edition) -> bool {
+    edition.needed_by(template.lineage.version, &template.lineage.history).is_none()
 }
 
 /// Whether the edition's files begin with those that the template was made by.

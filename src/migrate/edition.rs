@@ -6,6 +6,7 @@ use std::path::Path;
 use super::file::{self, File};
 use super::file_name::{self, REPEATABLE};
 use super::lint::{Finding, Limits, Linter, Scope};
+use super::squashed::{self, Squashed};
 
 /// Why an edition can't be used. Nothing of it has been run.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +62,10 @@ pub struct Edition {
     pub files: Vec<File>,
     /// Those that are run behind them, and again whenever they have changed, in order of their names.
     pub repeatables: Vec<File>,
+    /// Squashed files, in ascending order of version: what new templates begin with in place of the files up to there.
+    pub(super) squashed: Vec<Squashed>,
+    /// Whether it is what templates are made by.
+    pub(super) is_for_template: bool,
     /// Whether it ends below its newest version: repeatable files are written for that, and left alone before.
     ends_early: bool,
     /// Settings of PostgreSQL that its files run with, by name.
@@ -73,7 +78,7 @@ pub struct Edition {
 }
 
 impl Edition {
-    /// Reads `<folder>/V<n>__<snake_name>.sql` and `R__<snake_name>.sql`. `folder` is the edition's own, `migrations/<edition>`.
+    /// Reads `<folder>/V<n>__<snake_name>.sql`, `R__<snake_name>.sql` and `B<n>__<snake_name>.sql`. `folder` is the edition's own, `migrations/<edition>`.
     /// `README.md` and names that begin with a dot are ignored; everything else must be a migration.
     ///
     /// # Errors
@@ -104,7 +109,9 @@ impl Edition {
                 ));
             }
             // Checked before it is read, so that a stray image is reported by its name and not as bad UTF-8.
-            file_name::parse(&file_name).map_err(refuse)?;
+            if file_name::parse_squashed(&file_name).is_none() {
+                file_name::parse(&file_name).map_err(refuse)?;
+            }
             texts.push((file_name, std::fs::read_to_string(&path).map_err(|e| unreadable(&path, e))?));
         }
         let texts: Vec<_> = texts.iter().map(|(file, sql)| (file.as_str(), sql.as_str())).collect();
@@ -128,8 +135,18 @@ impl Edition {
             entry: entry.to_owned(),
             reason,
         };
-        let mut parsed = Vec::with_capacity(texts.len());
+        let (mut parsed, mut squashed) = (Vec::with_capacity(texts.len()), Vec::new());
         for &(file_name, text) in texts {
+            if let Some(of) = file_name::parse_squashed(file_name) {
+                let read = Squashed::read(file_name, of, &text.replace("\r\n", "\n"), limits);
+                squashed.push(read.map_err(|unread| match unread {
+                    squashed::Unread::Reason(reason) => entry(file_name, reason),
+                    squashed::Unread::Findings(findings) => {
+                        EditionError::Lint { edition: name.to_owned(), findings, warnings: Vec::new() }
+                    }
+                })?);
+                continue;
+            }
             let (version, stem) = file_name::parse(file_name).map_err(|reason| entry(file_name, reason))?;
             parsed.push((file_name, version, stem, text.replace("\r\n", "\n")));
         }
@@ -160,12 +177,19 @@ impl Edition {
                 sql,
                 statements: linted.statements,
                 steps: linted.steps,
+                allows_frozen_rows: linted.allows_frozen_rows,
+                replaces: Vec::new(),
+                replaced_by: None,
             });
         }
+        squashed.sort_by_key(|squashed| squashed.file.version);
+        squashed::complete(&mut files, &squashed).map_err(|(file, reason)| entry(&file, reason))?;
         let edition = Self {
             name: name.to_owned(),
             files,
             repeatables,
+            squashed,
+            is_for_template: false,
             ends_early: false,
             settings: BTreeMap::new(),
             gaps: BTreeMap::new(),
@@ -182,9 +206,14 @@ impl Edition {
     /// edition once more and parses its definitions, so it is asked only where somebody reads the answer.
     pub fn warnings(&self, above: i64) -> Vec<Finding> {
         let mut linter = Linter::new(self.limits, Scope::Above(above));
+        // What it defines is known, and there is nothing to say of it: nothing but new templates is made by it.
+        if let Some(squashed) = self.squashed.iter().rfind(|_| self.files.iter().any(File::is_replaced)) {
+            linter.lint(&squashed.file.file_name(), squashed.file.version, &squashed.file.sql);
+        }
         let found = self
             .files
             .iter()
+            .filter(|file| !file.is_replaced())
             .chain(&self.repeatables)
             .flat_map(|file| linter.lint(&file.file_name(), file.version, &file.sql).findings);
         found.filter(|finding| finding.warning).collect()
@@ -200,7 +229,8 @@ impl Edition {
     /// The edition as templates are made by it: without what is marked to run in each tenant. Names and checksums stay, so
     /// that histories are the same.
     pub fn for_template(&self) -> Self {
-        Self { files: self.files.iter().map(File::for_template).collect(), ..self.clone() }
+        let files = self.files.iter().map(File::for_template).collect();
+        Self { files, is_for_template: true, ..self.clone() }
     }
 
     /// Whether files up to `version` have what is marked to run in each tenant.
@@ -218,7 +248,14 @@ impl Edition {
     pub fn ending_at(&self, version: i64) -> Self {
         let ends_early = self.ends_early || version < self.latest();
         let repeatables = if ends_early { Vec::new() } else { self.repeatables.clone() };
-        Self { files: self.up_to(version).to_vec(), repeatables, ends_early, ..self.clone() }
+        let squashed = self.squashed.iter().filter(|squashed| squashed.file.version <= version);
+        Self {
+            files: self.up_to(version).to_vec(),
+            squashed: squashed.cloned().collect(),
+            repeatables,
+            ends_early,
+            ..self.clone()
+        }
     }
 
     /// The edition without its repeatable files, which are left alone.
@@ -259,6 +296,16 @@ impl Edition {
     /// Of the repeatable files alone; empty when there are none.
     pub(super) fn repeatables_digest(&self) -> String {
         file::digest(self.repeatables.iter().map(|f| (f.version, f.name.as_str(), f.checksum)))
+    }
+
+    /// What a history's digest says of files with a version.
+    pub(super) fn versions_in(history: &str) -> &str {
+        file::parts(history).0
+    }
+
+    /// What a history's digest says of repeatable files; empty when none was run.
+    pub fn repeatables_in(history: &str) -> &str {
+        file::parts(history).1
     }
 
     /// Whether a database of this history has other repeatable files than these; of an edition that ends early it does not matter.

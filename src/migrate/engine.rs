@@ -105,7 +105,8 @@ pub(super) async fn apply(
     })
 }
 
-/// What writes a file's row, as refinery does; of a repeatable file, in place of the one from before.
+/// What writes a file's row, as refinery does; of a repeatable file, in place of the one from before; of a squashed one, the
+/// rows of the files that it takes the place of.
 fn insert(file: &File) -> Result<String, StatementError> {
     let applied_on =
         OffsetDateTime::now_utc().format(&Rfc3339).map_err(|e| StatementError::ours(e.to_string()))?;
@@ -118,12 +119,13 @@ fn insert(file: &File) -> Result<String, StatementError> {
             literal(&file.checksum.to_string()),
         ));
     }
+    let values = history::rows_of(file).into_iter().map(|row| {
+        let (name, checksum) = (literal(&row.name), literal(&row.checksum.to_string()));
+        format!("({}, {name}, {}, {checksum})", row.version, literal(&applied_on))
+    });
     Ok(format!(
-        "INSERT INTO {HISTORY} (version, name, applied_on, checksum) VALUES ({}, {}, {}, {})",
-        file.version,
-        literal(&file.name),
-        literal(&applied_on),
-        literal(&file.checksum.to_string()),
+        "INSERT INTO {HISTORY} (version, name, applied_on, checksum) VALUES {}",
+        values.collect::<Vec<_>>().join(", ")
     ))
 }
 

@@ -30,6 +30,28 @@ pub struct File {
     pub statements: Vec<FileStatement>,
     /// How each statement of a file outside transactions is run; empty for the others.
     pub(super) steps: Vec<Step>,
+    /// Whether it lets rows pass that are others in each build of a template.
+    pub(super) allows_frozen_rows: bool,
+    /// What a squashed file takes the place of, in order of version; empty for all others.
+    pub(super) replaces: Vec<Replaced>,
+    /// The squashed file that takes the place of this one, which is not here: of its text there is only what runs in each
+    /// tenant, as that file has it.
+    pub(super) replaced_by: Option<String>,
+}
+
+/// What the history holds of a file that a squashed one takes the place of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Replaced {
+    pub(super) version: i64,
+    pub(super) name: String,
+    pub(super) checksum: u64,
+}
+
+impl Replaced {
+    /// The name that the file had.
+    pub(super) fn file_name(&self) -> String {
+        format!("V{}__{}.sql", self.version, self.name)
+    }
 }
 
 /// One statement of a file.
@@ -73,6 +95,29 @@ impl File {
         } else {
             Cow::Borrowed(&self.sql)
         }
+    }
+
+    /// Whether what of it runs in a template may make rows, or change them. Functions that definitions call are believed to make
+    /// none.
+    pub(super) fn may_fill(&self) -> bool {
+        let fills = |statement: &&FileStatement| {
+            let text = self.sql.get(statement.range.clone()).unwrap_or_default().to_ascii_lowercase();
+            let mut words =
+                text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').filter(|word| !word.is_empty());
+            match words.next() {
+                Some("create" | "alter") => {
+                    ["as", "default", "using", "generated"].iter().any(|w| text.contains(w))
+                }
+                Some("grant" | "revoke" | "comment" | "set" | "reset" | "drop" | "analyze" | "vacuum") => {
+                    false
+                }
+                _ => true,
+            }
+        };
+        self.statements
+            .iter()
+            .filter(|statement| !statement.per_tenant && !statement.setting)
+            .any(|s| fills(&s))
     }
 
     /// Whether the file says why some statement of it may set timeouts above the settings'. They then hold until they
@@ -128,7 +173,18 @@ impl File {
         if self.is_repeatable() {
             return format!("R__{}.sql", self.name);
         }
-        format!("V{}__{}.sql", self.version, self.name)
+        let kind = if self.replaces.is_empty() { 'V' } else { 'B' };
+        format!("{kind}{}__{}.sql", self.version, self.name)
+    }
+
+    /// The name of the file that its text stands in: its own, unless a squashed file took its place.
+    pub(super) fn text_name(&self) -> String {
+        self.replaced_by.clone().unwrap_or_else(|| self.file_name())
+    }
+
+    /// Whether a squashed file took its place: it counts as applied where it was, and can't be run.
+    pub fn is_replaced(&self) -> bool {
+        self.replaced_by.is_some()
     }
 
     /// Whether it is run again whenever it has changed, behind all that have a version.

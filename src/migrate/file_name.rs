@@ -30,7 +30,15 @@ pub(super) fn parse(file_name: &str) -> Result<(i64, String), String> {
     }
 }
 
-fn is_name(name: &str) -> bool {
+/// Reads `B<n>__<snake_name>.sql`, the name of a squashed file, as version and name; `None` when it is none.
+pub(super) fn parse_squashed(file_name: &str) -> Option<(i64, String)> {
+    let (digits, name) = file_name.strip_prefix('B')?.strip_suffix(".sql")?.split_once("__")?;
+    let version = digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse().ok()).flatten()?;
+    (version > 0 && is_name(name)).then(|| (version, name.to_owned()))
+}
+
+/// Whether it can stand behind the version in a file's name.
+pub(super) fn is_name(name: &str) -> bool {
     name.len() <= 200
         && name.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
         && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
@@ -61,8 +69,9 @@ fn of_another_tool(file_name: &str) -> String {
             .into();
     }
     if file_name.starts_with('B') && file_name.contains("__") {
-        return "is a baseline: adopt a database at a version with `manybox tenant adopt --baseline`, or give the file \
-                a version, `V<number>__…`"
+        return "is not the name of a squashed file, `B<number>__<name>.sql` with lower-case letters, digits and underscores \
+                in the name, as `manybox migrate squash` writes it; a database that is there already is adopted at a version by \
+                `manybox tenant adopt --baseline`"
             .into();
     }
     match suggestion(stem) {
@@ -149,7 +158,7 @@ mod tests {
             ("001.undo.sql", "goes forward only"),
             ("U2__x.sql", "goes forward only"),
             ("R__All Views.sql", "`R__<name>.sql`"),
-            ("B5__all.sql", "--baseline"),
+            ("B5__All.sql", "--baseline"),
         ] {
             let error = parse(name).unwrap_err();
             assert!(error.contains(hint), "{name}: {error}");

@@ -55,12 +55,14 @@ impl Rows {
 
     /// The same with a file's row.
     pub(super) fn with(&self, file: &File) -> Self {
-        let (mut rows, row) = (self.clone(), row_of(file));
-        if file.is_repeatable() {
-            rows.repeatables.retain(|repeated| repeated.name != row.name);
-            rows.repeatables.insert(rows.repeatables.partition_point(|r| r.name < row.name), row);
-        } else {
-            rows.versions.insert(rows.versions.partition_point(|r| r.version < row.version), row);
+        let mut rows = self.clone();
+        for row in rows_of(file) {
+            if file.is_repeatable() {
+                rows.repeatables.retain(|repeated| repeated.name != row.name);
+                rows.repeatables.insert(rows.repeatables.partition_point(|r| r.name < row.name), row);
+            } else {
+                rows.versions.insert(rows.versions.partition_point(|r| r.version < row.version), row);
+            }
         }
         rows
     }
@@ -216,9 +218,18 @@ pub(super) fn to_repeat<'e>(edition: &'e Edition, applied: &[Applied]) -> Vec<&'
     edition.repeatables.iter().filter(has_changed).collect()
 }
 
-/// The row that applying a file adds to the history, in refinery's form.
+/// The row that applying a file with a text of its own adds to the history, in refinery's form.
 pub(super) fn row_of(file: &File) -> Applied {
     Applied { version: file.version, name: file.name.clone(), checksum: file.checksum }
+}
+
+/// The rows that applying a file adds to the history: of a squashed one those of the files that it takes the place of.
+pub(super) fn rows_of(file: &File) -> Vec<Applied> {
+    if file.replaces.is_empty() {
+        return vec![row_of(file)];
+    }
+    let replaced = file.replaces.iter();
+    replaced.map(|r| Applied { version: r.version, name: r.name.clone(), checksum: r.checksum }).collect()
 }
 
 #[cfg(test)]

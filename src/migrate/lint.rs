@@ -34,6 +34,8 @@ pub(super) struct Linted {
     pub(super) steps: Vec<Step>,
     /// In the order of the lines.
     pub(super) findings: Vec<Finding>,
+    /// Whether it lets rows pass that are others in each build.
+    pub(super) allows_frozen_rows: bool,
 }
 
 /// How much is looked for.
@@ -141,7 +143,8 @@ impl Linter {
             transactional: !marks.no_transaction,
             statements: statements.collect(),
             steps,
-            findings: marks.filter(findings, &[codes::RAISES_TIMEOUT.name]),
+            allows_frozen_rows: marks.allows_somewhere(&codes::FROZEN_ROW),
+            findings: marks.filter(findings, &[codes::RAISES_TIMEOUT.name, codes::FROZEN_ROW.name]),
         }
     }
 }

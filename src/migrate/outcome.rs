@@ -36,6 +36,8 @@ pub enum FailureKind {
     Ahead,
     /// The edition has a new file below a version that was applied.
     OutOfOrder,
+    /// It lacks files that a squashed one took the place of, and that are not here. Nothing was applied.
+    Replaced,
     /// The tables of the history lack what this version of manybox keeps in them. Nothing was applied.
     Outdated,
     /// Another migrator had the database all the time.

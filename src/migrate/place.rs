@@ -30,7 +30,7 @@ pub struct Place {
 impl Place {
     /// A file, and no single statement of it.
     pub(super) fn file(file: &File) -> Self {
-        Self { file: file.file_name(), line: None, statement: None, text: None }
+        Self { file: file.text_name(), line: None, statement: None, text: None }
     }
 }
 
@@ -83,7 +83,7 @@ impl Piece<'_> {
             self.text.chars().take(position.saturating_sub(1)).filter(|c| *c == '\n').count()
         });
         Place {
-            file: self.file.file_name(),
+            file: self.file.text_name(),
             line: Some(self.line + u64::try_from(before).unwrap_or_default()),
             statement: Some(self.number),
             text: Some(self.text.chars().take(SHOWN).collect()),

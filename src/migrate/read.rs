@@ -4,7 +4,7 @@ use tokio_postgres::Client;
 
 use super::history::{self, Disagreement, HistoryError, Rows};
 use super::session::Roles;
-use super::{Edition, guard};
+use super::{Edition, File, guard};
 use crate::pg;
 use crate::tenant::Lineage;
 
@@ -73,6 +73,11 @@ impl History {
         let below: Vec<_> =
             pending.iter().map(|file| file.version).filter(|version| *version < newest).collect();
         (!below.is_empty()).then_some(below)
+    }
+
+    /// The names of an edition's repeatable files that it lacks, or has otherwise than they are now.
+    pub fn repeats(&self, edition: &Edition) -> Vec<String> {
+        history::to_repeat(edition, &self.0.repeatables).into_iter().map(File::file_name).collect()
     }
 
     /// Where an edition's files differ from it first, in words; `None` when they begin as it does.

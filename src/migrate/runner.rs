@@ -95,7 +95,7 @@ impl Progress {
         if file.is_repeatable() {
             self.repeated.push(file.name.clone());
         } else {
-            self.applied.push(file.version);
+            self.applied.extend(history::rows_of(file).iter().map(|row| row.version));
         }
     }
 }
@@ -296,6 +296,15 @@ async fn files(
     })?;
     let target = options.target.unwrap_or(i64::MAX);
     pending.truncate(pending.partition_point(|file| file.version <= target));
+    if progress.rows.versions.is_empty()
+        && let Some(squashed) = edition.squashed_for_new(target)
+    {
+        pending.retain(|file| file.version > squashed.version);
+        pending.insert(0, squashed);
+    }
+    if let Some(needed) = edition.needed(pending.iter().copied()) {
+        return Err(Stop::new(FailureKind::Replaced, needed));
+    }
     if pending.iter().any(|file| !file.transactional) {
         if std::mem::take(&mut open) {
             client.batch_execute("COMMIT").await.map_err(StatementError::from)?;

@@ -107,6 +107,8 @@ pub enum LeftOutReason {
     Quarantined,
     /// The settings don't have its edition, or that edition's files can't be used.
     NoEdition,
+    /// It lacks files that are not here, because a squashed one takes their place.
+    NoFiles,
 }
 
 /// A plan, before it is stored.
@@ -247,6 +249,9 @@ fn judge(
         Standing::Ahead => scope.target.is_none(),
         Standing::Current => row.failure.is_some(),
     };
+    if is_behind && edition.needed_by(lineage.version, &lineage.history).is_some() {
+        return Err(LeftOutReason::NoFiles);
+    }
     if is_behind && row.quarantined.is_some() && scope.tenant.is_none() {
         return Err(LeftOutReason::Quarantined);
     }

@@ -1,13 +1,13 @@
 //! Prepare: a rollout as an operator asks for it, found, stored and begun; by commands and the control service alike.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::plan::{Draft, FleetState, LeftOutReason, Plan, RolloutRequest, RolloutScope, plan};
 use super::rehearsed::missing_rehearsals;
-use crate::catalog::{CatalogError, Filter, RolloutRow, RolloutState};
+use crate::catalog::{CatalogError, Filter, RolloutRow, RolloutState, TenantRow};
 use crate::fleet::{Fleet, FleetError};
-use crate::migrate::{Edition, Editions};
+use crate::migrate::{Edition, Editions, File};
 
 /// Which part of the fleet an operator wants to bring up, and how.
 #[derive(Debug, Clone, Default)]
@@ -90,7 +90,8 @@ pub async fn find(fleet: &Fleet, ask: &RolloutAsk) -> Result<Found, FleetError> 
     })?;
     let request = RolloutRequest { scope, policy_name: ask.policy.clone(), policy };
     let state = FleetState { editions: &editions, templates: &templates, tenants: &tenants };
-    let draft = plan(state, &request);
+    let mut draft = plan(state, &request);
+    name_what_repeats(fleet, &editions, &tenants, &mut draft).await;
     let mut notes = findings(&editions, &draft);
     let left_out = |reason: LeftOutReason| {
         let slugs: Vec<_> =
@@ -102,10 +103,42 @@ pub async fn find(fleet: &Fleet, ask: &RolloutAsk) -> Result<Found, FleetError> 
             format!("the settings don't have the edition of {slugs}: they stay as they are; put [editions.NAME] back")
         }));
     }
+    problems.extend(left_out(LeftOutReason::NoFiles).map(|slugs| {
+        let needed = tenants.iter().filter_map(|row| {
+            let lineage = row.record.lineage()?;
+            let needed = editions.get(&lineage.edition)?.needed_by(lineage.version, &lineage.history)?;
+            Some((lineage.version, needed))
+        });
+        let needed = needed.min().map(|(_, needed)| needed);
+        format!(
+            "{slugs} stay(s) behind: {}",
+            needed.unwrap_or_else(|| "files that they lack are not here".to_owned())
+        )
+    }));
     notes.extend(left_out(LeftOutReason::Quarantined).map(|slugs| {
         format!("set aside because a migration failed: {slugs}; `manybox migrate retry --tenant SLUG` takes one in again")
     }));
     Ok(Found { draft, problems, notes })
+}
+
+/// Leaves out the names of repeatable files that no tenant of the draft runs, where that can be told.
+async fn name_what_repeats(
+    fleet: &Fleet,
+    editions: &BTreeMap<String, Edition>,
+    tenants: &[TenantRow],
+    draft: &mut Draft,
+) {
+    let slugs: BTreeSet<_> = draft.steps.iter().map(|step| step.slug.as_str()).collect();
+    for (name, target) in &mut draft.plan.targets {
+        let Some(edition) = editions.get(name) else { continue };
+        let rows = tenants.iter().filter(|row| slugs.contains(row.record.slug.as_str()));
+        let repeatables: Vec<_> = edition.repeatables.iter().map(File::file_name).collect();
+        if target.files.iter().any(|file| repeatables.contains(file))
+            && let Some(repeats) = fleet.repeats(edition, rows).await
+        {
+            target.files.retain(|file| !repeatables.contains(file) || repeats.contains(file));
+        }
+    }
 }
 
 /// What the linter says of the files that some tenant lacks.

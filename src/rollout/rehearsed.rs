@@ -25,10 +25,9 @@ pub async fn missing_rehearsals(fleet: &Fleet, rollout: &RolloutRow) -> Result<O
         });
         let passed = same.map(|(_, tenant)| tenant).collect::<BTreeSet<_>>().len();
         if passed < wanted {
-            let id = rollout.id;
             return Ok(Some(format!(
                 "policy `{}` asks for rehearsals on {wanted} tenant(s) of edition `{name}`, and these files passed on {passed}: \
-                 run `manybox migrate rehearse --sample {wanted} --edition {name}`, and then `manybox migrate run {id}`",
+                 run `manybox migrate rehearse --sample {wanted} --edition {name}` first",
                 plan.policy_name
             )));
         }

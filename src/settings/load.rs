@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use config::{Config, Environment, File, FileFormat, FileSourceFile};
 
@@ -26,6 +27,9 @@ pub enum SettingsError {
         reason: String,
     },
 }
+
+/// Longest timeout, which PostgreSQL counts in milliseconds of 32 bits.
+const MAX_TIME: Duration = Duration::from_secs(24 * 24 * 3600);
 
 /// Where the settings come from.
 #[derive(Debug, Clone)]
@@ -198,6 +202,10 @@ impl Settings {
                 );
             }
             _ => {}
+        }
+        let is_odd = |time: &Duration| *time < Duration::from_millis(1) || *time > MAX_TIME;
+        if let Some(key) = self.migrate.timeouts().find_map(|(key, time)| is_odd(&time).then_some(key)) {
+            return wrong(key.into(), "expected a time from 1ms to 24 days, such as '30s'".into());
         }
         if let Some(key) = self.listen.clients.zero() {
             return wrong(format!("listen.clients.{key}"), "expected 1 or more, or 1ms or more".into());
@@ -433,6 +441,7 @@ mod tests {
             ("[listen]\nhttps = \"443\"", "listen.https", "127.0.0.1:8080"),
             ("[[listen.certificates]]\ncertificate = \"a\"\nkey = \"b\"", "listen.https", "0.0.0.0:443"),
             ("[listen.clients]\nmax_per_tenant = 0", "listen.clients.max_per_tenant", "1 or more"),
+            ("[migrate]\nstatement_timeout = '0s'", "migrate.statement_timeout", "24 days"),
             ("[tiers.a]\nstatement_timeout = '100us'", "tiers.a.statement_timeout", "1ms or more"),
             (
                 "[editions.a]\n[tenants.acme.settings]\nmax_connections = 0",

@@ -391,6 +391,9 @@ pub struct MigrateSettings {
     /// How long a file is tried again after `lock_timeout`.
     #[serde(with = "humantime_serde")]
     pub lock_patience: Duration,
+    /// Longest time for one statement of a file; none by default. Files can lower it.
+    #[serde(with = "humantime_serde")]
+    pub statement_timeout: Option<Duration>,
     /// What `lock_patience` was before.
     #[serde(skip_serializing, deserialize_with = "renamed_lock_retries")]
     lock_retries: (),
@@ -402,12 +405,21 @@ fn renamed_lock_retries<'de, D: serde::Deserializer<'de>>(_: D) -> Result<(), D:
     Err(serde::de::Error::custom(format!("`migrate.lock_retries` {now}")))
 }
 
+impl MigrateSettings {
+    /// Those that PostgreSQL is given, by their keys.
+    pub(super) fn timeouts(&self) -> impl Iterator<Item = (&'static str, Duration)> {
+        let lock = ("migrate.lock_timeout", self.lock_timeout);
+        std::iter::once(lock).chain(self.statement_timeout.map(|time| ("migrate.statement_timeout", time)))
+    }
+}
+
 impl Default for MigrateSettings {
     fn default() -> Self {
         Self {
             jobs: 4,
             lock_timeout: Duration::from_millis(500),
             lock_patience: Duration::from_secs(60),
+            statement_timeout: None,
             lock_retries: (),
         }
     }

@@ -81,6 +81,30 @@ async fn a_tenant_that_cannot_be_reached_stops_no_other() {
 }
 
 #[tokio::test]
+async fn who_does_not_tell_its_schema_is_not_taken_for_proved() {
+    let fleet = TestFleet::builder().tenants(&["a", "b", "c"]).build().await;
+    // The owner keeps what the question needs; the file needs nothing of it.
+    let owner = fleet.owner("b").await;
+    owner.batch_execute("BEGIN; LOCK TABLE cheap IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    add(&fleet, "V3__more.sql", "CREATE TABLE more (id int PRIMARY KEY);");
+    let (_, out, error) = fleet.run(&["migrate", "--json"]).await;
+    let report: Value = serde_json::from_str(&out).unwrap_or_else(|e| panic!("{e}: {out}\n{error}"));
+    let states: Vec<_> = report["tenants"].as_array().unwrap().iter().map(|step| &step["state"]).collect();
+    assert_eq!(states, ["done", "drifted", "done"], "{report}");
+    let (_, out, _) = fleet.run(&["migrate", "report"]).await;
+    assert!(out.contains("not proved: ") && out.contains("lock timeout"), "{out}");
+    let (code, found, _) = drift(&fleet, &[]).await;
+    let standings: Vec<_> =
+        found["tenants"].as_array().unwrap().iter().map(|tenant| &tenant["standing"]).collect();
+    assert_eq!(
+        (code, standings.as_slice()),
+        (1, &[&"equal".into(), &"failed".into(), &Value::from("equal")][..])
+    );
+    owner.batch_execute("ROLLBACK").await.unwrap();
+    assert_eq!(drift(&fleet, &[]).await.0, 0);
+}
+
+#[tokio::test]
 async fn drift_of_a_step_is_told_from_older_drift() {
     let mut fleet = TestFleet::builder().tenants(&["old", "step", "both", "none"]).build().await;
     fleet.owner("old").await.batch_execute("ALTER TABLE notes ADD COLUMN own text").await.unwrap();

@@ -51,6 +51,7 @@ mod schema;
 mod served;
 mod server_check;
 mod sessions;
+mod squash;
 mod supervision;
 mod support;
 mod templates;

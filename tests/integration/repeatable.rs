@@ -67,7 +67,15 @@ async fn they_run_behind_the_versions_and_when_they_have_changed() {
     add(&fleet, "R__a_views.sql", &noting("newer", view));
     let (code, _, error) = fleet.run(&["migrate", "status", "--check"]).await;
     assert!(code == 1 && error.contains("3 of 3"), "{error}");
-    let (code, out, _) = fleet.run(&["migrate", "--json"]).await;
+    let (code, said) = migrate(&fleet, &["plan"]).await;
+    assert!(code == 0 && said.contains("to version 3: R__a_views.sql\n"), "{said}");
+    // What was planned is begun by its number alone.
+    let (code, said) = migrate(&fleet, &["resume"]).await;
+    assert!(
+        code == 1 && said.contains("rollout 2 was planned and never begun: `manybox migrate run 2`"),
+        "{said}"
+    );
+    let (code, out, _) = fleet.run(&["migrate", "resume", "2", "--json"]).await;
     assert_eq!(code, 0, "{out}");
     let report: Value = serde_json::from_str(&out).unwrap();
     assert_eq!(report["tenants"].as_array().unwrap().len(), 3, "{report}");

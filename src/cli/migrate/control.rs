@@ -5,21 +5,22 @@ use std::path::PathBuf;
 use super::super::output::{line, time};
 use super::super::{Done, Failure, Output};
 use super::plan::Ask;
-use super::run::{Stop, execute, migrate};
+use super::run::{execute, migrate};
 use super::screen::Screen;
+use super::stop::Stop;
 use super::which::{MOST_LISTED, OPEN, Which, newest};
 use crate::catalog::{RolloutRow, RolloutState, StepRow};
 use crate::fleet::Fleet;
-use crate::rollout::{Plan, Report, failure_of, refuse_unrehearsed, some_of};
+use crate::rollout::{self, Plan, Report, failure_of, refuse_unrehearsed, some_of};
 use crate::settings::DEFAULT_POLICY;
 
 pub(super) async fn watch(fleet: &Fleet, which: &Which, output: Output) -> Done {
     let row = newest(fleet, which.rollout, &OPEN).await?;
-    let state = Screen::new(output).until_over(fleet, row.id).await?;
-    if matches!(state, RolloutState::Done | RolloutState::Paused) {
+    let row = Screen::new(output).until_over(fleet, row.id).await?;
+    if matches!(row.state, RolloutState::Done | RolloutState::Paused) {
         return Ok(());
     }
-    Err(Failure(format!("rollout {} is {}; see `manybox migrate report {}`", row.id, state.as_str(), row.id)))
+    Err(Failure(format!("rollout {0} is {1}; see `manybox migrate report {0}`", row.id, row.standing())))
 }
 
 #[derive(clap::Args)]
@@ -91,7 +92,7 @@ impl Pause {
 
 #[derive(clap::Args)]
 pub(super) struct Resume {
-    /// The rollout; the newest that is paused, running or halted when not given
+    /// The rollout; the newest that is paused, running or halted when not given. One that was never begun is begun
     rollout: Option<i64>,
     /// Open the gate that halted it, by hand
     #[arg(long)]
@@ -104,12 +105,29 @@ pub(super) struct Resume {
 impl Resume {
     pub(super) async fn run(self, fleet: &Fleet, stop: &Stop, output: Output) -> Done {
         let from = [RolloutState::Paused, RolloutState::Running, RolloutState::Halted];
-        let row = newest(fleet, self.rollout, &from).await?;
+        let row = match newest(fleet, self.rollout, &from).await {
+            Ok(row) => row,
+            Err(none) if self.rollout.is_none() => return Err(never_begun(fleet).await.unwrap_or(none)),
+            Err(unknown) => return Err(unknown),
+        };
+        if row.state == RolloutState::Planned {
+            rollout::begin(fleet, &row).await?;
+            return execute(fleet, row, self.jobs, stop, output).await;
+        }
         if self.approve {
             fleet.catalog.rollout_approve(row.id).await?;
         }
         go_on(fleet, row, self.jobs, stop, output).await
     }
+}
+
+/// What to say where no rollout can go on, and one was planned.
+async fn never_begun(fleet: &Fleet) -> Option<Failure> {
+    let row = newest(fleet, None, &[RolloutState::Planned]).await.ok()?;
+    Some(Failure(format!(
+        "rollout {0} was planned and never begun: `manybox migrate run {0}` begins it",
+        row.id
+    )))
 }
 
 /// Lets a rollout that isn't over run, and takes part in it.
@@ -248,8 +266,7 @@ impl ReportCommand {
             return output.answer(&report, |_| String::new());
         }
         let rollout = &report.rollout;
-        let reason = rollout.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
-        line(&format!("rollout {} is {}{reason}\n", rollout.id, rollout.state.as_str()));
+        line(&format!("rollout {} is {}\n", rollout.id, rollout.standing()));
         output.list(
             &report.tenants,
             &["WAVE", "TENANT", "STATE", "FROM", "TO", "SECONDS", "TRIES", "WHAT WAS WRONG"],

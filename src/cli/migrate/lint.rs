@@ -1,7 +1,10 @@
 //! `manybox migrate lint`: what the linter says of each edition's files, without server or catalog.
 
+use std::collections::BTreeMap;
+
+use super::stop::Stop;
 use crate::cli::{Done, Failure, Output};
-use crate::fleet;
+use crate::fleet::{self, Fleet};
 use crate::migrate::{Edition, EditionError, Finding};
 use crate::settings::Settings;
 
@@ -16,6 +19,9 @@ pub(super) struct Lint {
     /// Fail on warnings too
     #[arg(long)]
     strict: bool,
+    /// Build each edition twice in scratch databases of the default server too, and compare the rows
+    #[arg(long)]
+    build: bool,
 }
 
 /// What is found in one edition.
@@ -32,7 +38,11 @@ struct Report {
 impl Report {
     fn new(edition: &str, read: Result<&Edition, &EditionError>, after: i64) -> Self {
         let (files, error, mut findings) = match read {
-            Ok(edition) => (Some(edition.files.len()), None, edition.warnings(after)),
+            Ok(edition) => (
+                Some(edition.files.iter().filter(|file| !file.is_replaced()).count()),
+                None,
+                edition.warnings(after),
+            ),
             Err(EditionError::Lint { findings, warnings, .. }) => {
                 (None, None, findings.iter().chain(warnings).cloned().collect())
             }
@@ -46,8 +56,35 @@ impl Report {
 }
 
 impl Lint {
-    /// Exit code 1 when an edition would be refused, or has a warning under `--strict`.
-    pub(super) fn run(&self, settings: &Settings, output: Output) -> Done {
+    /// Whether it needs neither server nor catalog.
+    pub(super) fn is_offline(&self) -> bool {
+        !self.build
+    }
+
+    /// The same with what only builds show.
+    pub(super) async fn run_with_builds(&self, fleet: &Fleet, stop: &Stop, output: Output) -> Done {
+        let mut frozen = BTreeMap::new();
+        for (name, edition) in fleet.editions().sound {
+            if self.edition.as_ref().is_some_and(|only| *only != name) {
+                continue;
+            }
+            let spinner = output.spinner(format!("building edition {name} twice"));
+            let found =
+                stop.or_swept(fleet, fleet.frozen_rows(&fleet.settings.defaults.server, &edition)).await;
+            spinner.finish_and_clear();
+            frozen.insert(name, found??);
+        }
+        self.run(&fleet.settings, frozen, output)
+    }
+
+    /// Exit code 1 when an edition would be refused, or has a warning under `--strict`. `more` are findings of editions that
+    /// the files alone don't show.
+    pub(super) fn run(
+        &self,
+        settings: &Settings,
+        mut more: BTreeMap<String, Vec<Finding>>,
+        output: Output,
+    ) -> Done {
         let mut editions = fleet::editions(settings);
         if let Some(only) = &self.edition {
             if !editions.knows(only) {
@@ -62,6 +99,9 @@ impl Lint {
         let broken = editions.broken.iter().map(|(name, error)| Report::new(name, Err(error), self.after));
         let mut reports: Vec<_> = sound.chain(broken).collect();
         reports.sort_by(|a, b| a.edition.cmp(&b.edition));
+        for report in &mut reports {
+            report.findings.extend(more.remove(&report.edition).unwrap_or_default());
+        }
 
         let findings = || reports.iter().flat_map(|report| &report.findings);
         let warnings = findings().filter(|finding| finding.warning).count();

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use super::super::output::{line, table};
 use super::super::{Done, Failure, Output};
+use super::stop::Stop;
 use crate::catalog::Filter;
-use crate::fleet::Fleet;
+use crate::fleet::{Fleet, FleetError};
 use crate::rollout::{self, Draft, Found, LeftOutReason, RolloutAsk};
 use crate::settings::DEFAULT_POLICY;
 
@@ -46,11 +47,49 @@ impl Ask {
 }
 
 /// Reads files and catalog, and plans.
-pub(super) async fn find(fleet: &Fleet, ask: &Ask, output: Output) -> Result<Found, Failure> {
+pub(super) async fn find(fleet: &Fleet, ask: &Ask, stop: &Stop, output: Output) -> Result<Found, Failure> {
     if ask.verify {
         verify(fleet, ask.edition.as_ref(), output).await?;
     }
-    Ok(rollout::find(fleet, &ask.rollout()).await?)
+    let mut found = rollout::find(fleet, &ask.rollout()).await?;
+    found.notes.extend(frozen_rows(fleet, &found.draft, stop, output).await?);
+    Ok(found)
+}
+
+/// What two builds of a template that is to be made have differently.
+async fn frozen_rows(
+    fleet: &Fleet,
+    draft: &Draft,
+    stop: &Stop,
+    output: Output,
+) -> Result<Vec<String>, Failure> {
+    let mut found = Vec::new();
+    if draft.plan.templates.is_empty() {
+        return Ok(found);
+    }
+    let (editions, templates) = (fleet.editions().sound, fleet.catalog.templates().await?);
+    for (name, target) in &draft.plan.targets {
+        let of = draft.plan.templates.iter().find(|(_, edition)| edition == name);
+        let (Some((server, _)), Some(edition)) = (of, editions.get(name)) else { continue };
+        let edition = edition.ending_at(target.version);
+        let ready = templates.iter().filter(|t| t.state == "ready" && t.lineage.edition == *name);
+        let oldest = ready.map(|template| template.lineage.version).min().unwrap_or_default();
+        if !edition.may_fill_above(oldest) {
+            continue;
+        }
+        let spinner = output.spinner("comparing two builds of the template");
+        let frozen = stop.or_swept(fleet, fleet.frozen_rows(server, &edition)).await;
+        spinner.finish_and_clear();
+        match frozen? {
+            Ok(findings) => found.extend(findings.iter().map(ToString::to_string)),
+            // The template's own build says it, and stops the rollout.
+            Err(FleetError::Migrate { .. }) => {}
+            Err(error) => found.push(format!(
+                "whether rows of edition `{name}` are others in each build of its template is not known: {error}"
+            )),
+        }
+    }
+    Ok(found)
 }
 
 /// Asks every database what was applied to it, and corrects the catalog where that knew otherwise.
@@ -84,6 +123,7 @@ pub(super) fn skipped(draft: &Draft) -> String {
         (LeftOutReason::Adopted, "with an adopted database"),
         (LeftOutReason::Quarantined, "set aside"),
         (LeftOutReason::NoEdition, "of editions that can't be used"),
+        (LeftOutReason::NoFiles, "behind whose files are not here"),
     ];
     let parts = words.map(|(reason, words)| (count(reason), words));
     parts
@@ -117,8 +157,8 @@ struct PlannedStep<'a> {
     before: i64,
 }
 
-pub(super) async fn command(fleet: &Fleet, ask: &Ask, output: Output) -> Done {
-    let Found { draft, problems, notes } = find(fleet, ask, output).await?;
+pub(super) async fn command(fleet: &Fleet, ask: &Ask, stop: &Stop, output: Output) -> Done {
+    let Found { draft, problems, notes } = find(fleet, ask, stop, output).await?;
     let estimate = rollout::estimate(fleet, &draft).await?;
     let stored = if draft.is_empty() { None } else { Some(rollout::store(fleet, &draft).await?) };
     if output.json {

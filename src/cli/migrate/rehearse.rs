@@ -2,7 +2,7 @@
 
 use super::super::output::line;
 use super::super::{Done, Failure, Output};
-use super::run::Stop;
+use super::stop::Stop;
 use crate::catalog::{Filter, TenantRow};
 use crate::fleet::{Fleet, FleetError, Rehearsal};
 use crate::migrate::{Standing, standing};

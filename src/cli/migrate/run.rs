@@ -1,14 +1,10 @@
 //! `manybox migrate` and `migrate run`: a rollout carried out, with everything that happens on the way told.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-
-use tokio::signal::unix::{SignalKind, signal};
-use tokio_util::sync::CancellationToken;
-
 use super::super::output::table;
 use super::super::{Done, Failure, Output};
 use super::plan::{self, Ask};
 use super::screen::Screen;
+use super::stop::Stop;
 use super::which::newest;
 use crate::catalog::{RolloutRow, RolloutState};
 use crate::fleet::Fleet;
@@ -43,7 +39,7 @@ pub(super) async fn migrate(
     stop: &Stop,
     output: Output,
 ) -> Done {
-    let Found { draft, problems, notes } = plan::find(fleet, ask, output).await?;
+    let Found { draft, problems, notes } = plan::find(fleet, ask, stop, output).await?;
     notes.iter().for_each(|note| output.note(note));
     if draft.is_empty() {
         let nothing =
@@ -61,7 +57,12 @@ pub(super) async fn migrate(
         None => {
             rollout::refuse_beside_open(fleet, &draft.plan, None).await?;
             let row = rollout::store(fleet, &draft).await?;
-            rollout::begin(fleet, &row).await?;
+            if let Err(refused) = rollout::begin(fleet, &row).await {
+                // Nobody asked for a plan that waits.
+                let (from, reason) = ([RolloutState::Planned], Some("it was refused at its beginning"));
+                fleet.catalog.rollout_move(row.id, &from, RolloutState::Aborted, reason).await?;
+                return Err(refused.into());
+            }
             row
         }
     };
@@ -111,48 +112,6 @@ pub(super) async fn execute(
     tell(fleet, id, &ending, output).await
 }
 
-/// Ctrl-C and SIGTERM: the first stops what runs and waits for it, the second leaves at once.
-#[derive(Default)]
-pub(super) struct Stop {
-    token: CancellationToken,
-    /// Whether somebody heeds the token.
-    armed: AtomicBool,
-}
-
-impl Stop {
-    /// The token, for whoever will stop when it is cancelled.
-    pub(super) fn armed(&self) -> CancellationToken {
-        self.armed.store(true, Ordering::Relaxed);
-        self.token.clone()
-    }
-
-    /// Waits for the signal at which the command is to end without further ado.
-    pub(super) async fn on_signals(&self, output: Output) -> Failure {
-        let signals =
-            signal(SignalKind::interrupt()).and_then(|int| Ok((int, signal(SignalKind::terminate())?)));
-        let (mut interrupt, mut terminate) = match signals {
-            Ok(signals) => signals,
-            Err(error) => return Failure(format!("cannot listen for signals: {error}")),
-        };
-        loop {
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-            }
-            if !self.armed.load(Ordering::Relaxed) {
-                return Failure("interrupted; nothing was begun".into());
-            }
-            if self.token.is_cancelled() {
-                return Failure(
-                    "left at once; what was running is ended by its server, and `manybox migrate resume` goes on".into(),
-                );
-            }
-            output.note("stopping: what runs is cancelled and waited for; once more to leave at once");
-            self.token.cancel();
-        }
-    }
-}
-
 /// Says what became of a rollout.
 async fn tell(fleet: &Fleet, id: i64, ending: &Ending, output: Output) -> Done {
     let Some(row) = fleet.catalog.rollout(id).await? else {
@@ -175,7 +134,7 @@ async fn tell(fleet: &Fleet, id: i64, ending: &Ending, output: Output) -> Done {
             "rollout {id} is halted: {reason}. Mend what failed and run `manybox migrate retry {id}`, leave it out \
              (`migrate skip {id} --tenant SLUG`), or give it up (`migrate abort {id}`)."
         ),
-        Ending::Aborted => format!("rollout {id} was given up; what was done stays."),
+        Ending::Aborted => format!("rollout {id} is {}; what was done stays.", report.rollout.standing()),
     };
     if failed.is_empty() {
         return Err(Failure(next));

@@ -11,7 +11,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::super::{Failure, Output};
-use crate::catalog::{RolloutState, StepRow, StepState};
+use crate::catalog::{RolloutRow, RolloutState, StepRow, StepState};
 use crate::fleet::Fleet;
 use crate::rollout::{View, failure_of};
 use crate::telemetry::printable;
@@ -106,15 +106,15 @@ impl Screen {
         }
     }
 
-    /// The same until nothing happens any more without an operator.
-    pub(super) async fn until_over(&mut self, fleet: &Fleet, id: i64) -> Result<RolloutState, Failure> {
+    /// The same until nothing happens any more without an operator. Gives the rollout as it is then.
+    pub(super) async fn until_over(&mut self, fleet: &Fleet, id: i64) -> Result<RolloutRow, Failure> {
         let mut looks = interval(LOOK);
         loop {
             looks.tick().await;
-            let state = self.look(fleet, id).await?;
-            if !matches!(state, RolloutState::Planned | RolloutState::Running) {
+            let row = self.look(fleet, id).await?;
+            if !matches!(row.state, RolloutState::Planned | RolloutState::Running) {
                 self.clear();
-                return Ok(state);
+                return Ok(row);
             }
         }
     }
@@ -132,7 +132,7 @@ impl Screen {
         }
     }
 
-    async fn look(&mut self, fleet: &Fleet, id: i64) -> Result<RolloutState, Failure> {
+    async fn look(&mut self, fleet: &Fleet, id: i64) -> Result<RolloutRow, Failure> {
         let Some(row) = fleet.catalog.rollout(id).await? else {
             return Err(Failure(format!("rollout {id} is gone from the catalog")));
         };
@@ -147,7 +147,7 @@ impl Screen {
         if let Some(picture) = &mut self.picture {
             picture.show(&view, &running);
         }
-        Ok(view.rollout.state)
+        Ok(view.rollout)
     }
 
     /// A line for each thing that is new.
@@ -164,7 +164,9 @@ impl Screen {
         }
         if self.reason != view.rollout.reason {
             self.reason.clone_from(&view.rollout.reason);
-            if let Some(reason) = &view.rollout.reason {
+            // The last words of the command say why it ended.
+            let is_open = !matches!(view.rollout.state, RolloutState::Halted | RolloutState::Aborted);
+            if let Some(reason) = view.rollout.reason.as_ref().filter(|_| is_open) {
                 self.line(reason);
             }
         }

@@ -92,11 +92,10 @@ impl Status {
         } else {
             list(&lines, output)?;
             for rollout in &open {
-                let reason = rollout.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
                 let attended =
                     rollout.state != RolloutState::Running || fleet.is_attended(rollout.id).await?;
-                let nobody = if attended { "" } else { ", and no process is at work on it" };
-                line(&format!("\nrollout {} is {}{nobody}{reason}", rollout.id, rollout.state.as_str()));
+                let nobody = if attended { "" } else { " (no process is at work on it)" };
+                line(&format!("\nrollout {} is {}{nobody}", rollout.id, rollout.standing()));
             }
         }
         if self.check { check(&lines, editions.broken.len()) } else { Ok(()) }

@@ -60,6 +60,8 @@ pub(super) const RAISES_TIMEOUT: Code = Code {
 };
 pub(super) const FROZEN_VALUE: Code =
     warning("frozen-value", "random values that all tenants copied from a template would share");
+pub(super) const FROZEN_ROW: Code =
+    warning("frozen-row", "rows of the template that two builds make differently, and all tenants share");
 pub(super) const ENUM_VALUE: Code =
     warning("enum-value", "a value added to an enum and used by the same file");
 pub(super) const UNUSED_ALLOW: Code = warning("unused-allow", "an allowance for what is not there");
@@ -92,6 +94,7 @@ const OWN: &[Code] = &[
     PER_TENANT,
     RAISES_TIMEOUT,
     FROZEN_VALUE,
+    FROZEN_ROW,
     ENUM_VALUE,
     UNUSED_ALLOW,
     HAZARDS_UNREAD,

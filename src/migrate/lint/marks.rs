@@ -102,6 +102,11 @@ impl Marks {
             .any(|allow| allow.code == code.name && (allow.lines.0..=allow.lines.1).contains(&line))
     }
 
+    /// Whether the file lets a code pass anywhere.
+    pub(super) fn allows_somewhere(&self, code: &Code) -> bool {
+        self.allows.iter().any(|allow| allow.code == code.name)
+    }
+
     /// Leaves out what the file allows, and says which allowance was for nothing. `unsure` are codes that depend on the
     /// settings, of which none is asked to be there.
     pub(super) fn filter(&self, findings: Vec<Finding>, unsure: &[&str]) -> Vec<Finding> {
