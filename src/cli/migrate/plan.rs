@@ -117,7 +117,7 @@ pub(super) async fn verify(fleet: &Fleet, edition: Option<&String>, output: Outp
 }
 
 /// How many tenants a draft leaves out, as the end of a sentence.
-pub(super) fn skipped(draft: &Draft) -> String {
+fn skipped(draft: &Draft) -> String {
     let count = |reason| draft.left_out.iter().filter(|out| out.reason == reason).count();
     let words = [
         (LeftOutReason::Adopted, "with an adopted database"),
@@ -131,6 +131,13 @@ pub(super) fn skipped(draft: &Draft) -> String {
         .filter(|(n, _)| *n > 0)
         .map(|(n, words)| format!("; {n} tenant(s) {words} skipped"))
         .collect()
+}
+
+/// What is said of a draft that is empty.
+pub(super) fn nothing_to_do(draft: &Draft) -> String {
+    let skipped = skipped(draft);
+    let all = if skipped.is_empty() { ": every tenant is at its edition's newest version" } else { "" };
+    format!("nothing to do{all}{skipped}")
 }
 
 /// A plan as `migrate plan --json` prints it.
@@ -185,10 +192,7 @@ pub(super) async fn command(fleet: &Fleet, ask: &Ask, stop: &Stop, output: Outpu
     } else {
         notes.iter().for_each(|note| output.note(note));
         match &stored {
-            None => line(&format!(
-                "nothing to do: every tenant is at its edition's newest version{}",
-                skipped(&draft)
-            )),
+            None => line(&nothing_to_do(&draft)),
             Some(row) => {
                 line(&words(&draft, estimate));
                 line(&format!(

@@ -44,9 +44,7 @@ pub(super) async fn migrate(
     if draft.is_empty() {
         let nothing =
             serde_json::json!({ "id": null, "templates": [], "tenants": [], "left_out": draft.left_out });
-        output.answer(&nothing, |_| {
-            format!("nothing to do: every tenant is at its edition's newest version{}", plan::skipped(&draft))
-        })?;
+        output.answer(&nothing, |_| plan::nothing_to_do(&draft))?;
         return plan::fail_for(&problems);
     }
     let row = match begun_before(fleet, &draft.plan).await? {
@@ -104,7 +102,9 @@ pub(super) async fn execute(
         never = screen.follow(fleet, id) => match never {},
     };
     screen.last_look(fleet, id).await?;
-    let ending = ending?;
+    let ending = ending.map_err(|error| {
+        Failure(format!("{error}\nrollout {id} stopped there; mend it and run `manybox migrate` again"))
+    })?;
     if ending == Ending::Stopped {
         // It stays a running one: others may be at work on it, and whoever comes next goes on.
         fleet.catalog.rollout_waits(id, Some("its process was told to stop")).await?;
