@@ -46,6 +46,7 @@ async fn files_that_fail_are_built_once_and_leave_nothing() {
         let (code, out, error) = fleet.run(&["migrate"]).await;
         assert_eq!(code, 1);
         assert_eq!(format!("{out}{error}").matches("division by zero").count(), 1, "{out}\n{error}");
+        assert!(error.contains("retry "), "{error}");
         assert_eq!(databases(&fleet).await.len(), 1);
     }
     assert_eq!(fleet.create("h").await.record.lineage().unwrap().version, 3);

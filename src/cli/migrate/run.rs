@@ -103,7 +103,7 @@ pub(super) async fn execute(
     };
     screen.last_look(fleet, id).await?;
     let ending = ending.map_err(|error| {
-        Failure(format!("{error}\nrollout {id} stopped there; mend it and run `manybox migrate` again"))
+        Failure(format!("{error}\nrollout {id} is halted; mend it and run `manybox migrate retry {id}`"))
     })?;
     if ending == Ending::Stopped {
         // It stays a running one: others may be at work on it, and whoever comes next goes on.
