@@ -15,6 +15,7 @@ mod labels;
 mod leases;
 mod listing;
 mod made;
+mod marks;
 mod master_keys;
 mod operators;
 mod overview;
@@ -45,6 +46,7 @@ pub use journal_chain::{ChainReport, JournalHead, Link};
 pub use leases::{Demand, Holder, Lease, Leases, RENEWAL as LEASE_RENEWAL};
 pub use listing::{Cursor, Listing, MAX_PAGE, Order, Page, Trouble};
 pub use made::{Made, NEWEST_MIGRATION};
+pub use marks::Recovered;
 pub use master_keys::{KEY_REPORT, KeyUse};
 pub use operators::{Credential, NewToken, OperatorRole, OperatorRow, Scopes, TokenRow};
 pub use overview::{Group, Share};
@@ -83,6 +85,7 @@ pub const MIGRATIONS: &[(&str, &str)] = &[
     ("V18__journal_chain.sql", include_str!("catalog/migrations/V18__journal_chain.sql")),
     ("V19__webhook.sql", include_str!("catalog/migrations/V19__webhook.sql")),
     ("V20__database_size.sql", include_str!("catalog/migrations/V20__database_size.sql")),
+    ("V21__mark.sql", include_str!("catalog/migrations/V21__mark.sql")),
 ];
 
 /// Why the catalog could not be read or changed.

@@ -85,8 +85,8 @@ enum Command {
     Drift(drift::DriftCommand),
     /// Look whether tenants are kept apart as they must be; changes nothing
     Verify(verify::Verify),
-    /// Look the fleet over for what is not as it should be, and say what to do; changes nothing
-    Doctor,
+    /// Look the fleet over for what is not as it should be, and say what to do; changes nothing unless told to rebuild
+    Doctor(doctor::Doctor),
     /// Serve tenants: the router
     Serve,
     /// Serve operators: the fleet by HTTP, and a console
@@ -217,7 +217,7 @@ async fn dispatch(command: Command, context: &Context, output: Output) -> Result
         Command::Migrate(migrate) => migrate.run(context, output).await,
         Command::Drift(drift) => drift.run(context, output).await,
         Command::Verify(verify) => verify.run(context, output).await,
-        Command::Doctor => doctor::run(context, output).await,
+        Command::Doctor(doctor) => doctor.run(context, output).await,
         Command::Rekey(rekey) => rekey.run(context, output).await,
         Command::Keys => rekey::keys(context, output).await,
         Command::Control => control::control(context).await,

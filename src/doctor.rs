@@ -83,7 +83,8 @@ pub async fn examine(
         Ok(catalog) => Some(catalog),
         Err(reason) => {
             let place = format!("server {}, database {}", settings.catalog.server, settings.catalog.database);
-            let next = "start its server; where there never was a catalog, make it with `manybox init`";
+            let next = "start its server; where there never was a catalog, make it with `manybox init`; a lost one comes back from \
+                        its dump, or by `manybox doctor --rebuild-catalog`";
             findings.push(Finding::new("D10", place, reason, next));
             None
         }

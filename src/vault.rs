@@ -6,6 +6,7 @@ mod key_file;
 mod keyring;
 mod known;
 mod seal;
+mod signature;
 
 pub use credentials::{random_login, scram_verifier};
 pub use fit::KeyMisfit;

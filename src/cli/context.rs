@@ -1,7 +1,8 @@
 //! Context: what every command needs: settings, servers (a private one if none is set), keys, the fleet.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::stream::{self, StreamExt as _};
 
@@ -62,6 +63,23 @@ impl Context {
         let spinner = output.spinner("preparing servers and catalog");
         let made = fleet::init(&self.settings, &self.servers, &keys).await;
         spinner.finish_and_clear();
+        self.initialised(made, output).await
+    }
+
+    /// The same for servers whose catalog was lost; never with a new master key.
+    pub(super) async fn rebuild(&self, output: Output) -> Result<Initialised, Failure> {
+        let keys = KeyRing::load(&self.settings.keys)?;
+        let spinner = output.spinner("preparing servers and catalog");
+        let made = fleet::rebuild_catalog(&self.settings, &self.servers, &keys).await;
+        spinner.finish_and_clear();
+        self.initialised(made, output).await
+    }
+
+    async fn initialised(
+        &self,
+        made: Result<fleet::Prepared, fleet::FleetError>,
+        output: Output,
+    ) -> Result<Initialised, Failure> {
         let fleet::Prepared { unprepared: mut unreached, notes } = made?;
         notes.iter().for_each(|note| output.note(note));
         let fleet = self.fleet().await?;
@@ -70,6 +88,7 @@ impl Context {
         let mut left: Vec<String> =
             unreached.into_iter().map(|u| format!("server `{}`: {}", u.server, u.error)).collect();
         left.extend(databases);
+        left.extend(renew_marks(&fleet, output).await?);
         Ok(Initialised { fleet, left })
     }
 
@@ -171,6 +190,39 @@ async fn renew(
     join(unreached, unasked);
     undone.iter().for_each(|undone| output.note(undone));
     Ok(left)
+}
+
+/// Gives databases the marks that they should have, a few at a time. What can't be marked does not stop the others, and is
+/// returned, each server that is away once.
+pub(super) async fn renew_marks(fleet: &Fleet, output: Output) -> Result<Vec<String>, Failure> {
+    let outdated = fleet.outdated_marks().await?;
+    let bar = output.bar(outdated.len(), "marking databases");
+    let away: Mutex<BTreeMap<&str, String>> = Mutex::default();
+    let is_away = |server: &str| away.lock().unwrap_or_else(PoisonError::into_inner).contains_key(server);
+    let left: Vec<_> = stream::iter(&outdated)
+        .map(|one| async {
+            let renewed = if is_away(&one.server) { Ok(()) } else { fleet.renew_mark(one).await };
+            bar.inc(1);
+            match renewed {
+                Ok(()) => None,
+                Err(error) if error.is_outage() || fleet.servers.get(&one.server).is_err() => {
+                    let mut away = away.lock().unwrap_or_else(PoisonError::into_inner);
+                    away.entry(&one.server)
+                        .or_insert_with(|| format!("marks on server `{}`: {error}", one.server));
+                    None
+                }
+                Err(error) => Some(format!("the mark of tenant `{}`: {error}", one.slug)),
+            }
+        })
+        .buffer_unordered(RENEWED_AT_A_TIME)
+        .filter_map(std::future::ready)
+        .collect()
+        .await;
+    bar.finish_and_clear();
+    Ok(left
+        .into_iter()
+        .chain(away.into_inner().unwrap_or_else(PoisonError::into_inner).into_values())
+        .collect())
 }
 
 /// Where the settings come from, and what follows from that for the private PostgreSQL.

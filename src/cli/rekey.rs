@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures_util::stream::{self, StreamExt as _};
 use serde::Serialize;
 
+use super::context::renew_marks;
 use super::output::table;
 use super::{Context, Done, Failure, Output};
 use crate::catalog::{KeyUse, TenantRow};
@@ -293,6 +294,8 @@ async fn move_all(fleet: &Fleet, set_aside: bool, output: Output) -> Result<Outc
             }
         }
     }
+    // A mark that the former key signed could not be believed any more when that has ended.
+    let unmarked = renew_marks(fleet, output).await?;
     let waiting = fleet.to_rekey().await?;
     for (server, error) in unreached {
         let of_server = waiting.iter().filter(|row| row.record.server == server && !row.record.is_adopted());
@@ -300,6 +303,7 @@ async fn move_all(fleet: &Fleet, set_aside: bool, output: Output) -> Result<Outc
         outcome.left.push(format!("server `{server}` with {tenants} tenant(s): {error}"));
     }
     outcome.left.extend(left.into_iter().map(|(slug, why)| format!("tenant `{slug}`: {why}")));
+    outcome.left.extend(unmarked);
     Ok(outcome)
 }
 

@@ -3,6 +3,7 @@
 mod adopt;
 mod backup;
 mod list;
+mod recover;
 mod secret;
 mod set;
 
@@ -16,6 +17,8 @@ use serde_json::{Map, Value};
 use time::format_description::well_known::Rfc3339;
 use time::{Date, OffsetDateTime};
 use tokio::signal::unix::{SignalKind, signal};
+
+pub(super) use recover::recover_all;
 
 use super::output::{line, table, time};
 use super::{Context, Done, Failure, Output};
@@ -101,6 +104,8 @@ pub(super) enum TenantCommand {
     Backup(backup::Backup),
     /// Make a tenant from another as it is now
     Clone(backup::Clone),
+    /// Make a database that the catalog lost a tenant again, as the mark in it says
+    Recover(recover::Recover),
     /// Give it another name, and the base URLs that go with it
     Rename(backup::Rename),
     /// Drop a retired tenant's database and login for good; of an adopted database only the tenant goes
@@ -187,6 +192,7 @@ impl TenantCommand {
             },
             Self::Backup(backup) => backup.run(&fleet, output).await,
             Self::Clone(clone) => clone.run(&fleet, output).await,
+            Self::Recover(recover) => recover.run(&fleet, output).await,
             Self::Rename(rename) => rename.run(&fleet, output).await,
             Self::Purge { slug, yes, now } => {
                 let row = fleet.tenant(&slug).await?;

@@ -92,6 +92,7 @@ pub(super) async fn apply(
     if let Some(urls) = &changes.base_urls {
         fleet.catalog.base_urls_replace(&record.id, urls, false).await?;
     }
+    fleet.mark(&record.id).await;
     let changed = fleet.catalog.tenant(&record.id).await?;
     changed.ok_or_else(|| FleetError::Unknown(record.slug.to_string()))
 }

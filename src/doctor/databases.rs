@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use tokio::time::timeout;
 
 use super::{Finding, PATIENCE, Patient, or_unread};
-use crate::catalog::{Catalog, CatalogError, Filter};
-use crate::fleet::FleetServer;
+use crate::catalog::{Catalog, CatalogError, Filter, TenantRow};
+use crate::fleet::{self, FleetError, FleetServer, Unclaimed};
 use crate::tenant::State;
 
 /// The admin's databases whose names are of the form that manybox gives to tenants and templates. Copies have another.
@@ -49,12 +49,15 @@ async fn compare(patient: &Patient<'_>, catalog: &Catalog) -> Result<Vec<Finding
         let Ok(Some((there, fleets))) = timeout(PATIENCE, databases(server)).await else { continue };
         let of_server = known.remove(name).unwrap_or_default();
         for database in there.iter().filter(|database| fleets <= 1 && !of_server.contains(*database)) {
+            if !database.starts_with("mb_t_") {
+                // Looked at by its mark.
+                continue;
+            }
             findings.push(Finding::new(
                 "D50",
                 format!("server {name}, database {database}"),
-                "no tenant and no template of the catalog has this database",
-                "if its tenant was lost with a catalog, restore the catalog's backup; \
-                 else look into it, keep a `pg_dump`, and drop it by hand",
+                "no template of the catalog has this database",
+                "it was a template of a catalog that is lost: drop it by hand",
             ));
         }
         let has_one = |state| matches!(state, State::Active | State::Suspended | State::Retired);
@@ -73,7 +76,75 @@ async fn compare(patient: &Patient<'_>, catalog: &Catalog) -> Result<Vec<Finding
             }
         }
     }
+    findings.extend(unclaimed(patient, catalog, &tenants).await?);
+    let key = patient.keys.as_ref().map(|keys| keys.newest().id());
+    let mut unmarked = fleet::outdated_marks(catalog, key).await.map_err(row_error)?;
+    // Of servers that the settings lack another part tells.
+    unmarked.retain(|one| patient.servers.get(&one.server).is_ok());
+    if let Some(one) = unmarked.first() {
+        let what = format!(
+            "{} tenant(s), this one among them, have a database without the mark by which it could be recovered as it is now",
+            unmarked.len()
+        );
+        findings.push(Finding::new("D53", format!("tenant {}", one.slug), what, "manybox init"));
+    }
     Ok(findings)
+}
+
+fn row_error(error: FleetError) -> CatalogError {
+    match error {
+        FleetError::Catalog(error) => error,
+        other => CatalogError::Row(other.to_string()),
+    }
+}
+
+/// Tenants' databases that no row has.
+async fn unclaimed(
+    patient: &Patient<'_>,
+    catalog: &Catalog,
+    tenants: &[TenantRow],
+) -> Result<Vec<Finding>, CatalogError> {
+    let catalog = (catalog, patient.settings.catalog.database.as_str());
+    let found = fleet::unclaimed(catalog, patient.servers, patient.keys.as_ref(), false).await;
+    let found = found.map_err(row_error)?;
+    let none = "no tenant of the catalog has this database";
+    let finding = |one: &Unclaimed| {
+        let Unclaimed { server, database, mark } = one;
+        let (place, rivals) =
+            (format!("server {server}, database {database}"), one.rivals(&found.unclaimed, tenants));
+        match mark {
+            Err(why) => Finding::new(
+                "D50",
+                place,
+                format!("{none}, and {why}"),
+                "restore the catalog's backup; else look into it, keep a `pg_dump`, and drop it by hand",
+            ),
+            Ok(mark) if rivals.is_empty() => Finding::new(
+                "D50",
+                place,
+                format!("{none}; by its mark it is `{}`", mark.slug),
+                format!("manybox tenant recover --database {database}"),
+            ),
+            Ok(mark) => Finding::new(
+                "D54",
+                place,
+                format!("{none}; its mark says `{}`, and so does {}", mark.slug, rivals.join(" and ")),
+                format!(
+                    "look into them; manybox tenant recover --database {database} --server {server} --as NAME"
+                ),
+            ),
+        }
+    };
+    let adopted = found.adopted.iter().map(|one| {
+        let place = format!("server {}, database {}", one.server, one.database);
+        let what = format!("it was an adopted tenant's, with login `{}`, and no tenant has it", one.login);
+        let next = format!(
+            "manybox tenant adopt SLUG --database {} --server {} --login-role {}",
+            one.database, one.server, one.login
+        );
+        Finding::new("D50", place, what, next)
+    });
+    Ok(found.unclaimed.iter().map(finding).chain(adopted).collect())
 }
 
 /// The databases, and how many fleets the server has.

@@ -294,6 +294,7 @@ impl Fleet {
                     }
                 }
                 self.catalog.base_urls_replace(&record.id, &self.templated(&record.slug)?, true).await?;
+                self.mark(&record.id).await;
             }
             Change::Limit { .. } => self.limit_login(&self.tenant(slug).await?.record).await?,
             Change::Conflict { reason, .. } => {

@@ -57,7 +57,7 @@ pub(super) async fn refuse_other(
     Err(FleetError::Settings(format!(
         "server `{name}` belongs to fleet {kept}; {whose}. Nothing was changed on it. Give this fleet another \
          catalog.database; or, if the other one is gone, run `manybox server claim {name}`; if its catalog was lost, restore \
-         that from its backup first"
+         that from its backup, or make it anew with `manybox doctor --rebuild-catalog`"
     )))
 }
 

@@ -67,6 +67,9 @@ impl Fleet {
             lock.release(&client).await.doing(|| "releasing the tenants' locks".into())?;
         }
         self.keep(&row.record.server, client);
+        for id in [one, &other] {
+            self.mark(id).await;
+        }
         exchanged
     }
 }

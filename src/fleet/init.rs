@@ -36,22 +36,40 @@ pub struct Prepared {
 /// When the catalog's server refuses or can't be reached, belongs to another fleet, or the master keys are not those of the
 /// catalog that is there: then nothing was changed.
 pub async fn init(settings: &Settings, servers: &Servers, keys: &KeyRing) -> Result<Prepared, FleetError> {
+    init_as(settings, servers, keys, None).await
+}
+
+/// The same. A catalog that is `rebuilt` gets this identity, and routers may not read it: that is [`init`]'s to allow, when
+/// its tenants are back.
+pub(super) async fn init_as(
+    settings: &Settings,
+    servers: &Servers,
+    keys: &KeyRing,
+    rebuilt: Option<String>,
+) -> Result<Prepared, FleetError> {
     standing(settings, servers).await?.fits(settings, servers, keys).await?;
     let (of_catalog, name) = (&settings.catalog.server, &settings.catalog.database);
     let server = servers.get(of_catalog)?;
     let mut prepared = Prepared::default();
     let client = server.connect_admin().await?;
-    let before = identity(server, &client, name).await?;
+    let before = match &rebuilt {
+        Some(kept) => Some(kept.clone()),
+        None => identity(server, &client, name).await?,
+    };
     drop(client);
-    let id = prepare_server(settings, server, keys, before, &mut prepared.notes).await?;
+    let routers = rebuilt.is_none();
+    let id = prepare_server(settings, server, keys, (before, routers), &mut prepared.notes).await?;
     for (other, server) in servers.iter().filter(|(other, _)| other != of_catalog) {
         if let Err(error) =
-            prepare_server(settings, server, keys, Some(id.clone()), &mut prepared.notes).await
+            prepare_server(settings, server, keys, (Some(id.clone()), routers), &mut prepared.notes).await
         {
             prepared.unprepared.push(Unprepared { server: other.to_owned(), error });
         }
     }
     let catalog = Catalog::open(&server.endpoint, server.admin()?, name, Waits::default()).await?;
+    if let Some(kept) = &rebuilt {
+        catalog.fleet_id_kept(kept).await?;
+    }
     if catalog.master_keys().await?.is_empty() {
         catalog.keys_registered(&keys.as_known()).await?;
     }
@@ -73,7 +91,7 @@ async fn prepare_server(
     settings: &Settings,
     server: &super::FleetServer,
     keys: &KeyRing,
-    id: Option<String>,
+    (id, routers): (Option<String>, bool),
     notes: &mut Vec<String>,
 ) -> Result<String, FleetError> {
     let (name, catalog) = (server.endpoint.name(), &settings.catalog.database);
@@ -90,7 +108,7 @@ async fn prepare_server(
         prepare(server, &client, &settings.roles()).await?;
         router::prepare(server, &client, keys, catalog).await?;
         if name == settings.catalog.server {
-            make_catalog(settings, server, &client).await?;
+            make_catalog(settings, server, &client, routers).await?;
         }
         let id = match id {
             Some(id) => Some(id),
@@ -125,13 +143,15 @@ fn shared(server: &str, catalogs: &[String]) -> Option<String> {
 pub async fn upgrade_catalog(settings: &Settings, servers: &Servers) -> Result<(), FleetError> {
     let server = servers.get(&settings.catalog.server)?;
     let client = server.connect_admin().await?;
-    server.unhindered(make_catalog(settings, server, &client)).await
+    server.unhindered(make_catalog(settings, server, &client, true)).await
 }
 
+/// Makes or upgrades the catalog. Unless `routers` may read it, they serve on from what they know.
 async fn make_catalog(
     settings: &Settings,
     server: &super::FleetServer,
     client: &tokio_postgres::Client,
+    routers: bool,
 ) -> Result<(), FleetError> {
     let name = &settings.catalog.database;
     let router = router::login_of(name);
@@ -162,17 +182,23 @@ async fn make_catalog(
         doing: "upgrading the catalog".into(),
         source: Box::new(failure),
     })?;
-    let role = Ident::new(&router);
-    let grants = format!(
-        "GRANT USAGE ON SCHEMA catalog TO {role};
-         GRANT SELECT ON catalog.tenant, catalog.base_url, catalog.clock, catalog.schema, catalog.made,
-             catalog.database_size TO {role};
-         GRANT EXECUTE ON FUNCTION catalog.register_router, catalog.renew_lease, catalog.end_router, catalog.report_traffic,
-             catalog.report_keys, catalog.forget_router_keys, catalog.claim_size_round, catalog.report_sizes TO {role};
-         INSERT INTO catalog.made (migration, by) VALUES ({newest}, {by})
+    let made = format!(
+        "INSERT INTO catalog.made (migration, by) VALUES ({newest}, {by})
          ON CONFLICT (one) DO UPDATE SET migration = excluded.migration, by = excluded.by;",
         newest = catalog::NEWEST_MIGRATION,
         by = literal(env!("CARGO_PKG_VERSION")),
+    );
+    run(&admin, &made).await?;
+    if !routers {
+        return Ok(());
+    }
+    let role = Ident::new(&router);
+    let grants = format!(
+        "GRANT SELECT ON catalog.tenant, catalog.base_url, catalog.clock, catalog.schema, catalog.made,
+             catalog.database_size TO {role};
+         GRANT EXECUTE ON FUNCTION catalog.register_router, catalog.renew_lease, catalog.end_router, catalog.report_traffic,
+             catalog.report_keys, catalog.forget_router_keys, catalog.claim_size_round, catalog.report_sizes TO {role};
+         GRANT USAGE ON SCHEMA catalog TO {role};",
     );
     run(&admin, &grants).await
 }

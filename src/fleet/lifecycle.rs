@@ -45,7 +45,10 @@ impl Fleet {
         // Run again, it is not kept longer than it was.
         let usual = (!grace.is_zero() && row.keep_until.is_none()).then(|| OffsetDateTime::now_utc() + grace);
         match until.or(usual) {
-            Some(until) => self.catalog.tenant_keep(&row.record.id, until).await?,
+            Some(until) => {
+                self.catalog.tenant_keep(&row.record.id, until).await?;
+                self.mark(&row.record.id).await;
+            }
             None => return Ok(row),
         }
         self.tenant(slug).await
@@ -97,6 +100,7 @@ impl Fleet {
         server.unhindered(self.make_true(&client, &row.record)).await?;
         if !matches!(row.record.state, State::Creating | State::Purging | State::Purged) {
             self.catalog.tenant_settled(id).await?;
+            self.mark(id).await;
         }
         lock.release(&client).await.doing(|| "releasing the tenant's lock".into())?;
         self.catalog.tenant(id).await?.ok_or_else(unknown)

@@ -197,6 +197,7 @@ impl Fleet {
         }
         lock.release(&client).await.doing(|| "releasing the tenant's lock".into())?;
         self.keep(&record.server, client);
+        self.mark(&record.id).await;
         self.catalog.tenant(&record.id).await?.ok_or_else(busy)
     }
 

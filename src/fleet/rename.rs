@@ -36,6 +36,7 @@ impl Fleet {
         let urls = self.templated(new)?;
         self.catalog.tenant_rename(&row.record.id, new.as_str()).await?;
         self.catalog.base_urls_replace(&row.record.id, &urls, true).await?;
+        self.mark(&row.record.id).await;
         self.tenant(new.as_str()).await
     }
 

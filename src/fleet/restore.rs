@@ -287,6 +287,7 @@ impl Fleet {
             let login = self.login(record, false)?;
             server.unhindered(database::open(&client, &name, &rights, &login)).await?;
             self.catalog.tenant_filled(&record.id, &lineage).await?;
+            self.mark(&record.id).await;
             Ok(notes)
         };
         let filled = filled.await;

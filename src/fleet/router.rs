@@ -11,7 +11,7 @@ use tokio_postgres::Client;
 use super::server::{FleetServer, role_exists, run};
 use super::{Doing, Fleet, FleetError, database};
 use crate::catalog::{Catalog, Filter};
-use crate::pg::{Ident, literal};
+use crate::pg::{self, Ident, literal};
 use crate::tenant::{Record, State};
 use crate::vault::KeyRing;
 
@@ -104,6 +104,29 @@ pub(super) async fn prepare(
         .await
 }
 
+/// Refuses master keys of which the router's password on this server was not made: all that derives from them would be
+/// another's.
+pub(super) async fn refuse_wrong_key(
+    server: &FleetServer,
+    keys: &KeyRing,
+    catalog: &str,
+) -> Result<(), FleetError> {
+    let logins = keys.router_logins(catalog);
+    for login in std::iter::once(&logins.newest).chain(&logins.older) {
+        match pg::connect(&server.endpoint, login, &login_of(catalog)).await {
+            Ok(session) => {
+                session.close().await;
+                return Ok(());
+            }
+            Err(error) if pg::is_refused_login(error.code()) => {}
+            Err(source) => {
+                return Err(FleetError::Server { doing: "trying the master key".into(), source });
+            }
+        }
+    }
+    Err(keys.refused().into())
+}
+
 /// Gives the router's login the password of the newest master key.
 pub(super) async fn set_password(client: &Client, keys: &KeyRing, catalog: &str) -> Result<(), FleetError> {
     let router = keys.newest().router_login(catalog);
@@ -135,6 +158,31 @@ pub(super) async fn list_adopted(
     let sql = "INSERT INTO public.adopted (database, login) VALUES ($1, $2)
                ON CONFLICT (database) DO UPDATE SET login = excluded.login";
     inside.execute(sql, &[&tenant.database(), &tenant.login_role()]).await.map(drop).doing(doing)
+}
+
+/// The adopted databases of this server whose sessions the router may end, each with its tenant's login.
+pub(super) async fn adopted(
+    server: &FleetServer,
+    client: &Client,
+    router: &str,
+) -> Result<Vec<(String, String)>, FleetError> {
+    if !database::exists(client, router).await? {
+        return Ok(Vec::new());
+    }
+    let reading = || format!("reading which sessions `{router}` may end");
+    let inside = server.connect_admin_to(router).await?;
+    let there = inside.query_one("SELECT pg_catalog.to_regclass('public.adopted') IS NOT NULL", &[]).await;
+    if !there.and_then(|row| row.try_get::<_, bool>(0)).doing(reading)? {
+        return Ok(Vec::new());
+    }
+    // One that became a tenant of an edition has another name since.
+    let sql = "SELECT a.database, a.login FROM public.adopted a JOIN pg_catalog.pg_database d ON d.datname = a.database ORDER BY 1";
+    let rows = inside.query(sql, &[]).await.doing(reading)?;
+    inside.close().await;
+    rows.iter()
+        .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
+        .collect::<Result<_, tokio_postgres::Error>>()
+        .doing(reading)
 }
 
 /// Lists those of every adopted tenant on this server.

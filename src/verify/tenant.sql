@@ -61,7 +61,7 @@ FROM functions f WHERE f.prosecdef AND NOT EXISTS (
     SELECT FROM unnest(f.proconfig) c WHERE starts_with(c, 'search_path=') AND strpos(c, '$user') = 0)
 UNION ALL
 SELECT 'V25', format('%s is in schema manybox', r.name), format('DROP TABLE %s; -- or as what it is', r.name)
-FROM relations r WHERE r.nspname = 'manybox' AND r.relname NOT IN ('schema_history', 'schema_unfinished', 'schema_repeatable')
+FROM relations r WHERE r.nspname = 'manybox' AND r.relname NOT IN ('schema_history', 'schema_unfinished', 'schema_repeatable', 'mark')
 UNION ALL
 SELECT 'V25', format('%s is in schema manybox', f.signature), format('DROP %s %s;', f.word, f.signature)
 FROM functions f WHERE f.nspname = 'manybox'

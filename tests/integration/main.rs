@@ -28,6 +28,7 @@ mod leases;
 mod lifecycle;
 mod listing;
 mod logged;
+mod marks;
 mod metrics;
 mod migration_files;
 mod migrations;

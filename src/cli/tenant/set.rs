@@ -204,6 +204,7 @@ pub(super) async fn set(
     if let Some(urls) = &base_urls {
         fleet.catalog.base_urls_replace(&record.id, urls, false).await?;
     }
+    fleet.mark(&record.id).await;
     let tenant = fleet.tenant(slug).await?;
     let asks = pairs.iter().any(|(key, _)| ["max_connections", "tier"].contains(key));
     let warnings = if asks { fleet.settings.idle_limits(&tenant.record) } else { Vec::new() };
