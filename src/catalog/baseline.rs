@@ -1,4 +1,4 @@
-//! Baseline: an adopted tenant becomes one of an edition.
+//! Baseline: an adopted tenant becomes one of an edition, or one of an edition that of another.
 
 use tokio_postgres::types::Json;
 
@@ -35,6 +35,30 @@ impl Catalog {
                 &Json(sealed),
                 detail,
             ],
+        )
+        .await
+    }
+    /// Makes a tenant one of another edition, when its database has the history of that. Drift that was accepted was so by the
+    /// files from before. Routers read its schema again. `detail` is for the journal.
+    ///
+    /// # Errors
+    /// When the catalog can't be changed.
+    pub async fn tenant_edition_changed(
+        &self,
+        id: &TenantId,
+        lineage: &Lineage,
+        baseline: i64,
+        detail: &serde_json::Value,
+    ) -> Result<(), CatalogError> {
+        self.change(
+            "WITH t AS (
+                UPDATE catalog.tenant
+                SET edition = $2, version = $3, history = $4, baseline = $5, failure = NULL, reloads = reloads + 1,
+                    changed_at = now()
+                WHERE id = $1 AND database IS NULL AND (edition, version, history) <> ($2, $3, $4) RETURNING id
+             ), d AS (DELETE FROM catalog.accepted_drift WHERE tenant IN (SELECT id FROM t))
+             INSERT INTO catalog.journal (tenant, action, detail) SELECT id, 'change-edition', $6 FROM t",
+            &[&id.as_str(), &lineage.edition, &lineage.version, &lineage.history, &baseline, detail],
         )
         .await
     }

@@ -2,10 +2,12 @@
 
 mod adopt;
 mod backup;
+mod change_edition;
 mod list;
 mod recover;
 mod secret;
 mod set;
+mod travel;
 
 use std::io::{BufRead as _, IsTerminal as _};
 use std::process::ExitStatus;
@@ -104,8 +106,14 @@ pub(super) enum TenantCommand {
     Backup(backup::Backup),
     /// Make a tenant from another as it is now
     Clone(backup::Clone),
+    /// Write it out for another fleet, while it is served: its database, and what it has different
+    Export(travel::Export),
+    /// Make a tenant of what another fleet wrote out
+    Import(travel::Import),
     /// Make a database that the catalog lost a tenant again, as the mark in it says
     Recover(recover::Recover),
+    /// Make it one of another edition, whose files up to a version say what its database is already
+    ChangeEdition(change_edition::ChangeEdition),
     /// Give it another name, and the base URLs that go with it
     Rename(backup::Rename),
     /// Drop a retired tenant's database and login for good; of an adopted database only the tenant goes
@@ -153,7 +161,7 @@ impl TenantCommand {
     /// Whether it has its own use for Ctrl-C.
     pub(super) fn heeds_signals(&self) -> bool {
         match self {
-            Self::Psql { .. } | Self::Backup(_) | Self::Clone(_) => true,
+            Self::Psql { .. } | Self::Backup(_) | Self::Clone(_) | Self::Export(_) | Self::Import(_) => true,
             Self::Restore(restore) => restore.from.is_some(),
             _ => false,
         }
@@ -192,7 +200,10 @@ impl TenantCommand {
             },
             Self::Backup(backup) => backup.run(&fleet, output).await,
             Self::Clone(clone) => clone.run(&fleet, output).await,
+            Self::Export(export) => export.run(&fleet, output).await,
+            Self::Import(import) => import.run(&fleet, output).await,
             Self::Recover(recover) => recover.run(&fleet, output).await,
+            Self::ChangeEdition(change) => change.run(&fleet, output).await,
             Self::Rename(rename) => rename.run(&fleet, output).await,
             Self::Purge { slug, yes, now } => {
                 let row = fleet.tenant(&slug).await?;

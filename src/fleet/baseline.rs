@@ -49,6 +49,8 @@ pub struct EditionAdoption {
     pub database: String,
     /// Files that are recorded as applied.
     pub recorded: Vec<String>,
+    /// Files of another edition whose record those take the place of.
+    pub replaced: Vec<String>,
     /// Owners and rights that change, one sentence each.
     pub changes: Vec<String>,
     /// How its schema differs from what the files make.
@@ -59,6 +61,31 @@ pub struct EditionAdoption {
     pub notes: Vec<String>,
     /// How long its tables were locked, in milliseconds.
     pub locked_ms: u64,
+}
+
+impl EditionAdoption {
+    pub(super) fn of(
+        tenant: Option<TenantRow>,
+        into: IntoEdition<'_>,
+        database: String,
+        taken: Baselined,
+        notes: Vec<String>,
+    ) -> Self {
+        Self {
+            tenant,
+            dry_run: into.dry_run,
+            edition: into.edition.name.clone(),
+            version: into.version,
+            database,
+            recorded: taken.recorded,
+            replaced: taken.replaced,
+            changes: taken.changes,
+            differences: taken.drift.lines(),
+            drift: taken.drift,
+            notes,
+            locked_ms: u64::try_from(taken.locked.as_millis()).unwrap_or(u64::MAX),
+        }
+    }
 }
 
 /// The tenant that is to be.
@@ -128,7 +155,7 @@ impl Fleet {
         if !into.dry_run {
             self.keep_facts(server, files, &lineage).await?;
         }
-        let (taken, notes) = self.take_in(server, &database, into, files).await?;
+        let (taken, notes) = self.take_in(server, &database, into, files, None).await?;
         let tenant = if into.dry_run {
             future.before.clone()
         } else {
@@ -152,19 +179,8 @@ impl Fleet {
             self.keep_facts(server, files, &lineage).await?;
             Some(self.settle(&record.id).await?)
         };
-        Ok(EditionAdoption {
-            tenant,
-            dry_run: into.dry_run,
-            edition: lineage.edition,
-            version: lineage.version,
-            database: if into.dry_run { database } else { ours },
-            recorded: taken.recorded,
-            changes: taken.changes,
-            differences: taken.drift.lines(),
-            drift: taken.drift,
-            notes,
-            locked_ms: u64::try_from(taken.locked.as_millis()).unwrap_or(u64::MAX),
-        })
+        let called = if into.dry_run { database } else { ours };
+        Ok(EditionAdoption::of(tenant, into, called, taken, notes))
     }
 
     /// Looks whether the tenant can be.
@@ -210,13 +226,15 @@ impl Fleet {
         Ok(Future { slug, id, before, server, overrides })
     }
 
-    /// What happens inside the database, with what else is to be known of it.
-    async fn take_in(
+    /// What happens inside the database, with what else is to be known of it. `drifting` says, of a tenant's of another
+    /// edition, whether its schema may differ.
+    pub(super) async fn take_in(
         &self,
         server: &FleetServer,
         database: &str,
         into: IntoEdition<'_>,
         files: &Edition,
+        drifting: Option<bool>,
     ) -> Result<(Baselined, Vec<String>), FleetError> {
         let expected = self.facts_of_files(server, files).await?;
         let inside = server.connect_admin_inside(database).await?;
@@ -228,6 +246,8 @@ impl Fleet {
             newest: into.edition.latest(),
             expected: &expected,
             lock_timeout: TABLE_LOCK,
+            from_edition: drifting.is_some(),
+            may_drift: drifting.unwrap_or(true),
             dry_run: into.dry_run,
         };
         let taken = migrate::baseline(&inside, how).await;
@@ -274,7 +294,7 @@ impl Fleet {
     }
 
     /// Has the catalog keep what the files make, to serve the tenant by and to compare it with.
-    async fn keep_facts(
+    pub(super) async fn keep_facts(
         &self,
         server: &FleetServer,
         files: &Edition,
@@ -292,7 +312,7 @@ impl Fleet {
 }
 
 /// The files that the database is said to have.
-fn files_up_to(into: IntoEdition<'_>) -> Result<Edition, FleetError> {
+pub(super) fn files_up_to(into: IntoEdition<'_>) -> Result<Edition, FleetError> {
     let IntoEdition { edition, version, .. } = into;
     if edition.files.iter().any(|file| file.version == version) {
         // Repeatable files are run by the next migration, whatever they did here.

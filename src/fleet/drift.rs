@@ -9,7 +9,7 @@ use tokio_postgres::Client;
 use super::{Doing, Fleet, FleetError};
 use crate::catalog::TenantRow;
 use crate::migrate::{self, Drift, Facts, Fingerprint, FingerprintError};
-use crate::tenant::{Lineage, TenantId};
+use crate::tenant::{Lineage, Record, TenantId};
 
 /// Longest time for one database, from connecting to the last fact. A tenant's owner can make every question last.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -192,19 +192,30 @@ impl Fleet {
             .ok_or_else(|| FleetError::Adopted(slug.to_string(), "compared with an edition"))?;
         match self.prove(tenant, lineage, None).await? {
             Proof::Drifted(drift) | Proof::DriftedBefore(drift) | Proof::Accepted(drift, _) => {
-                let json = serde_json::to_string(&drift).map_err(|error| not_json(&error))?;
-                if json.len() > MAX_ACCEPTED {
-                    return Err(FleetError::Settings(format!(
-                        "the drift of `{slug}` is longer than {MAX_ACCEPTED} bytes, which is too much to accept: \
-                         undo it, or give the tenant an edition of its own"
-                    )));
-                }
-                self.catalog.drift_accept(&tenant.record.id, &json, drift.len(), reason).await?;
+                self.accept(&tenant.record, &drift, reason).await?;
                 Ok(Proof::Accepted(drift, reason.to_owned()))
             }
             equal @ Proof::Equal(_) => Ok(equal),
             Proof::Unknown(why) => Err(FleetError::Settings(format!("nothing to accept of `{slug}`: {why}"))),
         }
+    }
+
+    /// Accepts this drift of a tenant.
+    pub(super) async fn accept(
+        &self,
+        record: &Record,
+        drift: &Drift,
+        reason: &str,
+    ) -> Result<(), FleetError> {
+        let json = serde_json::to_string(drift).map_err(|error| not_json(&error))?;
+        if json.len() > MAX_ACCEPTED {
+            return Err(FleetError::Settings(format!(
+                "the drift of `{}` is longer than {MAX_ACCEPTED} bytes, which is too much to accept: undo it, or give the \
+                 tenant an edition of its own",
+                record.slug
+            )));
+        }
+        Ok(self.catalog.drift_accept(&record.id, &json, drift.len(), reason).await?)
     }
 
     pub(super) async fn kept_facts(

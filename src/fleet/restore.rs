@@ -18,7 +18,8 @@ use super::{Doing, Fleet, FleetError, FleetServer, OperatorLogin, TenantSpec, da
 use crate::catalog::{Filter, TenantRow};
 use crate::migrate;
 use crate::pg::{self, AdvisoryLock};
-use crate::tenant::{Lineage, Record, Slug, State, TenantId, Verb};
+use crate::policy::Secret;
+use crate::tenant::{BaseUrl, Lineage, Record, Slug, State, TenantId, Verb};
 
 /// A lock that somebody else has is not waited for.
 const NO_WAIT: std::time::Duration = std::time::Duration::ZERO;
@@ -35,6 +36,10 @@ pub struct CopySpec {
     pub server: Option<String>,
     /// SQL that its owner runs before it opens.
     pub anonymise: Option<String>,
+    /// Base URLs beside those from `listen.base_urls`.
+    pub base_urls: Vec<BaseUrl>,
+    /// A token secret of its own. None is taken from a source.
+    pub jwt_secret: Option<Secret>,
 }
 
 /// A tenant that was filled.
@@ -173,7 +178,7 @@ impl Fleet {
     }
 
     /// Refuses a slug that a tenant has; what a killed copy left of it is dropped.
-    async fn refuse_taken(&self, slug: &Slug) -> Result<(), FleetError> {
+    pub(super) async fn refuse_taken(&self, slug: &Slug) -> Result<(), FleetError> {
         match self.tenant_to_replace(slug).await? {
             None => Ok(()),
             Some(row) => Err(FleetError::Settings(format!(
@@ -183,7 +188,7 @@ impl Fleet {
         }
     }
 
-    async fn fill_new(
+    pub(super) async fn fill_new(
         &self,
         slug: &Slug,
         source: Source<'_>,
@@ -232,9 +237,8 @@ impl Fleet {
                     .ok_or_else(|| FleetError::Adopted(record.slug.to_string(), "cloned"))?
                     .edition
                     .clone();
-                let overrides = record.overrides.clone().with_jwt_secret(None);
                 let from = format!("cloned from {}", record.slug);
-                (edition, &record.tier, &record.server, overrides, &row.labels, from)
+                (edition, &record.tier, &record.server, record.overrides.clone(), &row.labels, from)
             }
         };
         let known_tier = self.settings.tiers.contains_key(tier) || *tier == self.settings.defaults.tier;
@@ -253,8 +257,8 @@ impl Fleet {
                     edition: Some(edition),
                     tier: spec.tier.clone().or_else(|| known_tier.then(|| tier.clone())),
                     server: spec.server.clone().or_else(|| known_server.then(|| server.clone())),
-                    base_urls: Vec::new(),
-                    overrides,
+                    base_urls: spec.base_urls.clone(),
+                    overrides: overrides.with_jwt_secret(spec.jwt_secret.clone()),
                     labels: labels.clone(),
                     filling: Some(from),
                 },

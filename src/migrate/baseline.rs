@@ -9,7 +9,8 @@ use time::format_description::well_known::Rfc3339;
 use tokio_postgres::Client;
 
 use super::fingerprint::{Drift, Facts, RIGHTS, Right, facts_inside, rights};
-use super::history::{self, Applied, HISTORY, HistoryError, Rows};
+use super::history::{self, Applied, HISTORY, HistoryError, REPEATED, Rows, UNFINISHED};
+use super::session::LOCK;
 use super::template::{grant_basics, take_over_inside};
 use super::{Edition, FingerprintError, History, Roles};
 use crate::pg::{self, Ident};
@@ -32,6 +33,8 @@ pub struct Baselined {
     pub changes: Vec<String>,
     /// Files that are recorded as applied; none when the history has them already.
     pub recorded: Vec<String>,
+    /// Rows of another edition's history that those take the place of, as file names.
+    pub replaced: Vec<String>,
     /// How the schema differs from what the files make, after the changes.
     pub drift: Drift,
     /// The history afterwards.
@@ -52,6 +55,9 @@ pub enum BaselineError {
     /// Its schema could not be read.
     #[error(transparent)]
     Fingerprint(#[from] FingerprintError),
+    /// Its schema differs from what the files make, and may not.
+    #[error("its schema differs from what the files make, in {} place(s)", .0.len())]
+    Drift(Box<Drift>),
 }
 
 impl From<tokio_postgres::Error> for BaselineError {
@@ -84,7 +90,11 @@ pub struct Baseline<'a> {
     pub expected: &'a Facts,
     /// Longest wait for the lock of a table, before anything is changed.
     pub lock_timeout: Duration,
-    /// To undo it all at the end.
+    /// Whether it is a tenant's of another edition: its history gives way, and who may what on the database stays.
+    pub from_edition: bool,
+    /// Whether its schema may differ from what the files make.
+    pub may_drift: bool,
+    /// To undo it all at the end, and tell how the schema differs in any case.
     pub dry_run: bool,
 }
 
@@ -117,7 +127,12 @@ pub async fn baseline(client: &Client, how: Baseline<'_>) -> Result<Baselined, B
 
 async fn take_in(client: &Client, how: Baseline<'_>) -> Result<Baselined, BaselineError> {
     let Baseline { roles, edition, .. } = how;
-    let mut changes = database_rights(client, roles).await?;
+    let mut changes = Vec::new();
+    if how.from_edition {
+        refuse_migration(client).await?;
+    } else {
+        changes.extend(database_rights(client, roles).await?);
+    }
     changes.extend(owners(client, roles).await?);
     grant_basics(client, roles, how.api_roles).await?;
     let taken = take_over_inside(client, roles, how.newest).await?;
@@ -128,6 +143,7 @@ async fn take_in(client: &Client, how: Baseline<'_>) -> Result<Baselined, Baseli
         )));
     }
     changes.extend(taken.removed.iter().map(|what| format!("{what} is removed")));
+    let replaced = if how.from_edition { replace(client, edition).await? } else { Vec::new() };
     let (recorded, history) = record(client, edition).await?;
     let mut drift = facts_inside(client).await?.difference(how.expected);
     let granted = grants(client, &drift, how.api_roles).await?;
@@ -137,7 +153,33 @@ async fn take_in(client: &Client, how: Baseline<'_>) -> Result<Baselined, Baseli
         changes.extend(granted.into_iter().map(|(words, _)| words));
         drift = facts_inside(client).await?.difference(how.expected);
     }
-    Ok(Baselined { changes, recorded, drift, history, locked: Duration::ZERO })
+    if !(drift.is_empty() || how.may_drift || how.dry_run) {
+        return Err(BaselineError::Drift(Box::new(drift)));
+    }
+    Ok(Baselined { changes, recorded, replaced, drift, history, locked: Duration::ZERO })
+}
+
+/// Keeps migrations of the database out until the transaction ends.
+async fn refuse_migration(client: &Client) -> Result<(), BaselineError> {
+    let sql = format!("SELECT pg_try_advisory_xact_lock({LOCK}) AND NOT EXISTS (SELECT FROM {UNFINISHED})");
+    if client.query_one(&sql, &[]).await?.try_get(0)? {
+        return Ok(());
+    }
+    Err(BaselineError::Refused(
+        "a migration of it is under way, or was cut off amid a file: let it end, or go on with it by `manybox migrate`".into(),
+    ))
+}
+
+/// Takes the history of another edition away, unless it is this one's already. Gives its rows as file names.
+async fn replace(client: &Client, edition: &Edition) -> Result<Vec<String>, BaselineError> {
+    let Rows { versions, repeatables } = history::read_known(client).await?;
+    let wanted: Vec<Applied> = edition.files.iter().map(history::row_of).collect();
+    if versions == wanted {
+        return Ok(Vec::new());
+    }
+    client.batch_execute(&format!("DELETE FROM {HISTORY}; DELETE FROM {REPEATED}")).await?;
+    let versions = versions.iter().map(|row| format!("V{}__{}", row.version, row.name));
+    Ok(versions.chain(repeatables.iter().map(|row| format!("R__{}", row.name))).collect())
 }
 
 /// Makes the database the admin's, and takes from all others what they may on it.

@@ -17,6 +17,7 @@ mod declared;
 mod disk;
 mod doctor;
 mod drift;
+mod elsewhere;
 mod embedded;
 mod failover;
 mod fingerprint;

@@ -98,8 +98,8 @@ impl Adopt {
     }
 }
 
-fn words(adopted: &EditionAdoption) -> String {
-    let EditionAdoption { dry_run, edition, version, database, locked_ms, .. } = adopted;
+pub(super) fn words(adopted: &EditionAdoption) -> String {
+    let EditionAdoption { dry_run, edition, version, database, locked_ms, replaced, .. } = adopted;
     let mut text = match (&adopted.tenant, dry_run) {
         (Some(tenant), false) => {
             format!("{}, of edition {edition} at version {version}\n{}", done(tenant), urls(tenant))
@@ -118,6 +118,9 @@ fn words(adopted: &EditionAdoption) -> String {
             text.push_str(&format!("\n  and {more} more: --json shows all"));
         }
     };
+    if !replaced.is_empty() {
+        list(&format!("{} file(s) of its history give way", replaced.len()), replaced);
+    }
     match adopted.recorded.as_slice() {
         [] => list("its history has these files already", &[]),
         recorded => list(&format!("{} file(s) recorded as applied, not run", recorded.len()), recorded),

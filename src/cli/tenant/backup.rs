@@ -99,7 +99,7 @@ impl Restore {
 
     pub(super) async fn run_from(self, fleet: &Fleet, file: &Path, output: Output) -> Done {
         let files = BackupFiles::of(file);
-        let spec = CopySpec { tier: self.tier, server: self.server, anonymise: None };
+        let spec = CopySpec { tier: self.tier, server: self.server, ..CopySpec::default() };
         stoppable(output, |stop| async move {
             let spinner = output.spinner(format!("restoring {} from {}", self.slug, file.display()));
             let filled = match &self.name {
@@ -137,7 +137,7 @@ impl Clone {
                 .map_err(|error| Failure(format!("--anonymise `{}`: {error}", file.display())))
         };
         let anonymise = self.anonymise.as_ref().map(read).transpose()?;
-        let spec = CopySpec { tier: self.tier, server: self.server, anonymise };
+        let spec = CopySpec { tier: self.tier, server: self.server, anonymise, ..CopySpec::default() };
         stoppable(output, |stop| async move {
             let source = fleet.tenant(&self.slug).await?;
             let spinner = output.spinner(format!("cloning {} as {}", self.slug, self.name));
@@ -149,7 +149,7 @@ impl Clone {
     }
 }
 
-fn tell(filled: &Filled, output: Output) -> Done {
+pub(super) fn tell(filled: &Filled, output: Output) -> Done {
     output.answer(filled, |filled| {
         let replaced = filled.replaced.as_ref().map_or_else(String::new, |kept| {
             format!("\nthe database from before is kept by `{kept}`, retired; drop it with `manybox tenant purge {kept}`")

@@ -132,7 +132,7 @@ impl Work {
                 {
                     return shown(&row);
                 }
-                let spec = CopySpec { tier, server, anonymise: None };
+                let spec = CopySpec { tier, server, ..CopySpec::default() };
                 let filled = fleet.clone_tenant(&source, &slug, &spec, stop).await?;
                 serde_json::to_value(&filled).map_err(|e| Problem::new(ProblemCode::Internal, e.to_string()))
             }

@@ -8,6 +8,7 @@ use tokio_postgres::Client;
 
 use crate::fleet::roles::{HISTORY, MIGRATORS};
 use crate::fleet::{Doing, FleetError};
+use crate::migrate::Edition;
 use crate::pg::Ident;
 
 /// Most bytes of one table that are read. A tenant's code can write rows of its own.
@@ -47,6 +48,29 @@ impl HistoryRows {
             history.0.insert(table, rows);
         }
         Ok(history)
+    }
+
+    /// The file of an edition that is not what is recorded here of its version, or whose version is none of the edition's; in
+    /// words. `None` where all of them are.
+    pub(in crate::fleet) fn stranger(&self, edition: &Edition) -> Option<String> {
+        let rows = self.0.get("schema_history").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+        rows.iter().find_map(|row| {
+            let version = row.get("version").and_then(Value::as_i64)?;
+            let text = |column: &str| row.get(column).and_then(Value::as_str).unwrap_or_default();
+            let (name, checksum) = (text("name"), text("checksum"));
+            let recorded = format!("V{version}__{name} (checksum {checksum})");
+            match edition.files.iter().find(|file| file.version == version) {
+                None => {
+                    Some(format!("{recorded} was applied to it, and the edition has no file of that version"))
+                }
+                Some(file) if file.name == name && file.checksum.to_string() == checksum => None,
+                Some(file) => Some(format!(
+                    "{recorded} was applied to it, and here it is {} (checksum {})",
+                    file.file_name(),
+                    file.checksum
+                )),
+            }
+        })
     }
 
     /// Writes it into a database that has the tables, in place of what is there, by a session of a login that may become
