@@ -1,6 +1,7 @@
 //! The command line: the tree of commands, exit codes, and what runs before and after each of them.
 
 mod apply;
+mod arguments;
 mod context;
 mod control;
 mod demo;
@@ -12,6 +13,7 @@ mod keys;
 mod migrate;
 mod operator;
 mod output;
+mod progress;
 mod rekey;
 mod serve;
 mod server;
@@ -27,7 +29,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
-use crate::settings::{Paths, Settings};
+use crate::settings::{LogFormat, Paths, Settings};
 use context::{Context, SettingsSource};
 use output::Output;
 
@@ -119,8 +121,6 @@ enum Command {
 /// that is wrong.
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
-    let serves = matches!(cli.command, Command::Serve | Command::Control);
-    crate::telemetry::init(serves, cli.json && serves);
     let output = Output { json: cli.json };
     // Those that need no settings.
     let done = match &cli.command {
@@ -140,6 +140,11 @@ pub fn run() -> ExitCode {
             return ExitCode::from(USAGE);
         }
     };
+    let serves = matches!(cli.command, Command::Serve | Command::Control);
+    let logs_json = serves && (cli.json || settings.log.format == LogFormat::Json);
+    crate::telemetry::init(serves, logs_json);
+    // What ends a service is the last line of its log.
+    let output = Output { json: cli.json || logs_json };
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return output.failed(&Failure(format!("no async runtime: {error}"))),

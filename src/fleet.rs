@@ -16,6 +16,7 @@ mod dump;
 mod editions;
 mod exchange;
 mod failed_builds;
+mod fill;
 mod frozen;
 mod holder;
 mod hosts;
@@ -27,6 +28,7 @@ mod mark;
 mod migration;
 mod migrator;
 mod prepare;
+mod progress;
 mod provision;
 mod psql;
 mod rebuild;
@@ -50,7 +52,7 @@ mod template;
 pub use adopt::{Adoption, AdoptionSpec};
 pub use apply::{Change, Plan};
 pub use backup::{
-    ArchiveManifest, BackupFiles, BackupRun, Manifest, Progress, TenantManifest, backup_stem, write_whole,
+    ArchiveManifest, BackupFiles, BackupRun, Manifest, TenantManifest, backup_stem, write_whole,
 };
 pub use baseline::{EditionAdoption, IntoEdition};
 pub use check::{Finding, check, try_out};
@@ -65,6 +67,7 @@ pub use lineages::{ReadLineage, contradiction_among};
 pub use mark::{Mark, OutdatedMark, outdated_marks};
 pub use migration::ProvedMigration;
 pub use migrator::Migrator;
+pub use progress::{Progress, Watcher};
 pub use provision::TenantSpec;
 pub use psql::OperatorLogin;
 pub use rebuild::rebuild_catalog;

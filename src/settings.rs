@@ -1,10 +1,12 @@
 //! Settings: defaults < `tenants.toml` < `MANYBOX__SECTION__KEY`, typed and checked as a whole.
 
+mod bounds;
 mod control;
 mod load;
 mod reload;
 mod rollouts;
 mod sections;
+mod word;
 
 pub use control::ControlSettings;
 pub use load::{Paths, SettingsError};
@@ -12,8 +14,8 @@ pub use reload::Reloaded;
 pub use rollouts::{DEFAULT_POLICY, Failures, Gate, OnError, OnFailures, OrderBy, RolloutPolicy, Wave};
 pub use sections::{
     AccessLog, AllTables, BudgetSettings, CatalogSettings, CertificateFiles, ClientSettings, Declared,
-    Defaults, EditionFiles, EmbeddedSettings, KeySettings, ListenSettings, MigrateSettings, RowSecurity,
-    ServerSettings,
+    Defaults, EditionFiles, EmbeddedSettings, KeySettings, ListenSettings, LogFormat, LogSettings,
+    MigrateSettings, RowSecurity, ServerSettings,
 };
 
 use std::collections::BTreeMap;
@@ -29,6 +31,8 @@ use crate::tenant::{Record, Tenant};
 pub struct Settings {
     /// Where the router listens and which base URLs tenants get by default.
     pub listen: ListenSettings,
+    /// How log lines are written.
+    pub log: LogSettings,
     /// Where the catalog is.
     pub catalog: CatalogSettings,
     /// Where the master key is.

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use futures_util::stream::{self, StreamExt as _};
 
+use super::progress::Bar;
 use super::{Context, Done, Failure, Output};
 use crate::fleet::{Change, Fleet};
 
@@ -69,14 +70,14 @@ pub(super) async fn execute(fleet: &Fleet, changes: &[Change], jobs: usize, outp
     spinner.finish_and_clear();
     let told = without.iter().map(|(why, slugs)| format!("{}: {why}", few(slugs))).collect::<Vec<_>>();
     let without: BTreeSet<_> = without.into_iter().flat_map(|(_, slugs)| slugs).collect();
-    let bar = output.bar(changes.len() - without.len(), "applying");
+    let bar = Bar::new(output, changes.len() - without.len(), "applying");
     let failures: Vec<(&str, String)> =
         stream::iter(changes.iter().filter(|change| !without.contains(change.slug())))
             .map(|change| {
                 let bar = &bar;
                 async move {
                     let outcome = fleet.apply(change).await;
-                    bar.inc(1);
+                    bar.inc();
                     outcome.err().map(|error| (change.slug(), error.to_string()))
                 }
             })
@@ -84,7 +85,7 @@ pub(super) async fn execute(fleet: &Fleet, changes: &[Change], jobs: usize, outp
             .filter_map(std::future::ready)
             .collect()
             .await;
-    bar.finish_and_clear();
+    bar.finish();
     let mut except = without.clone();
     except.extend(failures.iter().map(|(slug, _)| (*slug).to_owned()));
     fleet.remember_declared(&except).await?;

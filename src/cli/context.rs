@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::stream::{self, StreamExt as _};
 
+use super::progress::Bar;
 use super::{Done, Failure, Output};
 use crate::catalog::{Catalog, Made};
 use crate::doctor::misfits;
@@ -169,17 +170,17 @@ async fn renew(
     let (outdated, unasked) = fleet.outdated_databases().await?;
     join(unreached, unasked);
     let mut left = Vec::new();
-    let bar = output.bar(outdated.len(), "renewing rights");
+    let bar = Bar::new(output, outdated.len(), "renewing rights");
     let renewed: Vec<_> = stream::iter(&outdated)
         .map(|database| async {
             let outcome = fleet.renew_rights(database).await;
-            bar.inc(1);
+            bar.inc();
             (&database.whose, outcome)
         })
         .buffer_unordered(RENEWED_AT_A_TIME)
         .collect()
         .await;
-    bar.finish_and_clear();
+    bar.finish();
     for (whose, outcome) in renewed {
         match outcome {
             Ok(removed) => removed.iter().for_each(|what| output.note(&format!("{whose}: removed {what}"))),
@@ -196,13 +197,13 @@ async fn renew(
 /// returned, each server that is away once.
 pub(super) async fn renew_marks(fleet: &Fleet, output: Output) -> Result<Vec<String>, Failure> {
     let outdated = fleet.outdated_marks().await?;
-    let bar = output.bar(outdated.len(), "marking databases");
+    let bar = Bar::new(output, outdated.len(), "marking databases");
     let away: Mutex<BTreeMap<&str, String>> = Mutex::default();
     let is_away = |server: &str| away.lock().unwrap_or_else(PoisonError::into_inner).contains_key(server);
     let left: Vec<_> = stream::iter(&outdated)
         .map(|one| async {
             let renewed = if is_away(&one.server) { Ok(()) } else { fleet.renew_mark(one).await };
-            bar.inc(1);
+            bar.inc();
             match renewed {
                 Ok(()) => None,
                 Err(error) if error.is_outage() || fleet.servers.get(&one.server).is_err() => {
@@ -218,7 +219,7 @@ pub(super) async fn renew_marks(fleet: &Fleet, output: Output) -> Result<Vec<Str
         .filter_map(std::future::ready)
         .collect()
         .await;
-    bar.finish_and_clear();
+    bar.finish();
     Ok(left
         .into_iter()
         .chain(away.into_inner().unwrap_or_else(PoisonError::into_inner).into_values())

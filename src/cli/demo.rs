@@ -1,6 +1,7 @@
 //! `manybox demo`: apply, fill, serve; manybox to look at, on real databases.
 
 use super::output::line;
+use super::progress::Bar;
 use super::{Context, Done, Failure, Output, apply, control, serve, tenant};
 use crate::catalog::{NewToken, OperatorRole, Scopes};
 use crate::control::access::ApiToken;
@@ -19,12 +20,12 @@ pub(super) async fn demo(context: &Context) -> Done {
     let fleet = initialised.fleet;
     let plan = fleet.plan().await?;
     apply::execute(&fleet, &plan.changes, 4, output).await?;
-    let bar = output.bar(context.settings.tenants.len(), "filling with data");
+    let bar = Bar::new(output, context.settings.tenants.len(), "filling with data");
     for slug in context.settings.tenants.keys() {
         fill(&fleet, slug).await?;
-        bar.inc(1);
+        bar.inc();
     }
-    bar.finish_and_clear();
+    bar.finish();
     let mut greeting = greeting(context, &fleet).await?;
     let token = operator(&fleet).await?;
     // The demo is worth showing without it, too: its port may be another demo's.

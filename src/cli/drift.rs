@@ -3,6 +3,7 @@
 use futures_util::stream::{self, StreamExt as _};
 
 use super::output::line;
+use super::progress::Bar;
 use super::{Context, Done, Failure, Output};
 use crate::catalog::{Filter, TenantRow};
 use crate::fleet::{Fleet, FleetError, Proof};
@@ -53,17 +54,17 @@ impl DriftCommand {
         let fleet = context.fleet().await?;
         let tenants = self.tenants(&fleet).await?;
         let jobs = self.jobs.map_or(context.settings.migrate.jobs, |jobs| jobs as usize);
-        let bar = output.bar(tenants.len(), "comparing schemas");
+        let bar = Bar::new(output, tenants.len(), "comparing schemas");
         let mut lines: Vec<_> = stream::iter(&tenants)
             .map(|tenant| async {
                 let line = self.look(&fleet, tenant).await;
-                bar.inc(1);
+                bar.inc();
                 line
             })
             .buffer_unordered(jobs.max(1))
             .collect()
             .await;
-        bar.finish_and_clear();
+        bar.finish();
         lines.sort_by(|a, b| a.slug.cmp(&b.slug));
         let count = |wanted: &str| lines.iter().filter(|line| line.standing == wanted).count();
         let (drifted, failed) = (count("drifted"), count("failed"));

@@ -6,7 +6,7 @@ use std::time::Duration;
 use time::OffsetDateTime;
 
 use super::output::time;
-use super::{Context, Done, Failure, Output};
+use super::{Context, Done, Failure, Output, arguments};
 use crate::catalog::{NewToken, OperatorRole, OperatorRow, Scopes};
 use crate::control::access::ApiToken;
 
@@ -41,7 +41,7 @@ pub(super) struct Add {
     #[arg(long = "label", value_name = "NAME=VALUE")]
     labels: Vec<String>,
     /// How long the token holds; until it is revoked when not given
-    #[arg(long, value_parser = humantime::parse_duration)]
+    #[arg(long, value_parser = arguments::time)]
     expires: Option<Duration>,
     /// What the token is for
     #[arg(long, value_name = "TEXT")]

@@ -5,8 +5,8 @@ use std::io::Write as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use comfy_table::{ContentArrangement, Table, presets};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use comfy_table::{Cell, ContentArrangement, Row, Table, presets};
+use indicatif::{ProgressBar, ProgressDrawTarget};
 use serde::Serialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -69,25 +69,24 @@ impl Output {
         ExitCode::from(1)
     }
 
-    /// A bar for `length` pieces of work. Silent when standard error is no terminal.
-    pub(super) fn bar(self, length: usize, what: &'static str) -> ProgressBar {
-        let style = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} {eta}");
-        let bar = ProgressBar::new(length as u64).with_message(what);
-        bar.set_draw_target(self.target());
-        style.map_or(bar.clone(), |style| bar.with_style(style))
-    }
-
     /// A spinner for work of unknown length. Silent when standard error is no terminal.
     pub(super) fn spinner(self, what: impl Into<String>) -> ProgressBar {
         let spinner = ProgressBar::new_spinner().with_message(printable::one_line(&what.into()).into_owned());
-        spinner.set_draw_target(self.target());
+        spinner.set_draw_target(self.draw_target());
         spinner.enable_steady_tick(Duration::from_millis(100));
         spinner
     }
 
-    fn target(self) -> ProgressDrawTarget {
+    /// Where bars are drawn, if anywhere.
+    pub(super) fn draw_target(self) -> ProgressDrawTarget {
         if self.json { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() }
     }
+}
+
+fn one_line<T: Into<Cell>>(cells: impl IntoIterator<Item = T>) -> Row {
+    let mut row = Row::from(cells);
+    row.max_height(1);
+    row
 }
 
 /// Prints a text of one line or more.
@@ -127,21 +126,80 @@ pub(super) fn time(at: OffsetDateTime) -> String {
     at.replace_nanosecond(0).unwrap_or(at).format(&Rfc3339).unwrap_or_else(|_| at.to_string())
 }
 
-/// Rows under a header, without frames, so that columns can be cut out by other programs.
+/// Rows under a header, without frames, so that columns can be cut out by other programs. At a terminal they fit into it;
+/// elsewhere lines are as long as they are.
 pub(super) fn table(columns: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
+    let width = console::Term::stdout().size_checked().map(|(_, width)| width);
+    arranged(columns, rows, width)
+}
+
+/// A table of this width. What has no room is cut off where a row has only names, which takes one line then; sentences,
+/// which nobody could guess the end of, are broken between words.
+fn arranged(columns: &[&str], rows: impl Iterator<Item = Vec<String>>, width: Option<u16>) -> String {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
-    // On an output that is no terminal lines are as long as they are.
-    if let Some((_, width)) = console::Term::stdout().size_checked() {
+    table.set_truncation_indicator("…");
+    if let Some(width) = width {
         table.set_width(width);
     }
-    table.set_header(columns);
+    table.set_header(one_line(columns));
     for row in rows {
-        table.add_row(row.iter().map(|cell| printable::one_line(cell)));
+        let cells = row.iter().map(|cell| printable::one_line(cell));
+        match row.iter().any(|cell| cell.contains(' ')) {
+            true => table.add_row(cells),
+            false => table.add_row(one_line(cells)),
+        };
     }
     table
         .lines()
         .map(|line| line.strip_prefix(' ').unwrap_or(&line).trim_end().to_owned())
         .collect::<Vec<_>>()
         .join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rows() -> Vec<Vec<String>> {
+        let named = [
+            "a-tenant-with-a-long-name",
+            "active",
+            "clinic",
+            "https://a-tenant-with-a-long-name.example.com",
+        ];
+        vec![
+            named.map(str::to_owned).to_vec(),
+            ["b", "suspended", "shop", "http://b"].map(str::to_owned).to_vec(),
+        ]
+    }
+
+    #[test]
+    fn a_table_fits_the_terminal_and_is_whole_elsewhere() {
+        let columns = ["TENANT", "STATE", "EDITION", "BASE URL"];
+        for width in [40, 60, 80] {
+            let text = arranged(&columns, rows().into_iter(), Some(width));
+            assert_eq!(text.lines().count(), 3, "{text}");
+            assert!(text.lines().all(|line| line.chars().count() <= usize::from(width)), "{text}");
+            assert!(text.contains('…') && text.contains("active"), "{text}");
+        }
+        for whole in
+            [arranged(&columns, rows().into_iter(), None), arranged(&columns, rows().into_iter(), Some(200))]
+        {
+            assert!(
+                whole.contains("https://a-tenant-with-a-long-name.example.com") && !whole.contains('…'),
+                "{whole}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_sentence_is_never_cut() {
+        let advice = "add the server to the settings of every router, and restart those that lack it";
+        let row = vec!["D20".to_owned(), "router a".to_owned(), advice.to_owned()];
+        let text = arranged(&["CODE", "WHERE", "NEXT"], [row].into_iter(), Some(40));
+        let words: Vec<_> = text.split_whitespace().collect();
+        assert!(advice.split_whitespace().all(|word| words.contains(&word)), "{text}");
+        assert!(text.lines().all(|line| line.chars().count() <= 40), "{text}");
+    }
 }

@@ -10,7 +10,8 @@ use serde::Serialize;
 
 use super::context::renew_marks;
 use super::output::table;
-use super::{Context, Done, Failure, Output};
+use super::progress::Bar;
+use super::{Context, Done, Failure, Output, arguments};
 use crate::catalog::{KeyUse, TenantRow};
 use crate::fleet::{self, Fleet, Lost, Standing};
 use crate::vault::{KeyMisfit, KeyRing, KeyState};
@@ -31,7 +32,7 @@ pub(super) struct Rekey {
     #[arg(long)]
     lost: bool,
     /// How long to wait until every router has said that it has the new key
-    #[arg(long, default_value = "60s", value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[arg(long, default_value = "60s", value_name = "TIME", value_parser = arguments::time)]
     wait: Duration,
 }
 
@@ -271,17 +272,17 @@ async fn move_all(fleet: &Fleet, set_aside: bool, output: Output) -> Result<Outc
         if rows.is_empty() {
             break;
         }
-        let bar = output.bar(rows.len(), "rekeying");
+        let bar = Bar::new(output, rows.len(), "rekeying");
         let moved: Vec<_> = stream::iter(&rows)
             .map(|row| async {
                 let outcome = fleet.rekey(row, set_aside).await;
-                bar.inc(1);
+                bar.inc();
                 (row.record.slug.to_string(), outcome)
             })
             .buffer_unordered(AT_A_TIME)
             .collect()
             .await;
-        bar.finish_and_clear();
+        bar.finish();
         for (slug, moved) in moved {
             match moved {
                 Ok(lost) => {

@@ -23,7 +23,7 @@ use tokio::signal::unix::{SignalKind, signal};
 pub(super) use recover::recover_all;
 
 use super::output::{line, table, time};
-use super::{Context, Done, Failure, Output};
+use super::{Context, Done, Failure, Output, arguments};
 use crate::catalog::{Filter, TenantRow};
 use crate::control::issue_token;
 use crate::fleet::{Fleet, TenantSpec};
@@ -138,7 +138,7 @@ pub(super) enum TenantCommand {
         #[arg(long = "claim", value_name = "KEY=VALUE")]
         claims: Vec<String>,
         /// How long it holds
-        #[arg(long, default_value = "1h", value_parser = humantime::parse_duration)]
+        #[arg(long, default_value = "1h", value_parser = arguments::time)]
         expires: Duration,
     },
     /// Open psql in its database, by a login for this session, as the owner

@@ -17,7 +17,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::keys::TerminalKeys;
 use super::output::{json_line, line, screen, table};
-use super::{Done, Failure, Output};
+use super::{Done, Failure, Output, arguments};
 use crate::admin::{ServerLine, TenantLine};
 use crate::policy::Secret;
 use crate::settings::Settings;
@@ -37,7 +37,7 @@ pub(super) struct Top {
     #[arg(long, value_name = "HOST:PORT")]
     admin: Option<String>,
     /// Time from one look to the next
-    #[arg(long, default_value = "2s", value_parser = humantime::parse_duration, value_name = "TIME")]
+    #[arg(long, default_value = "2s", value_parser = arguments::time, value_name = "TIME")]
     interval: Duration,
     /// Tenants shown
     #[arg(long, default_value_t = 20, value_name = "N")]

@@ -17,10 +17,9 @@ use time::OffsetDateTime;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::process::Child;
 use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
 
 use super::dump::{self, HistoryRows, Snapshot, beginning, facts_of};
-use super::{Doing, Fleet, FleetError, FleetServer, OperatorLogin};
+use super::{Doing, Fleet, FleetError, FleetServer, OperatorLogin, Progress, Watcher};
 use crate::catalog::TenantRow;
 use crate::migrate;
 use crate::tenant::{Lineage, State};
@@ -29,23 +28,19 @@ use crate::tenant::{Lineage, State};
 const STALL: Duration = Duration::from_secs(600);
 const BUFFER: usize = 256 * 1024;
 
-/// The number of bytes of an archive that are there, as often as it grows.
-pub type Progress<'a> = &'a (dyn Fn(u64) + Sync);
-
 impl Fleet {
     /// Writes an archive of a tenant's database to `sink` while it is served. What it says is one moment's, all rows are in
     /// it whatever row-level security says, and large objects are. The manifest calls the archive `file`.
     ///
     /// # Errors
-    /// When the tenant has no database that manybox made, `stop` was cancelled, a server refuses, the client programs are
+    /// When the tenant has no database that manybox made, the watcher stopped it, a server refuses, the client programs are
     /// missing or too old, or the tenant's schema changed meanwhile: what was written is of no use then.
     pub async fn backup(
         &self,
         tenant: &TenantRow,
         file: &str,
         sink: impl AsyncWrite + Unpin,
-        progress: Progress<'_>,
-        stop: &CancellationToken,
+        watcher: Watcher<'_>,
     ) -> Result<Manifest, FleetError> {
         let record = &tenant.record;
         let lineage = record
@@ -59,10 +54,10 @@ impl Fleet {
         }
         let (server, database) = (self.servers.get(&record.server)?, record.database());
         let reader = self.make_reader(&record.server, &database).await?;
-        let archiving = archive(server, (&database, &reader), &lineage.edition, sink, progress);
+        let archiving = archive(server, (&database, &reader), &lineage.edition, sink, watcher);
         let archived = tokio::select! {
             archived = archiving => archived,
-            () = stop.cancelled() => Err(FleetError::Interrupted(format!("the backup of `{}`", record.slug))),
+            () = watcher.stop.cancelled() => Err(FleetError::Interrupted(format!("the backup of `{}`", record.slug))),
         };
         let dropped = self.drop_made(&record.server, &database, &reader).await;
         let archived = archived?;
@@ -108,7 +103,7 @@ async fn archive(
     (database, reader): (&str, &OperatorLogin),
     edition: &str,
     sink: impl AsyncWrite + Unpin,
-    progress: Progress<'_>,
+    watcher: Watcher<'_>,
 ) -> Result<Archived, FleetError> {
     let snapshot = Snapshot::take(&server.endpoint, database, reader).await?;
     let session = snapshot.session();
@@ -122,7 +117,7 @@ async fn archive(
     let mut dumping = dump::dump(&server.endpoint, (database, reader), &snapshot.name, &["--blobs"]).await?;
     let counting = async { Ok((snapshot.rows().await?, snapshot.large_objects().await?)) };
     let ((bytes, sha256), (rows, large_objects)) =
-        tokio::try_join!(copy_out(&mut dumping, database, sink, progress), counting)?;
+        tokio::try_join!(copy_out(&mut dumping, database, sink, watcher), counting)?;
     snapshot.close().await;
     if facts_of(server, database).await? != facts {
         return Err(FleetError::Busy(format!("the schema of database `{database}`")));
@@ -135,12 +130,12 @@ async fn copy_out(
     dumping: &mut Child,
     database: &str,
     sink: impl AsyncWrite + Unpin,
-    progress: Progress<'_>,
+    watcher: Watcher<'_>,
 ) -> Result<(u64, String), FleetError> {
     let (output, errors) = (dumping.stdout.take(), dumping.stderr.take());
     let copying = async {
         let Some(output) = output else { return Err(FleetError::File("pg_dump has no output".into())) };
-        let copied = copy(output, sink, progress).await;
+        let copied = copy(output, sink, watcher).await;
         if copied.is_err() {
             // Its errors end with it.
             let _ = dumping.start_kill();
@@ -159,7 +154,7 @@ async fn copy_out(
 async fn copy(
     mut from: impl AsyncRead + Unpin,
     mut sink: impl AsyncWrite + Unpin,
-    progress: Progress<'_>,
+    watcher: Watcher<'_>,
 ) -> Result<(u64, String), FleetError> {
     let (mut buffer, mut bytes, mut digest) = (vec![0_u8; BUFFER], 0_u64, Context::new(&SHA256));
     loop {
@@ -175,7 +170,7 @@ async fn copy(
         digest.update(piece);
         sink.write_all(piece).await.map_err(not_written)?;
         bytes += read as u64;
-        progress(bytes);
+        watcher.tell(Progress::Dumping { bytes });
     }
     sink.flush().await.map_err(not_written)?;
     Ok((bytes, hex(digest.finish().as_ref())))

@@ -1,10 +1,8 @@
 //! Import: a tenant of another fleet, from its archive and manifest. Both are a stranger's word: nothing of them runs as the
 //! admin, nothing of them says what is another tenant's, and what came out is compared with what they say.
 
-use tokio_util::sync::CancellationToken;
-
-use super::restore::Source;
-use super::{BackupFiles, CopySpec, Filled, Fleet, FleetError, Manifest, Proof};
+use super::fill::Source;
+use super::{BackupFiles, CopySpec, Filled, Fleet, FleetError, Manifest, Proof, Watcher};
 use crate::catalog::TenantRow;
 use crate::migrate::{self, Edition};
 use crate::tenant::Slug;
@@ -27,14 +25,14 @@ impl Fleet {
     ///
     /// # Errors
     /// When the archive is not what its manifest says, the slug is taken, the files of the edition here are not those that its
-    /// database was made by, `stop` was cancelled, or what came out is not what the manifest says. Nothing is left then.
+    /// database was made by, the watcher stopped it, or what came out is not what the manifest says. Nothing is left then.
     pub async fn import(
         &self,
         files: &BackupFiles,
         spec: &ImportSpec,
-        stop: &CancellationToken,
+        watcher: Watcher<'_>,
     ) -> Result<Filled, FleetError> {
-        let mut manifest = self.check_archive(files, &|_| (), stop).await?;
+        let mut manifest = self.check_archive(files, watcher).await?;
         let slug = match &spec.slug {
             Some(slug) => slug.clone(),
             None => manifest.tenant.slug.parse()?,
@@ -44,7 +42,7 @@ impl Fleet {
         }
         refuse_other_files(&manifest, &self.edition(&manifest.tenant.edition)?)?;
         self.refuse_taken(&slug).await?;
-        let mut filled = self.fill_new(&slug, Source::Files(files, &manifest), &spec.copy, stop).await?;
+        let mut filled = self.fill_new(&slug, Source::Files(files, &manifest), &spec.copy, watcher).await?;
         filled.notes.extend(self.to_know(&filled, &manifest).await);
         Ok(filled)
     }

@@ -1,31 +1,23 @@
-//! Restore: a database filled from an archive or from another tenant, and compared with its manifest before anybody is
-//! served from it.
+//! Restore: a tenant from an archive or from another tenant, beside the one that is there, and then in its place.
 
-use std::process::Stdio;
+use std::time::Duration;
 
-use ring::digest::{Context, SHA256};
 use serde::Serialize;
 use time::OffsetDateTime;
-use tokio::io::AsyncReadExt as _;
 use tokio_postgres::Client;
-use tokio_util::sync::CancellationToken;
 
-use super::backup::{BackupFiles, Manifest, Progress, hex, input, named, written};
+use super::backup::{BackupFiles, TenantManifest, written};
 use super::database::DatabaseRights;
-use super::dump::{self, Snapshot, facts_of, finished};
+use super::fill::Source;
 use super::roles::{self, MIGRATORS, OWNER, migrator_of};
-use super::{Doing, Fleet, FleetError, FleetServer, OperatorLogin, TenantSpec, database};
+use super::{Doing, Fleet, FleetError, FleetServer, TenantSpec, Watcher, database};
 use crate::catalog::{Filter, TenantRow};
-use crate::migrate;
-use crate::pg::{self, AdvisoryLock};
+use crate::pg::AdvisoryLock;
 use crate::policy::Secret;
-use crate::tenant::{BaseUrl, Lineage, Record, Slug, State, TenantId, Verb};
+use crate::tenant::{BaseUrl, Record, Slug, State, TenantId, Verb};
 
 /// A lock that somebody else has is not waited for.
-const NO_WAIT: std::time::Duration = std::time::Duration::ZERO;
-/// Most differences that are told.
-const MAX_DIFFERENCES: usize = 20;
-const BUFFER: usize = 1024 * 1024;
+const NO_WAIT: Duration = Duration::ZERO;
 
 /// How a tenant is to be that is made from a backup or from another tenant.
 #[derive(Debug, Clone, Default)]
@@ -54,74 +46,34 @@ pub struct Filled {
     pub notes: Vec<String>,
 }
 
-/// Where a database's content comes from.
-#[derive(Clone, Copy)]
-pub(super) enum Source<'a> {
-    /// An archive, with what its manifest says.
-    Files(&'a BackupFiles, &'a Manifest),
-    /// A tenant as it is now.
-    Tenant(&'a TenantRow),
-}
-
 impl Fleet {
-    /// Looks whether an archive is what its manifest says, byte by byte.
-    ///
-    /// # Errors
-    /// When it is not, can't be read, or `stop` was cancelled.
-    pub async fn check_archive(
-        &self,
-        files: &BackupFiles,
-        progress: Progress<'_>,
-        stop: &CancellationToken,
-    ) -> Result<Manifest, FleetError> {
-        let (manifest, path) = (files.read()?, files.archive());
-        let mut file = tokio::fs::File::open(&path).await.map_err(|error| named(&path, &error))?;
-        let (mut buffer, mut digest, mut bytes) = (vec![0_u8; BUFFER], Context::new(&SHA256), 0_u64);
-        loop {
-            if stop.is_cancelled() {
-                return Err(FleetError::Interrupted(format!("the check of `{}`", path.display())));
-            }
-            let read = file.read(&mut buffer).await.map_err(|error| named(&path, &error))?;
-            if read == 0 {
-                break;
-            }
-            digest.update(&buffer[..read]);
-            bytes += read as u64;
-            progress(bytes);
-        }
-        if hex(digest.finish().as_ref()) != manifest.archive.sha256 {
-            return Err(FleetError::File(format!(
-                "`{}` has another checksum than its manifest says: it was changed or damaged; take another backup",
-                path.display()
-            )));
-        }
-        Ok(manifest)
-    }
-
     /// Brings a tenant back from a backup: into a new database beside the one that it has, which is compared with the
     /// manifest and then takes its place. The one from before is kept by a retired tenant with a name of its own. The
     /// tenant keeps id, keys, passwords, base URLs and settings. Where no tenant has the slug, one is made.
     ///
     /// # Errors
-    /// When the archive is damaged, the settings don't have its edition, `stop` was cancelled, a server refuses, or what
-    /// came out is not what the manifest says. The tenant is as it was then, and nothing is left of the new database.
+    /// When the backup is another tenant's, the archive is damaged, the settings don't have its edition, the watcher stopped it,
+    /// a server refuses, or what came out is not what the manifest says. The tenant is as it was then, and nothing is left of
+    /// the new database.
     pub async fn restore_from(
         &self,
         slug: &Slug,
         files: &BackupFiles,
         spec: &CopySpec,
-        stop: &CancellationToken,
+        watcher: Watcher<'_>,
     ) -> Result<Filled, FleetError> {
-        let manifest = self.check_archive(files, &|_| (), stop).await?;
-        let Some(live) = self.tenant_to_replace(slug).await? else {
-            return self.fill_new(slug, Source::Files(files, &manifest), spec, stop).await;
+        let live = self.tenant_to_replace(slug).await?;
+        self.refuse_another(&files.read()?.tenant, slug, live.as_ref()).await?;
+        let manifest = self.check_archive(files, watcher).await?;
+        let Some(live) = live else {
+            return self.fill_new(slug, Source::Files(files, &manifest), spec, watcher).await;
         };
         if live.record.is_adopted() {
             return Err(FleetError::Adopted(slug.to_string(), "restored here, but as another tenant (--as)"));
         }
         let beside = beside(slug)?;
         let spec = CopySpec { server: Some(live.record.server.clone()), ..spec.clone() };
-        let filled = self.fill_new(&beside, Source::Files(files, &manifest), &spec, stop).await?;
+        let filled = self.fill_new(&beside, Source::Files(files, &manifest), &spec, watcher).await?;
         self.retire(beside.as_str(), None).await?;
         if let Err(error) = self.exchange(&live.record.id, &filled.tenant.record.id).await {
             return Err(FleetError::Settings(format!(
@@ -146,20 +98,52 @@ impl Fleet {
         Ok(self.catalog.tenant_by_slug(slug.as_str()).await?)
     }
 
-    /// Makes a tenant of this slug from a backup.
+    /// Refuses the backup of another tenant: nobody may find another's data under his own name. Where the catalog doesn't
+    /// know whose id the backup has, it comes from another fleet, and its name decides.
+    async fn refuse_another(
+        &self,
+        of: &TenantManifest,
+        slug: &Slug,
+        live: Option<&TenantRow>,
+    ) -> Result<(), FleetError> {
+        if live.is_some_and(|live| live.record.id.as_str() == of.id) {
+            return Ok(());
+        }
+        let known = match of.id.parse::<TenantId>() {
+            Ok(id) if live.is_some() => self.catalog.tenant(&id).await?,
+            _ => None,
+        };
+        let whose = match known {
+            None if of.slug == slug.as_str() => return Ok(()),
+            Some(row) => format!("`{}`, which is {}", row.record.slug, row.record.state),
+            None => format!("`{}`", of.slug),
+        };
+        Err(FleetError::Settings(format!(
+            "the backup is not of `{slug}`, but of tenant {} ({whose}); nothing was restored. To make a tenant of it: \
+             `manybox tenant restore {} --from FILE --as NEW`",
+            of.id, of.slug
+        )))
+    }
+
+    /// Makes a tenant of this slug from a backup of the tenant `of`.
     ///
     /// # Errors
     /// As [`Fleet::restore_from`], and when the slug is taken.
     pub async fn restore_as(
         &self,
-        slug: &Slug,
+        (of, slug): (&Slug, &Slug),
         files: &BackupFiles,
         spec: &CopySpec,
-        stop: &CancellationToken,
+        watcher: Watcher<'_>,
     ) -> Result<Filled, FleetError> {
-        let manifest = self.check_archive(files, &|_| (), stop).await?;
+        let manifest = files.read()?;
+        if manifest.tenant.slug != of.as_str() {
+            let live = self.catalog.tenant_by_slug(of.as_str()).await?;
+            self.refuse_another(&manifest.tenant, of, live.as_ref()).await?;
+        }
         self.refuse_taken(slug).await?;
-        self.fill_new(slug, Source::Files(files, &manifest), spec, stop).await
+        let manifest = self.check_archive(files, watcher).await?;
+        self.fill_new(slug, Source::Files(files, &manifest), spec, watcher).await
     }
 
     /// Makes a tenant of this slug from another as it is now, which is served meanwhile.
@@ -171,10 +155,10 @@ impl Fleet {
         source: &TenantRow,
         slug: &Slug,
         spec: &CopySpec,
-        stop: &CancellationToken,
+        watcher: Watcher<'_>,
     ) -> Result<Filled, FleetError> {
         self.refuse_taken(slug).await?;
-        self.fill_new(slug, Source::Tenant(source), spec, stop).await
+        self.fill_new(slug, Source::Tenant(source), spec, watcher).await
     }
 
     /// Refuses a slug that a tenant has; what a killed copy left of it is dropped.
@@ -193,10 +177,10 @@ impl Fleet {
         slug: &Slug,
         source: Source<'_>,
         spec: &CopySpec,
-        stop: &CancellationToken,
+        watcher: Watcher<'_>,
     ) -> Result<Filled, FleetError> {
         let (row, mut notes) = self.intend_copy(slug, source, spec).await?;
-        let filled = Box::pin(self.fill_tenant(&row.record, source, spec, stop)).await;
+        let filled = Box::pin(self.fill_tenant(&row.record, source, spec, watcher)).await;
         match filled {
             Ok(more) => {
                 notes.extend(more);
@@ -273,7 +257,7 @@ impl Fleet {
         record: &Record,
         source: Source<'_>,
         spec: &CopySpec,
-        stop: &CancellationToken,
+        watcher: Watcher<'_>,
     ) -> Result<Vec<String>, FleetError> {
         let (server, client) = self.admin(&record.server).await?;
         let lock =
@@ -284,7 +268,8 @@ impl Fleet {
             let name = record.id.database();
             let edition = record.lineage().map(|lineage| lineage.edition.clone()).unwrap_or_default();
             self.make_closed(server, &client, &name, &edition).await?;
-            let (lineage, notes) = self.fill(server, &name, &edition, source, spec, stop).await?;
+            let (lineage, notes) =
+                self.fill(server, (&name, &edition), source, spec.anonymise.as_deref(), watcher).await?;
             let migrator = migrator_of(&name);
             let temporary = self.temporary(&edition);
             let rights = DatabaseRights { owner: OWNER, logins: &[&name, &migrator], temporary: &temporary };
@@ -315,148 +300,6 @@ impl Fleet {
         server.unhindered(database::open(client, name, &rights, &login)).await
     }
 
-    /// Fills an empty database, and compares it with what the source was. Gives its lineage and what should be known.
-    pub(super) async fn fill(
-        &self,
-        server: &FleetServer,
-        name: &str,
-        edition: &str,
-        source: Source<'_>,
-        spec: &CopySpec,
-        stop: &CancellationToken,
-    ) -> Result<(Lineage, Vec<String>), FleetError> {
-        let edition = self.edition(edition)?;
-        self.prepare_for_edition(server, &edition, name).await?;
-        let writer = self.make_operator(server.endpoint.name(), name).await?;
-        let poured = tokio::select! {
-            poured = self.pour(server, (name, &writer), source, stop) => poured,
-            () = stop.cancelled() => Err(FleetError::Interrupted(format!("filling database `{name}`"))),
-        };
-        let closed = self.drop_made(server.endpoint.name(), name, &writer).await;
-        let (manifest, complaints) = poured?;
-        closed?;
-        let mut notes = Vec::new();
-        let differences = self.differences_from(server, name, &manifest, &mut notes).await?;
-        if !differences.is_empty() {
-            let told = differences.iter().take(MAX_DIFFERENCES).cloned().collect::<Vec<_>>().join("\n  ");
-            return Err(FleetError::Settings(format!(
-                "what came out differs from what was backed up:\n  {told}\n  pg_restore said: {complaints}"
-            )));
-        }
-        if let Some(sql) = &spec.anonymise {
-            self.anonymise(server, name, sql).await?;
-        }
-        let lineage = manifest.tenant.lineage();
-        notes.extend(edition.needed_by(lineage.version, &lineage.history));
-        Ok((lineage, notes))
-    }
-
-    /// Runs `pg_restore` on the source, and writes the history. Gives the manifest, and what `pg_restore` complained about:
-    /// it goes on past errors, because what every database begins with is there already.
-    async fn pour(
-        &self,
-        server: &FleetServer,
-        (name, writer): (&str, &OperatorLogin),
-        source: Source<'_>,
-        stop: &CancellationToken,
-    ) -> Result<(Manifest, String), FleetError> {
-        let endpoint = &server.endpoint;
-        let (manifest, complaints) = match source {
-            Source::Files(files, manifest) => {
-                let path = files.archive();
-                let file = std::fs::File::open(&path).map_err(|error| named(&path, &error))?;
-                let mut restoring = dump::restore(endpoint, (name, writer), input(file), &[])?;
-                let (_, complaints) = finished("pg_restore", &mut restoring).await?;
-                (manifest.clone(), complaints)
-            }
-            Source::Tenant(row) => {
-                let mut restoring = dump::restore(endpoint, (name, writer), Stdio::piped(), &[])?;
-                let Some(sink) = restoring.stdin.take() else {
-                    return Err(FleetError::File("pg_restore has no input".into()));
-                };
-                let (manifest, restored) = tokio::join!(
-                    self.backup(row, "", sink, &|_| (), stop),
-                    finished("pg_restore", &mut restoring)
-                );
-                let (_, complaints) = restored?;
-                let gave_up = |error: FleetError| FleetError::File(format!("{error}; {complaints}"));
-                (manifest.map_err(gave_up)?, complaints)
-            }
-        };
-        let session = pg::connect(endpoint, &writer.login, name).await;
-        let session = session.doing(|| format!("connecting to `{name}` to write its history"))?;
-        manifest.history.write(&session).await?;
-        session.close().await;
-        Ok((manifest, complaints))
-    }
-
-    /// How a database differs from what a manifest says, one sentence each.
-    async fn differences_from(
-        &self,
-        server: &FleetServer,
-        name: &str,
-        manifest: &Manifest,
-        notes: &mut Vec<String>,
-    ) -> Result<Vec<String>, FleetError> {
-        let mut differences = Vec::new();
-        let facts = facts_of(server, name).await?;
-        if facts.fingerprint().basis == manifest.fingerprint.basis {
-            differences.extend(facts.difference(&manifest.facts).lines());
-        } else {
-            notes.push(format!(
-                "the schema was not compared line by line: it comes from PostgreSQL {}, and two versions write schemas \
-                 differently",
-                manifest.postgres
-            ));
-        }
-        let reader = self.make_reader(server.endpoint.name(), name).await?;
-        let counted = async {
-            let snapshot = Snapshot::take(&server.endpoint, name, &reader).await?;
-            let lineage = migrate::lineage(snapshot.session(), &manifest.tenant.edition).await;
-            let lineage = lineage.doing(|| format!("reading the history of `{name}`"))?;
-            let counted =
-                (snapshot.rows().await?, snapshot.sequences().await?, snapshot.large_objects().await?);
-            snapshot.close().await;
-            Ok::<_, FleetError>((lineage, counted))
-        };
-        let counted = counted.await;
-        self.drop_made(server.endpoint.name(), name, &reader).await?;
-        let (lineage, (rows, sequences, large_objects)) = counted?;
-        if lineage != manifest.tenant.lineage() {
-            differences.push("its history is another".into());
-        }
-        for (table, expected) in &manifest.rows {
-            match rows.get(table) {
-                Some(count) if count == expected => {}
-                Some(count) => differences.push(format!("{table} has {count} row(s) where {expected} were")),
-                None => differences.push(format!("{table} is missing")),
-            }
-        }
-        let unset = manifest.sequences.keys().filter(|name| !sequences.contains_key(*name));
-        differences.extend(unset.map(|sequence| format!("sequence {sequence} stands at its beginning")));
-        if large_objects != manifest.large_objects {
-            differences
-                .push(format!("{large_objects} large object(s) where {} were", manifest.large_objects));
-        }
-        Ok(differences)
-    }
-
-    /// Runs an operator's script as the owner of a database that nobody is served from yet.
-    async fn anonymise(&self, server: &FleetServer, name: &str, sql: &str) -> Result<(), FleetError> {
-        let writer = self.make_operator(server.endpoint.name(), name).await?;
-        let run = async {
-            let doing = || "running the script that makes the copy anonymous".to_owned();
-            let session = pg::connect(&server.endpoint, &writer.login, name).await.doing(doing)?;
-            session.batch_execute(&format!("SET ROLE {OWNER}")).await.doing(doing)?;
-            session.batch_execute(sql).await.doing(doing)?;
-            session.close().await;
-            Ok(())
-        };
-        let outcome = run.await;
-        self.drop_made(server.endpoint.name(), name, &writer).await?;
-        outcome
-    }
-
     /// Fills a scratch database from a backup, compares it, and drops it. Gives what should be known.
     ///
     /// # Errors
@@ -464,15 +307,15 @@ impl Fleet {
     pub async fn verify_backup(
         &self,
         files: &BackupFiles,
-        stop: &CancellationToken,
+        watcher: Watcher<'_>,
     ) -> Result<Vec<String>, FleetError> {
-        let manifest = self.check_archive(files, &|_| (), stop).await?;
+        let manifest = self.check_archive(files, watcher).await?;
         let of = &manifest.tenant;
         let server =
             self.servers.get(&of.server).or_else(|_| self.servers.get(&self.settings.defaults.server))?;
         let scratch = self.make_scratch(server, &of.edition, "template0").await?;
         let source = Source::Files(files, &manifest);
-        let filled = self.fill(server, &scratch.name, &of.edition, source, &CopySpec::default(), stop).await;
+        let filled = self.fill(server, (&scratch.name, &of.edition), source, None, watcher).await;
         self.drop_scratch(server, scratch).await?;
         filled.map(|(_, notes)| notes)
     }

@@ -13,6 +13,16 @@ pub(crate) const MIN_DATABASE: u64 = 1 << 20;
 /// Most connections, or requests: PostgreSQL has no more connections.
 pub const MAX_COUNT: u32 = 262_143;
 
+/// What would be right in place of a time that is shorter or longer than that.
+pub(crate) fn wrong_time(value: Duration, least: Duration, most: Duration) -> Option<String> {
+    let days = most.as_secs() / (24 * 3600);
+    match value {
+        value if value < least => Some(format!("expected {} or more", humantime::format_duration(least))),
+        value if value > most => Some(format!("expected {days} days at most")),
+        _ => None,
+    }
+}
+
 /// Units, each of 1,024 of the one before, as PostgreSQL counts them.
 const UNITS: [(&str, usize); 10] = [
     ("tib", 1 << 40),

@@ -65,12 +65,7 @@ impl ControlSettings {
             let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
             rest.is_none_or(|rest| rest.is_empty() || rest.contains(['/', '?', '#', '@', ' ']))
         });
-        if let Some(url) = url {
-            let expected = "expected a URL without a path, such as https://control.example.com";
-            return Some(("public_url", format!("`{url}`: {expected}")));
-        }
-        let times = [("session_idle", self.session_idle), ("session_lifetime", self.session_lifetime)];
-        let short = times.into_iter().find(|(_, time)| *time < Duration::from_secs(60));
-        short.map(|(key, _)| (key, "expected 1min or more".to_owned()))
+        let expected = "expected a URL without a path, such as https://control.example.com";
+        url.map(|url| ("public_url", format!("`{url}`: {expected}")))
     }
 }

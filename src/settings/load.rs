@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use config::{Config, Environment, File, FileFormat, FileSourceFile};
 
+use super::bounds::beyond;
 use super::{DEFAULT_POLICY, Settings};
 use crate::policy::{Api, Invalid, KEYS, Limits, Scope};
 use crate::tenant::{BaseUrl, Slug};
@@ -27,9 +27,6 @@ pub enum SettingsError {
         reason: String,
     },
 }
-
-/// Longest timeout, which PostgreSQL counts in milliseconds of 32 bits.
-const MAX_TIME: Duration = Duration::from_secs(24 * 24 * 3600);
 
 /// Where the settings come from.
 #[derive(Debug, Clone)]
@@ -203,12 +200,8 @@ impl Settings {
             }
             _ => {}
         }
-        let is_odd = |time: &Duration| *time < Duration::from_millis(1) || *time > MAX_TIME;
-        if let Some(key) = self.migrate.timeouts().find_map(|(key, time)| is_odd(&time).then_some(key)) {
-            return wrong(key.into(), "expected a time from 1ms to 24 days, such as '30s'".into());
-        }
-        if let Some(key) = self.listen.clients.zero() {
-            return wrong(format!("listen.clients.{key}"), "expected 1 or more, or 1ms or more".into());
+        if let Some((key, reason)) = beyond(self) {
+            return wrong(key, reason);
         }
         let layers = std::iter::once(("defaults".to_owned(), &self.defaults.api))
             .chain(self.editions.iter().map(|(name, e)| (format!("editions.{name}"), &e.api)));
@@ -239,12 +232,9 @@ impl Settings {
         if let Some((key, reason)) = self.control.wrong() {
             return wrong(format!("control.{key}"), reason);
         }
-        if self.migrate.jobs == 0 {
-            return wrong("migrate.jobs".into(), "expected 1 or more".into());
-        }
         for (name, policy) in &self.rollouts {
             if let Some((key, reason)) = policy.wrong() {
-                return wrong(format!("rollouts.{name}.{key}"), reason.into());
+                return wrong(format!("rollouts.{name}.{key}"), reason);
             }
         }
         let database = &self.catalog.database;
@@ -260,17 +250,6 @@ impl Settings {
         for (name, limits) in &self.tiers {
             if let Some((key, reason)) = limits.wrong() {
                 return wrong(format!("tiers.{name}.{key}"), reason);
-            }
-        }
-        let budgets = self.servers.iter().map(|(name, server)| (format!("servers.{name}"), &server.budget));
-        for (at, budget) in budgets.chain([("embedded".into(), &self.embedded.budget)]) {
-            let least_one = [
-                ("max_connections", budget.max_connections),
-                ("max_connecting", Some(budget.max_connecting)),
-                ("max_per_tenant", budget.max_per_tenant),
-            ];
-            if let Some((key, _)) = least_one.into_iter().find(|(_, value)| *value == Some(0)) {
-                return wrong(format!("{at}.budget.{key}"), "expected 1 or more".into());
             }
         }
         for (slug, tenant) in &self.tenants {
@@ -441,7 +420,11 @@ mod tests {
             ("[listen]\nhttps = \"443\"", "listen.https", "127.0.0.1:8080"),
             ("[[listen.certificates]]\ncertificate = \"a\"\nkey = \"b\"", "listen.https", "0.0.0.0:443"),
             ("[listen.clients]\nmax_per_tenant = 0", "listen.clients.max_per_tenant", "1 or more"),
-            ("[migrate]\nstatement_timeout = '0s'", "migrate.statement_timeout", "24 days"),
+            ("[listen.clients]\nmax_buffered = '9000TB'", "listen.clients.max_buffered", "at most"),
+            ("[rollouts.a]\nstep_timeout = '90000y'", "rollouts.a.step_timeout", "24 days at most"),
+            ("[log]\nformat = \"xml\"", "log.format", "`text` or `json`"),
+            ("[listen]\naccess_log = \"some\"", "listen.access_log", "`off`, `errors`, `all`"),
+            ("[rollouts.a]\non_error = \"cry\"", "on_error", "`quarantine`"),
             ("[tiers.a]\nstatement_timeout = '100us'", "tiers.a.statement_timeout", "1ms or more"),
             (
                 "[editions.a]\n[tenants.acme.settings]\nmax_connections = 0",

@@ -6,6 +6,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::word::word;
+use crate::policy::quantity::{MAX_TIME, wrong_time};
+
+/// Most databases that are worked on at the same time, each by a connection of the admin's.
+pub(super) const MAX_JOBS: usize = 1000;
 /// The policy that `manybox migrate` takes when none is named.
 pub const DEFAULT_POLICY: &str = "default";
 
@@ -17,8 +22,10 @@ pub struct RolloutPolicy {
     /// In this order; a tenant goes with the first that takes it. Those that none takes go last, in a wave of their own.
     pub waves: Vec<Wave>,
     /// The order of the tenants in a wave.
+    #[serde(deserialize_with = "word")]
     pub order_by: OrderBy,
     /// What becomes of a tenant whose migration failed.
+    #[serde(deserialize_with = "word")]
     pub on_error: OnError,
     /// Longest time for one tenant, over all its files. What runs then is cancelled, and the tenant has failed.
     #[serde(with = "humantime_serde")]
@@ -97,6 +104,7 @@ pub struct Wave {
     /// How many tenants may fail. One more, and `on_failures` happens.
     pub failures: Failures,
     /// What happens then.
+    #[serde(deserialize_with = "word")]
     pub on_failures: OnFailures,
     /// How long to wait, when all are done, before the gate is asked and the next wave begins.
     #[serde(with = "humantime_serde")]
@@ -219,15 +227,15 @@ impl Default for Gate {
 
 impl RolloutPolicy {
     /// The first value that can't hold, by its key and what would be right.
-    pub(super) fn wrong(&self) -> Option<(String, &'static str)> {
+    pub(super) fn wrong(&self) -> Option<(String, String)> {
         if self.waves.is_empty() {
-            return Some(("waves".into(), "expected at least one wave"));
+            return Some(("waves".into(), "expected at least one wave".into()));
         }
-        if self.step_timeout < Duration::from_secs(1) {
-            return Some(("step_timeout".into(), "expected 1s or more"));
+        if let Some(reason) = wrong_time(self.step_timeout, Duration::from_secs(1), MAX_TIME) {
+            return Some(("step_timeout".into(), reason));
         }
         if self.rehearse == Some(0) {
-            return Some(("rehearse".into(), "expected 1 or more"));
+            return Some(("rehearse".into(), "expected 1 or more".into()));
         }
         self.waves.iter().enumerate().find_map(|(at, wave)| {
             let (key, reason) = wave.wrong()?;
@@ -265,18 +273,28 @@ impl Wave {
         Ok(wave)
     }
 
-    fn wrong(&self) -> Option<(&'static str, &'static str)> {
-        let positive = |number: Option<f64>| number.is_none_or(|number| number.is_finite() && number >= 0.0);
-        match (&self.gate, self) {
-            (_, wave) if wave.percent.is_some_and(|p| p == 0 || p > 100) => {
-                Some(("percent", "expected 1 to 100"))
-            }
-            (_, wave) if wave.jobs == Some(0) => Some(("jobs", "expected 1 or more")),
-            (_, wave) if wave.jobs_per_server == Some(0) => Some(("jobs_per_server", "expected 1 or more")),
-            (Some(gate), _) if !positive(gate.error_rate) => Some(("gate.error_rate", "expected 0 or more")),
-            (Some(gate), _) if !positive(gate.p99) => Some(("gate.p99", "expected 0 or more")),
-            _ => None,
+    fn wrong(&self) -> Option<(&'static str, String)> {
+        if self.percent.is_some_and(|p| p == 0 || p > 100) {
+            return Some(("percent", "expected 1 to 100".into()));
         }
+        let jobs = [("jobs", self.jobs), ("jobs_per_server", self.jobs_per_server)];
+        if let Some((key, jobs)) =
+            jobs.into_iter().find(|(_, n)| n.is_some_and(|n| !(1..=MAX_JOBS).contains(&n)))
+        {
+            let expected = if jobs == Some(0) { "1 or more".into() } else { format!("{MAX_JOBS} at most") };
+            return Some((key, format!("expected {expected}")));
+        }
+        if let Some(reason) = wrong_time(self.bake, Duration::ZERO, MAX_TIME) {
+            return Some(("bake", reason));
+        }
+        let gate = self.gate.as_ref()?;
+        if let Some(reason) = wrong_time(gate.window, Duration::ZERO, MAX_TIME) {
+            return Some(("gate.window", reason));
+        }
+        let positive = |number: Option<f64>| number.is_none_or(|number| number.is_finite() && number >= 0.0);
+        let numbers = [("gate.error_rate", gate.error_rate), ("gate.p99", gate.p99)];
+        let wrong = numbers.into_iter().find(|(_, number)| !positive(*number));
+        wrong.map(|(key, _)| (key, "expected 0 or more".into()))
     }
 }
 
@@ -309,6 +327,22 @@ mod tests {
         for wrong in ["tenant", "tenant=", "label.=x", "colour=red"] {
             assert!(Wave::matching(&[wrong.to_owned()]).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn times_and_jobs_have_bounds() {
+        for (text, key, expected) in [
+            ("step_timeout = '90000y'", "step_timeout", "24 days at most"),
+            ("[[waves]]\nbake = '90000y'", "waves[0].bake", "24 days at most"),
+            ("[[waves]]\njobs = 100000", "waves[0].jobs", "1000 at most"),
+            ("[[waves]]\njobs_per_server = 0", "waves[0].jobs_per_server", "1 or more"),
+            ("[[waves]]\ngate.window = '90000y'", "waves[0].gate.window", "24 days at most"),
+            ("[[waves]]\ngate.p99 = -1.0", "waves[0].gate.p99", "0 or more"),
+        ] {
+            let (at, reason) = toml::from_str::<RolloutPolicy>(text).unwrap().wrong().unwrap();
+            assert!(at == key && reason.contains(expected), "{text}: {at}: {reason}");
+        }
+        assert_eq!(RolloutPolicy::default().wrong(), None);
     }
 
     #[test]

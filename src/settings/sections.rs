@@ -8,6 +8,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use super::word::word;
 use crate::policy::{Overrides, Secret};
 use crate::tenant::UrlTemplate;
 
@@ -48,6 +49,7 @@ pub struct ListenSettings {
     #[serde(with = "humantime_serde")]
     pub stop_delay: Duration,
     /// Which requests have a line in the log.
+    #[serde(deserialize_with = "word")]
     pub access_log: AccessLog,
     /// How long requests under way may take to finish after `stop_delay`.
     #[serde(with = "humantime_serde")]
@@ -170,24 +172,24 @@ impl Default for ClientSettings {
     }
 }
 
-impl ClientSettings {
-    /// The name of a setting that is 0 and must not be: nobody could be served.
-    pub fn zero(&self) -> Option<&'static str> {
-        let counts = [
-            ("max_connections", self.max_connections),
-            ("max_per_address", self.max_per_address),
-            ("max_per_tenant", self.max_per_tenant),
-            ("max_buffered", self.max_buffered),
-        ];
-        let times = [
-            ("head_timeout", self.head_timeout),
-            ("idle_timeout", self.idle_timeout),
-            ("stall_timeout", self.stall_timeout),
-        ];
-        let counts = counts.into_iter().map(|(name, count)| (name, count == 0));
-        let times = times.into_iter().map(|(name, time)| (name, time.as_millis() == 0));
-        counts.chain(times).find(|(_, zero)| *zero).map(|(name, _)| name)
-    }
+/// `[log]`
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogSettings {
+    /// How `serve` and `control` write their log lines.
+    #[serde(deserialize_with = "word")]
+    pub format: LogFormat,
+}
+
+/// How a log line is written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// A JSON object, for log collectors.
+    Json,
 }
 
 /// `[catalog]`
@@ -403,14 +405,6 @@ fn renamed_lock_retries<'de, D: serde::Deserializer<'de>>(_: D) -> Result<(), D:
     let now =
         "is now `migrate.lock_patience`, a time such as '60s': how long a file is tried again for a lock";
     Err(serde::de::Error::custom(format!("`migrate.lock_retries` {now}")))
-}
-
-impl MigrateSettings {
-    /// Those that PostgreSQL is given, by their keys.
-    pub(super) fn timeouts(&self) -> impl Iterator<Item = (&'static str, Duration)> {
-        let lock = ("migrate.lock_timeout", self.lock_timeout);
-        std::iter::once(lock).chain(self.statement_timeout.map(|time| ("migrate.statement_timeout", time)))
-    }
 }
 
 impl Default for MigrateSettings {

@@ -184,7 +184,7 @@ async fn a_damaged_backup_changes_nothing() {
     assert!(code == 1 && error.contains("50 row(s) where 51 were"), "{error}");
     std::fs::remove_file(&manifest).unwrap();
     let (code, _, error) = restore().await;
-    assert!(code == 1 && error.contains("No such file"), "{error}");
+    assert!(code == 1 && error.contains("a backup is two files"), "{error}");
 
     assert_eq!(content(&fleet, "a").await, before);
     let (_, list, _) = fleet.run(&["tenant", "list", "--json"]).await;

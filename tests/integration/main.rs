@@ -6,6 +6,7 @@ mod adopt;
 mod altered;
 mod attack;
 mod backup;
+mod backup_killed;
 mod baseline;
 mod budget;
 mod catalog;

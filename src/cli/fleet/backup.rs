@@ -1,16 +1,18 @@
 //! `manybox fleet backup`: one backup of each tenant in a folder, and whether such backups can be restored.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use futures_util::stream::{self, StreamExt as _};
 use tokio_util::sync::CancellationToken;
 
 use super::super::output::line;
+use super::super::progress::Bar;
 use super::super::stop::stoppable;
 use super::super::{Done, Failure, Output};
 use crate::catalog::{Filter, TenantRow};
-use crate::fleet::{BackupRun, Fleet, FleetError};
+use crate::fleet::{BackupRun, Fleet, FleetError, Progress, Watcher};
 use crate::settings::Wave;
 use crate::tenant::State;
 
@@ -47,6 +49,21 @@ struct Line {
     reason: Option<String>,
 }
 
+impl Line {
+    fn words(&self) -> String {
+        let Self { slug, outcome, bytes, seconds, reason } = self;
+        let bytes =
+            bytes.map_or_else(String::new, |bytes| format!(", {} in {seconds:.1} s", megabytes(bytes)));
+        let reason =
+            reason.as_ref().map_or_else(String::new, |reason| format!(": {}", reason.replace('\n', " ")));
+        format!("{slug} {outcome}{bytes}{reason}")
+    }
+}
+
+fn megabytes(bytes: u64) -> String {
+    format!("{:.1} MB", bytes as f64 / 1e6)
+}
+
 impl Backup {
     pub(super) async fn run(self, fleet: &Fleet, output: Output) -> Done {
         stoppable(output, |stop| async move {
@@ -72,17 +89,29 @@ impl Backup {
         if run.resumed {
             output.note(&format!("going on with the backup of {}", run.folder.display()));
         }
-        let bar = output.bar(tenants.len(), "backing up");
+        let bar = Bar::new(output, tenants.len(), "backing up");
+        let written = AtomicU64::new(0);
         let mut lines: Vec<_> = stream::iter(&tenants)
             .map(|tenant| async {
-                let line = back_up(fleet, &run, tenant, stop).await;
-                bar.inc(1);
+                let before = AtomicU64::new(0);
+                let told = |progress: Progress| {
+                    if let Some((bytes, _)) = progress.bytes() {
+                        let more = bytes.saturating_sub(before.swap(bytes, Ordering::Relaxed));
+                        let all = written.fetch_add(more, Ordering::Relaxed) + more;
+                        bar.set_message(format!("backing up, {}", megabytes(all)));
+                    }
+                };
+                let line = back_up(fleet, &run, tenant, Watcher::new(&told, stop)).await;
+                bar.inc();
+                if line.outcome == "failed" || (line.outcome == "done" && !bar.is_seen()) {
+                    bar.event(&line.words());
+                }
                 line
             })
             .buffer_unordered(self.jobs as usize)
             .collect()
             .await;
-        bar.finish_and_clear();
+        bar.finish();
         lines.sort_by(|a, b| a.slug.cmp(&b.slug));
         let count = |outcome: &str| lines.iter().filter(|line| line.outcome == outcome).count();
         let failed = count("failed");
@@ -92,10 +121,10 @@ impl Backup {
         let bytes: u64 = lines.iter().filter_map(|line| line.bytes).sum();
         tell(&lines, output, || {
             format!(
-                "{} tenant(s) backed up to {} ({:.1} MB), {} kept from before, {} left out, {failed} failed",
+                "{} tenant(s) backed up to {} ({}), {} kept from before, {} left out, {failed} failed",
                 count("done"),
                 run.folder.display(),
-                bytes as f64 / 1e6,
+                megabytes(bytes),
                 count("kept"),
                 count("left out")
             )
@@ -119,19 +148,20 @@ impl Backup {
         for swept in fleet.sweep_scratch().await? {
             output.note(&format!("dropped `{swept}`, a copy that was left by a killed command"));
         }
-        let bar = output.bar(sample.len(), "restoring a sample");
+        let bar = Bar::new(output, sample.len(), "restoring a sample");
         let mut lines = Vec::new();
         for files in sample {
             if stop.is_cancelled() {
                 break;
             }
             let begun = Instant::now();
-            let outcome = fleet.verify_backup(files, stop).await;
-            bar.inc(1);
-            let seconds = begun.elapsed().as_secs_f64();
             let slug = files.manifest().file_stem().map(|stem| stem.to_string_lossy().into_owned());
             let slug = slug.unwrap_or_default();
-            lines.push(match outcome {
+            let told = |progress: Progress| bar.set_message(format!("{slug}: {progress}"));
+            let outcome = fleet.verify_backup(files, Watcher::new(&told, stop)).await;
+            bar.inc();
+            let seconds = begun.elapsed().as_secs_f64();
+            let line = match outcome {
                 Ok(notes) => {
                     let reason = (!notes.is_empty()).then(|| notes.join("; "));
                     Line { slug, outcome: "done", bytes: None, seconds, reason }
@@ -139,9 +169,13 @@ impl Backup {
                 Err(error) => {
                     Line { slug, outcome: "failed", bytes: None, seconds, reason: Some(error.to_string()) }
                 }
-            });
+            };
+            if line.outcome == "failed" || !bar.is_seen() {
+                bar.event(&line.words());
+            }
+            lines.push(line);
         }
-        bar.finish_and_clear();
+        bar.finish();
         let failed = lines.iter().filter(|line| line.outcome == "failed").count();
         tell(&lines, output, || {
             format!(
@@ -158,17 +192,17 @@ impl Backup {
     }
 }
 
-async fn back_up(fleet: &Fleet, run: &BackupRun, tenant: &TenantRow, stop: &CancellationToken) -> Line {
+async fn back_up(fleet: &Fleet, run: &BackupRun, tenant: &TenantRow, watcher: Watcher<'_>) -> Line {
     let begun = Instant::now();
     let backed_up = async {
         if let Some(manifest) = run.done(tenant)? {
             return Ok(("kept", manifest.archive.bytes));
         }
-        if stop.is_cancelled() {
+        if watcher.stop.is_cancelled() {
             return Err(FleetError::Interrupted("it was not begun".into()));
         }
         let files = run.files(tenant)?;
-        Ok(("done", fleet.backup_into(tenant, &files, &|_| (), stop).await?.archive.bytes))
+        Ok(("done", fleet.backup_into(tenant, &files, watcher).await?.archive.bytes))
     };
     let backed_up = backed_up.await;
     let (slug, seconds) = (tenant.record.slug.to_string(), begun.elapsed().as_secs_f64());
@@ -187,8 +221,7 @@ fn tell(lines: &[Line], output: Output, summary: impl FnOnce() -> String) -> Don
         return output.answer(&lines, |_| String::new());
     }
     for found in lines.iter().filter(|line| line.reason.is_some()) {
-        let reason = found.reason.as_deref().unwrap_or_default();
-        line(&format!("{} {}: {}", found.slug, found.outcome, reason.replace('\n', " ")));
+        line(&found.words());
     }
     line(&summary());
     Ok(())

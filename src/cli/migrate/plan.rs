@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::super::output::{line, table};
+use super::super::progress::Bar;
 use super::super::{Done, Failure, Output};
 use super::stop::Stop;
 use crate::catalog::Filter;
@@ -95,9 +96,9 @@ async fn frozen_rows(
 /// Asks every database what was applied to it, and corrects the catalog where that knew otherwise.
 pub(super) async fn verify(fleet: &Fleet, edition: Option<&String>, output: Output) -> Done {
     let filter = Filter { edition: edition.cloned(), ..Filter::default() };
-    let bar = output.bar(fleet.catalog.tenants(&filter).await?.len(), "reading histories");
-    let read = fleet.read_lineages(&filter, fleet.settings.migrate.jobs, &|_| bar.inc(1)).await;
-    bar.finish_and_clear();
+    let bar = Bar::new(output, fleet.catalog.tenants(&filter).await?.len(), "reading histories");
+    let read = fleet.read_lineages(&filter, fleet.settings.migrate.jobs, &|_| bar.inc()).await;
+    bar.finish();
     let mut unread = Vec::new();
     for read in read? {
         match (&read.found, &read.failure) {

@@ -1,6 +1,7 @@
 //! `manybox migrate rehearse`: what pending files would do to real tenants, seen on copies of them.
 
 use super::super::output::line;
+use super::super::progress::Bar;
 use super::super::{Done, Failure, Output};
 use super::stop::Stop;
 use crate::catalog::{Filter, TenantRow};
@@ -35,7 +36,7 @@ impl Rehearse {
             output.note(&format!("dropped `{swept}`, a copy of a rehearsal that was killed"));
         }
         let tenants = self.tenants(fleet).await?;
-        let bar = output.bar(tenants.len(), "rehearsing");
+        let bar = Bar::new(output, tenants.len(), "rehearsing");
         let (mut rehearsals, mut failures) = (Vec::new(), Vec::new());
         for tenant in &tenants {
             let slug = &tenant.record.slug;
@@ -46,17 +47,17 @@ impl Rehearse {
                 Ok(edition) => fleet.rehearse(tenant, &edition, most, token.clone().cancelled_owned()).await,
                 Err(error) => Err(error),
             };
-            bar.inc(1);
+            bar.inc();
             match rehearsed {
                 Ok(Some(rehearsal)) => rehearsals.push(rehearsal),
                 Ok(None) => {
-                    bar.finish_and_clear();
+                    bar.finish();
                     return Err(Failure(format!("interrupted; the copy of `{slug}` was dropped")));
                 }
                 Err(error) => failures.push(format!("{slug}: {error}")),
             }
         }
-        bar.finish_and_clear();
+        bar.finish();
         output.answer(&rehearsals, |all| all.iter().map(words).collect::<Vec<_>>().join("\n"))?;
         let bad: Vec<_> = rehearsals.iter().filter(|r| !r.is_good()).map(|r| r.slug.as_str()).collect();
         if !bad.is_empty() {

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use futures_util::stream::{self, StreamExt as _};
 
 use super::super::output::table;
+use super::super::progress::Bar;
 use super::super::{Done, Failure, Output};
 use crate::catalog::{Filter, StepRow, StepState, TenantRow};
 use crate::fleet::{Fleet, RepairResult};
@@ -60,17 +61,17 @@ impl RepairCommand {
         let edition = fleet.edition(&self.edition)?;
         let rows = self.rows(fleet).await?;
         let reason = self.reason.as_deref().unwrap_or_default();
-        let bar = output.bar(rows.len(), "repairing");
+        let bar = Bar::new(output, rows.len(), "repairing");
         let mut results: Vec<RepairResult> = Vec::with_capacity(rows.len());
         let mut repairing = stream::iter(&rows)
             .map(|row| fleet.repair(row, &edition, repair, reason, self.dry_run))
             .buffered(self.jobs.max(1));
         while let Some(result) = repairing.next().await {
             results.push(result?);
-            bar.inc(1);
+            bar.inc();
         }
         drop(repairing);
-        bar.finish_and_clear();
+        bar.finish();
         let failed = results.iter().filter(|result| result.failure.is_some()).count();
         // Templates follow what was decided for tenants, not what failed for some of them.
         if failed == 0 {

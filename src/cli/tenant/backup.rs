@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 
 use time::OffsetDateTime;
 
+use super::super::progress::Stages;
 use super::super::stop::stoppable;
 use super::super::{Done, Failure, Output};
 use super::{done, urls};
-use crate::fleet::{BackupFiles, CopySpec, Filled, Fleet, backup_stem, write_whole};
+use crate::fleet::{BackupFiles, CopySpec, Filled, Fleet, Progress, Watcher, backup_stem, write_whole};
 use crate::tenant::Slug;
 
 #[derive(clap::Args)]
@@ -28,18 +29,17 @@ impl Backup {
     pub(super) async fn run(self, fleet: &Fleet, output: Output) -> Done {
         stoppable(output, |stop| async move {
             let tenant = fleet.tenant(&self.slug).await?;
-            let spinner = output.spinner(format!("backing up {}", self.slug));
-            let progress = |bytes: u64| {
-                spinner.set_message(format!("backing up {}: {} MB", self.slug, bytes / 1_000_000))
-            };
+            let stages = Stages::new(output, format!("backing up {}", self.slug));
+            let told = |progress: Progress| stages.show(progress);
+            let watcher = Watcher::new(&told, &stop);
             if let Some(file) = &self.manifest
                 && self.to == Path::new("-")
             {
                 let name = file.with_extension("dump").file_name().map(|n| n.to_string_lossy().into_owned());
-                let manifest = fleet
-                    .backup(&tenant, &name.unwrap_or_default(), tokio::io::stdout(), &progress, &stop)
-                    .await?;
-                spinner.finish_and_clear();
+                let manifest =
+                    fleet.backup(&tenant, &name.unwrap_or_default(), tokio::io::stdout(), watcher).await;
+                stages.finish();
+                let manifest = manifest?;
                 write_whole(file, &serde_json::to_vec_pretty(&manifest)?)?;
                 output.note(&format!(
                     "{} byte(s) written; its manifest is {}",
@@ -50,8 +50,8 @@ impl Backup {
             }
             let stem = backup_stem(&tenant, OffsetDateTime::now_utc());
             let files = BackupFiles::new(&self.to, stem)?;
-            let manifest = fleet.backup_into(&tenant, &files, &progress, &stop).await;
-            spinner.finish_and_clear();
+            let manifest = fleet.backup_into(&tenant, &files, watcher).await;
+            stages.finish();
             let manifest = manifest?;
             let answer = serde_json::json!({
                 "slug": self.slug, "archive": files.archive(), "manifest": files.manifest(),
@@ -101,12 +101,15 @@ impl Restore {
         let files = BackupFiles::of(file);
         let spec = CopySpec { tier: self.tier, server: self.server, ..CopySpec::default() };
         stoppable(output, |stop| async move {
-            let spinner = output.spinner(format!("restoring {} from {}", self.slug, file.display()));
+            let stages =
+                Stages::new(output, format!("restoring {}", self.name.as_ref().unwrap_or(&self.slug)));
+            let told = |progress: Progress| stages.show(progress);
+            let watcher = Watcher::new(&told, &stop);
             let filled = match &self.name {
-                Some(name) => fleet.restore_as(name, &files, &spec, &stop).await,
-                None => fleet.restore_from(&self.slug, &files, &spec, &stop).await,
+                Some(name) => fleet.restore_as((&self.slug, name), &files, &spec, watcher).await,
+                None => fleet.restore_from(&self.slug, &files, &spec, watcher).await,
             };
-            spinner.finish_and_clear();
+            stages.finish();
             tell(&filled?, output)
         })
         .await
@@ -140,9 +143,11 @@ impl Clone {
         let spec = CopySpec { tier: self.tier, server: self.server, anonymise, ..CopySpec::default() };
         stoppable(output, |stop| async move {
             let source = fleet.tenant(&self.slug).await?;
-            let spinner = output.spinner(format!("cloning {} as {}", self.slug, self.name));
-            let filled = fleet.clone_tenant(&source, &self.name, &spec, &stop).await;
-            spinner.finish_and_clear();
+            let stages = Stages::new(output, format!("cloning {} as {}", self.slug, self.name));
+            let told = |progress: Progress| stages.show(progress);
+            let watcher = Watcher::new(&told, &stop);
+            let filled = fleet.clone_tenant(&source, &self.name, &spec, watcher).await;
+            stages.finish();
             tell(&filled?, output)
         })
         .await

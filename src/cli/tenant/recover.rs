@@ -1,5 +1,6 @@
 //! `manybox tenant recover`: databases without a row in the catalog become tenants again.
 
+use super::super::progress::Bar;
 use super::super::{Done, Failure, Output};
 use super::{done, urls};
 use crate::catalog::TenantRow;
@@ -64,9 +65,9 @@ pub(in crate::cli) async fn recover_all(fleet: &Fleet, output: Output) -> Done {
     let spinner = output.spinner("looking for databases without a tenant");
     let found = fleet.unclaimed().await?;
     spinner.finish_and_clear();
-    let bar = output.bar(found.unclaimed.len(), "recovering");
-    let outcomes = fleet.recover_all(&found.unclaimed, &|_| bar.inc(1)).await;
-    bar.finish_and_clear();
+    let bar = Bar::new(output, found.unclaimed.len(), "recovering");
+    let outcomes = fleet.recover_all(&found.unclaimed, &|_| bar.inc()).await;
+    bar.finish();
     let (mut rows, mut left) = (Vec::new(), Vec::new());
     for outcome in outcomes? {
         match outcome {

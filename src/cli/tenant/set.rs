@@ -106,7 +106,7 @@ fn changes(before: (&TenantRow, &[BaseUrl]), after: (&TenantRow, &[BaseUrl])) ->
 /// Why a key that `tenant set` does not take can't be set at all.
 fn fixed(key: &str) -> Option<&'static str> {
     Some(match key {
-        "slug" => "base URLs derive from it, and clients know them",
+        "slug" => "`manybox tenant rename` gives it another, and with it other base URLs",
         "edition" => "its database was made by that edition's files",
         "server" => "its database is there",
         "id" => "its database, its login and its keys derive from it",

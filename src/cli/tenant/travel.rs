@@ -4,11 +4,12 @@ use std::path::{Path, PathBuf};
 
 use time::OffsetDateTime;
 
+use super::super::progress::Stages;
 use super::super::stop::stoppable;
 use super::super::{Done, Failure, Output};
 use super::backup::tell;
 use super::secret::JwtSecret;
-use crate::fleet::{BackupFiles, CopySpec, Fleet, ImportSpec, backup_stem, write_whole};
+use crate::fleet::{BackupFiles, CopySpec, Fleet, ImportSpec, Progress, Watcher, backup_stem, write_whole};
 use crate::policy::JWT_SECRET;
 use crate::tenant::{BaseUrl, Slug};
 
@@ -42,12 +43,10 @@ impl Export {
                 (None, _) => None,
             };
             let files = self.files(&backup_stem(&tenant, OffsetDateTime::now_utc()))?;
-            let spinner = output.spinner(format!("exporting {}", self.slug));
-            let progress = |bytes: u64| {
-                spinner.set_message(format!("exporting {}: {} MB", self.slug, bytes / 1_000_000))
-            };
-            let manifest = fleet.backup_into(&tenant, &files, &progress, &stop).await;
-            spinner.finish_and_clear();
+            let stages = Stages::new(output, format!("exporting {}", self.slug));
+            let told = |progress: Progress| stages.show(progress);
+            let manifest = fleet.backup_into(&tenant, &files, Watcher::new(&told, &stop)).await;
+            stages.finish();
             let manifest = manifest?;
             if let Some((file, secret)) = &secret {
                 write_whole(file, secret.expose().as_bytes())?;
@@ -128,9 +127,10 @@ impl Import {
             },
         };
         stoppable(output, |stop| async move {
-            let spinner = output.spinner(format!("importing {}", self.file.display()));
-            let filled = fleet.import(&files, &spec, &stop).await;
-            spinner.finish_and_clear();
+            let stages = Stages::new(output, format!("importing {}", self.file.display()));
+            let told = |progress: Progress| stages.show(progress);
+            let filled = fleet.import(&files, &spec, Watcher::new(&told, &stop)).await;
+            stages.finish();
             tell(&filled?, output)
         })
         .await

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::super::{Problem, ProblemCode};
 use crate::catalog::TenantRow;
-use crate::fleet::{BackupFiles, CopySpec, Fleet, backup_stem};
+use crate::fleet::{BackupFiles, CopySpec, Fleet, Progress, Watcher, backup_stem};
 use crate::rollout::{Ending, Executor};
 use crate::tenant::{Slug, State, TenantId, Verb};
 use crate::verify::{Request, Scope, verify};
@@ -133,14 +133,14 @@ impl Work {
                     return shown(&row);
                 }
                 let spec = CopySpec { tier, server, ..CopySpec::default() };
-                let filled = fleet.clone_tenant(&source, &slug, &spec, stop).await?;
+                let filled = fleet.clone_tenant(&source, &slug, &spec, Watcher::silent(stop)).await?;
                 serde_json::to_value(&filled).map_err(|e| Problem::new(ProblemCode::Internal, e.to_string()))
             }
             Self::Backup { tenant, folder } => {
                 let row = of_id(fleet, &tenant).await?;
                 let files = BackupFiles::new(&folder, backup_stem(&row, OffsetDateTime::now_utc()))?;
-                let told = |bytes: u64| progress(format!("{} MB written", bytes / 1_000_000));
-                let manifest = fleet.backup_into(&row, &files, &told, stop).await?;
+                let told = |how: Progress| progress(how.to_string());
+                let manifest = fleet.backup_into(&row, &files, Watcher::new(&told, stop)).await?;
                 Ok(json!({
                     "slug": row.record.slug, "archive": files.archive(), "manifest": files.manifest(),
                     "bytes": manifest.archive.bytes, "sha256": manifest.archive.sha256,

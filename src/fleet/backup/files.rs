@@ -5,14 +5,20 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use ring::digest::{Context, SHA256};
 use time::OffsetDateTime;
 use time::macros::format_description;
-use tokio_util::sync::CancellationToken;
+use tokio::io::AsyncReadExt as _;
 
 use super::manifest::FORMAT;
-use super::{Manifest, Progress};
+use super::{Manifest, hex};
 use crate::catalog::TenantRow;
-use crate::fleet::{Fleet, FleetError};
+use crate::fleet::{Fleet, FleetError, Progress, Watcher};
+
+/// How names of files end that are not whole yet.
+pub(super) const PARTIAL: &str = "part";
+/// How many bytes of an archive are read at once.
+const READ: usize = 1024 * 1024;
 
 /// An archive and its manifest: `STEM.dump` and `STEM.json` of one folder, readable by their owner alone.
 #[derive(Debug, Clone)]
@@ -58,7 +64,7 @@ impl BackupFiles {
     pub fn read(&self) -> Result<Manifest, FleetError> {
         let (manifest, archive) = (self.manifest(), self.archive());
         let read = read_manifest(&manifest)?;
-        let there = std::fs::metadata(&archive).map_err(|error| named(&archive, &error))?;
+        let there = std::fs::metadata(&archive).map_err(|error| missing(&archive, &error))?;
         if there.len() != read.archive.bytes {
             return Err(FleetError::File(format!(
                 "`{}` has {} bytes, and {} by its manifest: it was cut or changed; take another backup",
@@ -90,7 +96,7 @@ pub(in crate::fleet) fn written(moment: OffsetDateTime) -> String {
 /// # Errors
 /// When it is missing, or of another form.
 pub(in crate::fleet) fn read_manifest(file: &Path) -> Result<Manifest, FleetError> {
-    let text = std::fs::read_to_string(file).map_err(|error| named(file, &error))?;
+    let text = std::fs::read_to_string(file).map_err(|error| missing(file, &error))?;
     let wrong = |why: String| {
         FleetError::File(format!(
             "`{}` is no manifest of a backup that this version reads: {why}",
@@ -100,12 +106,46 @@ pub(in crate::fleet) fn read_manifest(file: &Path) -> Result<Manifest, FleetErro
     let value: serde_json::Value = serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))?;
     match value.get("format").and_then(serde_json::Value::as_u64) {
         Some(format) if format == u64::from(FORMAT) => {}
-        other => return Err(wrong(format!("its format is {other:?}, not {FORMAT}"))),
+        Some(other) => return Err(wrong(format!("its format is {other}, not {FORMAT}"))),
+        None => return Err(wrong("it says no format".into())),
     }
     serde_json::from_value(value).map_err(|error| wrong(error.to_string()))
 }
 
 impl Fleet {
+    /// Looks whether an archive is what its manifest says, byte by byte.
+    ///
+    /// # Errors
+    /// When it is not, can't be read, or the watcher stopped it.
+    pub async fn check_archive(
+        &self,
+        files: &BackupFiles,
+        watcher: Watcher<'_>,
+    ) -> Result<Manifest, FleetError> {
+        let (manifest, path) = (files.read()?, files.archive());
+        let mut file = tokio::fs::File::open(&path).await.map_err(|error| named(&path, &error))?;
+        let (mut buffer, mut digest, mut bytes) = (vec![0_u8; READ], Context::new(&SHA256), 0_u64);
+        loop {
+            if watcher.stop.is_cancelled() {
+                return Err(FleetError::Interrupted(format!("the check of `{}`", path.display())));
+            }
+            let read = file.read(&mut buffer).await.map_err(|error| named(&path, &error))?;
+            if read == 0 {
+                break;
+            }
+            digest.update(&buffer[..read]);
+            bytes += read as u64;
+            watcher.tell(Progress::Checking { bytes, of: manifest.archive.bytes });
+        }
+        if hex(digest.finish().as_ref()) != manifest.archive.sha256 {
+            return Err(FleetError::File(format!(
+                "`{}` has another checksum than its manifest says: it was changed or damaged; take another backup",
+                path.display()
+            )));
+        }
+        Ok(manifest)
+    }
+
     /// Backs a tenant up into these files. The manifest is the last that appears, whatever dies in between.
     ///
     /// # Errors
@@ -114,8 +154,7 @@ impl Fleet {
         &self,
         tenant: &TenantRow,
         files: &BackupFiles,
-        progress: Progress<'_>,
-        stop: &CancellationToken,
+        watcher: Watcher<'_>,
     ) -> Result<Manifest, FleetError> {
         let archive = files.archive();
         let part = partial(&archive);
@@ -123,7 +162,7 @@ impl Fleet {
             let file = create(&part)?;
             let sink = tokio::fs::File::from_std(file.try_clone().map_err(|error| named(&part, &error))?);
             let name = archive.file_name().map(|name| name.to_string_lossy().into_owned());
-            let manifest = self.backup(tenant, &name.unwrap_or_default(), sink, progress, stop).await?;
+            let manifest = self.backup(tenant, &name.unwrap_or_default(), sink, watcher).await?;
             file.sync_all()
                 .and_then(|()| std::fs::rename(&part, &archive))
                 .map_err(|e| named(&archive, &e))?;
@@ -132,8 +171,9 @@ impl Fleet {
         };
         let backed_up = backed_up.await;
         if backed_up.is_err() {
-            // That there is none is the usual case.
+            // Without its manifest it is of no use. That there is none is the usual case.
             let _ = std::fs::remove_file(&part);
+            let _ = std::fs::remove_file(&archive);
         }
         backed_up
     }
@@ -153,7 +193,10 @@ pub fn write_whole(path: &Path, content: &[u8]) -> Result<(), FleetError> {
         // The new names outlive a crash of the machine as well.
         File::open(path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")))?.sync_all()
     };
-    write().map_err(|error| named(path, &error))
+    write().map_err(|error| {
+        let _ = std::fs::remove_file(&part);
+        named(path, &error)
+    })
 }
 
 /// Makes a folder for its owner alone, and those above it.
@@ -175,12 +218,24 @@ fn create_at(path: &Path) -> io::Result<File> {
 
 fn partial(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
-    name.push(".part");
+    name.push(".");
+    name.push(PARTIAL);
     name.into()
 }
 
 fn unwritable(error: serde_json::Error) -> FleetError {
     FleetError::File(format!("the manifest can't be written: {error}"))
+}
+
+/// An error with the one of a backup's two files that it is about.
+fn missing(path: &Path, error: &io::Error) -> FleetError {
+    if error.kind() != io::ErrorKind::NotFound {
+        return named(path, error);
+    }
+    FleetError::File(format!(
+        "there is no `{}`: a backup is two files of one folder, NAME.dump and its manifest NAME.json, and is of use with both",
+        path.display()
+    ))
 }
 
 /// An error with the file that it is about.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use time::macros::format_description;
 use time::{Duration, OffsetDateTime, PrimitiveDateTime};
 
-use super::files::{make_folder, named, write_whole, written};
+use super::files::{PARTIAL, make_folder, named, write_whole, written};
 use super::{BackupFiles, Manifest};
 use crate::catalog::TenantRow;
 use crate::fleet::FleetError;
@@ -64,12 +64,13 @@ impl BackupRun {
             now - *begun_at < RESUMED && !folder.join(FINISHED).exists() && is_of(folder, matching)
         });
         let resumed = unfinished.is_some();
-        let (begun_at, folder) = unfinished.unwrap_or_else(|| (now, root.join(written(now))));
+        let (begun_at, folder) = unfinished.unwrap_or_else(|| unused(root, now));
         make_folder(&folder)?;
         let path = folder.join(LOCK);
         let lock = File::create(&path).map_err(|error| named(&path, &error))?;
         match lock.try_lock() {
             Ok(()) => {
+                remove_partial(&folder)?;
                 let begun = Begun { matching: matching.to_vec() };
                 let text = serde_json::to_vec_pretty(&begun).map_err(|e| FleetError::File(e.to_string()))?;
                 write_whole(&folder.join(BEGUN), &text)?;
@@ -124,7 +125,8 @@ impl BackupRun {
     /// # Errors
     /// When the folder is gone.
     pub fn done(&self, tenant: &TenantRow) -> Result<Option<Manifest>, FleetError> {
-        Ok(self.files(tenant)?.read().ok())
+        let there = self.files(tenant)?.read().ok();
+        Ok(there.filter(|manifest| manifest.tenant.id == tenant.record.id.as_str()))
     }
 
     /// Says that the run is whole.
@@ -142,6 +144,29 @@ impl BackupRun {
 fn is_of(folder: &Path, matching: &[String]) -> bool {
     let Ok(text) = std::fs::read(folder.join(BEGUN)) else { return true };
     serde_json::from_slice::<Begun>(&text).is_ok_and(|begun| begun.matching == matching)
+}
+
+/// A folder for a run that begins now, or as soon after as there is none.
+fn unused(root: &Path, now: OffsetDateTime) -> (OffsetDateTime, PathBuf) {
+    let mut begun_at = now;
+    loop {
+        let folder = root.join(written(begun_at));
+        if !folder.exists() {
+            return (begun_at, folder);
+        }
+        begun_at += Duration::seconds(1);
+    }
+}
+
+/// Removes what a killed command had not written whole: its tenant may have another name now, or be gone.
+fn remove_partial(folder: &Path) -> Result<(), FleetError> {
+    for entry in std::fs::read_dir(folder).map_err(|error| named(folder, &error))? {
+        let path = entry.map_err(|error| named(folder, &error))?.path();
+        if path.extension().is_some_and(|ending| ending == PARTIAL) {
+            std::fs::remove_file(&path).map_err(|error| named(&path, &error))?;
+        }
+    }
+    Ok(())
 }
 
 /// The runs of a folder, the oldest first.
