@@ -37,6 +37,7 @@ pub(super) fn beyond(settings: &Settings) -> Option<(String, String)> {
         ("control.drain_timeout", control.drain_timeout, Duration::ZERO, MAX_TIME),
         // PostgreSQL takes 0 for no limit at all.
         ("migrate.lock_timeout", migrate.lock_timeout, MOMENT, MAX_TIME),
+        ("migrate.statement_timeout", migrate.statement_timeout.unwrap_or(MOMENT), MOMENT, MAX_TIME),
         ("migrate.lock_patience", migrate.lock_patience, Duration::ZERO, MAX_TIME),
         ("defaults.purge_grace", defaults.purge_grace, Duration::ZERO, MAX_AGE),
     ];
@@ -107,6 +108,7 @@ mod tests {
             ("[catalog]\npoll_interval = '0s'", "catalog.poll_interval", "1ms or more"),
             ("[control]\nsession_lifetime = '90000y'", "control.session_lifetime", "3650 days at most"),
             ("[control]\nsession_idle = '1s'", "control.session_idle", "1m or more"),
+            ("[migrate]\nstatement_timeout = '0s'", "migrate.statement_timeout", "1ms or more"),
             ("[migrate]\njobs = 0", "migrate.jobs", "1 or more"),
             ("[migrate]\njobs = 100000", "migrate.jobs", "1000 at most"),
             ("[migrate]\nlock_timeout = '0s'", "migrate.lock_timeout", "1ms or more"),
