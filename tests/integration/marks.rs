@@ -191,11 +191,34 @@ async fn a_lost_row_and_a_lost_catalog_come_back_by_the_marks() {
     let refused = fleet.program(&["doctor", "--rebuild-catalog"]).env("MANYBOX__KEYS__FILE", &wrong).output();
     let error = String::from_utf8(refused.unwrap().stderr).unwrap();
     assert!(error.contains("master key"), "another key: {error}");
-    for _ in 0..2 {
-        let (code, _, error) = fleet.run(&["doctor", "--rebuild-catalog"]).await;
-        assert!(code == 1 && error.contains("1 left") && error.contains("--database legacy"), "{error}");
-        assert_eq!(fleet.get("/a/items?select=id").await.status, 200);
+    // A server that is away keeps nobody from the others.
+    let away = "postgres://mb_admin:x@127.0.0.1:1/postgres";
+    let mut rebuild = fleet.program(&["doctor", "--rebuild-catalog"]);
+    rebuild.env("MANYBOX__SERVERS__AWAY__URL", away);
+    let rebuilding = tokio::task::spawn_blocking(move || rebuild.output());
+    while !rebuilding.is_finished() {
+        assert_eq!(fleet.get("/a/items?select=id").await.status, 200, "meanwhile");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
+    let rebuilt = rebuilding.await.unwrap().unwrap();
+    let (out, error) = (String::from_utf8_lossy(&rebuilt.stdout), String::from_utf8_lossy(&rebuilt.stderr));
+    assert!(rebuilt.status.code() == Some(1) && error.contains("2 left"), "{error}");
+    assert!(error.contains("--database legacy") && error.contains("server `away`"), "{error}");
+    assert!(
+        out.contains("a is active") && out.contains("b is suspended") && out.contains("c is retired"),
+        "{out}"
+    );
+    assert_eq!(fleet.get("/a/items?select=id").await.status, 200);
+    // Killed before routers may read it, it goes on.
+    let catalog = server_admin(&fleet, &name).await;
+    let cut = format!("REVOKE USAGE ON SCHEMA catalog FROM {name}_router; {}", lose(row.record.id.as_str()));
+    catalog.batch_execute(&cut).await.unwrap();
+    let (code, out, error) = fleet.run(&["doctor", "--rebuild-catalog"]).await;
+    assert!(
+        code == 1 && error.contains("1 left") && out.trim().starts_with("b is suspended"),
+        "{out} {error}"
+    );
+    assert_eq!(fleet.get("/a/items?select=id").await.status, 200);
     fleet.reopen().await;
     done(&fleet, &adopt).await;
     let a = fleet.row("a").await;
