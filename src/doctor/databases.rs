@@ -14,6 +14,10 @@ const OURS: &str = "
 SELECT datname::pg_catalog.text FROM pg_catalog.pg_database
 WHERE datname ~ '^mb_(t_)?[0-9a-z]{16}$' AND pg_catalog.pg_get_userbyid(datdba) = session_user";
 
+/// Logins of tenants, and whether they are open.
+const LOGINS: &str = "
+SELECT rolname::pg_catalog.text, rolcanlogin FROM pg_catalog.pg_roles WHERE rolname ~ '^mb_[0-9a-z]{16}$'";
+
 /// Routers' logins. Where there are two, two fleets share the server, and nobody can tell whose a database is.
 const ROUTERS: &str = "SELECT count(*) FROM pg_catalog.pg_roles WHERE rolname ~ '_router$' AND rolcanlogin";
 
@@ -46,7 +50,7 @@ async fn compare(patient: &Patient<'_>, catalog: &Catalog) -> Result<Vec<Finding
     }
     for (name, server) in patient.servers.iter() {
         // One that doesn't answer is a finding of another part.
-        let Ok(Some((there, fleets))) = timeout(PATIENCE, databases(server)).await else { continue };
+        let Ok(Some((there, fleets, logins))) = timeout(PATIENCE, databases(server)).await else { continue };
         let of_server = known.remove(name).unwrap_or_default();
         for database in there.iter().filter(|database| fleets <= 1 && !of_server.contains(*database)) {
             if !database.starts_with("mb_t_") {
@@ -63,6 +67,7 @@ async fn compare(patient: &Patient<'_>, catalog: &Catalog) -> Result<Vec<Finding
         let has_one = |state| matches!(state, State::Active | State::Suspended | State::Retired);
         for row in tenants.iter().filter(|row| row.record.server == name && has_one(row.record.state)) {
             let (slug, database) = (&row.record.slug, row.record.database());
+            findings.extend(misfit_login(row, logins.get(&database).copied()));
             if !row.record.is_adopted() && !there.contains(&database) {
                 findings.push(Finding::new(
                     "D51",
@@ -89,6 +94,29 @@ async fn compare(patient: &Patient<'_>, catalog: &Catalog) -> Result<Vec<Finding
         findings.push(Finding::new("D53", format!("tenant {}", one.slug), what, "manybox init"));
     }
     Ok(findings)
+}
+
+/// A login that is open where the tenant's state says closed, or the other way round.
+fn misfit_login(row: &TenantRow, is_open: Option<bool>) -> Option<Finding> {
+    let (record, state) = (&row.record, row.record.state);
+    let verb = match (state, is_open?) {
+        // What is unsettled another part tells, and the login of an adopted database is not manybox's.
+        _ if row.unsettled || record.is_adopted() => return None,
+        (State::Suspended, true) => "suspend",
+        (State::Retired, true) => "retire",
+        (State::Active, false) => "resume",
+        _ => return None,
+    };
+    let is = if state == State::Active { "closed" } else { "open" };
+    Some(Finding::new(
+        "D55",
+        format!("tenant {}", record.slug),
+        format!(
+            "is {state}, and its login on server `{}` is {is}, as after a backup of the server",
+            record.server
+        ),
+        format!("manybox tenant {verb} {}", record.slug),
+    ))
 }
 
 fn row_error(error: FleetError) -> CatalogError {
@@ -147,11 +175,13 @@ async fn unclaimed(
     Ok(found.unclaimed.iter().map(finding).chain(adopted).collect())
 }
 
-/// The databases, and how many fleets the server has.
-async fn databases(server: &FleetServer) -> Option<(BTreeSet<String>, i64)> {
+/// The databases, how many fleets the server has, and whether tenants' logins are open.
+async fn databases(server: &FleetServer) -> Option<(BTreeSet<String>, i64, BTreeMap<String, bool>)> {
     let client = server.connect_admin().await.ok()?;
     let rows = client.query(OURS, &[]).await.ok()?;
     let databases = rows.iter().map(|row| row.try_get(0).ok()).collect::<Option<_>>()?;
     let fleets = client.query_one(ROUTERS, &[]).await.ok()?.try_get(0).ok()?;
-    Some((databases, fleets))
+    let rows = client.query(LOGINS, &[]).await.ok()?;
+    let login = |row: &tokio_postgres::Row| Some((row.try_get(0).ok()?, row.try_get(1).ok()?));
+    Some((databases, fleets, rows.iter().map(login).collect::<Option<_>>()?))
 }

@@ -121,27 +121,24 @@ impl Fleet {
                 );
                 run(client, &sql).await?;
             }
-            State::Suspended => {
-                run(client, &format!("ALTER ROLE {role} NOLOGIN")).await?;
-                database::terminate(client, &name).await?;
-            }
-            State::Retired => {
-                run(client, &format!("ALTER ROLE {role} NOLOGIN")).await?;
-                database::drain(client, &name, self.settings.listen.drain_timeout).await?;
-                database::terminate(client, &name).await?;
-            }
-            State::Purging => {
+            State::Suspended | State::Retired | State::Purging => {
+                // A server that went back to its backup may not know it: nobody logs in there.
                 if role_exists(client, &name).await? {
                     run(client, &format!("ALTER ROLE {role} NOLOGIN")).await?;
+                    if record.state == State::Retired {
+                        database::drain(client, &name, self.settings.listen.drain_timeout).await?;
+                    }
                     database::terminate(client, &name).await?;
                 }
-                // The role last: a database without its role can still be found by the id that both are named by.
-                database::drop(client, &name).await?;
-                sweep_operators(client, &name).await?;
-                run(client, &format!("DROP ROLE IF EXISTS {role}")).await?;
-                self.catalog.tenant_purged(id).await?;
             }
             State::Creating | State::Purged => {}
+        }
+        if record.state == State::Purging {
+            // The role last: a database without its role can still be found by the id that both are named by.
+            database::drop(client, &name).await?;
+            sweep_operators(client, &name).await?;
+            run(client, &format!("DROP ROLE IF EXISTS {role}")).await?;
+            self.catalog.tenant_purged(id).await?;
         }
         Ok(())
     }

@@ -445,6 +445,22 @@ async fn a_database_without_a_tenant_and_a_tenant_without_a_database_are_found()
     };
     assert!(code == 1 && of("D50", stray) == 1 && of("D51", "tenant a") == 1, "{out} {error}");
     assert_eq!(of("D51", "tenant b"), 0, "{out}");
+
+    // A server that went back to its backup: a login is open that was closed since, and one is gone.
+    let (code, _, error) = fleet.run(&["tenant", "suspend", "b"]).await;
+    assert_eq!(code, 0, "{error}");
+    let login = fleet.row("b").await.record.database();
+    admin.batch_execute(&format!("ALTER ROLE {login} LOGIN")).await.unwrap();
+    let (code, out, _) = fleet.run(&["doctor"]).await;
+    assert!(code == 1 && out.contains("D55") && out.contains("manybox tenant suspend b"), "{out}");
+    let (code, _, error) = fleet.run(&["tenant", "suspend", "b"]).await;
+    assert_eq!(code, 0, "{error}");
+    let (code, out, _) = fleet.run(&["doctor"]).await;
+    assert_eq!(code, 0, "{out}");
+    admin.batch_execute(&format!("ALTER ROLE {database} RENAME TO gone")).await.unwrap();
+    let (code, _, error) = fleet.run(&["tenant", "retire", "a"]).await;
+    assert_eq!(code, 0, "{error}");
+    admin.batch_execute(&format!("ALTER ROLE gone RENAME TO {database}")).await.unwrap();
     drop(admin);
     server.stop().await.unwrap();
 }
