@@ -1,5 +1,6 @@
 //! Catalog: the control database, the truth about the fleet.
 
+mod accounts;
 mod act;
 mod base_urls;
 mod baseline;
@@ -31,9 +32,9 @@ mod tenant_settings;
 mod tenants;
 mod traffic;
 mod traffic_history;
-mod verifications;
 mod webhooks;
 
+pub use accounts::Account;
 pub use act::Act;
 pub use copies::Exchange;
 pub use declared::DeclaredBefore;
@@ -58,7 +59,6 @@ pub use templates::Template;
 pub use tenants::{Filter, Migrated, NewTenant, TenantRow};
 pub use traffic::{FleetTraffic, RouterReport, TRAFFIC_REPORT};
 pub use traffic_history::{Busy, Minute};
-pub use verifications::VerificationRow;
 pub use webhooks::{Happened, WebhookRow};
 
 use crate::pg::{self, Endpoint, Login, Logins, Sessions, Waits};
@@ -86,7 +86,14 @@ pub const MIGRATIONS: &[(&str, &str)] = &[
     ("V19__webhook.sql", include_str!("catalog/migrations/V19__webhook.sql")),
     ("V20__database_size.sql", include_str!("catalog/migrations/V20__database_size.sql")),
     ("V21__mark.sql", include_str!("catalog/migrations/V21__mark.sql")),
+    ("V22__journal_owner.sql", include_str!("catalog/migrations/V22__journal_owner.sql")),
+    ("V23__oidc.sql", include_str!("catalog/migrations/V23__oidc.sql")),
+    ("V24__verify_job.sql", include_str!("catalog/migrations/V24__verify_job.sql")),
 ];
+
+/// The numbers of those of [`MIGRATIONS`] that alter the journal's tables or functions. For these `init` takes back what belongs to
+/// a role that no migration can become.
+pub const OF_JOURNAL: &[i32] = &[22];
 
 /// Why the catalog could not be read or changed.
 #[derive(Debug, thiserror::Error)]

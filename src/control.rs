@@ -5,13 +5,15 @@ mod answer;
 mod api;
 mod change;
 mod console;
-mod executors;
 mod jobs;
+mod keys;
 mod layers;
 mod look;
+mod oidc;
 mod once;
 mod outgoing;
 mod problem;
+mod random;
 mod request_id;
 mod streams;
 mod token;
@@ -32,8 +34,8 @@ use axum::routing::get;
 use tokio::sync::Semaphore;
 
 use crate::fleet::Fleet;
-use executors::Executors;
 use look::LastLook;
+use oidc::Oidc;
 use streams::Streams;
 
 /// Most streams of jobs at the same time.
@@ -49,8 +51,8 @@ pub struct Control {
     /// Long work.
     pub jobs: Jobs,
     watchers: Arc<Semaphore>,
-    executors: Executors,
     look: LastLook,
+    oidc: Oidc,
     streams: Streams,
 }
 
@@ -60,20 +62,21 @@ impl Control {
         let jobs = Jobs::start(fleet.clone());
         jobs.seal_the_journal();
         webhooks::start(fleet.clone(), jobs.clone());
+        keys::follow(fleet.clone(), jobs.clone());
         Self {
             fleet,
             jobs,
             watchers: Arc::new(Semaphore::new(MAX_WATCHERS)),
-            executors: Executors::default(),
             look: LastLook::default(),
+            oidc: Oidc::default(),
             streams: Streams::default(),
         }
     }
 
-    /// Stops rollouts that this process carries out, and waits until they have: whoever resumes them goes on.
+    /// Takes up no further work, and waits for what is under way: what can be cut off ends, and whoever is alive goes on with it.
     pub async fn stop(&self) {
         self.jobs.stop();
-        self.executors.stop().await;
+        self.jobs.ended().await;
     }
 }
 

@@ -28,7 +28,7 @@ mod sql;
 mod timing;
 mod transaction;
 
-pub use auth::{check_jwt_secret, sign_token};
+pub use auth::{IssuerKeys, check_jwt_secret, sign_token};
 pub use body::{Body, CutOff};
 pub use cache::{Loading, SharedSchemas};
 pub use error::{Code, Documentation, Error};

@@ -2,7 +2,9 @@
 
 mod bounds;
 mod control;
+mod environment;
 mod load;
+mod oidc;
 mod reload;
 mod rollouts;
 mod sections;
@@ -10,6 +12,7 @@ mod word;
 
 pub use control::ControlSettings;
 pub use load::{Paths, SettingsError};
+pub use oidc::OidcSettings;
 pub use reload::Reloaded;
 pub use rollouts::{DEFAULT_POLICY, Failures, Gate, OnError, OnFailures, OrderBy, RolloutPolicy, Wave};
 pub use sections::{

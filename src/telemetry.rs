@@ -53,7 +53,11 @@ where
 {
     // A command tells of failed migrations itself, at its end, and not across its progress bar.
     let usual = if service { "manybox=info,warn" } else { "warn,manybox::migrate=error" };
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(usual));
+    let mut filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(usual));
+    // Below that the driver writes statements with their values, what somebody gave as a key or a name among them.
+    if let Ok(driver) = "tokio_postgres=warn".parse() {
+        filter = filter.add_directive(driver);
+    }
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours);
     if json {
         return Box::new(subscriber.json().with_writer(move || JsonLines(writer())).finish());

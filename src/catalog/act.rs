@@ -41,7 +41,7 @@ impl Catalog {
         detail: &serde_json::Value,
         outcome: &str,
     ) -> Result<(), CatalogError> {
-        let sql = "INSERT INTO catalog.journal (tenant, action, detail, outcome) VALUES ($1, $2, $3, $4)";
+        let sql = "INSERT INTO journal.line (tenant, action, detail, outcome) VALUES ($1, $2, $3, $4)";
         self.change(sql, &[&tenant.map(TenantId::as_str), &action, detail, &outcome]).await
     }
 }

@@ -47,7 +47,7 @@ impl Catalog {
                 ON CONFLICT (host, prefix) DO UPDATE SET url = excluded.url
                 WHERE base_url.tenant = excluded.tenant
              )
-             INSERT INTO catalog.journal (tenant, action, detail) VALUES ($1, 'base-urls', to_jsonb($5::text[]))",
+             INSERT INTO journal.line (tenant, action, detail) VALUES ($1, 'base-urls', to_jsonb($5::text[]))",
             &[&id.as_str(), &templated, &urls.hosts, &urls.prefixes, &urls.urls],
         )
         .await

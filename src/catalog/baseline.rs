@@ -25,7 +25,7 @@ impl Catalog {
                     sealed = $6, unsettled = true, failure = NULL, changed_at = now()
                 WHERE id = $1 AND database IS NOT NULL RETURNING id
              )
-             INSERT INTO catalog.journal (tenant, action, detail) SELECT id, 'baseline', $7 FROM t",
+             INSERT INTO journal.line (tenant, action, detail) SELECT id, 'baseline', $7 FROM t",
             &[
                 &id.as_str(),
                 &lineage.edition,

@@ -29,7 +29,7 @@ impl Catalog {
                        history = $4, changed_at = now()
                 WHERE id = $1 AND state = 'creating' RETURNING id
              )
-             INSERT INTO catalog.journal (tenant, action, detail)
+             INSERT INTO journal.line (tenant, action, detail)
              SELECT id, 'filled', jsonb_build_object('edition', $2::text, 'version', $3::int8) FROM t",
             &[&id.as_str(), &lineage.edition, &lineage.version, &lineage.history],
         )
@@ -46,7 +46,7 @@ impl Catalog {
                 UPDATE catalog.tenant SET exchange = $2, unsettled = true, changed_at = now()
                 WHERE id = $1 AND exchange IS NULL RETURNING id
              )
-             INSERT INTO catalog.journal (tenant, action, detail) SELECT id, 'exchange', $2 FROM t",
+             INSERT INTO journal.line (tenant, action, detail) SELECT id, 'exchange', $2 FROM t",
             &[&id.as_str(), &Json(exchange)],
         )
         .await
@@ -61,7 +61,7 @@ impl Catalog {
             "WITH t AS (
                 UPDATE catalog.tenant SET exchange = NULL, unsettled = false WHERE id = $1 AND exchange IS NOT NULL RETURNING id
              )
-             INSERT INTO catalog.journal (tenant, action) SELECT id, 'exchange-cancelled' FROM t",
+             INSERT INTO journal.line (tenant, action) SELECT id, 'exchange-cancelled' FROM t",
             &[&id.as_str()],
         )
         .await
@@ -82,7 +82,7 @@ impl Catalog {
                   AND EXISTS (SELECT FROM catalog.tenant i WHERE i.id = $1 AND i.exchange IS NOT NULL)
                 RETURNING t.id
              )
-             INSERT INTO catalog.journal (tenant, action, detail)
+             INSERT INTO journal.line (tenant, action, detail)
              SELECT id, 'exchanged', jsonb_build_object('with', CASE id WHEN $1 THEN $2 ELSE $1 END) FROM t",
             &[&one.as_str(), &other.as_str()],
         )
@@ -98,7 +98,7 @@ impl Catalog {
             "WITH t AS (
                 UPDATE catalog.tenant SET keep_until = $2 WHERE id = $1 AND state = 'retired' RETURNING id
              )
-             INSERT INTO catalog.journal (tenant, action, detail)
+             INSERT INTO journal.line (tenant, action, detail)
              SELECT id, 'keep', jsonb_build_object('until', $2::timestamptz) FROM t",
             &[&id.as_str(), &until],
         )
@@ -116,7 +116,7 @@ impl Catalog {
                 UPDATE catalog.tenant t SET slug = $2, changed_at = now() FROM o WHERE t.id = o.id AND t.slug <> $2
                 RETURNING t.id, o.slug
              )
-             INSERT INTO catalog.journal (tenant, action, detail)
+             INSERT INTO journal.line (tenant, action, detail)
              SELECT id, 'rename', jsonb_build_object('from', slug, 'to', $2::text) FROM t",
             &[&id.as_str(), &slug],
         )

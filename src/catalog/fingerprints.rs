@@ -104,7 +104,7 @@ impl Catalog {
                          accepted_at = excluded.accepted_at, accepted_by = excluded.accepted_by
                      RETURNING tenant
                    )
-                   INSERT INTO catalog.journal (tenant, action, detail)
+                   INSERT INTO journal.line (tenant, action, detail)
                    SELECT tenant, 'drift-accepted', jsonb_build_object('differences', $3::int8, 'reason', $4::text) FROM d";
         let differences = i64::try_from(differences).unwrap_or(i64::MAX);
         self.sessions.execute(sql, &[&id.as_str(), &drift, &differences, &reason]).await?;

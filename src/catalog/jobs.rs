@@ -259,6 +259,27 @@ impl Catalog {
         rows.iter().map(JobRow::read).collect()
     }
 
+    /// The newest jobs of a kind, newest first.
+    ///
+    /// # Errors
+    /// When the catalog can't be read.
+    pub async fn jobs_of_kind(&self, kind: &str, most: i64) -> Result<Vec<JobRow>, CatalogError> {
+        let sql = format!(
+            "SELECT {COLUMNS} FROM catalog.job WHERE kind = $1 ORDER BY created_at DESC, id DESC LIMIT $2"
+        );
+        self.sessions.query(&sql, &[&kind, &most]).await?.iter().map(JobRow::read).collect()
+    }
+
+    /// Whether a worker that lives is at a job to do just this.
+    ///
+    /// # Errors
+    /// When the catalog can't be read.
+    pub async fn is_worked_at(&self, work: &Value) -> Result<bool, CatalogError> {
+        let sql = "SELECT EXISTS (SELECT FROM catalog.job
+                                  WHERE state IN ('queued', 'running') AND work = $1 AND catalog.is_alive(executor))";
+        Ok(self.sessions.query_one(sql, &[work]).await?.try_get(0)?)
+    }
+
     /// How many jobs wait or run.
     ///
     /// # Errors

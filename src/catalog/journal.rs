@@ -69,7 +69,7 @@ impl Catalog {
     /// When the catalog can't be read.
     pub async fn journal_page(&self, query: &JournalQuery, most: i64) -> Result<Vec<Told>, CatalogError> {
         let sql = "SELECT j.id, j.at, j.actor, j.action, j.detail, j.act, j.outcome, t.slug
-                   FROM catalog.journal j LEFT JOIN catalog.tenant t ON t.id = j.tenant
+                   FROM journal.line j LEFT JOIN catalog.tenant t ON t.id = j.tenant
                    WHERE ($1::int8 IS NULL OR j.id < $1)
                      AND ($2::text IS NULL OR j.tenant IN (
                           SELECT id FROM catalog.tenant WHERE position(lower($2) IN slug) > 0 OR id = $2))
@@ -93,7 +93,7 @@ impl Catalog {
         action: &str,
         detail: &serde_json::Value,
     ) -> Result<(), CatalogError> {
-        let sql = "INSERT INTO catalog.journal (tenant, action, detail) VALUES ($1, $2, $3)";
+        let sql = "INSERT INTO journal.line (tenant, action, detail) VALUES ($1, $2, $3)";
         self.sessions.execute(sql, &[&id.as_str(), &action, detail]).await?;
         Ok(())
     }
@@ -103,7 +103,7 @@ impl Catalog {
     /// # Errors
     /// When the catalog can't be read.
     pub async fn journal(&self, id: &TenantId, most: i64) -> Result<Vec<Entry>, CatalogError> {
-        let sql = "SELECT at, actor, action, detail, act, outcome FROM catalog.journal WHERE tenant = $1 ORDER BY id DESC LIMIT $2";
+        let sql = "SELECT at, actor, action, detail, act, outcome FROM journal.line WHERE tenant = $1 ORDER BY id DESC LIMIT $2";
         let rows = self.sessions.query(sql, &[&id.as_str(), &most]).await?;
         rows.iter().map(entry).collect()
     }

@@ -63,6 +63,17 @@ pub struct ChainReport {
     pub breaks: Vec<String>,
 }
 
+/// What keeps the journal from being changed, where it is not as `init` leaves it.
+const UNGUARDED: &str = "
+SELECT pg_catalog.format('%s belongs to %I, who may change it: run `manybox init`, which gives it back to %I', c.oid::regclass,
+                         pg_catalog.pg_get_userbyid(c.relowner), o.name)
+FROM pg_catalog.pg_class c, (SELECT pg_catalog.current_database() || '_journal' AS name) o
+WHERE c.relnamespace = 'journal'::regnamespace AND c.relkind = 'r' AND pg_catalog.pg_get_userbyid(c.relowner) <> o.name
+UNION ALL
+SELECT pg_catalog.format('trigger %I of %s is off', t.tgname, t.tgrelid::regclass)
+FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid
+WHERE c.relnamespace = 'journal'::regnamespace AND NOT t.tgisinternal AND t.tgenabled <> 'O'";
+
 /// Most breaks that are told.
 const MAX_BREAKS: usize = 100;
 
@@ -77,7 +88,7 @@ impl Catalog {
     /// When the catalog can't be changed.
     pub async fn journal_seal(&self) -> Result<usize, CatalogError> {
         let most = i32::try_from(PAGE).unwrap_or(i32::MAX);
-        let row = self.sessions.query_one("SELECT catalog.seal_journal($1)", &[&most]).await?;
+        let row = self.sessions.query_one("SELECT journal.seal_lines($1)", &[&most]).await?;
         Ok(usize::try_from(row.try_get::<_, i32>(0)?).unwrap_or(0))
     }
 
@@ -86,7 +97,7 @@ impl Catalog {
     /// # Errors
     /// When the catalog can't be read.
     pub async fn journal_head(&self) -> Result<Option<JournalHead>, CatalogError> {
-        let sql = "SELECT position, hash FROM catalog.journal_seal ORDER BY position DESC LIMIT 1";
+        let sql = "SELECT position, hash FROM journal.seal ORDER BY position DESC LIMIT 1";
         let row = self.sessions.query_opt(sql, &[]).await?;
         row.map(|row| Ok(JournalHead { position: row.try_get(0)?, hash: hex(row.try_get(1)?) })).transpose()
     }
@@ -96,9 +107,8 @@ impl Catalog {
     /// # Errors
     /// When the catalog can't be read.
     pub async fn journal_links(&self, after: i64) -> Result<Vec<Link>, CatalogError> {
-        let sql =
-            "SELECT s.position, s.line, CASE WHEN j.id IS NOT NULL THEN catalog.journal_form(j) END, s.hash
-                   FROM catalog.journal_seal s LEFT JOIN catalog.journal j ON j.id = s.line
+        let sql = "SELECT s.position, s.line, CASE WHEN j.id IS NOT NULL THEN journal.form(j) END, s.hash
+                   FROM journal.seal s LEFT JOIN journal.line j ON j.id = s.line
                    WHERE s.position > $1 ORDER BY s.position LIMIT $2";
         let rows = self.sessions.query(sql, &[&after, &PAGE]).await?;
         rows.iter()
@@ -124,7 +134,7 @@ impl Catalog {
     ) -> Result<Vec<(i64, Option<String>, Entry)>, CatalogError> {
         let sql = "SELECT * FROM (
                 SELECT j.id, t.slug, j.at, j.actor, j.action, j.detail, j.act, j.outcome
-                FROM catalog.journal j LEFT JOIN catalog.tenant t ON t.id = j.tenant
+                FROM journal.line j LEFT JOIN catalog.tenant t ON t.id = j.tenant
                 WHERE $1::int8 IS NULL OR j.id > $1
                 ORDER BY CASE WHEN $1 IS NULL THEN -j.id ELSE j.id END LIMIT $2) newest
              ORDER BY id";
@@ -182,12 +192,15 @@ impl Catalog {
         for known in known.iter().filter(|known| known.position > at) {
             report.breaks.push(format!("the chain ends at {at}, and was kept up to {}", known.position));
         }
-        let sql = "SELECT count(*) FROM catalog.journal j
-                   WHERE NOT EXISTS (SELECT FROM catalog.journal_seal s WHERE s.line = j.id)
-                     AND NOT EXISTS (SELECT FROM catalog.journal_pending p WHERE p.line = j.id)";
+        let sql = "SELECT count(*) FROM journal.line j
+                   WHERE NOT EXISTS (SELECT FROM journal.seal s WHERE s.line = j.id)
+                     AND NOT EXISTS (SELECT FROM journal.pending p WHERE p.line = j.id)";
         let stray: i64 = self.sessions.query_one(sql, &[]).await?.try_get(0)?;
         if stray > 0 {
             report.breaks.push(format!("{stray} line(s) were written past the chain"));
+        }
+        for row in self.sessions.query(UNGUARDED, &[]).await? {
+            report.breaks.push(row.try_get(0)?);
         }
         Ok(report)
     }

@@ -33,7 +33,7 @@ impl Catalog {
     ) -> Result<(), CatalogError> {
         self.change(
             "WITH t AS (UPDATE catalog.tenant SET labels = $2 WHERE id = $1 RETURNING id)
-             INSERT INTO catalog.journal (tenant, action, detail) SELECT id, 'label', $2 FROM t",
+             INSERT INTO journal.line (tenant, action, detail) SELECT id, 'label', $2 FROM t",
             &[&id.as_str(), &Json(labels)],
         )
         .await
@@ -48,7 +48,7 @@ impl Catalog {
                 UPDATE catalog.tenant SET quarantined = CASE WHEN $2 THEN COALESCE(quarantined, now()) END
                 WHERE id = $1 AND (quarantined IS NOT NULL) <> $2 RETURNING id
              )
-             INSERT INTO catalog.journal (tenant, action)
+             INSERT INTO journal.line (tenant, action)
              SELECT id, CASE WHEN $2 THEN 'quarantined' ELSE 'quarantine-ended' END FROM t";
         self.sessions.execute(sql, &[&id.as_str(), &set]).await?;
         Ok(())

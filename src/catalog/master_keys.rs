@@ -25,7 +25,7 @@ pub struct KeyUse {
     pub key: KnownKey,
     /// Tenants whose passwords derive from it, or whose secrets are sealed with it.
     pub tenants: i64,
-    /// Secrets that are sealed with it.
+    /// Secrets that are sealed with it, tenants' and webhooks'.
     pub secrets: i64,
 }
 
@@ -60,6 +60,7 @@ impl Catalog {
             WITH sealed AS (
                 SELECT t.id, split_part(s.value, ':', 1) AS key
                 FROM catalog.tenant t, jsonb_each_text(t.sealed) AS s WHERE t.state <> 'purged'
+                UNION ALL SELECT NULL, split_part(w.sealed, ':', 1) FROM catalog.webhook w
             )
             SELECT k.number, k.fingerprint, k.state,
                    (SELECT count(*) FROM catalog.tenant t WHERE t.state <> 'purged' AND (
@@ -96,7 +97,7 @@ impl Catalog {
                 WHERE NOT EXISTS (SELECT FROM catalog.master_key)
                 RETURNING number, fingerprint, state
              )
-             INSERT INTO catalog.journal (action, detail) SELECT 'master-key', to_jsonb(k) FROM k",
+             INSERT INTO journal.line (action, detail) SELECT 'master-key', to_jsonb(k) FROM k",
             &[&numbers, &prints, &states],
         )
         .await
@@ -112,7 +113,7 @@ impl Catalog {
                 INSERT INTO catalog.master_key (number, fingerprint, state) VALUES ($1, $2, 'introduced')
                 ON CONFLICT (fingerprint) DO NOTHING RETURNING number, fingerprint, state
              )
-             INSERT INTO catalog.journal (action, detail) SELECT 'master-key', to_jsonb(k) FROM k",
+             INSERT INTO journal.line (action, detail) SELECT 'master-key', to_jsonb(k) FROM k",
             &[&number, &fingerprint],
         )
         .await
@@ -131,7 +132,7 @@ impl Catalog {
                 FROM unnest($1::int[], $2::text[]) AS n (number, state)
                 WHERE k.number = n.number AND k.state <> n.state RETURNING k.number, k.fingerprint, k.state
              )
-             INSERT INTO catalog.journal (action, detail) SELECT 'master-key', to_jsonb(k) FROM k",
+             INSERT INTO journal.line (action, detail) SELECT 'master-key', to_jsonb(k) FROM k",
             &[&numbers, &states],
         )
         .await

@@ -192,7 +192,8 @@ fn credential(row: &Row) -> Result<Credential, CatalogError> {
 }
 
 impl Catalog {
-    /// Adds an operator, or gives one that is there another role and other scopes, and takes back its revocation.
+    /// Adds an operator, or gives one that is there another role and other scopes, and takes back its revocation. The next account
+    /// of its name that signs in is its own.
     ///
     /// # Errors
     /// When the catalog can't be changed.
@@ -205,10 +206,11 @@ impl Catalog {
         self.change(
             "WITH o AS (
                 INSERT INTO catalog.operator (name, role, scopes) VALUES ($1, $2, $3)
-                ON CONFLICT (name) DO UPDATE SET role = excluded.role, scopes = excluded.scopes, revoked_at = NULL
+                ON CONFLICT (name) DO UPDATE SET role = excluded.role, scopes = excluded.scopes, revoked_at = NULL,
+                    issuer = NULL, subject = NULL, is_claimed = false
                 RETURNING name
              )
-             INSERT INTO catalog.journal (action, detail)
+             INSERT INTO journal.line (action, detail)
              SELECT 'operator-put', jsonb_build_object('operator', name, 'role', $2::text, 'scopes', $3::jsonb) FROM o",
             &[&name, &role.as_str(), &Json(scopes)],
         )
@@ -226,7 +228,7 @@ impl Catalog {
                 INSERT INTO catalog.api_token (id, operator, hash, role, scopes, note, expires_at)
                 VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING id
              )
-             INSERT INTO catalog.journal (action, detail)
+             INSERT INTO journal.line (action, detail)
              SELECT 'token-add', jsonb_build_object('operator', $2::text, 'token', id, 'role', $4::text, 'expires', $7::timestamptz)
              FROM t",
             &[id, &operator, hash, &role.as_str(), &Json(scopes), note, expires_at],
@@ -280,7 +282,7 @@ impl Catalog {
              ), t AS (
                 UPDATE catalog.api_token SET revoked_at = coalesce(revoked_at, now()) WHERE operator = $1
              ), s AS (DELETE FROM catalog.session WHERE operator = $1)
-             INSERT INTO catalog.journal (action, detail)
+             INSERT INTO journal.line (action, detail)
              SELECT 'operator-revoke', jsonb_build_object('operator', name) FROM o";
         Ok(self.sessions.execute(sql, &[&name]).await? == 1)
     }
@@ -293,7 +295,7 @@ impl Catalog {
         let sql = "WITH t AS (
                 UPDATE catalog.api_token SET revoked_at = coalesce(revoked_at, now()) WHERE id = $1 RETURNING id, operator
              ), s AS (DELETE FROM catalog.session WHERE opened_by = 'token ' || $1)
-             INSERT INTO catalog.journal (action, detail)
+             INSERT INTO journal.line (action, detail)
              SELECT 'token-revoke', jsonb_build_object('operator', operator, 'token', id) FROM t";
         Ok(self.sessions.execute(sql, &[&id]).await? == 1)
     }
@@ -334,7 +336,7 @@ impl Catalog {
                 INSERT INTO catalog.session (hash, operator, role, scopes, opened_by, expires_at)
                 VALUES ($1, $2, $3, $4, $5, now() + $6 * interval '1 second') RETURNING operator
              )
-             INSERT INTO catalog.journal (action, detail)
+             INSERT INTO journal.line (action, detail)
              SELECT 'sign-in', jsonb_build_object('operator', operator, 'by', $5::text) FROM s",
             &[&hash, operator, &role.as_str(), &Json(scopes), by, &lifetime.as_secs_f64()],
         )
@@ -372,7 +374,7 @@ impl Catalog {
     pub async fn session_close(&self, hash: &[u8]) -> Result<(), CatalogError> {
         self.change(
             "WITH s AS (DELETE FROM catalog.session WHERE hash = $1 RETURNING operator)
-             INSERT INTO catalog.journal (action, detail)
+             INSERT INTO journal.line (action, detail)
              SELECT 'sign-out', jsonb_build_object('operator', operator) FROM s",
             &[&hash],
         )

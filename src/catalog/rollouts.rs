@@ -161,7 +161,7 @@ impl Catalog {
                 FROM r, unnest($2::int[], $3::text[], $4::text[], $5::text[], $6::text[], $7::int8[])
                         WITH ORDINALITY AS u (wave, tenant, slug, server, edition, before, place)
              )
-             INSERT INTO catalog.journal (action, detail)
+             INSERT INTO journal.line (action, detail)
              SELECT 'rollout-planned', jsonb_build_object('rollout', id, 'steps', $8::int8) FROM r
              RETURNING (detail ->> 'rollout')::int8";
         let column = |of: fn(&NewStep) -> &str| steps.iter().map(of).collect::<Vec<_>>();
@@ -265,7 +265,7 @@ impl Catalog {
                        ended_at = CASE WHEN $3 IN ('aborted', 'done') THEN now() END
                 WHERE id = $1 AND state = ANY ($2) RETURNING id
              )
-             INSERT INTO catalog.journal (action, detail)
+             INSERT INTO journal.line (action, detail)
              SELECT 'rollout-' || $3, jsonb_build_object('rollout', id, 'reason', $4::text) FROM r";
         let from: Vec<_> = from.iter().map(|state| state.as_str()).collect();
         Ok(self.sessions.execute(sql, &[&id, &from, &to.as_str(), &reason]).await? > 0)
@@ -321,7 +321,7 @@ impl Catalog {
     /// When the catalog can't be changed.
     pub async fn rollout_approve(&self, id: i64) -> Result<(), CatalogError> {
         let sql = "WITH r AS (UPDATE catalog.rollout SET approved = wave WHERE id = $1 RETURNING id, wave)
-             INSERT INTO catalog.journal (action, detail)
+             INSERT INTO journal.line (action, detail)
              SELECT 'rollout-approved', jsonb_build_object('rollout', id, 'wave', wave) FROM r";
         self.sessions.execute(sql, &[&id]).await?;
         Ok(())

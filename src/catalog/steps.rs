@@ -422,7 +422,7 @@ impl Catalog {
                                             ELSE slug = ANY ($2) AND state IN ('failed', 'drifted', 'skipped') END
                 RETURNING tenant
              )
-             INSERT INTO catalog.journal (tenant, action, detail)
+             INSERT INTO journal.line (tenant, action, detail)
              SELECT tenant, 'rollout-retry', jsonb_build_object('rollout', $1::int8) FROM s";
         Ok(self.sessions.execute(sql, &[&rollout, &slugs]).await?)
     }
@@ -445,7 +445,7 @@ impl Catalog {
                        OR state = 'running' AND NOT catalog.is_alive(executor))
                 RETURNING tenant, slug
              ), j AS (
-                INSERT INTO catalog.journal (tenant, action, detail)
+                INSERT INTO journal.line (tenant, action, detail)
                 SELECT tenant, 'rollout-skip', jsonb_build_object('rollout', $1::int8, 'reason', $3::text) FROM s
              )
              SELECT slug FROM s ORDER BY slug";

@@ -101,7 +101,7 @@ impl Catalog {
                        UPDATE catalog.template SET state = 'stale' WHERE database = $1 AND state = 'ready'
                        RETURNING database, server, edition, version
                    )
-                   INSERT INTO catalog.journal (action, detail)
+                   INSERT INTO journal.line (action, detail)
                    SELECT 'template-retired', jsonb_build_object('template', database, 'server', server, 'edition', edition,
                                                                  'version', version, 'reason', $2::text) FROM t";
         self.sessions.execute(sql, &[&database, &reason]).await?;

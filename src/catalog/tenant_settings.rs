@@ -26,7 +26,7 @@ impl Catalog {
                        lost_secrets = lost_secrets - ARRAY(SELECT jsonb_object_keys($4::jsonb)), changed_at = now()
                 WHERE id = $1 RETURNING id
              )
-             INSERT INTO catalog.journal (tenant, action, detail)
+             INSERT INTO journal.line (tenant, action, detail)
              SELECT id, 'set', jsonb_strip_nulls(jsonb_build_object(
                 'tier', $2::text, 'settings', $3::jsonb,
                 'from', jsonb_build_object('tier', b.tier, 'settings', b.overrides),
@@ -57,7 +57,7 @@ impl Catalog {
                 SET login_role = $2, sealed = $3, lost_secrets = lost_secrets - ARRAY(SELECT jsonb_object_keys($3::jsonb)), generation = generation + 1, changed_at = now()
                 WHERE id = $1 AND database IS NOT NULL RETURNING id
              )
-             INSERT INTO catalog.journal (tenant, action, detail)
+             INSERT INTO journal.line (tenant, action, detail)
              SELECT id, 'login', jsonb_build_object('login', $2::text) FROM t",
             &[&id.as_str(), &login_role, &Json(sealed)],
         )
@@ -80,7 +80,7 @@ impl Catalog {
                 UPDATE catalog.tenant SET key = $2, sealed = $3, lost_secrets = lost_secrets || $4
                 WHERE id = $1 AND sealed = $5 RETURNING id
              )
-             INSERT INTO catalog.journal (tenant, action, detail)
+             INSERT INTO journal.line (tenant, action, detail)
              SELECT id, 'rekey', jsonb_build_object('key', $2::int)
                     || CASE WHEN $4::jsonb = '{}' THEN '{}'
                        ELSE jsonb_build_object('lost', (SELECT jsonb_agg(k) FROM jsonb_object_keys($4::jsonb) AS k)) END

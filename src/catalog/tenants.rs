@@ -178,7 +178,7 @@ impl Catalog {
                             SELECT *, false FROM unnest($11::text[], $12::text[], $13::text[]) AS a (host, prefix, url)
                         ) every ORDER BY host, prefix, templated DESC) u
                  )
-                 INSERT INTO catalog.journal (tenant, action, detail)
+                 INSERT INTO journal.line (tenant, action, detail)
                  SELECT id, CASE WHEN $14::text IS NULL THEN 'create' ELSE 'adopt' END, jsonb_strip_nulls(jsonb_build_object(
                     'slug', $2::text, 'server', $4::text, 'edition', $5::text, 'database', $14::text, 'login', $15::text, 'filling', $17::text))
                  FROM t",
@@ -265,7 +265,7 @@ impl Catalog {
                     WHERE id = $1 AND (state = ANY ($3) OR $4 = 'restore' AND state = 'suspended' AND was_suspended)
                     RETURNING id
                  )
-                 INSERT INTO catalog.journal (tenant, action) SELECT id, $4 FROM t",
+                 INSERT INTO journal.line (tenant, action) SELECT id, $4 FROM t",
                 &[&id.as_str(), &verb.to().as_str(), &from, &verb.to_string()],
             )
             .await?;
@@ -297,7 +297,7 @@ impl Catalog {
                     UPDATE catalog.tenant SET state = 'active', unsettled = false, version = $2, history = $3, changed_at = now()
                     WHERE id = $1 AND state = 'creating' AND EXISTS (SELECT FROM p) RETURNING id
                  ), j AS (
-                    INSERT INTO catalog.journal (tenant, action) SELECT id, 'created' FROM t
+                    INSERT INTO journal.line (tenant, action) SELECT id, 'created' FROM t
                  )
                  SELECT EXISTS (SELECT FROM p)",
                 &[&id.as_str(), &lineage.version, &lineage.history, database],
@@ -316,7 +316,7 @@ impl Catalog {
                 UPDATE catalog.tenant SET state = 'purged', unsettled = false, sealed = '{}', changed_at = now()
                 WHERE id = $1 RETURNING id
              )
-             INSERT INTO catalog.journal (tenant, action) SELECT id, 'purged' FROM t",
+             INSERT INTO journal.line (tenant, action) SELECT id, 'purged' FROM t",
             &[&id.as_str()],
         )
         .await
@@ -329,7 +329,7 @@ impl Catalog {
     pub async fn tenant_reload(&self, id: &TenantId) -> Result<(), CatalogError> {
         self.change(
             "WITH t AS (UPDATE catalog.tenant SET reloads = reloads + 1 WHERE id = $1 RETURNING id)
-             INSERT INTO catalog.journal (tenant, action) SELECT id, 'reload' FROM t",
+             INSERT INTO journal.line (tenant, action) SELECT id, 'reload' FROM t",
             &[&id.as_str()],
         )
         .await
@@ -357,7 +357,7 @@ impl Catalog {
                     migrated_at = CASE WHEN m.failure IS NULL THEN now() ELSE t.migrated_at END
                 FROM m WHERE t.id = m.id RETURNING t.id, t.version, t.failure
              )
-             INSERT INTO catalog.journal (tenant, action, detail)
+             INSERT INTO journal.line (tenant, action, detail)
              SELECT id, CASE WHEN failure IS NULL THEN 'migrated' ELSE 'migration-failed' END,
                     jsonb_build_object('version', version, 'failure', failure) FROM t",
             &[&ids, &versions, &histories, &failures],
@@ -381,7 +381,7 @@ impl Catalog {
             "WITH t AS (
                 UPDATE catalog.tenant SET version = $2, history = $3, failure = NULL WHERE id = $1 RETURNING id
              )
-             INSERT INTO catalog.journal (tenant, action, detail) SELECT id, $4, $5 FROM t",
+             INSERT INTO journal.line (tenant, action, detail) SELECT id, $4, $5 FROM t",
             &[&id.as_str(), &lineage.version, &lineage.history, &action, detail],
         )
         .await

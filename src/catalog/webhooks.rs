@@ -86,9 +86,9 @@ impl Catalog {
         let sql = format!(
             "WITH w AS (
                 INSERT INTO catalog.webhook (id, url, events, sealed, position)
-                SELECT $1, $2, $3, $4, coalesce(max(position), 0) FROM catalog.journal_seal RETURNING {COLUMNS}
+                SELECT $1, $2, $3, $4, coalesce(max(position), 0) FROM journal.seal RETURNING {COLUMNS}
              ), j AS (
-                INSERT INTO catalog.journal (action, detail)
+                INSERT INTO journal.line (action, detail)
                 SELECT 'webhook-add', jsonb_build_object('webhook', id, 'url', url, 'events', events) FROM w
              )
              SELECT * FROM w"
@@ -111,7 +111,7 @@ impl Catalog {
     /// When the catalog can't be changed.
     pub async fn webhook_remove(&self, id: &str) -> Result<bool, CatalogError> {
         let sql = "WITH w AS (DELETE FROM catalog.webhook WHERE id = $1 RETURNING id, url)
-             INSERT INTO catalog.journal (action, detail)
+             INSERT INTO journal.line (action, detail)
              SELECT 'webhook-remove', jsonb_build_object('webhook', id, 'url', url) FROM w";
         Ok(self.sessions.execute(sql, &[&id]).await? == 1)
     }
@@ -124,23 +124,36 @@ impl Catalog {
         let sql = "WITH w AS (
                 UPDATE catalog.webhook SET disabled_at = NULL, tries = 0, next_at = now() WHERE id = $1 RETURNING id
              )
-             INSERT INTO catalog.journal (action, detail) SELECT 'webhook-retry', jsonb_build_object('webhook', id) FROM w";
+             INSERT INTO journal.line (action, detail) SELECT 'webhook-retry', jsonb_build_object('webhook', id) FROM w";
         Ok(self.sessions.execute(sql, &[&id]).await? == 1)
     }
 
-    /// Takes webhooks for whom there may be something, and that nobody else is at.
+    /// Has its secret sealed otherwise, unless that was done meanwhile.
     ///
     /// # Errors
     /// When the catalog can't be changed.
-    pub async fn webhooks_claim(&self, executor: i64) -> Result<Vec<WebhookRow>, CatalogError> {
+    pub async fn webhook_resealed(&self, id: &str, before: &str, sealed: &str) -> Result<(), CatalogError> {
+        let sql = "UPDATE catalog.webhook SET sealed = $3 WHERE id = $1 AND sealed = $2";
+        self.change(sql, &[&id, &before, &sealed]).await
+    }
+
+    /// Takes webhooks for whom there may be something, and that nobody else is at, but for those that the executor is at.
+    ///
+    /// # Errors
+    /// When the catalog can't be changed.
+    pub async fn webhooks_claim(
+        &self,
+        executor: i64,
+        at: &[String],
+    ) -> Result<Vec<WebhookRow>, CatalogError> {
         let sql = format!(
             "UPDATE catalog.webhook SET executor = $1
-             WHERE disabled_at IS NULL AND next_at <= now()
-               AND position < (SELECT coalesce(max(s.position), 0) FROM catalog.journal_seal s)
+             WHERE disabled_at IS NULL AND next_at <= now() AND id <> ALL ($2)
+               AND position < (SELECT coalesce(max(s.position), 0) FROM journal.seal s)
                AND (executor IS NULL OR executor = $1 OR NOT catalog.is_alive(executor))
              RETURNING {COLUMNS}"
         );
-        self.sessions.query(&sql, &[&executor]).await?.iter().map(webhook).collect()
+        self.sessions.query(&sql, &[&executor, &at]).await?.iter().map(webhook).collect()
     }
 
     /// What happened behind this place in the chain, in its order, some at a time.
@@ -149,7 +162,7 @@ impl Catalog {
     /// When the catalog can't be read.
     pub async fn happened(&self, after: i64) -> Result<Vec<Happened>, CatalogError> {
         let sql = "SELECT s.position, j.at, j.action, j.tenant, t.slug, j.detail, j.act
-                   FROM catalog.journal_seal s JOIN catalog.journal j ON j.id = s.line
+                   FROM journal.seal s JOIN journal.line j ON j.id = s.line
                    LEFT JOIN catalog.tenant t ON t.id = j.tenant
                    WHERE s.position > $1 ORDER BY s.position LIMIT $2";
         let rows = self.sessions.query(sql, &[&after, &PAGE]).await?;

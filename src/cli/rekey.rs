@@ -46,6 +46,8 @@ struct Outcome {
     finished: bool,
     /// Secrets that nobody can open, and that are set aside.
     lost: Vec<Lost>,
+    /// The URLs of webhooks whose secrets nobody can open: they are told no more.
+    lost_webhooks: Vec<String>,
     /// What has not moved, one sentence each.
     left: Vec<String>,
 }
@@ -260,6 +262,7 @@ async fn move_all(fleet: &Fleet, set_aside: bool, output: Output) -> Result<Outc
         tenants: 0,
         finished: false,
         lost: Vec::new(),
+        lost_webhooks: Vec::new(),
         left: Vec::new(),
     };
     let unreached = fleet.rekey_router().await;
@@ -305,6 +308,13 @@ async fn move_all(fleet: &Fleet, set_aside: bool, output: Output) -> Result<Outc
     }
     outcome.left.extend(left.into_iter().map(|(slug, why)| format!("tenant `{slug}`: {why}")));
     outcome.left.extend(unmarked);
+    for webhook in fleet.catalog.webhooks().await? {
+        match fleet.rekey_webhook(&webhook, set_aside).await {
+            Ok(true) => outcome.lost_webhooks.push(webhook.url),
+            Ok(false) => {}
+            Err(error) => outcome.left.push(format!("webhook `{}`: {error}", webhook.id)),
+        }
+    }
     Ok(outcome)
 }
 
@@ -321,7 +331,10 @@ fn words(outcome: &Outcome, is_rotating: bool, in_file: bool) -> String {
         (false, false, _) => "",
     };
     let key = format!("{} (fingerprint {})", outcome.key, outcome.fingerprint);
-    let moved = format!("{} tenant(s) moved to master key {key}{next}", outcome.tenants);
+    let mut moved = format!("{} tenant(s) moved to master key {key}{next}", outcome.tenants);
+    for url in &outcome.lost_webhooks {
+        moved.push_str(&format!("\nwebhook {url} is told no more: its secret is lost; make it anew"));
+    }
     match lost_words(&outcome.lost) {
         Some(lost) => format!("{moved}\n\n{lost}"),
         None => moved,

@@ -2,7 +2,8 @@
 
 mod token;
 
-pub use token::{ApiToken, BadToken, random_secret};
+pub use super::random::random_secret;
+pub use token::{ApiToken, BadToken, masked};
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -60,7 +61,7 @@ impl Caller {
             request: parts.extensions.get::<RequestId>().map(|id| id.0.clone()).unwrap_or_default(),
             reason: reason
                 .filter(|reason| !reason.trim().is_empty())
-                .map(|r| r.chars().take(MAX_REASON).collect()),
+                .map(|r| masked(r).chars().take(MAX_REASON).collect()),
         }
     }
 

@@ -1,5 +1,6 @@
 //! The API below `/v1`: JSON in and out, described by the document at `/openapi.json`.
 
+mod drift;
 mod fleet;
 mod jobs;
 mod journal;
@@ -54,6 +55,7 @@ fn described() -> OpenApiRouter<Arc<Control>> {
         .routes(routes!(verbs::clone))
         .routes(routes!(verbs::backup))
         .routes(routes!(verbs::token))
+        .routes(routes!(drift::drift))
         .routes(routes!(fleet::metrics))
         .routes(routes!(journal::list))
         .routes(routes!(fleet::editions))

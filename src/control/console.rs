@@ -9,6 +9,7 @@ mod events;
 mod fleet;
 mod journal;
 mod layout;
+mod oidc;
 mod rollout;
 mod rollouts;
 mod settings;
@@ -48,6 +49,8 @@ pub(super) fn router() -> Router<Arc<Control>> {
         .route("/settings/tokens", post(settings::add_token))
         .route("/settings/tokens/{id}/revoke", post(settings::revoke_token))
         .route("/sign-in", get(sign_in::show).post(sign_in::sign_in))
+        .route("/sign-in/oidc", get(oidc::begin))
+        .route(oidc::CALLBACK, get(oidc::finish))
         .route("/sign-out", post(sign_in::sign_out))
         .route("/theme", post(sign_in::choose_theme))
         .route("/assets/{hash}/{name}", get(assets::serve))

@@ -23,6 +23,8 @@ const AT_A_TIME: usize = 16;
 const MAX_OPEN: i64 = 2000;
 /// How often jobs of dead workers are looked for.
 const LOOK: Duration = Duration::from_secs(2);
+/// How often it is looked whether all have ended.
+const POLL: Duration = Duration::from_millis(50);
 /// How often the journal's new lines are chained.
 const SEAL: Duration = Duration::from_secs(5);
 
@@ -74,6 +76,21 @@ impl Jobs {
     /// are resumed by another.
     pub fn stop(&self) {
         self.0.stop.cancel();
+    }
+
+    /// Waits until none of those that this process is at is under way any more.
+    pub(super) async fn ended(&self) {
+        while !self.lock().is_empty() {
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// Whether a worker that lives is at a job to do just this.
+    ///
+    /// # Errors
+    /// When the catalog can't be read.
+    pub(super) async fn is_at(&self, work: &Work) -> Result<bool, Problem> {
+        Ok(self.0.fleet.catalog.is_worked_at(&work.stored()?).await?)
     }
 
     /// Waits, and says whether this process is still to work then.

@@ -8,7 +8,7 @@ use axum::response::Response;
 use http::{HeaderValue, header};
 use serde_json::json;
 
-use super::access::Caller;
+use super::access::{Caller, masked};
 use super::request_id::{REQUEST_ID, RequestId};
 use super::{Control, Problem};
 use crate::tenant::TenantId;
@@ -48,10 +48,10 @@ pub(super) async fn journal(State(control): State<Arc<Control>>, request: Reques
     let act = caller.act(&parts);
     let matched = parts.extensions.get::<MatchedPath>().map_or("", MatchedPath::as_str);
     let action = format!("{} {matched}", parts.method);
-    let path = parts.uri.path().chars().take(300).collect::<String>();
+    let path = masked(parts.uri.path()).chars().take(300).collect::<String>();
     let response = next.run(Request::from_parts(parts, body)).await;
     let problem = response.extensions().get::<Problem>();
-    let detail = json!({ "path": path, "problem": problem.map(|problem| &problem.detail) });
+    let detail = json!({ "path": path, "problem": problem.map(|problem| masked(&problem.detail)) });
     let outcome = match problem {
         Some(problem) => format!("{} {}", response.status().as_u16(), problem.code.row().0),
         None => response.status().as_u16().to_string(),

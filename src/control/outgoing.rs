@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, Uri, header};
-use http_body_util::{BodyExt as _, Full, Limited};
+use http::{HeaderMap, Method, Request, Uri, header};
+use http_body_util::{BodyExt as _, Collected, Full, Limited};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
 use ipnet::IpNet;
@@ -17,11 +17,14 @@ use tokio::net::TcpStream;
 use tokio::sync::OnceCell;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::settings::ControlSettings;
 
 /// Longest wait for an answer, from the name's resolution to its head.
 const ANSWER: Duration = Duration::from_secs(15);
 /// Longest answer that is read, so that the connection ends in order.
-const MAX_ANSWER: usize = 64 * 1024;
+const MAX_ANSWER: usize = 256 * 1024;
 
 /// What sends. Its trust in certificates is the system's.
 #[derive(Debug, Default)]
@@ -29,113 +32,155 @@ pub(super) struct Outgoing {
     tls: OnceCell<Arc<ClientConfig>>,
 }
 
-/// What is wrong with a URL for messages.
-pub(super) fn wrong_url(url: &str, allowed: &[IpNet]) -> Option<&'static str> {
+/// Networks inside that a request may reach, also by plain http, and the setting that says so.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Inside<'a> {
+    pub(super) networks: &'a [IpNet],
+    pub(super) setting: &'static str,
+}
+
+impl<'a> Inside<'a> {
+    pub(super) fn of_webhooks(settings: &'a ControlSettings) -> Self {
+        Self { networks: &settings.webhook_networks, setting: "control.webhook_networks" }
+    }
+
+    fn has(self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        self.networks.iter().any(|network| network.contains(&address))
+    }
+
+    /// Whether a request may go there. In the clear only where an operator said that the network is their own.
+    fn admits(self, address: IpAddr, is_tls: bool) -> bool {
+        self.has(address) || (is_tls && is_public(address.to_canonical()))
+    }
+}
+
+/// An answer.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) status: u16,
+    /// Its body, or why it could not be read.
+    pub(super) body: Result<Bytes, String>,
+}
+
+/// What is wrong with a URL for requests.
+pub(super) fn wrong_url(url: &str, inside: Inside<'_>) -> Option<String> {
     let parsed: Uri = match url.parse() {
         Ok(parsed) => parsed,
-        Err(_) => return Some("it is not a URL"),
+        Err(_) => return Some("it is not a URL".into()),
     };
     let (Some(scheme), Some(authority)) = (parsed.scheme_str(), parsed.authority()) else {
-        return Some("expected https://host/path");
+        return Some("expected https://host/path".into());
     };
     if authority.as_str().contains('@') {
-        return Some("credentials in a URL are not sent: messages are signed");
+        return Some("credentials in a URL are not sent".into());
     }
+    let is_tls = match scheme {
+        "https" => true,
+        "http" if !inside.networks.is_empty() => false,
+        _ => return Some("expected https://".into()),
+    };
     let host = authority.host().trim_start_matches('[').trim_end_matches(']');
-    let address = host.parse::<IpAddr>().ok();
-    if address.is_some_and(|address| !is_reachable(address, allowed)) {
-        return Some("its address is inside a network that control.webhook_networks does not allow");
-    }
-    match scheme {
-        "https" => None,
-        // In the clear only where an operator said that the network is their own.
-        "http" if !allowed.is_empty() => None,
-        _ => Some("expected https://"),
+    let address = host.parse::<IpAddr>().ok()?;
+    (!inside.admits(address, is_tls)).then(|| refused(inside, is_tls))
+}
+
+fn refused(Inside { setting, .. }: Inside<'_>, is_tls: bool) -> String {
+    match is_tls {
+        true => format!("its address is inside a network that {setting} does not allow"),
+        false => format!("http:// goes to networks of {setting} alone; expected https://"),
     }
 }
 
 impl Outgoing {
-    /// Posts a body, to the one address that its host resolves to and that was looked at. Redirects are not followed. Gives the
-    /// status.
+    /// Posts a body.
     ///
     /// # Errors
-    /// A sentence.
+    /// As [`Outgoing::send`].
     pub(super) async fn post(
         &self,
         url: &str,
         headers: HeaderMap,
         body: Vec<u8>,
-        allowed: &[IpNet],
-    ) -> Result<u16, String> {
-        if let Some(wrong) = wrong_url(url, allowed) {
-            return Err(wrong.into());
-        }
-        let uri: Uri = url.parse().map_err(|_| "it is not a URL".to_owned())?;
-        match timeout(ANSWER, self.send(&uri, headers, body, allowed)).await {
-            Ok(answer) => answer,
-            Err(_) => Err(late()),
-        }
+        inside: Inside<'_>,
+    ) -> Result<Answer, String> {
+        self.send(Method::POST, url, headers, body, inside).await
     }
 
+    /// Asks for what is there.
+    ///
+    /// # Errors
+    /// As [`Outgoing::send`].
+    pub(super) async fn get(&self, url: &str, inside: Inside<'_>) -> Result<Answer, String> {
+        self.send(Method::GET, url, HeaderMap::new(), Vec::new(), inside).await
+    }
+
+    /// Sends a request to the one address that its host resolves to and that was looked at. Redirects are not followed.
+    ///
+    /// # Errors
+    /// A sentence.
     async fn send(
         &self,
-        uri: &Uri,
+        method: Method,
+        url: &str,
         headers: HeaderMap,
         body: Vec<u8>,
-        allowed: &[IpNet],
-    ) -> Result<u16, String> {
+        inside: Inside<'_>,
+    ) -> Result<Answer, String> {
+        if let Some(wrong) = wrong_url(url, inside) {
+            return Err(wrong);
+        }
+        let uri: Uri = url.parse().map_err(|_| "it is not a URL".to_owned())?;
+        let path = uri.path_and_query().map_or("/", |path| path.as_str());
+        let host = uri.authority().map_or("", |authority| authority.as_str());
+        let request = Request::builder().method(method).uri(path).body(Full::from(body));
+        let mut request = request.map_err(|error| error.to_string())?;
+        *request.headers_mut() = headers;
+        let host = host.parse().map_err(|_| "its host can't be a header".to_owned())?;
+        request.headers_mut().insert(header::HOST, host);
+        let late = |_| format!("no answer within {} s", ANSWER.as_secs());
+        timeout(ANSWER, self.exchange(&uri, request, inside)).await.map_err(late)?
+    }
+
+    async fn exchange(
+        &self,
+        uri: &Uri,
+        request: Request<Full<Bytes>>,
+        inside: Inside<'_>,
+    ) -> Result<Answer, String> {
         let (host, is_tls) = (uri.host().unwrap_or_default(), uri.scheme_str() == Some("https"));
         let host = host.trim_start_matches('[').trim_end_matches(']');
         let port = uri.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
         let found =
             tokio::net::lookup_host((host, port)).await.map_err(|error| format!("`{host}`: {error}"))?;
         // Not resolved again: a name could lead elsewhere by then.
-        let reachable: Vec<SocketAddr> = found.filter(|found| is_reachable(found.ip(), allowed)).collect();
-        let address = *reachable.first().ok_or_else(|| {
-            format!(
-                "`{host}` has no address outside of networks that control.webhook_networks does not allow"
-            )
-        })?;
+        let reachable: Vec<SocketAddr> = found.filter(|found| inside.admits(found.ip(), is_tls)).collect();
+        let address = *reachable.first().ok_or_else(|| format!("`{host}`: {}", refused(inside, is_tls)))?;
         let socket = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
         if !is_tls {
-            return exchange(TokioIo::new(socket), uri, headers, body).await;
+            return ask(TokioIo::new(socket), request).await;
         }
         let name = ServerName::try_from(host.to_owned()).map_err(|error| error.to_string())?;
         let tls = self.tls.get_or_try_init(|| async { trust() }).await?;
         let socket =
             TlsConnector::from(Arc::clone(tls)).connect(name, socket).await.map_err(|e| e.to_string())?;
-        exchange(TokioIo::new(socket), uri, headers, body).await
+        ask(TokioIo::new(socket), request).await
     }
 }
 
-async fn exchange<S>(socket: S, uri: &Uri, headers: HeaderMap, body: Vec<u8>) -> Result<u16, String>
+async fn ask<S>(socket: S, request: Request<Full<Bytes>>) -> Result<Answer, String>
 where
     S: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
 {
     let (mut sender, connection): (SendRequest<Full<Bytes>>, _) =
         handshake(socket).await.map_err(|error| error.to_string())?;
-    let path = uri.path_and_query().map_or("/", |path| path.as_str());
-    let host = uri.authority().map_or("", |authority| authority.as_str());
-    let mut request = Request::post(path).body(Full::from(body)).map_err(|error| error.to_string())?;
-    *request.headers_mut() = headers;
-    let host = host.parse().map_err(|_| "its host can't be a header".to_owned())?;
-    request.headers_mut().insert(header::HOST, host);
-    // Beside the answer, because it may end with it.
-    let driver = tokio::spawn(connection);
-    let answer = async {
-        let response = sender.send_request(request).await.map_err(|error| error.to_string())?;
-        let status = response.status().as_u16();
-        // What it says beside that is nobody's.
-        let _ = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
-        Ok(status)
-    };
-    let answer = timeout(ANSWER, answer).await;
-    driver.abort();
-    answer.unwrap_or_else(|_| Err(late()))
-}
-
-fn late() -> String {
-    format!("no answer within {} s", ANSWER.as_secs())
+    // Beside the answer, because it may end with it; and it ends with who waits for it.
+    let _driver = AbortOnDropHandle::new(tokio::spawn(connection));
+    let response = sender.send_request(request).await.map_err(|error| error.to_string())?;
+    let status = response.status().as_u16();
+    let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
+    let body = body.map(Collected::to_bytes).map_err(|error| format!("its answer can't be read: {error}"));
+    Ok(Answer { status, body })
 }
 
 fn trust() -> Result<Arc<ClientConfig>, String> {
@@ -148,12 +193,6 @@ fn trust() -> Result<Arc<ClientConfig>, String> {
     let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
     let builder = builder.map_err(|error| error.to_string())?;
     Ok(Arc::new(builder.with_root_certificates(roots).with_no_client_auth()))
-}
-
-/// Whether messages may go there: it is an address of the internet, or of a network that the settings allow.
-fn is_reachable(address: IpAddr, allowed: &[IpNet]) -> bool {
-    let address = address.to_canonical();
-    allowed.iter().any(|network| network.contains(&address)) || is_public(address)
 }
 
 fn is_public(address: IpAddr) -> bool {
@@ -194,6 +233,10 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
 mod tests {
     use super::*;
 
+    fn within(networks: &[IpNet]) -> Inside<'_> {
+        Inside { networks, setting: "networks" }
+    }
+
     #[test]
     fn addresses_inside_are_none_of_a_webhooks_business() {
         for inside in [
@@ -223,14 +266,17 @@ mod tests {
             "2001:0:4136:e378::1",
             "2001:db8::1",
         ] {
-            assert!(!is_reachable(inside.parse().unwrap(), &[]), "{inside}");
+            assert!(!within(&[]).admits(inside.parse().unwrap(), true), "{inside}");
         }
         for outside in ["1.1.1.1", "172.32.0.1", "100.128.0.1", "2606:4700::1111", "2001:4860:4860::8888"] {
-            assert!(is_reachable(outside.parse().unwrap(), &[]), "{outside}");
+            assert!(within(&[]).admits(outside.parse().unwrap(), true), "{outside}");
+            assert!(!within(&[]).admits(outside.parse().unwrap(), false), "{outside}");
         }
-        let own: IpNet = "10.0.0.0/8".parse().unwrap();
-        assert!(is_reachable("10.1.2.3".parse().unwrap(), &[own]));
-        assert!(!is_reachable("127.0.0.1".parse().unwrap(), &[own]));
+        let own = ["10.0.0.0/8".parse().unwrap()];
+        for is_tls in [true, false] {
+            assert!(within(&own).admits("10.1.2.3".parse().unwrap(), is_tls));
+            assert!(!within(&own).admits("127.0.0.1".parse().unwrap(), is_tls));
+        }
     }
 
     #[test]
@@ -247,7 +293,18 @@ mod tests {
             ("/path", false),
             ("", false),
         ] {
-            assert_eq!(wrong_url(url, &[]).is_none(), is_good, "{url}");
+            assert_eq!(wrong_url(url, within(&[])).is_none(), is_good, "{url}");
+        }
+        // An own network opens http to itself, and to nobody else.
+        let own = ["10.0.0.0/8".parse().unwrap()];
+        for (url, is_good) in [
+            ("http://10.0.0.1/", true),
+            ("https://10.0.0.1/", true),
+            ("http://1.1.1.1/", false),
+            ("https://1.1.1.1/", true),
+            ("http://127.0.0.1/", false),
+        ] {
+            assert_eq!(wrong_url(url, within(&own)).is_none(), is_good, "{url}");
         }
     }
 }

@@ -1,61 +1,58 @@
 //! Webhooks: what happens to tenants and rollouts, told to other services: signed as standard-webhooks has it, in order, at
 //! least once.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use futures_util::stream::{self, StreamExt as _};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use ring::hmac;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use tokio::task::JoinHandle;
 
 use super::jobs::Jobs;
-use super::outgoing::Outgoing;
+use super::outgoing::{Answer, Inside, Outgoing};
 use crate::catalog::{CatalogError, Happened, WebhookRow};
 use crate::fleet::Fleet;
 use crate::policy::Secret;
-use crate::tenant::TenantId;
 
 /// How often it is looked whether there is something to tell.
 const LOOK: Duration = Duration::from_secs(1);
-/// Receivers that are told at the same time.
-const AT_A_TIME: usize = 16;
 /// Longest wait between two tries.
 const LONGEST_WAIT: Duration = Duration::from_secs(3 * 3600);
 /// Tries of one message: over four days of them.
 const MAX_TRIES: i32 = 45;
-/// The name under which a webhook's secret is sealed.
-const SECRET: &str = "secret";
 /// So that receivers' libraries know one.
 const PREFIX: &str = "whsec_";
 
-/// Tells receivers, until the jobs are stopped.
+/// Tells receivers, until the jobs are stopped. Each has a task of its own, so that none waits for another.
 pub(super) fn start(fleet: Fleet, jobs: Jobs) {
     let outgoing = Arc::new(Outgoing::default());
     tokio::spawn(async move {
+        // Those who are being told: as many as there are webhooks at most.
+        let mut told: HashMap<String, JoinHandle<()>> = HashMap::new();
         while jobs.goes_on_for(LOOK).await {
             let Ok(seat) = jobs.seat().await else { continue };
             // Only what has a place in the chain is told.
             if let Err(error) = fleet.catalog.journal_seal().await {
                 tracing::warn!(%error, "lines of the journal can't be chained; trying again");
             }
-            match fleet.catalog.webhooks_claim(seat).await {
-                Ok(due) => {
-                    stream::iter(due)
-                        .for_each_concurrent(AT_A_TIME, |webhook| {
-                            let (fleet, outgoing) = (fleet.clone(), Arc::clone(&outgoing));
-                            async move {
-                                if let Err(error) = tell(&fleet, &outgoing, &webhook).await {
-                                    tracing::warn!(%error, webhook = webhook.id, "a webhook's receiver can't be told");
-                                }
-                            }
-                        })
-                        .await;
-                }
+            told.retain(|_, task| !task.is_finished());
+            let at: Vec<_> = told.keys().cloned().collect();
+            match fleet.catalog.webhooks_claim(seat, &at).await {
+                Ok(due) => told.extend(due.into_iter().map(|webhook| {
+                    let (fleet, outgoing, id) = (fleet.clone(), Arc::clone(&outgoing), webhook.id.clone());
+                    let task = tokio::spawn(async move {
+                        if let Err(error) = tell(&fleet, &outgoing, &webhook).await {
+                            tracing::warn!(%error, webhook = webhook.id, "a webhook's receiver can't be told");
+                        }
+                    });
+                    (id, task)
+                })),
                 Err(error) => tracing::warn!(%error, "webhooks can't be looked for; trying again"),
             }
         }
@@ -65,9 +62,13 @@ pub(super) fn start(fleet: Fleet, jobs: Jobs) {
 /// Tells one receiver what it has not heard, one message after the other.
 async fn tell(fleet: &Fleet, outgoing: &Outgoing, webhook: &WebhookRow) -> Result<(), CatalogError> {
     let catalog = &fleet.catalog;
-    let secret = match open(fleet, webhook) {
+    let secret = match fleet.open_webhook(webhook) {
         Ok(secret) => secret,
-        Err(why) => return catalog.webhook_failed(&webhook.id, &why, None).await,
+        // The key may be here in a moment, or the secret sealed anew.
+        Err(why) => {
+            let again = (webhook.tries + 1 < MAX_TRIES).then(|| wait(webhook.tries));
+            return catalog.webhook_failed(&webhook.id, &why.to_string(), again).await;
+        }
     };
     let happened = catalog.happened(webhook.position).await?;
     let mut heard = webhook.position;
@@ -76,11 +77,10 @@ async fn tell(fleet: &Fleet, outgoing: &Outgoing, webhook: &WebhookRow) -> Resul
         if let Some(kind) = kind.filter(|kind| webhook.events.is_empty() || webhook.events.contains(kind)) {
             let body = message(&kind, one).to_string().into_bytes();
             let headers = signed(&secret, one.position, OffsetDateTime::now_utc(), &body);
-            let networks = &fleet.settings.control.webhook_networks;
-            let answer = outgoing.post(&webhook.url, headers, body, networks).await;
-            let failure = match answer {
-                Ok(200..=299) => None,
-                Ok(status) => Some(format!("it answered {status}")),
+            let inside = Inside::of_webhooks(&fleet.settings.control);
+            let failure = match outgoing.post(&webhook.url, headers, body, inside).await {
+                Ok(Answer { status: 200..=299, .. }) => None,
+                Ok(Answer { status, .. }) => Some(format!("it answered {status}")),
                 Err(why) => Some(why),
             };
             if let Some(failure) = failure {
@@ -154,21 +154,6 @@ pub(super) fn new_secret() -> Result<Secret, crate::policy::Invalid> {
     getrandom::fill(&mut bytes[..])
         .map_err(|e| crate::policy::Invalid(format!("no random bytes from the operating system: {e}")))?;
     Ok(Secret::new(format!("{PREFIX}{}", STANDARD.encode(&bytes[..]))))
-}
-
-/// A webhook's secret, sealed.
-pub(super) fn seal(
-    fleet: &Fleet,
-    id: &TenantId,
-    secret: &Secret,
-) -> Result<String, crate::vault::VaultError> {
-    fleet.keys.newest().seal(id, SECRET, secret)
-}
-
-fn open(fleet: &Fleet, webhook: &WebhookRow) -> Result<Secret, String> {
-    let id: TenantId = webhook.id.parse().map_err(|error: crate::policy::Invalid| error.0)?;
-    let of = format!("webhook `{id}`");
-    fleet.keys.open_sealed((&id, &of), SECRET, &webhook.sealed).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]

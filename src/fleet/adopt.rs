@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::task::spawn_blocking;
 
-use super::roles::{catalog_migrator, catalog_owner};
+use super::roles::{catalog_journal, catalog_migrator, catalog_owner};
 use super::{Doing, Fleet, FleetError};
 use crate::catalog::{Filter, NewTenant, TenantRow};
 use crate::pg::{self, Connection, Guard, Login};
@@ -202,7 +202,12 @@ impl Fleet {
     fn refuse_our_role(&self, server: &str, role: &str) -> Result<(), FleetError> {
         let catalog = &self.settings.catalog.database;
         let admin = self.servers.get(server)?.admin().map(|admin| admin.user.as_str()).unwrap_or_default();
-        let of_catalog = [format!("{catalog}_router"), catalog_owner(catalog), catalog_migrator(catalog)];
+        let of_catalog = [
+            format!("{catalog}_router"),
+            catalog_owner(catalog),
+            catalog_migrator(catalog),
+            catalog_journal(catalog),
+        ];
         if admin == role || of_catalog.iter().any(|ours| ours == role) || role.starts_with(OURS) {
             return Err(FleetError::Settings(format!(
                 "role `{role}` is manybox's own: its clients would have what it has; give --login-role another"

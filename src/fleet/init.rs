@@ -1,5 +1,7 @@
 //! Init: the roles of every server, and the catalog with its owner and its migrator. Run again, it changes nothing.
 
+mod journal;
+
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -7,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::database::DatabaseRights;
 use super::migrator::{Migrator, Waiting};
 use super::prepare::{grant_to_admin, make_role, prepare};
-use super::roles::{self, HISTORY, MIGRATORS, OWNER, catalog_migrator, catalog_owner};
+use super::roles::{self, HISTORY, MIGRATORS, OWNER, catalog_journal, catalog_migrator, catalog_owner};
 use super::server::{role_exists, run};
 use super::standing::{identity, standing};
 use super::{Doing, FleetError, Servers, Unprepared, claim, database, rights, router};
@@ -159,6 +161,7 @@ async fn make_catalog(
     let (owner, migrator) = (catalog_owner(name), catalog_migrator(name));
     make_role(client, &owner).await?;
     grant_to_admin(server, client, &owner).await?;
+    make_role(client, &catalog_journal(name)).await?;
     if !database::exists(client, name).await? {
         database::create_closed(client, name, "template0").await?;
     }
@@ -171,6 +174,7 @@ async fn make_catalog(
     let of_catalog = roles::of_catalog(name);
     let taken = migrate::prepare_template(&mut admin, &of_catalog, &[], 0).await;
     rights::all_taken(name, taken.doing(|| "preparing the catalog".into())?)?;
+    journal::take_back(server, &admin, name).await?;
     let edition = migrate::Edition::embedded("catalog", catalog::MIGRATIONS)?;
     let options = migrate::Options { roles: of_catalog, ..migrate::Options::default() };
     let stop = CancellationToken::new();
@@ -189,6 +193,7 @@ async fn make_catalog(
         by = literal(env!("CARGO_PKG_VERSION")),
     );
     run(&admin, &made).await?;
+    journal::hand_over(server, &admin, name).await?;
     if !routers {
         return Ok(());
     }

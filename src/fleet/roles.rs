@@ -36,9 +36,15 @@ pub fn catalog_migrator(catalog: &str) -> String {
     format!("{catalog}_migrator")
 }
 
+/// The role that owns the journal in the catalog of this name, so that the journal is only appended to. NOLOGIN; the admin is a
+/// member while `init` gives it what is its own, and nobody otherwise.
+pub(super) fn catalog_journal(catalog: &str) -> String {
+    format!("{catalog}_journal")
+}
+
 /// Whose what is in a tenant's database, a template or a scratch copy.
 pub(super) fn of_tenants() -> Roles {
-    Roles { owner: OWNER.into(), history: HISTORY.into(), writer: MIGRATORS.into() }
+    Roles { owner: OWNER.into(), history: HISTORY.into(), writer: MIGRATORS.into(), others: Vec::new() }
 }
 
 /// The same for a session of the admin, which may become the history's owner and not its writer.
@@ -46,9 +52,9 @@ pub(super) fn of_tenants_for_admin() -> Roles {
     Roles { writer: HISTORY.into(), ..of_tenants() }
 }
 
-/// Whose what is in the catalog. No tenant's code runs there, so one role is enough.
+/// Whose what is in the catalog. No tenant's code runs there, so one role is enough, but for the journal.
 pub(super) fn of_catalog(catalog: &str) -> Roles {
-    Roles::all(&catalog_owner(catalog))
+    Roles { others: vec![catalog_journal(catalog)], ..Roles::all(&catalog_owner(catalog)) }
 }
 
 /// The statements that make a migrator's login, which may become what `group` may and has no right of its own.

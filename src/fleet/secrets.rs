@@ -1,8 +1,14 @@
-//! Secrets: what operators give a tenant in the clear, sealed for the catalog, and opened to be compared.
+//! Secrets: what operators give a tenant in the clear, and what webhooks' messages are signed with: sealed for the catalog,
+//! opened to be compared or used, sealed anew.
 
 use super::{Fleet, FleetError};
-use crate::policy::{JWT_SECRET, Overrides};
+use crate::catalog::WebhookRow;
+use crate::policy::{JWT_SECRET, Overrides, Secret};
 use crate::tenant::{Record, Sealed, TenantId};
+use crate::vault::KeyState;
+
+/// The name under which a webhook's secret is sealed.
+const WEBHOOK: &str = "secret";
 
 impl Fleet {
     /// Changes a tenant's tier and settings; `overrides` has the token secret in the clear, and it is sealed here.
@@ -108,5 +114,53 @@ impl Fleet {
             }
         }
         Ok((sealed, lost))
+    }
+
+    /// A webhook's secret, sealed.
+    ///
+    /// # Errors
+    /// When the operating system gives no random bytes.
+    pub fn seal_webhook(&self, id: &TenantId, secret: &Secret) -> Result<String, FleetError> {
+        Ok(self.keys.newest().seal(id, WEBHOOK, secret)?)
+    }
+
+    /// A webhook's secret.
+    ///
+    /// # Errors
+    /// When the master key that sealed it is gone.
+    pub fn open_webhook(&self, webhook: &WebhookRow) -> Result<Secret, FleetError> {
+        let id: TenantId = webhook.id.parse()?;
+        Ok(self.keys.open_sealed((&id, &format!("webhook `{id}`")), WEBHOOK, &webhook.sealed)?)
+    }
+
+    /// Seals one webhook's secret with the newest master key, if it is not. One that nobody can open is told no more, where
+    /// `set_aside` says so or its key has ended. Returns whether it is lost.
+    ///
+    /// # Errors
+    /// When it can't be opened and may not be set aside, or the catalog can't be changed.
+    pub async fn rekey_webhook(&self, webhook: &WebhookRow, set_aside: bool) -> Result<bool, FleetError> {
+        let newest = self.keys.newest();
+        if webhook.sealed.starts_with(&format!("{}:", newest.id())) {
+            return Ok(false);
+        }
+        match self.open_webhook(webhook) {
+            Ok(secret) => {
+                let sealed = newest.seal(&webhook.id.parse()?, WEBHOOK, &secret)?;
+                self.catalog.webhook_resealed(&webhook.id, &webhook.sealed, &sealed).await?;
+                Ok(false)
+            }
+            Err(error) => {
+                let number = webhook.sealed.split_once(':').and_then(|(number, _)| number.parse().ok());
+                let known = self.catalog.master_keys().await?;
+                let is_over =
+                    known.iter().any(|key| Some(key.number) == number && key.state == KeyState::Ended);
+                if !set_aside && !is_over {
+                    return Err(error);
+                }
+                let why = "its secret was sealed with a master key that is gone: remove it, and make it anew";
+                self.catalog.webhook_failed(&webhook.id, why, None).await?;
+                Ok(true)
+            }
+        }
     }
 }

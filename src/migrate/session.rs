@@ -25,19 +25,23 @@ pub struct Roles {
     pub history: String,
     /// May read and write the history. The login must be able to become it.
     pub writer: String,
+    /// Further roles that own something in the database, which no file makes or alters.
+    pub others: Vec<String>,
 }
 
 impl Default for Roles {
     /// Those of tenants' databases.
     fn default() -> Self {
-        Self { owner: "mb_owner".into(), history: "mb_history".into(), writer: "mb_migrator".into() }
+        let (owner, history, writer) = ("mb_owner".into(), "mb_history".into(), "mb_migrator".into());
+        Self { owner, history, writer, others: Vec::new() }
     }
 }
 
 impl Roles {
     /// The same role for all: of a database in which no stranger's code runs.
     pub fn all(role: &str) -> Self {
-        Self { owner: role.to_owned(), history: role.to_owned(), writer: role.to_owned() }
+        let role = || role.to_owned();
+        Self { owner: role(), history: role(), writer: role(), others: Vec::new() }
     }
 
     /// The statement that makes the session the owner's.
@@ -51,8 +55,9 @@ impl Roles {
     }
 
     /// Those that may own something in the database, as literals for `::regrole`.
-    fn owners(&self) -> [String; 2] {
-        [&self.owner, &self.history].map(|role| Ident::new(role).to_string())
+    fn owners(&self) -> Vec<String> {
+        let all = [&self.owner, &self.history].into_iter().chain(&self.others);
+        all.map(|role| Ident::new(role).to_string()).collect()
     }
 }
 
@@ -222,14 +227,19 @@ impl State {
     /// released it, it is ours again, or another migrator has it and we stop. What a migrator applied in between shows
     /// in the history.
     pub(super) fn question(roles: &Roles) -> String {
-        let [owner, history] = roles.owners().map(|role| literal(&role));
+        let owners = roles
+            .owners()
+            .iter()
+            .map(|role| format!("{}::pg_catalog.regrole", literal(role)))
+            .collect::<Vec<_>>();
+        let owners = owners.join(", ");
         format!(
             "SELECT current_user, session_user,
                     pg_catalog.pg_try_advisory_lock({LOCK}),
                     pg_catalog.now() <> pg_catalog.statement_timestamp(),
                     EXISTS (SELECT FROM pg_catalog.pg_shdepend d
                             WHERE d.dbid = pg_catalog.split_part(pg_catalog.pg_relation_filepath('pg_catalog.pg_class'), '/', -2)::oid
-                              AND d.deptype = 'o' AND d.refobjid NOT IN ({owner}::pg_catalog.regrole, {history}::pg_catalog.regrole))"
+                              AND d.deptype = 'o' AND d.refobjid NOT IN ({owners}))"
         )
     }
 

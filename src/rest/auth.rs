@@ -1,5 +1,6 @@
 //! Authentication: the bearer token becomes a role and claims.
 
+mod issuer;
 mod jwk;
 mod keys;
 mod signature;
@@ -8,6 +9,7 @@ mod tests;
 mod token;
 mod token_key;
 
+pub use issuer::IssuerKeys;
 pub use keys::check_jwt_secret;
 pub(super) use keys::{Keyring, TokenKeys};
 pub use token::sign_token;

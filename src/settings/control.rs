@@ -7,6 +7,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use super::oidc::OidcSettings;
 use super::sections::address;
 
 /// `[control]`
@@ -36,6 +37,9 @@ pub struct ControlSettings {
     /// another control service, or by this one when it is started again.
     #[serde(with = "humantime_serde")]
     pub drain_timeout: Duration,
+    /// Where people sign in to the console; without it by API tokens alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub oidc: Option<OidcSettings>,
 }
 
 impl Default for ControlSettings {
@@ -49,6 +53,7 @@ impl Default for ControlSettings {
             backups: None,
             webhook_networks: Vec::new(),
             drain_timeout: Duration::from_secs(10),
+            oidc: None,
         }
     }
 }
@@ -65,7 +70,10 @@ impl ControlSettings {
             let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
             rest.is_none_or(|rest| rest.is_empty() || rest.contains(['/', '?', '#', '@', ' ']))
         });
-        let expected = "expected a URL without a path, such as https://control.example.com";
-        url.map(|url| ("public_url", format!("`{url}`: {expected}")))
+        if let Some(url) = url {
+            let expected = "expected a URL without a path, such as https://control.example.com";
+            return Some(("public_url", format!("`{url}`: {expected}")));
+        }
+        self.oidc.as_ref()?.wrong()
     }
 }

@@ -1,11 +1,11 @@
 //! Loading: the three layers joined, and every contradiction found before anything starts.
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use config::{Config, Environment, File, FileFormat, FileSourceFile};
+use config::{Config, File, FileFormat};
 
 use super::bounds::beyond;
+use super::environment::environment;
 use super::{DEFAULT_POLICY, Settings};
 use crate::policy::{Api, Invalid, KEYS, Limits, Scope};
 use crate::tenant::{BaseUrl, Slug};
@@ -41,39 +41,6 @@ impl Paths {
     }
 }
 
-/// Sections whose keys are names of the operator's choice.
-const NAMED: [&str; 5] = ["servers", "editions", "tiers", "rollouts", "tenants"];
-
-/// The environment. A variable can't have a dash in its name, so a name in the file that has some (`[servers.eu-west]`) is
-/// found by underscores as well (`MANYBOX__SERVERS__EU_WEST__URL`).
-fn variables(file: &File<FileSourceFile, FileFormat>) -> HashMap<String, String> {
-    let read = Config::builder().add_source(file.clone()).build();
-    let names = |section: &str| -> Vec<String> {
-        let table = read.as_ref().ok().and_then(|read| read.get_table(section).ok());
-        table.map(|table| table.into_keys().collect()).unwrap_or_default()
-    };
-    let renamed = |variable: String| {
-        let mut parts: Vec<_> = variable.split("__").map(str::to_owned).collect();
-        if let [_, section, name, ..] = &mut parts[..]
-            && let (section, given) = (section.to_ascii_lowercase(), name.to_ascii_lowercase())
-            && NAMED.contains(&section.as_str())
-        {
-            let known = names(&section);
-            let dashed = known.iter().find(|known| known.replace('-', "_") == given);
-            if let Some(dashed) = dashed.filter(|_| !known.contains(&given)) {
-                dashed.clone_into(name);
-            }
-        }
-        parts.join("__")
-    };
-    let ours = std::env::vars_os().filter_map(|(name, value)| {
-        let name =
-            name.into_string().ok().filter(|name| name.to_ascii_uppercase().starts_with("MANYBOX__"))?;
-        Some((renamed(name), value.into_string().ok()?))
-    });
-    ours.collect()
-}
-
 impl Settings {
     /// Reads all three layers. A missing file counts as an empty one.
     ///
@@ -82,21 +49,9 @@ impl Settings {
     pub fn load(paths: &Paths) -> Result<Self, SettingsError> {
         let name = paths.file.display().to_string();
         let file = File::from(paths.file.as_path()).format(FileFormat::Toml).required(false);
-        let environment = Environment::with_prefix("MANYBOX")
-            .source(Some(variables(&file)))
-            .prefix_separator("__")
-            .separator("__")
-            .try_parsing(true)
-            .ignore_empty(true)
-            .list_separator(",")
-            .with_list_parse_key("listen.base_urls")
-            .with_list_parse_key("listen.trusted_proxies")
-            .with_list_parse_key("listen.admin_hosts")
-            .with_list_parse_key("control.hosts")
-            .with_list_parse_key("control.webhook_networks");
         let mut settings: Self = Config::builder()
-            .add_source(file)
-            .add_source(environment)
+            .add_source(file.clone())
+            .add_source(environment(&file))
             .build()
             .and_then(Config::try_deserialize)
             .map_err(|e| SettingsError::Value(e, name.clone()))?;
@@ -125,6 +80,9 @@ impl Settings {
         }
         let token_file = &mut self.listen.admin_token_file;
         *token_file = token_file.take().map(|file| folder.join(file));
+        if let Some(file) = self.control.oidc.as_mut().and_then(|oidc| oidc.client_secret_file.as_mut()) {
+            *file = folder.join(&*file);
+        }
         for files in &mut self.listen.certificates {
             files.certificate = folder.join(&files.certificate);
             files.key = folder.join(&files.key);

@@ -187,6 +187,7 @@ fn model(fleet: &Fleet, name: &str, known: &Known) -> Model {
         model.may_become.add(&migrator, &owner);
         model.may_create.push(owner.clone());
         model.roles.add(owner, "owner");
+        model.roles.add(format!("{catalog}_journal"), "owner");
         model.roles.add(migrator, "migrator");
     }
     let migrator = |model: &mut Model, database: &str| {

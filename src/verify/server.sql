@@ -80,6 +80,12 @@ WHERE (a.admin_option OR NOT EXISTS (SELECT FROM may_become b WHERE b.member = m
        OR NOT m.rolsuper AND k.kind IN ('login', 'migrator', 'router', 'owner', 'backup')
        OR m.kind = 'adopted' AND (g.rolsuper OR g.rolcreaterole OR g.rolname ~ '^pg_'))
 UNION ALL
+SELECT 'V11', d.datname, format('the administrator %I is a member of %I, and may change the journal', session_user, g.rolname),
+       format('REVOKE %I FROM %I;', g.rolname, session_user)
+FROM databases d JOIN pg_roles g ON g.rolname = d.datname || '_journal'
+WHERE d.kind = 'catalog' AND pg_has_role(session_user, g.oid, 'USAGE')
+  AND NOT EXISTS (SELECT FROM pg_roles WHERE rolname = session_user AND rolsuper)
+UNION ALL
 SELECT 'V12', d.datname,
        format('role %I %s %s object(s) %s', r.rolname, CASE s.deptype WHEN 'o' THEN 'owns' ELSE 'has rights of its own on' END,
               count(*), COALESCE('in database ' || quote_ident(d.datname), 'that all databases share')),

@@ -3,6 +3,8 @@
 mod chain;
 mod console;
 mod jobs;
+mod logs;
+mod oidc;
 mod tenants;
 mod webhooks;
 mod who;

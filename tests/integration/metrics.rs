@@ -83,7 +83,6 @@ fn value(text: &str, name: &str) -> f64 {
 #[tokio::test]
 async fn metrics_move_with_what_requests_come_to() {
     let fleet = TestFleet::builder().tenants(&["acme", "globex", "initech", "hooli"]).serve().await;
-    fleet.has_its_share().await;
     let admin = admin(&fleet, 2);
     for _ in 0..3 {
         assert_eq!(fleet.get("/acme/items").await.status, 200);

@@ -407,6 +407,12 @@ pub(crate) fn sign(key: &[u8], claims: Value) -> String {
     manybox::rest::sign_token(&claims, key)
 }
 
+/// A port that was free a moment ago.
+pub(crate) fn free_port() -> SocketAddr {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    listener.local_addr().expect("an address")
+}
+
 /// Tries until it holds, for at most ten seconds: for what another task or process does in its own time.
 pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
     for _ in 0..400 {

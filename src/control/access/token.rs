@@ -1,20 +1,17 @@
 //! `ApiToken`: what an operator's programs show: an id that may be seen, and a secret that the catalog has a hash of.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::digest::{SHA256, digest};
-use zeroize::Zeroizing;
 
+use super::super::random::{RANDOM, random_secret};
 use crate::policy::{Invalid, Secret};
 use crate::tenant::TenantId;
 
 /// So that a scanner of sources and logs knows one.
 const PREFIX: &str = "mbc_";
-/// Random bytes of a secret.
-const RANDOM: usize = 32;
 
 /// An API token: `mbc_ID_SECRET`.
 #[derive(Debug)]
@@ -59,15 +56,24 @@ impl ApiToken {
     }
 }
 
-/// A text that nobody can guess: 256 random bits.
-///
-/// # Errors
-/// When the operating system gives no random bytes.
-pub fn random_secret() -> Result<Secret, Invalid> {
-    let mut bytes = Zeroizing::new([0_u8; RANDOM]);
-    getrandom::fill(&mut bytes[..])
-        .map_err(|e| Invalid(format!("no random bytes from the operating system: {e}")))?;
-    Ok(Secret::new(URL_SAFE_NO_PAD.encode(&bytes[..])))
+/// A text without the secrets of tokens that somebody put in it by mistake: what is kept of requests has none.
+pub fn masked(text: &str) -> Cow<'_, str> {
+    if !text.contains(PREFIX) {
+        return Cow::Borrowed(text);
+    }
+    let mut parts = text.split(PREFIX);
+    let mut masked = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        masked.push_str(PREFIX);
+        let (id, rest) = part.split_once('_').unwrap_or((part, ""));
+        masked.push_str(id);
+        if !rest.is_empty() {
+            masked.push_str("_***");
+            let is_secret = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+            masked.push_str(rest.trim_start_matches(is_secret));
+        }
+    }
+    Cow::Owned(masked)
 }
 
 impl FromStr for ApiToken {
@@ -93,6 +99,23 @@ impl fmt::Display for ApiToken {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn secrets_of_tokens_are_masked_wherever_they_stand() {
+        for (text, expected) in [
+            ("nothing", "nothing"),
+            (
+                "/v1/tenants/mbc_id_a-B_c9/x?mbc_other_zz, `mbc_i_",
+                "/v1/tenants/mbc_id_***/x?mbc_other_***, `mbc_i",
+            ),
+            ("mbc_", "mbc_"),
+            ("mbc_mbc_id_x y", "mbc_mbc_id_*** y"),
+        ] {
+            assert_eq!(masked(text), expected);
+        }
+        let token = ApiToken::random().unwrap();
+        assert_eq!(masked(&format!("a {} b", token.reveal().expose())), format!("a {token} b"));
+    }
 
     #[test]
     fn tokens_are_read_back_and_nothing_else_is() {

@@ -34,7 +34,7 @@ pub(super) async fn verify(acting: Acting, Given(which): Given<Verify>) -> Resul
     }
     let sample = which.sample.unwrap_or(SAMPLE).clamp(1, MOST);
     let router = Some(acting.fleet.settings.listen.http.to_string());
-    let work = Work::Verify { tenant: which.tenant, sample, router };
+    let work = Work::Verify { tenant: which.tenant, sample, all: false, router };
     let begun = acting.jobs.begin(acting.act.clone(), None, &work).await?;
     Ok(match answer::result(&acting, begun).await? {
         Ok(report) => Json(report).into_response(),

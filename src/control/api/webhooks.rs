@@ -7,7 +7,7 @@ use http::StatusCode;
 use serde::{Deserialize, Serialize};
 
 use super::super::access::Acting;
-use super::super::outgoing::wrong_url;
+use super::super::outgoing::{Inside, wrong_url};
 use super::super::{Problem, ProblemCode, webhooks};
 use super::read::Body;
 use crate::catalog::{OperatorRole, WebhookRow};
@@ -50,8 +50,9 @@ pub(super) struct Webhooks {
 pub(super) async fn add(acting: Acting, Body(new): Body<NewWebhook>) -> Result<Response, Problem> {
     acting.caller.needs_all(OperatorRole::Owner)?;
     let fleet = &acting.fleet;
-    let networks = &fleet.settings.control.webhook_networks;
-    let wrong = wrong_url(&new.url, networks).or((new.url.len() > MAX_URL).then_some("it is too long"));
+    let inside = Inside::of_webhooks(&fleet.settings.control);
+    let wrong =
+        wrong_url(&new.url, inside).or_else(|| (new.url.len() > MAX_URL).then(|| "it is too long".into()));
     if let Some(wrong) = wrong {
         return Err(Problem::new(ProblemCode::Invalid, format!("url: {wrong}")));
     }
@@ -67,8 +68,7 @@ pub(super) async fn add(acting: Acting, Body(new): Body<NewWebhook>) -> Result<R
         return Err(Problem::new(ProblemCode::Invalid, format!("there are {MOST} webhooks already")));
     }
     let (id, secret) = (TenantId::random()?, webhooks::new_secret()?);
-    let sealed = webhooks::seal(fleet, &id, &secret)
-        .map_err(|error| Problem::new(ProblemCode::Internal, error.to_string()))?;
+    let sealed = fleet.seal_webhook(&id, &secret)?;
     let webhook = fleet.catalog.webhook_add(id.as_str(), &new.url, &new.events, &sealed).await?;
     let added = Added { webhook, secret: secret.expose().to_owned() };
     Ok((StatusCode::CREATED, Json(added)).into_response())

@@ -114,7 +114,7 @@ pub(super) async fn of_verification(State(control): State<Arc<Control>>, viewer:
             if told.begun.elapsed() > LONGEST {
                 return None;
             }
-            let Ok(rows) = told.control.fleet.catalog.verifications(1).await else { continue };
+            let Ok(rows) = told.control.fleet.catalog.jobs_of_kind(verify::KIND, 1).await else { continue };
             let Some(html) = verify::still_going_on(&rows) else {
                 let end = vec![Ok(Event::default().event("end").data("{}"))];
                 return Some((stream::iter(end), None));

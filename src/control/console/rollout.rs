@@ -8,7 +8,7 @@ use maud::{Markup, html};
 use serde_json::Value;
 use time::OffsetDateTime;
 
-use super::super::{Control, Problem, ProblemCode};
+use super::super::{Control, Problem, ProblemCode, Work};
 use super::document::refuse;
 use super::layout::{Place, act, ago, ask, count, lines, page, some, span, text};
 use super::rollouts::{leads_to, state, then};
@@ -41,7 +41,8 @@ impl Look {
         let field = fleet.catalog.step_field(row.id).await?;
         let now = row.now;
         // Its own executor may not have taken its seat yet.
-        let is_attended = control.executors.has(row.id) || fleet.is_attended(row.id).await?;
+        let work = Work::Rollout { rollout: row.id };
+        let is_attended = fleet.is_attended(row.id).await? || control.jobs.is_at(&work).await?;
         Ok(Self { is_attended, view: View::look(&fleet.catalog, row).await?, plan, field, now })
     }
 
@@ -415,8 +416,9 @@ async fn carry_out(
     {
         return Err(is_not(&row));
     }
-    if matches!(word, "run" | "resume" | "approve" | "retry") {
-        control.executors.begin(fleet, row.id);
+    let work = Work::Rollout { rollout: row.id };
+    if matches!(word, "run" | "resume" | "approve" | "retry") && !control.jobs.is_at(&work).await? {
+        control.jobs.begin(viewer.act.clone(), None, &work).await?;
     }
     Ok(match word {
         "run" => format!("Rollout {} has begun.", row.id),

@@ -1,4 +1,4 @@
-//! Signing in with an API token, and out.
+//! Signing in: the page, an API token given there, and out again.
 
 use std::sync::Arc;
 
@@ -6,24 +6,35 @@ use axum::extract::{Form, Query, Request, State};
 use axum::response::{IntoResponse as _, Redirect, Response};
 use http::{HeaderMap, StatusCode};
 use maud::{Markup, html};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::super::access::{self, ApiToken, Caller};
 use super::super::{Control, Problem, ProblemCode};
 use super::document::{Theme, document, logo, refuse, send, text};
 use super::viewer::{Fields, Names, Order as Sent, append, own_path, theme};
 use crate::catalog::Credential;
+use crate::settings::ControlSettings;
 
 /// `GET /sign-in`
-pub(super) async fn show(Query(pairs): Query<Vec<(String, String)>>, request: Request) -> Response {
+pub(super) async fn show(
+    State(control): State<Arc<Control>>,
+    Query(pairs): Query<Vec<(String, String)>>,
+    request: Request,
+) -> Response {
     let asked = Fields::of(pairs);
     let next = own_path(asked.text("next"));
     if request.extensions().get::<Caller>().is_some() {
         return Redirect::to(next).into_response();
     }
-    send(StatusCode::OK, form(theme(request.headers()), next, None))
+    let settings = &control.fleet.settings.control;
+    send(StatusCode::OK, form(settings, theme(request.headers()), next, None))
 }
 
-fn form(theme: Theme, next: &str, wrong: Option<&str>) -> Markup {
+/// The page, with what went wrong.
+pub(super) fn form(settings: &ControlSettings, theme: Theme, next: &str, wrong: Option<&str>) -> Markup {
+    let issuer = settings.oidc.as_ref().and_then(|oidc| oidc.issuer.parse::<http::Uri>().ok());
+    let issuer = issuer.as_ref().and_then(http::Uri::host);
+    let there = format!("/sign-in/oidc?next={}", utf8_percent_encode(next, NON_ALPHANUMERIC));
     document(
         theme,
         "Sign in",
@@ -33,6 +44,10 @@ fn form(theme: Theme, next: &str, wrong: Option<&str>) -> Markup {
                 div .panel {
                     h1 { "Sign in" }
                     @if let Some(wrong) = wrong { div .notice.bad role="alert" { b { "Not signed in" } p { (text(wrong)) } } }
+                    @if let Some(issuer) = issuer {
+                        p { a .button.primary href=(there) { "Sign in by " (text(issuer)) } }
+                        p .soft.small { "or with a token:" }
+                    }
                     form .form method="post" action="/sign-in" {
                         input type="hidden" name="next" value=(next);
                         div .field {
@@ -62,13 +77,17 @@ pub(super) async fn sign_in(
     let fields = Fields::of(pairs);
     let next = own_path(fields.text("next"));
     match holder(&control, fields.text("token")).await {
-        Ok(Some(credential)) => match open(&control, &headers, &credential, next).await {
-            Ok(response) => response,
+        Ok(Some(credential)) => match open(&control, &headers, &credential).await {
+            Ok(session) => {
+                let mut response = Redirect::to(next).into_response();
+                append(response.headers_mut(), &session);
+                response
+            }
             Err(problem) => refuse(problem),
         },
         Ok(None) => {
             let wrong = "the token is unknown, revoked or expired";
-            send(StatusCode::UNAUTHORIZED, form(theme(&headers), next, Some(wrong)))
+            send(StatusCode::UNAUTHORIZED, form(settings, theme(&headers), next, Some(wrong)))
         }
         Err(problem) => refuse(problem),
     }
@@ -80,13 +99,12 @@ async fn holder(control: &Control, given: &str) -> Result<Option<Credential>, Pr
     Ok(holder.filter(|(_, hash)| token.has_hash(hash)).map(|(credential, _)| credential))
 }
 
-/// Opens a session of its own: what the browser had before is ended, whoever put it there.
-async fn open(
+/// Opens a session of its own: what the browser had before is ended, whoever put it there. Gives its cookie.
+pub(super) async fn open(
     control: &Control,
     headers: &HeaderMap,
     credential: &Credential,
-    next: &str,
-) -> Result<Response, Problem> {
+) -> Result<String, Problem> {
     let settings = &control.fleet.settings.control;
     let catalog = &control.fleet.catalog;
     let name = access::cookie_name(settings);
@@ -96,13 +114,8 @@ async fn open(
     let secret = access::random_secret()?;
     let secret = secret.expose();
     catalog.session_open(&access::session_hash(secret), credential, settings.session_lifetime).await?;
-    let mut response = Redirect::to(next).into_response();
     let rules = Names::of(settings).rules("Strict");
-    append(
-        response.headers_mut(),
-        &format!("{name}={secret}; {rules}; Max-Age={}", settings.session_lifetime.as_secs()),
-    );
-    Ok(response)
+    Ok(format!("{name}={secret}; {rules}; Max-Age={}", settings.session_lifetime.as_secs()))
 }
 
 /// `POST /sign-out`

@@ -1,9 +1,6 @@
 //! Verify: whether tenants are kept apart: the last report, and a new one.
 
-use std::convert::Infallible;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::Duration;
 
 use axum::extract::State;
 use axum::response::Response;
@@ -11,19 +8,17 @@ use maud::{Markup, html};
 use serde_json::Value;
 use time::OffsetDateTime;
 
-use super::super::{Control, Problem, ProblemCode};
+use super::super::{Control, Problem, ProblemCode, Work};
 use super::document::refuse;
 use super::layout::{Place, ago, count, empty, head, lines, moment, page, some, text};
 use super::viewer::{Order as Sent, Viewer};
-use crate::catalog::{CatalogError, OperatorRole, VerificationRow};
-use crate::fleet::Fleet;
-use crate::verify::{self, CHECKS, Request, Scope};
+use crate::catalog::{JobRow, OperatorRole};
+use crate::verify::CHECKS;
 
+/// What jobs that verify are called.
+pub(super) const KIND: &str = "verify";
 /// Verifications that are listed.
 const MOST: i64 = 10;
-/// How often one says how far it is, and after how long without a word it was cut off.
-const WORD: Duration = Duration::from_secs(1);
-const CUT_OFF: Duration = Duration::from_secs(30);
 /// Tenants looked into when not all are.
 const SAMPLE: usize = 20;
 /// Most findings that are told; the report of `manybox verify` has more.
@@ -32,7 +27,7 @@ const MOST_FINDINGS: usize = 100;
 /// `GET /verify`
 pub(super) async fn show(State(control): State<Arc<Control>>, viewer: Viewer) -> Response {
     let rows = match viewer.caller.needs_all(OperatorRole::Viewer) {
-        Ok(()) => control.fleet.catalog.verifications(MOST).await.map_err(Problem::from),
+        Ok(()) => control.fleet.catalog.jobs_of_kind(KIND, MOST).await.map_err(Problem::from),
         Err(problem) => Err(problem),
     };
     match rows {
@@ -41,13 +36,9 @@ pub(super) async fn show(State(control): State<Arc<Control>>, viewer: Viewer) ->
     }
 }
 
-fn is_running(row: &VerificationRow, now: OffsetDateTime) -> bool {
-    row.ended_at.is_none() && now - row.seen_at < CUT_OFF
-}
-
-fn body(viewer: &Viewer, rows: &[VerificationRow]) -> Markup {
+fn body(viewer: &Viewer, rows: &[JobRow]) -> Markup {
     let now = OffsetDateTime::now_utc();
-    let running = rows.iter().find(|row| is_running(row, now));
+    let running = rows.iter().find(|row| !row.state.is_over());
     let run = html! {
         @if viewer.may(OperatorRole::Operator) && running.is_none() {
             form .acts method="post" action="/verify" {
@@ -57,7 +48,7 @@ fn body(viewer: &Viewer, rows: &[VerificationRow]) -> Markup {
             }
         }
     };
-    let last = rows.iter().find_map(|row| Some((row, row.report.as_ref()?)));
+    let last = rows.iter().find_map(|row| Some((row, row.result.as_ref()?)));
     let stream = running.map(|_| "/verify/events");
     html! {
         (head(html! { "Verify" }, html! { "Asks the live fleet whether tenants are kept apart as they must be. It changes nothing." }, run))
@@ -73,19 +64,19 @@ fn body(viewer: &Viewer, rows: &[VerificationRow]) -> Markup {
 }
 
 /// How far the newest is; `None` when it is over.
-pub(super) fn still_going_on(rows: &[VerificationRow]) -> Option<String> {
+pub(super) fn still_going_on(rows: &[JobRow]) -> Option<String> {
     let now = OffsetDateTime::now_utc();
-    let row = rows.first().filter(|row| is_running(row, now))?;
+    let row = rows.first().filter(|row| !row.state.is_over())?;
     Some(going_on(row, now).into_string())
 }
 
-fn going_on(row: &VerificationRow, now: OffsetDateTime) -> Markup {
+fn going_on(row: &JobRow, now: OffsetDateTime) -> Markup {
     html! {
-        div .notice.warn role="status" { b { "Verifying" } p { (some(u64::try_from(row.looked_into).unwrap_or(0), "tenant")) " looked into, begun " (ago(row.begun_at, now)) " by " (text(&row.actor)) "." } }
+        div .notice.warn role="status" { b { "Verifying" } p { @if let Some(progress) = &row.progress { (text(progress)) ", begun " } @else { "Begun " } (ago(row.created_at, now)) " by " (text(&row.act.operator)) "." } }
     }
 }
 
-fn found(row: &VerificationRow, report: &Value, now: OffsetDateTime) -> Markup {
+fn found(row: &JobRow, report: &Value, now: OffsetDateTime) -> Markup {
     let list = |name: &str| report.get(name).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     let (findings, left_out) = (list("findings"), list("left_out"));
     let tried = report.get("tried").and_then(Value::as_object);
@@ -118,7 +109,7 @@ fn found(row: &VerificationRow, report: &Value, now: OffsetDateTime) -> Markup {
         }
         div .grid {
             section .panel.w8 {
-                header { h2 { "What was tried" } span .soft { (moment(row.begun_at)) } }
+                header { h2 { "What was tried" } span .soft { (moment(row.created_at)) } }
                 div .scroll tabindex="0" { table {
                     thead { tr { th { "Check" } th { "What must hold" } th .num { "Tried" } th { "Found" } } }
                     tbody { @for check in CHECKS {
@@ -135,8 +126,8 @@ fn found(row: &VerificationRow, report: &Value, now: OffsetDateTime) -> Markup {
             section .panel.w4 {
                 header { h2 { "This report" } }
                 div .body { dl .facts {
-                    dt { "Ended" } dd { (ago(row.ended_at.unwrap_or(row.seen_at), now)) }
-                    dt { "By" } dd { (text(&row.actor)) }
+                    dt { "Ended" } dd { (ago(row.ended_at.unwrap_or(row.created_at), now)) }
+                    dt { "By" } dd { (text(&row.act.operator)) }
                     dt { "Took" } dd { (format!("{:.1} s", report.get("seconds").and_then(Value::as_f64).unwrap_or(0.0))) }
                     dt { "Tenants" } dd { (list("looked_into").len()) " of " (count(number("tenants"))) }
                     @if let Some(servers) = report.get("servers").and_then(Value::as_object) { @for (name, version) in servers {
@@ -149,23 +140,23 @@ fn found(row: &VerificationRow, report: &Value, now: OffsetDateTime) -> Markup {
     }
 }
 
-fn earlier(rows: &[VerificationRow], now: OffsetDateTime) -> Markup {
+fn earlier(rows: &[JobRow], now: OffsetDateTime) -> Markup {
     html! {
         @if !rows.is_empty() { section .panel {
             header { h2 { "Earlier" } }
             div .scroll tabindex="0" { table {
                 thead { tr { th { "Begun" } th { "By" } th { "Came of it" } } }
                 tbody { @for row in rows {
-                    @let findings = row.report.as_ref().and_then(|report| report.get("findings")?.as_array()).map(Vec::len);
+                    @let findings = row.result.as_ref().and_then(|report| report.get("findings")?.as_array()).map(Vec::len);
+                    @let failure = row.problem.as_ref().map(|problem| Problem::read(problem).detail);
                     tr {
-                        td { (ago(row.begun_at, now)) }
-                        td { (text(&row.actor)) }
-                        td { @match (findings, &row.failure) {
+                        td { (ago(row.created_at, now)) }
+                        td { (text(&row.act.operator)) }
+                        td { @match (findings, &failure) {
                             (Some(0), _) => { span .pill.good { "all green" } }
                             (Some(n), _) => { span .pill.bad { (some(n as u64, "finding")) } }
                             (None, Some(failure)) => { span .pill.bad { "failed" } span .under { (text(failure)) } }
-                            (None, None) if is_running(row, now) => { span .pill.info.live { "running" } }
-                            (None, None) => { span .pill.warn { "cut off" } }
+                            (None, None) => { span .pill.info.live { "running" } }
                         } }
                     }
                 } }
@@ -176,57 +167,20 @@ fn earlier(rows: &[VerificationRow], now: OffsetDateTime) -> Markup {
 
 /// `POST /verify`
 pub(super) async fn run(State(control): State<Arc<Control>>, Sent { viewer, fields }: Sent) -> Response {
-    let scope = if fields.get("scope") == Some("all") { Scope::All } else { Scope::Sample(SAMPLE) };
-    match begin(&control, &viewer, scope).await {
+    match begin(&control, &viewer, fields.get("scope") == Some("all")).await {
         Err(problem) if problem.code == ProblemCode::Forbidden => refuse(problem),
         outcome => viewer.tell("/verify", outcome),
     }
 }
 
-async fn begin(control: &Control, viewer: &Viewer, scope: Scope) -> Result<String, Problem> {
+async fn begin(control: &Control, viewer: &Viewer, all: bool) -> Result<String, Problem> {
     viewer.caller.needs_all(OperatorRole::Operator)?;
-    let catalog = &viewer.fleet.catalog;
-    let now = OffsetDateTime::now_utc();
-    if catalog.verifications(MOST).await?.iter().any(|row| is_running(row, now)) {
+    let known = viewer.fleet.catalog.jobs_of_kind(KIND, MOST).await?;
+    if known.iter().any(|row| !row.state.is_over()) {
         return Err(Problem::new(ProblemCode::Busy, "a verification is running already"));
     }
-    let id = catalog.verification_begin(&viewer.name).await?;
     let router = Some(control.fleet.settings.listen.http.to_string());
-    let fleet = Arc::clone(&viewer.fleet);
-    // On a thread of its own: the verifier's future borrows too much to be sent about.
-    let runtime = tokio::runtime::Handle::current();
-    tokio::task::spawn_blocking(move || {
-        let stored = runtime.block_on(carry_out(&fleet, id, &Request { scope, router }));
-        if let Err(error) = stored {
-            tracing::error!(verification = id, %error, "the report could not be stored");
-        }
-    });
+    let work = Work::Verify { tenant: None, sample: SAMPLE, all, router };
+    control.jobs.begin(viewer.act.clone(), None, &work).await?;
     Ok("The verification has begun.".into())
-}
-
-/// Says how far it is, as long as it goes on.
-async fn tell(fleet: &Fleet, id: i64, done: &AtomicI64) -> Infallible {
-    loop {
-        tokio::time::sleep(WORD).await;
-        if let Err(error) = fleet.catalog.verification_goes_on(id, done.load(Ordering::Relaxed)).await {
-            tracing::warn!(verification = id, %error, "the catalog was not told how far it is");
-        }
-    }
-}
-
-async fn carry_out(fleet: &Fleet, id: i64, request: &Request) -> Result<(), CatalogError> {
-    let done = AtomicI64::new(0);
-    let progress = |n: usize| done.store(i64::try_from(n).unwrap_or(i64::MAX), Ordering::Relaxed);
-    let report = tokio::select! {
-        report = verify::verify(fleet, request, progress) => report,
-        never = tell(fleet, id, &done) => match never {},
-    };
-    match report {
-        Ok(report) => {
-            let report =
-                serde_json::to_value(&report).map_err(|error| CatalogError::Row(error.to_string()))?;
-            fleet.catalog.verification_end(id, Ok(&report)).await
-        }
-        Err(error) => fleet.catalog.verification_end(id, Err(&error.to_string())).await,
-    }
 }

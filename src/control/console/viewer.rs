@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use super::super::access::{self, Acting, Caller};
 use super::super::{Control, Problem, ProblemCode};
 use super::document::{Theme, refuse, send};
-use crate::catalog::OperatorRole;
+use crate::catalog::{Act, OperatorRole};
 use crate::fleet::Fleet;
 use crate::settings::ControlSettings;
 
@@ -51,6 +51,8 @@ pub(super) struct Viewer {
     pub(super) caller: Caller,
     /// The fleet, by its order.
     pub(super) fleet: Arc<Fleet>,
+    /// The order.
+    pub(super) act: Act,
     csrf: String,
     names: Names,
 }
@@ -121,7 +123,7 @@ impl FromRequestParts<Arc<Control>> for Viewer {
 
     async fn from_request_parts(parts: &mut Parts, control: &Arc<Control>) -> Result<Self, Response> {
         let settings = &control.fleet.settings.control;
-        let Ok(Acting { caller, fleet, .. }) = Acting::from_request_parts(parts, control).await else {
+        let Ok(Acting { caller, fleet, act, .. }) = Acting::from_request_parts(parts, control).await else {
             return Err(Redirect::to(&sign_in_for(parts)).into_response());
         };
         let names = Names::of(settings);
@@ -138,6 +140,7 @@ impl FromRequestParts<Arc<Control>> for Viewer {
             csrf: csrf(secret),
             caller,
             fleet: Arc::new(fleet),
+            act,
             names,
         })
     }
@@ -175,7 +178,6 @@ impl FromRequest<Arc<Control>> for Order {
     async fn from_request(request: Request, control: &Arc<Control>) -> Result<Self, Response> {
         let (mut parts, body) = request.into_parts();
         let mut viewer = Viewer::from_request_parts(&mut parts, control).await?;
-        let mut act = viewer.caller.act(&parts);
         let request = Request::from_parts(parts, body);
         let fields = match Form::<Vec<(String, String)>>::from_request(request, control).await {
             Ok(Form(pairs)) => Fields::of(pairs),
@@ -188,8 +190,8 @@ impl FromRequest<Arc<Control>> for Order {
             return Err(refuse(Problem::new(ProblemCode::CrossSite, detail)));
         }
         if let Some(reason) = fields.get("reason") {
-            act.reason = Some(reason.chars().take(MAX_REASON).collect());
-            viewer.fleet = Arc::new(control.fleet.acting(&act));
+            viewer.act.reason = Some(access::masked(reason).chars().take(MAX_REASON).collect());
+            viewer.fleet = Arc::new(control.fleet.acting(&viewer.act));
         }
         Ok(Self { viewer, fields })
     }

@@ -10,8 +10,9 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::super::{Problem, ProblemCode};
-use crate::catalog::TenantRow;
-use crate::fleet::{BackupFiles, CopySpec, Fleet, Progress, Watcher, backup_stem};
+use crate::catalog::{RolloutRow, RolloutState, TenantRow};
+use crate::fleet::{BackupFiles, CopySpec, Fleet, FleetError, Progress, Proof, Watcher, backup_stem};
+use crate::migrate::Drift;
 use crate::rollout::{Ending, Executor};
 use crate::tenant::{Slug, State, TenantId, Verb};
 use crate::verify::{Request, Scope, verify};
@@ -55,6 +56,13 @@ pub enum Work {
         /// The folder.
         folder: PathBuf,
     },
+    /// Compare a tenant's schema with what its files make.
+    Drift {
+        /// Its id.
+        tenant: String,
+        /// Accept what is found, for this reason.
+        accept: Option<String>,
+    },
     /// Carry a running rollout out.
     Rollout {
         /// Its number.
@@ -66,6 +74,9 @@ pub enum Work {
         tenant: Option<String>,
         /// So many tenants.
         sample: usize,
+        /// All of them.
+        #[serde(default)]
+        all: bool,
         /// Where a router listens.
         router: Option<String>,
     },
@@ -79,6 +90,7 @@ impl Work {
             Self::CarryOut { .. } => "carry-out",
             Self::Clone { .. } => "clone",
             Self::Backup { .. } => "backup",
+            Self::Drift { .. } => "drift",
             Self::Rollout { .. } => "rollout",
             Self::Verify { .. } => "verify",
         }
@@ -147,9 +159,13 @@ impl Work {
                     "version": manifest.tenant.version,
                 }))
             }
-            Self::Rollout { rollout } => run_rollout(fleet, rollout, stop).await,
-            Self::Verify { tenant, sample, router } => {
-                let scope = tenant.map_or(Scope::Sample(sample), Scope::Tenant);
+            Self::Drift { tenant, accept } => {
+                Box::pin(look_for_drift(fleet, &tenant, accept.as_deref())).await
+            }
+            Self::Rollout { rollout } => Box::pin(run_rollout(fleet, rollout, stop)).await,
+            Self::Verify { tenant, sample, all, router } => {
+                let some = if all { Scope::All } else { Scope::Sample(sample) };
+                let scope = tenant.map_or(some, Scope::Tenant);
                 let request = Request { scope, router };
                 let (tell, mut told) = watch::channel(0_usize);
                 let (fleet, runtime) = (fleet.clone(), Handle::current());
@@ -177,10 +193,37 @@ impl Work {
     }
 }
 
+async fn look_for_drift(fleet: &Fleet, tenant: &str, accept: Option<&str>) -> Result<Value, Problem> {
+    let row = of_id(fleet, tenant).await?;
+    let slug = &row.record.slug;
+    let lineage = row.record.lineage();
+    let lineage = lineage.ok_or_else(|| FleetError::Adopted(slug.to_string(), "compared with an edition"))?;
+    let proof = match accept {
+        Some(reason) => fleet.accept_drift(&row, reason).await?,
+        None => fleet.prove(&row, lineage, None).await?,
+    };
+    let reason = match &proof {
+        Proof::Accepted(_, reason) | Proof::Unknown(reason) => Some(reason),
+        _ => None,
+    };
+    Ok(json!({
+        "slug": slug, "edition": lineage.edition, "version": lineage.version, "standing": proof.word(),
+        "differences": proof.drift().map(Drift::lines).unwrap_or_default(), "reason": reason,
+    }))
+}
+
 async fn run_rollout(fleet: &Fleet, id: i64, stop: &CancellationToken) -> Result<Value, Problem> {
     let row = fleet.catalog.rollout(id).await?.ok_or_else(|| Problem::not_found(&format!("rollout {id}")))?;
-    let executor = Executor::new(fleet, &row, None, stop.clone())?;
-    let ending = executor.run().await?;
+    let ending = match Box::pin(execute(fleet, &row, stop)).await {
+        Ok(ending) => ending,
+        Err(error) if stop.is_cancelled() => return Err(error.into()),
+        // Nobody carries it out any more, and it must not look as if somebody did.
+        Err(error) => {
+            let (from, why) = ([RolloutState::Running], error.to_string());
+            fleet.catalog.rollout_move(id, &from, RolloutState::Halted, Some(&why)).await?;
+            return Err(error.into());
+        }
+    };
     let word = match ending {
         Ending::Done => "done",
         Ending::Paused => "paused",
@@ -198,6 +241,10 @@ async fn run_rollout(fleet: &Fleet, id: i64, stop: &CancellationToken) -> Result
         }
     };
     Ok(json!({ "rollout": id, "ending": word }))
+}
+
+async fn execute(fleet: &Fleet, row: &RolloutRow, stop: &CancellationToken) -> Result<Ending, FleetError> {
+    Executor::new(fleet, row, None, stop.clone())?.run().await
 }
 
 /// The verb of this name.

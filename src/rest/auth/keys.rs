@@ -13,7 +13,7 @@ use crate::tenant::{Tenant, TenantId};
 use crate::vault::KeyRing;
 
 /// Most keys of a set: all may be tried on each token.
-const MAX_KEYS: usize = 32;
+pub(super) const MAX_KEYS: usize = 32;
 /// Tenants whose keys are cached.
 const CACHED_TENANTS: u64 = 10_000;
 

@@ -1,6 +1,6 @@
 //! The console under attack: forged forms, frames, hostile text, planted sessions, other sites, and those who may not.
 
-use manybox::catalog::{OperatorRole, Scopes};
+use manybox::catalog::{Act, NewJob, OperatorRole, Scopes};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde_json::json;
 
@@ -184,8 +184,25 @@ async fn hostile_text_is_text_wherever_it_stands() {
     admin.execute("UPDATE catalog.rollout SET state = 'halted', reason = $1", &[&HOSTILE]).await.unwrap();
     let finding = json!({ "code": "V00", "server": HOSTILE, "tenant": HOSTILE, "database": null, "seen": HOSTILE, "remedy": HOSTILE });
     let report = json!({ "findings": [finding], "left_out": [HOSTILE], "servers": { HOSTILE: HOSTILE }, "tried": {}, "looked_into": [], "tenants": 1, "seconds": 1.0 });
-    let number = catalog.verification_begin(HOSTILE).await.unwrap();
-    catalog.verification_end(number, Ok(&report)).await.unwrap();
+    let act = Act {
+        operator: HOSTILE.into(),
+        by: HOSTILE.into(),
+        request: "r".into(),
+        reason: Some(HOSTILE.into()),
+    };
+    let verify = |id: &str| NewJob {
+        id: id.into(),
+        kind: "verify".into(),
+        tenant: None,
+        slug: None,
+        work: json!({}),
+        act: act.clone(),
+    };
+    catalog.job_add(&verify("one"), None).await.unwrap();
+    catalog.job_end("one", Ok(&report)).await.unwrap();
+    catalog.job_add(&verify("two"), None).await.unwrap();
+    let problem = json!({ "code": "MBX600", "detail": HOSTILE });
+    catalog.job_end("two", Err(&problem)).await.unwrap();
     token(&fleet, HOSTILE, OperatorRole::Viewer, Scopes::default()).await;
     let router = "SELECT catalog.register_router($1, $2, 1)";
     admin.execute(router, &[&HOSTILE, &HOSTILE]).await.unwrap();

@@ -9,13 +9,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::{Service, token};
-use crate::support::{Running, TestFleet, eventually};
-
-/// A port that was free a moment ago.
-fn free_port() -> SocketAddr {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap()
-}
+use crate::support::{Running, TestFleet, eventually, free_port};
 
 /// The service as a process of its own, which can be killed.
 async fn process(fleet: &TestFleet, address: SocketAddr) -> Running {

@@ -99,6 +99,63 @@ async fn what_happens_is_told_in_order_and_signed() {
     );
 }
 
+/// A receiver that takes all and answers nothing.
+async fn silent() -> std::net::SocketAddr {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let mut held = Vec::new();
+        while let Ok((socket, _)) = listener.accept().await {
+            held.push(socket);
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn a_silent_receiver_holds_up_no_other_and_a_rotation_changes_no_signature() {
+    let fleet = TestFleet::builder()
+        .toml("[control]\nwebhook_networks = ['127.0.0.0/8']")
+        .tenants(&["acme"])
+        .build()
+        .await;
+    let service = Service::start(&fleet).await;
+    // Plain http goes to the allowed network alone.
+    let elsewhere = json!({ "url": "http://1.1.1.1/" });
+    assert_eq!(service.send(&service.owner, Method::POST, "/v1/webhooks", &elsewhere).await.status, 422);
+    let (address, heard) = receiver(0).await;
+    let mut secrets = Vec::new();
+    for address in [silent().await, address] {
+        let new =
+            json!({ "url": format!("http://{address}/"), "events": ["tenant.suspend", "tenant.resume"] });
+        let added = service.send(&service.owner, Method::POST, "/v1/webhooks", &new).await;
+        secrets.push(added.json()["secret"].as_str().unwrap().to_owned());
+    }
+    let told = async |verb: &str, count: usize| {
+        let path = format!("/v1/tenants/acme/{verb}");
+        assert_eq!(service.send(&service.owner, Method::POST, &path, &json!({})).await.status, 200);
+        eventually("it is told", || async { heard.lock().unwrap().len() == count }).await;
+    };
+    told("suspend", 1).await;
+    told("resume", 2).await;
+
+    for arguments in [&["rekey"][..], &["rekey", "--finish"]] {
+        let (code, _, error) = fleet.run(arguments).await;
+        assert_eq!(code, 0, "{error}");
+    }
+    let newest = fleet.fleet.keys.clone();
+    eventually("the service has the new key alone", || async { newest.ids() == [2] }).await;
+    assert!(fleet.fleet.catalog.webhooks().await.unwrap().iter().all(|w| w.sealed.starts_with("2:")));
+    told("suspend", 3).await;
+    let (head, body) = heard.lock().unwrap()[2].clone();
+    let of = |name: &str| head.lines().find_map(|line| line.strip_prefix(&format!("{name}: "))).unwrap();
+    let key = STANDARD.decode(secrets[1].strip_prefix("whsec_").unwrap()).unwrap();
+    let signed =
+        [of("webhook-id").as_bytes(), b".", of("webhook-timestamp").as_bytes(), b".", &body].concat();
+    let expected = ring::hmac::sign(&ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &key), &signed);
+    assert_eq!(of("webhook-signature"), format!("v1,{}", STANDARD.encode(expected)).to_ascii_lowercase());
+}
+
 #[tokio::test]
 async fn no_webhook_reaches_inside() {
     let fleet = TestFleet::builder().tenants(&["acme"]).build().await;
