@@ -57,7 +57,7 @@ impl Catalog {
                     changed_at = now()
                 WHERE id = $1 AND database IS NULL AND (edition, version, history) <> ($2, $3, $4) RETURNING id
              ), d AS (DELETE FROM catalog.accepted_drift WHERE tenant IN (SELECT id FROM t))
-             INSERT INTO catalog.journal (tenant, action, detail) SELECT id, 'change-edition', $6 FROM t",
+             INSERT INTO journal.line (tenant, action, detail) SELECT id, 'change-edition', $6 FROM t",
             &[&id.as_str(), &lineage.edition, &lineage.version, &lineage.history, &baseline, detail],
         )
         .await

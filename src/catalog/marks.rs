@@ -47,7 +47,7 @@ impl Catalog {
     pub async fn fleet_id_kept(&self, id: &str) -> Result<(), CatalogError> {
         self.change(
             "WITH f AS (UPDATE catalog.fleet SET id = $1 WHERE id <> $1 RETURNING id)
-             INSERT INTO catalog.journal (action, detail)
+             INSERT INTO journal.line (action, detail)
              SELECT 'rebuild', jsonb_build_object('fleet', id) FROM f",
             &[&id],
         )
@@ -101,7 +101,7 @@ impl Catalog {
                         SELECT *, false FROM unnest($20::text[], $21::text[], $22::text[]) AS a (host, prefix, url)
                     ) every ORDER BY host, prefix, templated DESC) u
              )
-             INSERT INTO catalog.journal (tenant, action, detail)
+             INSERT INTO journal.line (tenant, action, detail)
              SELECT id, 'recovered', jsonb_build_object(
                 'slug', $2::text, 'server', $5::text, 'edition', $6::text, 'version', $7::int8, 'lost', $14::text[]) FROM t",
             &[
