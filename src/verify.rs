@@ -244,10 +244,14 @@ fn not_looked_at(row: &TenantRow, why: String) -> Finding {
     of_tenant(row, "V00", why, remedy)
 }
 
-/// By code, and of each check no more than a reader can use.
+/// By code, and of each check no more than a reader can use: what is about a database first, because of roles there may be
+/// hundreds.
 fn bounded(mut findings: Vec<Finding>) -> Vec<Finding> {
     findings.sort_by(|a, b| {
-        (a.code, &a.server, &a.tenant, &a.seen).cmp(&(b.code, &b.server, &b.tenant, &b.seen))
+        let key = |of: &Finding| (of.code, of.database.is_none());
+        key(a)
+            .cmp(&key(b))
+            .then_with(|| (&a.server, &a.tenant, &a.seen).cmp(&(&b.server, &b.tenant, &b.seen)))
     });
     let mut counted: BTreeMap<&'static str, usize> = BTreeMap::new();
     for finding in &mut findings {
