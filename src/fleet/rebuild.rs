@@ -56,7 +56,7 @@ pub async fn rebuild_catalog(
         }
     };
     for server in reached {
-        router::refuse_wrong_key(server, keys, name).await?;
+        router::refuse_wrong_key(server, keys, name, &router::login_of(name)).await?;
     }
     init_as(settings, servers, keys, id).await
 }

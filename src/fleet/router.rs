@@ -105,15 +105,16 @@ pub(super) async fn prepare(
 }
 
 /// Refuses master keys of which the router's password on this server was not made: all that derives from them would be
-/// another's.
+/// another's. `database` is one that the router may connect to there.
 pub(super) async fn refuse_wrong_key(
     server: &FleetServer,
     keys: &KeyRing,
     catalog: &str,
+    database: &str,
 ) -> Result<(), FleetError> {
     let logins = keys.router_logins(catalog);
     for login in std::iter::once(&logins.newest).chain(&logins.older) {
-        match pg::connect(&server.endpoint, login, &login_of(catalog)).await {
+        match pg::connect(&server.endpoint, login, database).await {
             Ok(session) => {
                 session.close().await;
                 return Ok(());

@@ -3,8 +3,7 @@
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
-use super::{Doing, FleetError, Servers, database};
-use crate::pg;
+use super::{Doing, FleetError, Servers, database, router};
 use crate::settings::Settings;
 use crate::vault::{KeyRing, KnownKey};
 
@@ -103,22 +102,8 @@ impl Standing {
             Self::Absent => Ok(()),
             Self::Keys(known) => Ok(keys.fit(known)?),
             Self::Untold => {
-                let server = servers.get(&settings.catalog.server)?;
-                let name = &settings.catalog.database;
-                let logins = keys.router_logins(name);
-                for login in std::iter::once(&logins.newest).chain(&logins.older) {
-                    match pg::connect(&server.endpoint, login, name).await {
-                        Ok(session) => {
-                            session.close().await;
-                            return Ok(());
-                        }
-                        Err(error) if pg::is_refused_login(error.code()) => {}
-                        Err(source) => {
-                            return Err(FleetError::Server { doing: "trying the master key".into(), source });
-                        }
-                    }
-                }
-                Err(keys.refused().into())
+                let (server, name) = (servers.get(&settings.catalog.server)?, &settings.catalog.database);
+                router::refuse_wrong_key(server, keys, name, name).await
             }
         }
     }
