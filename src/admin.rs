@@ -59,8 +59,8 @@ pub enum Phase {
 }
 
 /// The routes: `/live`, `/ready`, `/allowed`, `/metrics`, `/servers`, `/tenants`, for those who have access.
-pub fn router(admin: Admin, access: Access) -> Router {
-    let admin = Arc::new(admin);
+pub fn router(admin: impl Into<Arc<Admin>>, access: Access) -> Router {
+    let admin = admin.into();
     let registry = Arc::new(scrape::registry(&admin));
     Router::new()
         .route("/live", get(|| async { Json(json!({ "status": "live" })) }))
@@ -71,6 +71,17 @@ pub fn router(admin: Admin, access: Access) -> Router {
         .route("/tenants", get(|State(admin): State<Arc<Admin>>| async move { Json(admin.tenants()) }))
         .with_state(admin)
         .layer(from_fn_with_state(Arc::new(access), access::check))
+}
+
+/// What gives the text of `/metrics` as it is now.
+pub fn scrape(admin: &Arc<Admin>) -> impl Fn() -> String + Send + Sync + 'static {
+    let registry = scrape::registry(admin);
+    move || {
+        let mut text = String::new();
+        // Cut short where it fails; nothing of ours does.
+        let _ = encode(&mut text, &registry);
+        text
+    }
 }
 
 async fn ready(State(admin): State<Arc<Admin>>) -> (StatusCode, Json<Value>) {

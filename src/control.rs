@@ -17,6 +17,7 @@ mod random;
 mod request_id;
 mod streams;
 mod token;
+mod trace;
 mod wanted;
 mod webhooks;
 
@@ -34,6 +35,7 @@ use axum::routing::get;
 use tokio::sync::Semaphore;
 
 use crate::fleet::Fleet;
+use crate::otlp::Tracer;
 use look::LastLook;
 use oidc::Oidc;
 use streams::Streams;
@@ -54,12 +56,14 @@ pub struct Control {
     look: LastLook,
     oidc: Oidc,
     streams: Streams,
+    tracer: Option<Tracer>,
 }
 
 impl Control {
-    /// A control service over this fleet, which begins to work on the fleet's jobs. It takes a tokio runtime.
-    pub fn new(fleet: Fleet) -> Self {
-        let jobs = Jobs::start(fleet.clone());
+    /// A control service over this fleet, which begins to work on the fleet's jobs. Requests and jobs are traced by `tracer`. It
+    /// takes a tokio runtime.
+    pub fn new(fleet: Fleet, tracer: Option<Tracer>) -> Self {
+        let jobs = Jobs::start(fleet.clone(), tracer.clone());
         jobs.seal_the_journal();
         webhooks::start(fleet.clone(), jobs.clone());
         keys::follow(fleet.clone(), jobs.clone());
@@ -70,6 +74,7 @@ impl Control {
             look: LastLook::default(),
             oidc: Oidc::default(),
             streams: Streams::default(),
+            tracer,
         }
     }
 
@@ -91,6 +96,7 @@ pub fn router(control: &Arc<Control>) -> Router {
         .layer(from_fn_with_state(Arc::clone(control), layers::journal))
         .layer(from_fn_with_state(Arc::clone(control), access::identify))
         .layer(from_fn_with_state(Arc::clone(control), access::known_host))
+        .layer(from_fn_with_state(Arc::clone(control), trace::request))
         .layer(from_fn(layers::request_id))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(Arc::clone(control))

@@ -19,6 +19,7 @@ mod socket;
 mod supervisor;
 mod tenant;
 mod tls;
+mod trace;
 mod traffic;
 mod version;
 

@@ -25,6 +25,7 @@
 //! | 3 data plane; control plane | [`directory`], [`pool`], [`rest`]; [`migrate`], [`fleet`], [`rollout`], [`verify`], [`doctor`] |
 //! | 2 facts | [`catalog`], [`schema`] |
 //! | 1 PostgreSQL | [`pg`], [`vault`], [`embedded`] |
+//! | 1 what leaves the process beside that | [`outbound`], [`otlp`] |
 //! | 0 words | [`policy`], [`tenant`], [`settings`], [`telemetry`]; [`backoff`] |
 //!
 //! # Words
@@ -41,6 +42,8 @@ pub mod telemetry;
 pub mod tenant;
 
 pub mod embedded;
+pub mod otlp;
+pub mod outbound;
 pub mod pg;
 pub mod vault;
 

@@ -31,6 +31,7 @@ mod transaction;
 pub use auth::{IssuerKeys, check_jwt_secret, sign_token};
 pub use body::{Body, CutOff};
 pub use cache::{Loading, SharedSchemas};
+pub use context::DatabaseTrace;
 pub use error::{Code, Documentation, Error};
 pub use root::{BasePath, Root};
 pub use transaction::Session;
@@ -166,7 +167,7 @@ impl Rest {
     where
         B: http_body::Body<Data = Bytes> + Unpin,
     {
-        let mut timing = Timing::new(tenant.api.server_timing_enabled);
+        let mut timing = Timing::new(tenant.api.server_timing_enabled, &parts);
         let caller = self.caller(tenant, &parts.headers)?;
         timing.lap("jwt");
         context::note_role(&parts, &caller);
@@ -202,8 +203,8 @@ impl Rest {
             first => first,
         }
         .map_err(|failure| refusal(failure, &caller))?;
+        timing.lap("response");
         if tenant.api.server_timing_enabled {
-            timing.lap("response");
             response.headers_mut().insert("server-timing", timing.header()?);
         }
         Ok(response)
@@ -289,7 +290,7 @@ impl Rest {
                     Failure::TooLong => Failure::Unexpected(documents::too_long()),
                     other => other,
                 })?;
-                timing.lap("transaction");
+                timing.lap(timing::TRANSACTION);
                 // Boxed as the other seldom parts are.
                 let document = match request.head {
                     true => Ok(None),
@@ -306,7 +307,7 @@ impl Rest {
                 disk::limit(&mut job, &query.source, room)?;
                 let outcome = self.run(tenant, &context, &job).await;
                 let outcome = outcome.map_err(|failure| disk::explained(failure, room))?;
-                timing.lap("transaction");
+                timing.lap(timing::TRANSACTION);
                 response::build(query, request, outcome, max_rows)
             }
         };

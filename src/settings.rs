@@ -8,6 +8,7 @@ mod oidc;
 mod reload;
 mod rollouts;
 mod sections;
+mod telemetry;
 mod word;
 
 pub use control::ControlSettings;
@@ -20,6 +21,7 @@ pub use sections::{
     Defaults, EditionFiles, EmbeddedSettings, KeySettings, ListenSettings, LogFormat, LogSettings,
     MigrateSettings, RowSecurity, ServerSettings,
 };
+pub use telemetry::TelemetrySettings;
 
 use std::collections::BTreeMap;
 
@@ -36,6 +38,8 @@ pub struct Settings {
     pub listen: ListenSettings,
     /// How log lines are written.
     pub log: LogSettings,
+    /// Where traces and metrics are sent.
+    pub telemetry: TelemetrySettings,
     /// Where the catalog is.
     pub catalog: CatalogSettings,
     /// Where the master key is.

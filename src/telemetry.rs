@@ -4,11 +4,13 @@ mod latencies;
 mod metrics;
 mod notes;
 pub mod printable;
+mod trace_context;
 mod traffic;
 
 pub use latencies::Latencies;
 pub use metrics::{Metrics, Outcome, Stage};
-pub use notes::{Cause, Noted, Notes};
+pub use notes::{Cause, Lap, Noted, Notes};
+pub use trace_context::TraceContext;
 pub use traffic::{Flow, TenantTraffic, Traffic};
 
 use std::io::{self, IsTerminal as _};

@@ -22,6 +22,8 @@ const MAY_IMPORT: &[(&str, &str)] = &[
     ("tenant", "policy"),
     ("settings", "policy tenant"),
     ("telemetry", "policy tenant settings"),
+    ("outbound", ""),
+    ("otlp", "backoff settings telemetry outbound policy"),
     ("pg", "policy tenant settings telemetry"),
     ("vault", "policy tenant settings telemetry pg"),
     ("embedded", "policy telemetry pg vault"),
@@ -35,13 +37,16 @@ const MAY_IMPORT: &[(&str, &str)] = &[
     ("rollout", "policy tenant settings telemetry pg vault catalog schema migrate fleet"),
     ("verify", "policy tenant settings telemetry pg vault catalog rest migrate fleet"),
     ("doctor", "tenant settings pg vault catalog fleet"),
-    ("front", "backoff policy tenant settings telemetry pg vault catalog directory pool rest"),
+    ("front", "backoff policy tenant settings telemetry otlp pg vault catalog directory pool rest"),
     ("admin", "policy tenant settings telemetry vault directory pool"),
-    ("control", "policy tenant settings telemetry pg vault catalog rest migrate fleet rollout verify"),
+    (
+        "control",
+        "policy tenant settings telemetry outbound otlp pg vault catalog rest migrate fleet rollout verify",
+    ),
     ("fuzz", "tenant directory rest migrate"),
     (
         "cli",
-        "policy tenant settings telemetry pg vault embedded catalog directory pool rest migrate fleet rollout verify doctor front admin control",
+        "policy tenant settings telemetry otlp pg vault embedded catalog directory pool rest migrate fleet rollout verify doctor front admin control",
     ),
 ];
 
@@ -51,6 +56,7 @@ const OWNERS: &[(&str, &str)] = &[
     ("tenant", "idna"),
     ("settings", "config"),
     ("telemetry", "tracing_subscriber"),
+    ("otlp", "opentelemetry opentelemetry_proto opentelemetry_sdk prost"),
     (
         "pg",
         "deadpool deadpool_postgres fallible_iterator lru postgres_protocol socket2 tokio_postgres_rustls x509_cert",
@@ -65,13 +71,13 @@ const OWNERS: &[(&str, &str)] = &[
     ("cli", "clap clap_complete clap_mangen comfy_table console indicatif"),
     ("telemetry admin", "prometheus_client"),
     ("front admin control", "axum"),
-    ("pg front control", "rustls tokio_rustls"),
-    ("pg control", "rustls_native_certs"),
-    ("verify cli control", "http_body_util"),
-    ("front verify cli control", "hyper hyper_util"),
+    ("pg front outbound", "rustls tokio_rustls"),
+    ("pg outbound", "rustls_native_certs"),
+    ("verify cli outbound", "http_body_util"),
+    ("front verify cli outbound", "hyper hyper_util"),
     ("front control rest", "http_body"),
     ("front pool rest", "slab"),
-    ("front admin rest control", "http"),
+    ("front admin rest control otlp outbound", "http"),
     ("telemetry directory front pool rest", "dashmap"),
 ];
 

@@ -11,17 +11,24 @@ use super::{Context, Done, Failure};
 use crate::control::{self, Control};
 use crate::fleet::Fleet;
 use crate::front::{self, Clients};
+use crate::otlp::Exporter;
 use crate::settings::Settings;
 use crate::telemetry::Metrics;
+
+/// What a control service is called behind `telemetry.service_name`.
+const PART: &str = "-control";
 
 /// Serves until SIGINT or SIGTERM, then finishes what is under way.
 pub(super) async fn control(context: &Context) -> Done {
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    let control = Arc::new(Control::new(context.fleet().await?));
+    let metrics = Metrics::default();
+    let exporter = Exporter::start(&context.settings.telemetry, PART, &metrics).map_err(Failure)?;
+    let tracer = exporter.as_ref().map(Exporter::tracer);
+    let control = Arc::new(Control::new(context.fleet().await?, tracer));
     let settings = &context.settings.control;
     let listener = listen(settings.http).await?;
     tracing::info!(control = %listener.local_addr()?, "listening");
-    let clients = Clients::of_control(&context.settings.listen, Metrics::default());
+    let clients = Clients::of_control(&context.settings.listen, metrics);
     let (jobs, drain) = (control.jobs.clone(), settings.drain_timeout);
     let stop = async move {
         tokio::select! {
@@ -34,6 +41,9 @@ pub(super) async fn control(context: &Context) -> Done {
     front::serve(listener, control::router(&control), clients, stop).await?;
     // What has not stopped by then is cut off, and resumed.
     let _ = tokio::time::timeout(settings.drain_timeout, control.stop()).await;
+    if let Some(exporter) = exporter {
+        exporter.stop().await;
+    }
     Ok(())
 }
 
@@ -50,8 +60,16 @@ pub(super) async fn beside(
 ) -> Result<(SocketAddr, Arc<Control>, JoinHandle<std::io::Result<()>>), Failure> {
     let listener = listen(settings.control.http).await?;
     let address = listener.local_addr()?;
-    let clients = Clients::of_control(&settings.listen, Metrics::default());
-    let control = Arc::new(Control::new(fleet));
+    let metrics = Metrics::default();
+    let exporter = Exporter::start(&settings.telemetry, PART, &metrics).map_err(Failure)?;
+    let clients = Clients::of_control(&settings.listen, metrics);
+    let control = Arc::new(Control::new(fleet, exporter.as_ref().map(Exporter::tracer)));
     let serving = front::serve(listener, control::router(&control), clients, std::future::pending());
+    let serving = async move {
+        let outcome = serving.await;
+        // It sends for as long as this serves.
+        drop(exporter);
+        outcome
+    };
     Ok((address, control, tokio::spawn(serving)))
 }

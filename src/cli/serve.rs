@@ -18,6 +18,7 @@ use crate::embedded::Embedded;
 use crate::fleet::Servers;
 use crate::front::{self, App, Certificates, Clients, Listener};
 use crate::migrate::{Editions, Limits, Member, Whose, contradiction};
+use crate::otlp::Exporter;
 use crate::settings::{Paths, Reloaded, Settings};
 use crate::vault::KeyRing;
 
@@ -52,6 +53,7 @@ pub(super) async fn with(
     let servers = Servers::new(settings, place.as_deref())?;
     let supervisor = embedded.map(Embedded::supervise);
     let app = App::start(Arc::new(settings.clone()), servers.endpoints(), keys);
+    let mut exporter = Exporter::start(&settings.telemetry, "", &app.metrics).map_err(Failure)?;
     // Before anything listens.
     let access = admin::Access::new(&settings.listen).map_err(|error| Failure(error.to_string()))?;
     let certificates = match settings.listen.https {
@@ -65,7 +67,7 @@ pub(super) async fn with(
     let admin = listen(reserve(settings.listen.admin, "listen.admin")?)?;
     tracing::info!(admin = %admin.local_addr()?, "listening");
     let (phase, phases) = watch::channel(Phase::Opening);
-    let told = admin::Admin {
+    let told = Arc::new(admin::Admin {
         directory: app.directory.clone(),
         pools: app.pools.clone(),
         metrics: app.metrics.clone(),
@@ -73,7 +75,11 @@ pub(super) async fn with(
         keys: Arc::clone(&app.keys),
         top: settings.listen.metrics_tenants,
         phase: phases,
-    };
+    });
+    if let Some(exporter) = &mut exporter {
+        app.trace(exporter.tracer());
+        exporter.report(admin::scrape(&told)).map_err(Failure)?;
+    }
     // Kept to the very end: a load balancer that asks `/ready` must learn that this router stops, and an operator must
     // be able to see what it still waits for.
     let operators = Clients::of_admin(&settings.listen, app.metrics.clone());
@@ -128,6 +134,9 @@ pub(super) async fn with(
             close.send_replace(true);
             let outcome = data.await;
             app.stop().await;
+            if let Some(exporter) = exporter {
+                exporter.stop().await;
+            }
             outcome??;
             Ok(())
         };

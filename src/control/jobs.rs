@@ -1,5 +1,6 @@
 //! Jobs: long work, kept in the catalog, begun here and resumed by whichever control service is alive.
 
+mod trace;
 mod work;
 
 pub use work::Work;
@@ -15,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Problem, ProblemCode};
 use crate::catalog::{Act, JobRow, JobSeat, JobState, NewJob};
 use crate::fleet::Fleet;
+use crate::otlp::Tracer;
 use crate::tenant::TenantId;
 
 /// Jobs that run at the same time in one process. Copying databases is bound by the disk.
@@ -40,6 +42,7 @@ struct Inner {
     own: Mutex<HashMap<String, watch::Sender<Option<JobRow>>>>,
     room: Semaphore,
     stop: CancellationToken,
+    tracer: Option<Tracer>,
 }
 
 /// A job that was begun.
@@ -59,13 +62,14 @@ impl Begun {
 
 impl Jobs {
     /// Begins to work on the fleet's jobs, until it is [stopped](Jobs::stop).
-    pub fn start(fleet: Fleet) -> Self {
+    pub fn start(fleet: Fleet, tracer: Option<Tracer>) -> Self {
         let jobs = Self(Arc::new(Inner {
             fleet,
             seat: watch::Sender::new(None),
             own: Mutex::default(),
             room: Semaphore::new(AT_A_TIME),
             stop: CancellationToken::new(),
+            tracer,
         }));
         let worker = jobs.clone();
         tokio::spawn(async move { worker.work().await });
@@ -248,11 +252,16 @@ impl Jobs {
             Ok(work) => {
                 // Closed never.
                 let _place = inner.room.acquire().await;
+                let traced = inner.tracer.as_ref().and_then(|tracer| Some((tracer, tracer.begin(None)?)));
                 let running =
                     tokio::spawn(run(fleet.acting(&row.act), work, row.id.clone(), inner.stop.clone()));
-                running.await.unwrap_or_else(|error| {
+                let outcome = running.await.unwrap_or_else(|error| {
                     Err(Problem::new(ProblemCode::Internal, format!("the job's worker failed: {error}")))
-                })
+                });
+                if let Some((tracer, begun)) = traced {
+                    tracer.end(begun, trace::finished(&row, outcome.as_ref().err()));
+                }
+                outcome
             }
             Err(problem) => Err(problem),
         };

@@ -2,23 +2,14 @@
 //! allow it.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Uri, header};
-use http_body_util::{BodyExt as _, Collected, Full, Limited};
-use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper_util::rt::TokioIo;
+use http::{HeaderMap, Method, Uri};
 use ipnet::IpNet;
-use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, RootCertStore};
-use tokio::net::TcpStream;
-use tokio::sync::OnceCell;
 use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
-use tokio_util::task::AbortOnDropHandle;
 
+pub(super) use crate::outbound::Answer;
+use crate::outbound::{Link, Origin, Trust};
 use crate::settings::ControlSettings;
 
 /// Longest wait for an answer, from the name's resolution to its head.
@@ -29,7 +20,7 @@ const MAX_ANSWER: usize = 256 * 1024;
 /// What sends. Its trust in certificates is the system's.
 #[derive(Debug, Default)]
 pub(super) struct Outgoing {
-    tls: OnceCell<Arc<ClientConfig>>,
+    trust: Trust,
 }
 
 /// Networks inside that a request may reach, also by plain http, and the setting that says so.
@@ -53,14 +44,6 @@ impl<'a> Inside<'a> {
     fn admits(self, address: IpAddr, is_tls: bool) -> bool {
         self.has(address) || (is_tls && is_public(address.to_canonical()))
     }
-}
-
-/// An answer.
-#[derive(Debug)]
-pub(super) struct Answer {
-    pub(super) status: u16,
-    /// Its body, or why it could not be read.
-    pub(super) body: Result<Bytes, String>,
 }
 
 /// What is wrong with a URL for requests.
@@ -131,68 +114,24 @@ impl Outgoing {
             return Err(wrong);
         }
         let uri: Uri = url.parse().map_err(|_| "it is not a URL".to_owned())?;
-        let path = uri.path_and_query().map_or("/", |path| path.as_str());
-        let host = uri.authority().map_or("", |authority| authority.as_str());
-        let request = Request::builder().method(method).uri(path).body(Full::from(body));
-        let mut request = request.map_err(|error| error.to_string())?;
-        *request.headers_mut() = headers;
-        let host = host.parse().map_err(|_| "its host can't be a header".to_owned())?;
-        request.headers_mut().insert(header::HOST, host);
+        let exchange = async {
+            let path = uri.path_and_query().map_or("/", |path| path.as_str());
+            let mut link = self.link(&uri, inside).await?;
+            link.ask(method, path, headers, body, MAX_ANSWER).await
+        };
         let late = |_| format!("no answer within {} s", ANSWER.as_secs());
-        timeout(ANSWER, self.exchange(&uri, request, inside)).await.map_err(late)?
+        timeout(ANSWER, exchange).await.map_err(late)?
     }
 
-    async fn exchange(
-        &self,
-        uri: &Uri,
-        request: Request<Full<Bytes>>,
-        inside: Inside<'_>,
-    ) -> Result<Answer, String> {
-        let (host, is_tls) = (uri.host().unwrap_or_default(), uri.scheme_str() == Some("https"));
-        let host = host.trim_start_matches('[').trim_end_matches(']');
-        let port = uri.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
-        let found =
-            tokio::net::lookup_host((host, port)).await.map_err(|error| format!("`{host}`: {error}"))?;
+    async fn link(&self, url: &Uri, inside: Inside<'_>) -> Result<Link, String> {
+        let origin = Origin::of(url).ok_or("expected https://host/path")?;
         // Not resolved again: a name could lead elsewhere by then.
-        let reachable: Vec<SocketAddr> = found.filter(|found| inside.admits(found.ip(), is_tls)).collect();
-        let address = *reachable.first().ok_or_else(|| format!("`{host}`: {}", refused(inside, is_tls)))?;
-        let socket = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
-        if !is_tls {
-            return ask(TokioIo::new(socket), request).await;
-        }
-        let name = ServerName::try_from(host.to_owned()).map_err(|error| error.to_string())?;
-        let tls = self.tls.get_or_try_init(|| async { trust() }).await?;
-        let socket =
-            TlsConnector::from(Arc::clone(tls)).connect(name, socket).await.map_err(|e| e.to_string())?;
-        ask(TokioIo::new(socket), request).await
+        let mut found = origin.addresses().await?.into_iter();
+        let reachable: Option<SocketAddr> = found.find(|found| inside.admits(found.ip(), origin.is_tls));
+        let address =
+            reachable.ok_or_else(|| format!("`{}`: {}", origin.host, refused(inside, origin.is_tls)))?;
+        Link::open(&origin, address, &self.trust).await
     }
-}
-
-async fn ask<S>(socket: S, request: Request<Full<Bytes>>) -> Result<Answer, String>
-where
-    S: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
-{
-    let (mut sender, connection): (SendRequest<Full<Bytes>>, _) =
-        handshake(socket).await.map_err(|error| error.to_string())?;
-    // Beside the answer, because it may end with it; and it ends with who waits for it.
-    let _driver = AbortOnDropHandle::new(tokio::spawn(connection));
-    let response = sender.send_request(request).await.map_err(|error| error.to_string())?;
-    let status = response.status().as_u16();
-    let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
-    let body = body.map(Collected::to_bytes).map_err(|error| format!("its answer can't be read: {error}"));
-    Ok(Answer { status, body })
-}
-
-fn trust() -> Result<Arc<ClientConfig>, String> {
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    if roots.is_empty() {
-        return Err("the system has no certificates to trust".into());
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    let builder = builder.map_err(|error| error.to_string())?;
-    Ok(Arc::new(builder.with_root_certificates(roots).with_no_client_auth()))
 }
 
 fn is_public(address: IpAddr) -> bool {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::net::IpAddr;
 use std::ops::Deref;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use tokio::sync::watch;
 
@@ -17,6 +17,7 @@ use super::tls::Certificates;
 use super::{disk, keys, share, traffic};
 use crate::catalog::Reader;
 use crate::directory::{self, Directory, RowChange, Snapshots};
+use crate::otlp::Tracer;
 use crate::pg::Endpoint;
 use crate::pool::{Budget, Pools};
 use crate::rest::{Rest, SharedSchemas};
@@ -46,6 +47,7 @@ pub struct DataPlane {
     /// The master keys.
     pub keys: Arc<KeyRing>,
     pub(super) rate_limiters: Arc<RateLimiters>,
+    tracer: OnceLock<Tracer>,
     supervisor: Supervisor,
     settings: watch::Sender<Arc<Settings>>,
     /// Where this router leases its shares of the servers' connections, and under which name.
@@ -124,6 +126,7 @@ impl App {
             clients,
             keys,
             rate_limiters,
+            tracer: OnceLock::new(),
             supervisor,
             settings: live,
             leases,
@@ -133,6 +136,20 @@ impl App {
     /// Has these certificates follow their files, as long as the app runs.
     pub fn follow(&self, certificates: &Certificates) {
         self.supervisor.keep("certificates", certificates.clone(), Certificates::follow);
+    }
+
+    /// Has requests traced from now on. A second tracer is not taken.
+    pub fn trace(&self, tracer: Tracer) {
+        // Given again there is one already.
+        let _ = self.tracer.set(tracer);
+    }
+
+    pub(super) fn tracer(&self) -> Option<&Tracer> {
+        self.tracer.get()
+    }
+
+    pub(super) fn tells_databases_of_traces(&self) -> bool {
+        self.settings.borrow().telemetry.trace_in_application_name
     }
 
     /// The settings that hold.

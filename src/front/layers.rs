@@ -24,12 +24,12 @@ use tower_http::request_id::{
 
 use super::clients::Client;
 use super::error::RouterError;
-use super::proxy::{ClientAddress, TRACE_PARENT, TraceParent};
+use super::proxy::{ClientAddress, TRACE_PARENT};
 use super::request_log::RequestLog;
 use super::supervisor::panic_message;
-use super::{App, cors, proxy, tenant, version};
-use crate::rest::Code;
-use crate::telemetry::{Notes, Outcome, Stage};
+use super::{App, cors, proxy, tenant, trace, version};
+use crate::rest::{Code, DatabaseTrace};
+use crate::telemetry::{Lap, Notes, Outcome, Stage, TraceContext};
 
 /// The data plane as one service: the REST API of every tenant.
 pub fn router(app: App) -> Service {
@@ -133,13 +133,19 @@ impl tower::Service<Request> for Dispatch {
             let origin = parts.headers.get(header::ORIGIN).cloned();
             let request_id = parts.extensions.get::<RequestId>().cloned();
             let client = parts.extensions.get::<ClientAddress>().map(|client| client.0);
-            let trace = parts.extensions.get::<TraceParent>().cloned();
-            let notes = Notes::default();
+            let parent = parts.extensions.get::<TraceContext>().copied();
+            let traced = app.tracer().and_then(|tracer| Some((tracer, tracer.begin(parent)?)));
+            let notes = if traced.is_some() { Notes::with_laps() } else { Notes::default() };
+            let context = traced.as_ref().map(|(_, trace)| trace.context()).or(parent);
+            if let Some(context) = context.filter(|_| app.tells_databases_of_traces()) {
+                parts.extensions.insert(DatabaseTrace(context));
+            }
             parts.extensions.insert(notes.clone());
             let resolved = tenant::resolve(&app, &mut parts);
             let target = parts.uri.clone();
             let resolve = begun.elapsed();
             app.metrics.stage(Stage::Resolve, resolve);
+            notes.lap(Lap { name: "resolve", begun, ended: begun + resolve });
             let tenant = resolved.as_ref().ok().cloned();
             let mut response = match resolved {
                 Err(error) => error.into_response(),
@@ -183,12 +189,12 @@ impl tower::Service<Request> for Dispatch {
             if let Some(tenant) = &tenant {
                 app.traffic.count(&tenant.id, outcome, status, took);
             }
-            if let Some(trace) = &trace {
-                response.headers_mut().insert(TRACE_PARENT, trace.header());
+            if let Some(header) = parent.and_then(|parent| HeaderValue::try_from(parent.to_string()).ok()) {
+                response.headers_mut().insert(TRACE_PARENT, header);
             }
             let log = RequestLog {
                 request_id: request_id.as_ref().and_then(|id| id.header_value().to_str().ok()),
-                trace: trace.as_ref(),
+                trace: context,
                 client,
                 tenant: tenant.as_deref(),
                 method: &method,
@@ -201,6 +207,9 @@ impl tower::Service<Request> for Dispatch {
                 noted: notes.read(),
             };
             log.write(app.access_log());
+            if let Some((tracer, trace)) = traced {
+                tracer.end(trace, trace::finished(&log, notes.take_laps()));
+            }
             Ok(response)
         })
     }

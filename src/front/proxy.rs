@@ -6,6 +6,7 @@ use axum::extract::{ConnectInfo, Request};
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue};
 
 use super::App;
+use crate::telemetry::TraceContext;
 
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub(super) const TRACE_PARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -15,37 +16,6 @@ const MAX_REQUEST_ID: usize = 128;
 /// The client's address, as far as it is known.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ClientAddress(pub(super) IpAddr);
-
-/// A trace that the request belongs to: W3C Trace Context, version 00.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct TraceParent(HeaderValue);
-
-impl TraceParent {
-    fn parse(value: &HeaderValue) -> Option<Self> {
-        let text = value.to_str().ok()?;
-        let parts: Vec<&str> = text.split('-').collect();
-        let [version, trace, span, flags] = parts[..] else { return None };
-        let is_hex = |part: &str, length: usize| {
-            part.len() == length && part.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
-        };
-        let is_zero = |part: &str| part.bytes().all(|b| b == b'0');
-        let is_well_formed = version == "00"
-            && is_hex(trace, 32)
-            && is_hex(span, 16)
-            && is_hex(flags, 2)
-            && !is_zero(trace)
-            && !is_zero(span);
-        is_well_formed.then(|| Self(value.clone()))
-    }
-
-    pub(super) fn trace_id(&self) -> &str {
-        self.0.to_str().unwrap_or_default().split('-').nth(1).unwrap_or_default()
-    }
-
-    pub(super) fn header(&self) -> HeaderValue {
-        self.0.clone()
-    }
-}
 
 /// Takes over what trusted proxies say, and takes away an id of anybody else's: then the request gets one of ours.
 pub(super) fn take_over(app: &App, request: &mut Request) {
@@ -59,7 +29,8 @@ pub(super) fn take_over(app: &App, request: &mut Request) {
         let forwarded = if is_trusted { forwarded_for(app, request.headers()) } else { None };
         ClientAddress(forwarded.unwrap_or(peer))
     });
-    let trace = only(request.headers(), &TRACE_PARENT).filter(|_| is_trusted).and_then(TraceParent::parse);
+    let trace = only(request.headers(), &TRACE_PARENT).filter(|_| is_trusted);
+    let trace = trace.and_then(|trace| TraceContext::parse(trace.to_str().ok()?));
     let extensions: &mut Extensions = request.extensions_mut();
     client.map(|client| extensions.insert(client));
     trace.map(|trace| extensions.insert(trace));
@@ -105,19 +76,6 @@ mod tests {
 
     #[test]
     fn only_what_is_well_formed_is_taken_over() {
-        let trace = |text: &'static str| TraceParent::parse(&HeaderValue::from_static(text));
-        let good = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
-        assert_eq!(trace(good).unwrap().trace_id(), "4bf92f3577b34da6a3ce929d0e0e4736");
-        for bad in [
-            "",
-            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7",
-            "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01",
-            "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
-            "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01",
-            "01-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-x",
-        ] {
-            assert_eq!(trace(bad), None, "{bad}");
-        }
         let id = |text: &str| is_request_id(&HeaderValue::from_str(text).unwrap());
         assert!(id("Root=1-67891233-abcdef012345678912345678") && id(&"a".repeat(128)));
         assert!(!id("") && !id(&"a".repeat(129)) && !id("a b") && !id("a\"b"));

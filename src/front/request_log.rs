@@ -5,20 +5,19 @@ use std::time::Duration;
 
 use http::{Extensions, Method, StatusCode};
 
-use super::proxy::TraceParent;
 use crate::pg::shortened;
 use crate::rest::Code;
 use crate::settings::AccessLog;
-use crate::telemetry::{Cause, Noted, Outcome};
+use crate::telemetry::{Cause, Noted, Outcome, TraceContext};
 use crate::tenant::Tenant;
 
 /// Longest code, path or cause in a line, bytes: callers and tenants' functions choose some of them.
-const MAX_TEXT: usize = 500;
+pub(super) const MAX_TEXT: usize = 500;
 
 /// What is known when the answer begins.
 pub(super) struct RequestLog<'a> {
     pub(super) request_id: Option<&'a str>,
-    pub(super) trace: Option<&'a TraceParent>,
+    pub(super) trace: Option<TraceContext>,
     pub(super) client: Option<IpAddr>,
     pub(super) tenant: Option<&'a Tenant>,
     pub(super) method: &'a Method,
@@ -58,7 +57,7 @@ impl RequestLog<'_> {
             ($level:ident) => {
                 tracing::$level!(
                     request.id = self.request_id,
-                    trace.id = self.trace.map(TraceParent::trace_id),
+                    trace.id = self.trace.map(|trace| format!("{:032x}", trace.trace_id)),
                     client.address = self.client.map(tracing::field::display),
                     tenant.id = id,
                     tenant.slug = slug,

@@ -22,7 +22,7 @@ const MAX_RATE: u64 = 1 << 30;
 
 /// The first setting that is beyond its bounds, by its key, and what would be right.
 pub(super) fn beyond(settings: &Settings) -> Option<(String, String)> {
-    let Settings { listen, catalog, control, migrate, defaults, .. } = settings;
+    let Settings { listen, catalog, control, migrate, defaults, telemetry, .. } = settings;
     let clients = &listen.clients;
     let times = [
         ("listen.stop_delay", listen.stop_delay, Duration::ZERO, MAX_TIME),
@@ -35,6 +35,7 @@ pub(super) fn beyond(settings: &Settings) -> Option<(String, String)> {
         ("control.session_idle", control.session_idle, MINUTE, MAX_AGE),
         ("control.session_lifetime", control.session_lifetime, MINUTE, MAX_AGE),
         ("control.drain_timeout", control.drain_timeout, Duration::ZERO, MAX_TIME),
+        ("telemetry.metrics_interval", telemetry.metrics_interval, Duration::ZERO, MAX_TIME),
         // PostgreSQL takes 0 for no limit at all.
         ("migrate.lock_timeout", migrate.lock_timeout, MOMENT, MAX_TIME),
         ("migrate.statement_timeout", migrate.statement_timeout.unwrap_or(MOMENT), MOMENT, MAX_TIME),

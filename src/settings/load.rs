@@ -83,6 +83,9 @@ impl Settings {
         if let Some(file) = self.control.oidc.as_mut().and_then(|oidc| oidc.client_secret_file.as_mut()) {
             *file = folder.join(&*file);
         }
+        if let Some(file) = &mut self.telemetry.otlp_headers_file {
+            *file = folder.join(&*file);
+        }
         for files in &mut self.listen.certificates {
             files.certificate = folder.join(&files.certificate);
             files.key = folder.join(&files.key);
@@ -189,6 +192,9 @@ impl Settings {
         }
         if let Some((key, reason)) = self.control.wrong() {
             return wrong(format!("control.{key}"), reason);
+        }
+        if let Some((key, reason)) = self.telemetry.wrong() {
+            return wrong(format!("telemetry.{key}"), reason);
         }
         for (name, policy) in &self.rollouts {
             if let Some((key, reason)) = policy.wrong() {
@@ -432,6 +438,8 @@ mod tests {
         .unwrap();
         assert_eq!(settings.tenants["t"].settings.jwt_secret().unwrap().expose(), secret);
         settings.keys.master = Some("1:hunter2".into());
+        let header = ("authorization".to_owned(), crate::policy::Secret::new("Bearer hunter2"));
+        settings.telemetry.otlp_headers.extend([header]);
         settings.listen.admin_token = Some(crate::policy::Secret::new(secret));
         assert!(!format!("{:?}", settings.listen).contains("hunter2"));
         let shown = settings.masked_toml().unwrap();

@@ -80,6 +80,11 @@ struct ByReason {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct BySignal {
+    signal: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByTask {
     task: &'static str,
 }
@@ -95,6 +100,7 @@ struct Inner {
     stages: Family<ByStage, Histogram, fn() -> Histogram>,
     schema_reads: Counter,
     task_failures: Family<ByTask, Counter>,
+    otlp_losses: Family<BySignal, Counter>,
     clients: Family<ByPort, Gauge>,
     client_refusals: Family<ByReason, Counter>,
     client_closes: Family<ByReason, Counter>,
@@ -116,6 +122,7 @@ impl Default for Metrics {
             stages,
             schema_reads,
             task_failures,
+            otlp_losses: Family::default(),
             clients: Family::default(),
             client_refusals: Family::default(),
             client_closes: Family::default(),
@@ -156,6 +163,12 @@ impl Metrics {
         self.0.task_failures.get_or_create(&ByTask { task }).inc();
     }
 
+    /// So many spans, or reports of metrics, did not reach the OTLP receiver: `signal` is `spans` or `metrics`. With 0 it
+    /// shows that there is a receiver: an alert on their increase would miss the first one otherwise.
+    pub fn otlp_lost(&self, signal: &'static str, count: u64) {
+        self.0.otlp_losses.get_or_create(&BySignal { signal }).inc_by(count);
+    }
+
     /// So many clients are connected to a port, `http` or `admin`.
     pub fn clients(&self, port: &'static str, connected: usize) {
         let connected = i64::try_from(connected).unwrap_or(i64::MAX);
@@ -183,6 +196,8 @@ impl Metrics {
         registry.register("schema_reads", "Schemas read from databases", self.0.schema_reads.clone());
         let help = "Background tasks that panicked or ended, and were started again";
         registry.register("task_failures", help, self.0.task_failures.clone());
+        let help = "Spans, and reports of metrics, that the OTLP receiver did not take";
+        registry.register("otlp_losses", help, self.0.otlp_losses.clone());
         registry.register("clients", "Clients' connections, by port", self.0.clients.clone());
         let help = "Clients' connections that found no place, by whose places were taken";
         registry.register("client_refusals", help, self.0.client_refusals.clone());
@@ -235,7 +250,8 @@ impl Outcome {
 }
 
 impl Stage {
-    fn name(self) -> &'static str {
+    /// Its name in metrics and traces.
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::Resolve => "resolve",
             Self::Checkout => "checkout",

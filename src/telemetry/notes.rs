@@ -1,9 +1,12 @@
-//! Notes: what the stages of a request tell its line in the log.
+//! Notes: what the stages of a request tell its line in the log, and its spans where it is traced.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::Stage;
+
+/// Most laps that are kept: a request goes through its stages twice at most.
+const MAX_LAPS: usize = 16;
 
 /// One request's notes; a handle, cheap to clone, that goes along among the request's extensions.
 #[derive(Debug, Clone, Default)]
@@ -13,6 +16,19 @@ pub struct Notes(Arc<Mutex<Book>>);
 struct Book {
     noted: Noted,
     under_way: Option<(Stage, Instant)>,
+    /// `None` where nobody wants to know.
+    laps: Option<Vec<Lap>>,
+}
+
+/// A part of a request's time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lap {
+    /// What was done.
+    pub name: &'static str,
+    /// Since when.
+    pub begun: Instant,
+    /// Until when.
+    pub ended: Instant,
 }
 
 /// What was noted.
@@ -32,6 +48,29 @@ pub struct Noted {
 pub struct Cause(pub String);
 
 impl Notes {
+    /// Notes that keep laps, too.
+    pub fn with_laps() -> Self {
+        Self(Arc::new(Mutex::new(Book { laps: Some(Vec::new()), ..Book::default() })))
+    }
+
+    /// Whether laps are kept.
+    pub fn keeps_laps(&self) -> bool {
+        self.with(|book| book.laps.is_some())
+    }
+
+    /// Notes a lap, if laps are kept.
+    pub fn lap(&self, lap: Lap) {
+        self.with(|book| book.lap(lap));
+    }
+
+    /// Takes the laps that were kept. A stage under way ends now.
+    pub fn take_laps(&self) -> Vec<Lap> {
+        self.with(|book| {
+            book.end();
+            book.laps.take().unwrap_or_default()
+        })
+    }
+
     /// The request runs as this role.
     pub fn role(&self, role: &str) {
         self.with(|book| book.noted.role = Some(role.to_owned()));
@@ -65,11 +104,19 @@ impl Notes {
 
 impl Book {
     fn end(&mut self) {
-        let Some((stage, since)) = self.under_way.take() else { return };
+        let Some((stage, begun)) = self.under_way.take() else { return };
+        let ended = Instant::now();
         match stage {
-            Stage::Checkout => self.noted.checkout += since.elapsed(),
-            Stage::Execute => self.noted.execute += since.elapsed(),
+            Stage::Checkout => self.noted.checkout += ended - begun,
+            Stage::Execute => self.noted.execute += ended - begun,
             Stage::Resolve => {}
+        }
+        self.lap(Lap { name: stage.name(), begun, ended });
+    }
+
+    fn lap(&mut self, lap: Lap) {
+        if let Some(laps) = self.laps.as_mut().filter(|laps| laps.len() < MAX_LAPS) {
+            laps.push(lap);
         }
     }
 }

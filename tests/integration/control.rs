@@ -31,7 +31,7 @@ pub(crate) struct Service {
 
 impl Service {
     pub(crate) async fn start(fleet: &TestFleet) -> Self {
-        let control = Arc::new(Control::new(fleet.another().await));
+        let control = Arc::new(Control::new(fleet.another().await, None));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let clients = Clients::of_control(&fleet.fleet.settings.listen, Metrics::default());

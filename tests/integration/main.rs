@@ -36,6 +36,7 @@ mod migration_files;
 mod migrations;
 mod one_migration;
 mod openapi;
+mod otlp;
 mod out_of_order;
 mod outside;
 mod per_tenant;
