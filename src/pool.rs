@@ -135,7 +135,10 @@ impl Pools {
         let servers = servers.into_iter().map(|(name, (endpoint, budget))| {
             let searched = catalog.filter(|_| endpoint.has_leader());
             let searched = searched.map(|catalog| (endpoint.clone(), catalog.to_owned()));
-            let terminator = catalog.map(|catalog| Terminator::new(&endpoint, catalog, &keys));
+            let terminator = catalog.map(|catalog| Arc::new(Terminator::new(&endpoint, catalog, &keys)));
+            if let Some(terminator) = &terminator {
+                tokio::spawn(terminator::watch(Arc::downgrade(terminator)));
+            }
             let connector = Connector::new(endpoint, Arc::clone(&keys), terminator);
             let server = Server::new(connector, budget, refused.clone(), Arc::clone(&known));
             tokio::spawn(server::reap(Arc::downgrade(&server), REAP));

@@ -470,7 +470,7 @@ fn refusal(failure: Failure, caller: &Caller) -> Error {
 
 /// The main query refuses an answer by a text that is no boolean. A function may raise the same words.
 fn is_too_long(error: &ServerError) -> bool {
-    error.message.contains(sql::TOO_LONG) && !error::within_function(error)
+    error.message.contains(sql::TOO_LONG) && !error.is_of_a_function()
 }
 
 fn too_long() -> Error {

@@ -22,13 +22,39 @@ const END_SESSION: &str = r"
     CREATE TABLE IF NOT EXISTS public.adopted (database text PRIMARY KEY, login text NOT NULL);
     CREATE OR REPLACE FUNCTION public.end_session(process int, login text, database text) RETURNS boolean
     LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+        SELECT pg_stat_clear_snapshot();
         SELECT coalesce(bool_or(pg_terminate_backend(pid)), false) FROM pg_stat_activity
         WHERE pid = $1 AND usename = $2 AND datname = $3
           AND (($3 = $2 AND $2 ~ '^mb_[0-9a-z]{16}$')
-               OR EXISTS (SELECT FROM public.adopted a WHERE a.database = $3 AND a.login = $2))
+               OR EXISTS (SELECT FROM public.adopted a JOIN pg_roles r ON r.rolname = a.login
+                          WHERE a.database = $3 AND a.login = $2 AND NOT r.rolsuper))
     $$;
     REVOKE ALL ON TABLE public.adopted FROM PUBLIC;
     REVOKE ALL ON FUNCTION public.end_session FROM PUBLIC";
+
+/// Ends sessions of tenants that want a lock on what all databases share, of a mode that nobody's data needs and that keeps
+/// everybody waiting; gives their logins, and whether each was told to end.
+///
+/// PostgreSQL takes some locks before it looks whether they are allowed: a `CREATE RULE` on `pg_database`, an `ALTER
+/// DATABASE … RENAME` of another's. While that waits for somebody who reads there, every login of the server waits behind
+/// it. Nothing that a tenant or a migration may do wants such a lock. An adopted login may own databases and drop them, so of
+/// its locks those on tables count only.
+const END_BLOCKERS: &str = r"
+    CREATE OR REPLACE FUNCTION public.end_blockers(OUT login text, OUT ended boolean) RETURNS SETOF record
+    LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+        SELECT pg_stat_clear_snapshot();
+        WITH blocker AS MATERIALIZED (
+            SELECT pid, bool_or(locktype = 'relation') AS of_a_table FROM pg_locks
+            WHERE database = 0 AND locktype IN ('relation', 'object')
+              AND mode IN ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
+            GROUP BY pid)
+        SELECT a.usename::text, pg_terminate_backend(a.pid) FROM blocker b JOIN pg_stat_activity a USING (pid)
+        WHERE a.usename ~ '^mb_([mp]_)?(t_)?[0-9a-z]{16}'
+           OR b.of_a_table AND EXISTS (
+               SELECT FROM public.adopted d JOIN pg_roles r ON r.rolname = d.login
+               WHERE d.database = a.datname AND d.login = a.usename AND NOT r.rolsuper)
+    $$;
+    REVOKE ALL ON FUNCTION public.end_blockers FROM PUBLIC";
 
 /// How large databases are, with the time that each took to measure: one after the other in the order of the names, until
 /// `patience` is over. Those that are gone, or not the admin's to look at, are left out.
@@ -99,9 +125,10 @@ pub(super) async fn prepare(
     run(client, &format!("ALTER DATABASE {ident} ALLOW_CONNECTIONS true")).await?;
     let inside = server.connect_admin_to(&name).await?;
     run(&inside, END_SESSION).await?;
+    run(&inside, END_BLOCKERS).await?;
     run(&inside, DATABASE_SIZES).await?;
-    run(&inside, &format!("GRANT EXECUTE ON FUNCTION public.end_session, public.database_sizes TO {ident}"))
-        .await
+    let lent = "public.end_session, public.end_blockers, public.database_sizes";
+    run(&inside, &format!("GRANT EXECUTE ON FUNCTION {lent} TO {ident}")).await
 }
 
 /// Refuses master keys of which the router's password on this server was not made: all that derives from them would be

@@ -33,6 +33,22 @@ pub enum Error {
         /// What went wrong.
         source: Box<WireError>,
     },
+    /// The server answered the login, and its session did not begin: it waits for something in the database.
+    #[error(
+        "server `{server}` answered the login of `{user}`, and did not begin its session in database `{database}` within {}; \
+         see on the server in pg_locks who holds what it waits for",
+        humantime::format_duration(*waited)
+    )]
+    Stuck {
+        /// The server's name in the settings.
+        server: String,
+        /// The database.
+        database: String,
+        /// The role.
+        user: String,
+        /// How long it was waited for.
+        waited: Duration,
+    },
     /// No host of the server could be reached.
     #[error("cannot reach server `{server}`: {source}; is it running, and is its url right?")]
     Unreachable {
@@ -112,17 +128,22 @@ impl Error {
             | Self::UnknownServer { .. }
             | Self::Unreachable { .. }
             | Self::Busy { .. }
+            | Self::Stuck { .. }
             | Self::Silent { .. } => None,
         }
     }
 
     /// Whether the server answered, and a login came to nothing all the same. That may be this login's alone: what the
-    /// server asks of it is what the login's own verifier says, which whoever logs in by it can write.
+    /// server asks of it is what the login's own verifier says, which whoever logs in by it can write; what its session waits
+    /// for is in its own database; and a trigger there may fail with any code (from PostgreSQL 17 on).
     pub fn is_of_the_login(&self) -> bool {
         match self {
-            Self::Login { source, .. } => {
-                matches!(**source, WireError::Login(_) | WireError::Protocol(_) | WireError::TooLong { .. })
-            }
+            Self::Stuck { .. } => true,
+            Self::Login { source, .. } => match &**source {
+                WireError::Login(_) | WireError::Protocol(_) | WireError::TooLong { .. } => true,
+                WireError::Server(error) => error.is_of_a_function(),
+                _ => false,
+            },
             Self::NoHost { refusal, .. } => refusal.as_ref().is_some_and(|refusal| refusal.is_of_the_login()),
             _ => false,
         }
@@ -132,8 +153,9 @@ impl Error {
     /// serves nobody, and another host may.
     pub(super) fn is_refusal(&self) -> bool {
         match self.code().map(SqlState::code) {
+            _ if self.is_of_the_login() => true,
             Some(code) => !code.starts_with("57P0") && !code.starts_with("08"),
-            None => self.is_of_the_login(),
+            None => false,
         }
     }
 }
@@ -147,5 +169,34 @@ pub(super) fn cause(error: &tokio_postgres::Error) -> String {
     match std::error::Error::source(error) {
         Some(source) => format!("{error}: {source}"),
         None => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::wire::ServerError;
+    use super::*;
+
+    #[test]
+    fn what_a_trigger_raises_while_a_session_begins_is_not_the_servers_word() {
+        let login = |code: &SqlState, context: Option<&str>| Error::Login {
+            server: "main".into(),
+            database: "mb_a".into(),
+            user: "mb_a".into(),
+            source: Box::new(WireError::Server(Box::new(ServerError {
+                severity: "FATAL".into(),
+                code: code.clone(),
+                message: "the database system is shutting down".into(),
+                detail: None,
+                hint: None,
+                context: context.map(str::to_owned),
+            }))),
+        };
+        let trigger = Some("PL/pgSQL function public.at_login() line 1 at RAISE");
+        for code in [SqlState::CANNOT_CONNECT_NOW, SqlState::ADMIN_SHUTDOWN, SqlState::CONNECTION_FAILURE] {
+            let (raised, said) = (login(&code, trigger), login(&code, None));
+            assert!(raised.is_of_the_login() && raised.is_refusal(), "{}", code.code());
+            assert!(!said.is_of_the_login() && !said.is_refusal(), "{}", code.code());
+        }
     }
 }

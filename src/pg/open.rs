@@ -2,6 +2,8 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use tokio::time::timeout;
 use tokio_postgres::config::SslMode;
@@ -33,6 +35,11 @@ pub(super) trait Begin: Sync {
         address: &Address,
         encryption: SslMode,
     ) -> impl Future<Output = Result<(Self::Session, HostState), Error>> + Send;
+
+    /// The error of a login that did not end in its time, if the server had answered it.
+    fn stuck(&self, _waited: Duration) -> Option<Error> {
+        None
+    }
 }
 
 impl Endpoint {
@@ -50,7 +57,8 @@ impl Endpoint {
         options: &str,
         guard: &Guard,
     ) -> Result<wire::Connection, Error> {
-        self.search(&DataPlane { endpoint: self, login, database, options }, Some(guard)).await
+        let answered = AtomicBool::new(false);
+        self.search(&DataPlane { endpoint: self, login, database, options, answered }, Some(guard)).await
     }
 
     /// A session on the first host that is as the URL's `target_session_attrs` asks.
@@ -111,6 +119,9 @@ impl Endpoint {
                 Ok(Err(error)) if !error.is_refusal() => last = error,
                 Ok(outcome) => return outcome,
                 Err(_) => {
+                    if let Some(stuck) = begin.stuck(self.share()) {
+                        return Err(stuck);
+                    }
                     self.hosts.doubt(at);
                     last = Error::Silent { server: self.name().to_owned(), waited: self.share() };
                 }
@@ -185,6 +196,8 @@ struct DataPlane<'a> {
     login: &'a Login,
     database: &'a str,
     options: &'a str,
+    /// Whether the server has answered the login that is tried.
+    answered: AtomicBool,
 }
 
 impl Begin for DataPlane<'_> {
@@ -204,7 +217,9 @@ impl Begin for DataPlane<'_> {
             application_name: config.get_application_name().unwrap_or_default(),
             options: self.options,
             channel_binding: config.get_channel_binding(),
+            answered: &self.answered,
         };
+        self.answered.store(false, Ordering::Relaxed);
         let refused = |source| self.endpoint.refused(self.login, self.database, source);
         let tls = self.endpoint.tls_request(address, encryption);
         let mut session =
@@ -217,5 +232,14 @@ impl Begin for DataPlane<'_> {
             is_read_only = own == Some(0);
         }
         Ok((session, HostState { is_standby, is_read_only }))
+    }
+
+    fn stuck(&self, waited: Duration) -> Option<Error> {
+        self.answered.load(Ordering::Relaxed).then(|| Error::Stuck {
+            server: self.endpoint.name().to_owned(),
+            database: self.database.to_owned(),
+            user: self.login.user.clone(),
+            waited,
+        })
     }
 }

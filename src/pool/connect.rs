@@ -40,11 +40,11 @@ pub(super) struct Connector {
     keys: Keys,
     /// Whether `client_connection_check_interval` may be sent: systems that can't do it refuse it.
     checks_clients: AtomicBool,
-    terminator: Option<Terminator>,
+    terminator: Option<Arc<Terminator>>,
 }
 
 impl Connector {
-    pub(super) fn new(endpoint: Endpoint, keys: Keys, terminator: Option<Terminator>) -> Self {
+    pub(super) fn new(endpoint: Endpoint, keys: Keys, terminator: Option<Arc<Terminator>>) -> Self {
         Self { endpoint, keys, checks_clients: AtomicBool::new(true), terminator }
     }
 
@@ -64,7 +64,7 @@ impl Connector {
         let guard: Guard = slot.clone();
         let opened = self.endpoint.open(login, &tenant.database(), &options, &guard).await;
         let wire = opened.map_err(|error| {
-            if checks && is_unknown_setting(error.code()) {
+            if checks && is_unknown_setting(error.code()) && !error.is_of_the_login() {
                 self.checks_clients.store(false, Ordering::Relaxed);
                 return Failure::Again;
             }
@@ -127,7 +127,9 @@ fn failure(open: &Open, error: pg::Error, ring: &KeyRing) -> Failure {
         let (tenant, number) = (tenant.id.clone(), tenant.key);
         return Failure::Refused(Error::WrongKey { tenant, number, source: Arc::new(error) });
     }
-    if code == Some(&SqlState::TOO_MANY_CONNECTIONS) {
+    if matches!(error, pg::Error::Stuck { .. }) {
+        Failure::Stuck(Error::Connect(Arc::new(error)))
+    } else if code == Some(&SqlState::TOO_MANY_CONNECTIONS) {
         Failure::Full
     } else if pg::is_refused_login(code) {
         Failure::Refused(Error::Fenced { tenant: tenant.id.clone(), source: Arc::new(error) })

@@ -26,6 +26,7 @@ use super::error::{Error, Wait};
 use crate::tenant::{Tenant, TenantId};
 pub use account::PoolStatus;
 use account::{Account, Class, Idle, Waiter};
+use turns::down;
 
 /// Requests of its own that a tenant above its fair share serves with a connection before it gives it up to others
 /// who starve. Opening one costs as much as some twenty point reads, so giving up at each return would only open.
@@ -98,6 +99,8 @@ pub(super) enum Failure {
     Outage(Error),
     /// It refuses this tenant.
     Refused(Error),
+    /// It took this tenant's login, whose session waits for something in the tenant's database.
+    Stuck(Error),
 }
 
 /// Requests that got no connection, by what they waited for.
@@ -336,9 +339,10 @@ impl<S: Session> Ledger<S> {
                 self.counts.connect_failures += 1;
                 account.ban(None, now + BAN);
             }
-            Failure::Refused(error) => {
+            Failure::Refused(error) | Failure::Stuck(error) => {
                 self.breaker.answered();
                 self.counts.connect_failures += 1;
+                account.is_stuck = matches!(failure, Failure::Stuck(_));
                 account.ban(Some(error.clone()), now + BAN);
                 account.refuse_all(error);
             }
@@ -484,10 +488,6 @@ impl<S: Session> Ledger<S> {
             self.keys.remove(&account.tenant.id);
         }
     }
-}
-
-fn down(tenant: &Tenant, reason: &str) -> Error {
-    Error::Server { server: tenant.server.clone(), reason: reason.to_owned() }
 }
 
 /// What the server said, without the sentence around it.

@@ -14,7 +14,6 @@ use super::connection::{Connection, Slot};
 use super::error::{Error, Wait};
 use super::lease::{Demand, Lease};
 use super::ledger::{Answer, BAN, Failure, Key, Ledger, Offer, Open, Orders};
-use crate::pg::wire::WireError;
 use crate::tenant::{Tenant, TenantId};
 
 /// Longest wait for what a new connection is asked.
@@ -122,7 +121,7 @@ impl Server {
             let begun = Instant::now();
             let opening = attempt.server.connect(open, slot);
             // Each host is bounded by itself; this bounds what comes behind the login as well.
-            let limit = attempt.server.connector.endpoint.patience() + ASKING;
+            let limit = attempt.server.connector.endpoint.patience() + ASKING * 2;
             let result = timeout(limit, opening).await.unwrap_or_else(|_| {
                 let reason = format!("no connection in {limit:?}");
                 Err(Failure::Outage(Error::Server { server: open.tenant.server.clone(), reason }))
@@ -134,13 +133,12 @@ impl Server {
     async fn connect(self: &Arc<Self>, open: &Open, slot: Arc<Slot>) -> Result<Connection, Failure> {
         let mut connection = self.connector.open(open, slot).await?;
         if !self.is_known() {
-            let outage = |error: WireError| {
-                Failure::Outage(Error::Server {
-                    server: open.tenant.server.clone(),
-                    reason: error.to_string(),
-                })
-            };
-            self.learn(connect::room(&mut connection).await.map_err(outage)?);
+            // The server took the login: whatever keeps it from answering may be in this tenant's database alone.
+            let stuck =
+                |reason: String| Failure::Stuck(Error::Server { server: open.tenant.server.clone(), reason });
+            let room = timeout(ASKING, connect::room(&mut connection)).await;
+            let room = room.map_err(|_| stuck(format!("no answer in {ASKING:?}")))?;
+            self.learn(room.map_err(|error| stuck(error.to_string()))?);
         }
         Ok(connection)
     }
@@ -384,7 +382,9 @@ impl Attempt {
                 // It may have moved to another key meanwhile.
                 let _ = server.refused.send(open.tenant.id.clone());
             }
-            Failure::Refused(error) => tracing::warn!(tenant.id = id, server = name, "{error}"),
+            Failure::Refused(error) | Failure::Stuck(error) => {
+                tracing::warn!(tenant.id = id, server = name, "{error}")
+            }
         }
     }
 }

@@ -4,7 +4,7 @@ mod code;
 mod postgres;
 
 pub use code::{Code, Documentation};
-pub(super) use postgres::{is_stale, within_function};
+pub(super) use postgres::is_stale;
 
 use std::fmt;
 

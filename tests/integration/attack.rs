@@ -7,6 +7,7 @@ mod connections;
 mod http2;
 mod injection;
 mod killer;
+mod lockout;
 mod locks;
 mod psql;
 mod roles;

@@ -83,6 +83,12 @@ impl ServerError {
         matches!(self.severity.as_str(), "FATAL" | "PANIC")
     }
 
+    /// Whether a function was running. A context alone tells little: text that is no JSON has one as well.
+    pub fn is_of_a_function(&self) -> bool {
+        let begins = |line: &str| ["PL/", "SQL function"].iter().any(|word| line.starts_with(word));
+        self.context.as_ref().is_some_and(|context| context.lines().any(begins))
+    }
+
     /// `fields` may have been cut off anywhere. Texts that are not UTF-8 (errors before the session has an encoding, or
     /// cut amid a letter) are made so.
     pub(super) fn read(fields: &[u8]) -> Self {

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use fallible_iterator::FallibleIterator as _;
 use postgres_protocol::authentication::{md5_hash, sasl};
@@ -34,6 +35,9 @@ pub(crate) struct Startup<'a> {
     /// Defaults of the session, as in `PGOPTIONS`.
     pub(crate) options: &'a str,
     pub(crate) channel_binding: ChannelBinding,
+    /// Set as soon as the server has answered: what it waits for from then on is this login's, or in its database. That it
+    /// has taken the login it says only when the session has begun.
+    pub(crate) answered: &'a AtomicBool,
 }
 
 /// TLS as the URL asks for it.
@@ -119,7 +123,9 @@ async fn authenticate(
             .password
             .ok_or_else(|| WireError::Login("the server asks for a password, and there is none".into()))
     };
-    let bound = match answer(transport).await? {
+    let first = answer(transport).await?;
+    startup.answered.store(true, Ordering::Relaxed);
+    let bound = match first {
         Message::AuthenticationOk => return may_go_unbound(startup),
         Message::AuthenticationCleartextPassword => {
             send(transport, |out| {

@@ -88,6 +88,9 @@ pub(super) struct Account<S> {
     /// The line it stands in.
     pub(super) queued: Option<Class>,
     ban: Option<Ban>,
+    /// Whether its last session did not begin, because of something in its database: then one at a time is tried, so that
+    /// others get theirs meanwhile.
+    pub(super) is_stuck: bool,
     /// See [`Open`](super::Open).
     pub(super) login: usize,
     pub(super) refused_logins: usize,
@@ -110,6 +113,7 @@ impl<S: Session> Account<S> {
             turns: 0,
             queued: None,
             ban: None,
+            is_stuck: false,
             login: 0,
             refused_logins: 0,
             waits: 0,
@@ -213,6 +217,7 @@ impl<S: Session> Account<S> {
     /// The server let the tenant in.
     pub(super) fn unban(&mut self) {
         self.ban = None;
+        self.is_stuck = false;
         self.refused_logins = 0;
     }
 
@@ -241,6 +246,7 @@ impl<S: Session> Account<S> {
     /// to a cold tenant open what they need, and no more than it may have.
     pub(super) fn wants(&self, max_per_tenant: u32, now: Instant) -> bool {
         self.waiters.len() > self.opening as usize
+            && !(self.is_stuck && self.opening > 0)
             && self.taken < self.max_connections(max_per_tenant)
             && self.ban.as_ref().is_none_or(|ban| now >= ban.until)
     }

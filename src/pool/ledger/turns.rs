@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::account::{Account, Class};
-use super::{Key, Ledger, Open, Orders, Session, down};
+use super::{Key, Ledger, Open, Orders, Session};
+use crate::pool::error::Error;
+use crate::tenant::Tenant;
 
 /// How long an idle connection of a tenant within its fair share is safe from others within theirs. Without it, a
 /// flood takes a quiet tenant's connection at each of its pauses.
@@ -161,4 +163,9 @@ impl<S: Session> Ledger<S> {
         let has = self.accounts.get(key).map_or(0, |account| account.usable + account.opening);
         has as usize * self.accounts.len() > self.budget as usize
     }
+}
+
+/// What a request is told that needs a connection while none can be had.
+pub(super) fn down(tenant: &Tenant, reason: &str) -> Error {
+    Error::Server { server: tenant.server.clone(), reason: reason.to_owned() }
 }

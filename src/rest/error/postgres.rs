@@ -47,7 +47,7 @@ impl Error {
 /// session, which may come while a function runs.
 fn code(db: &ServerError, anonymous: bool) -> Code {
     let (text, status) = (Box::from(db.code.code()), status(db, anonymous));
-    if (within_function(db) && !db.is_fatal()) || db.code.code().starts_with("PT") {
+    if (db.is_of_a_function() && !db.is_fatal()) || db.code.code().starts_with("PT") {
         Code::Function { code: text, status }
     } else {
         Code::Sqlstate { state: text, status }
@@ -72,7 +72,7 @@ fn status(db: &ServerError, anonymous: bool) -> StatusCode {
         "21000" | "42P17" | "53400" => StatusCode::INTERNAL_SERVER_ERROR,
         "57014" => StatusCode::GATEWAY_TIMEOUT,
         // Too complex. Outside any function that is the request: its arrays, its body, its list of columns.
-        _ if code.starts_with("54") && !within_function(db) => StatusCode::BAD_REQUEST,
+        _ if code.starts_with("54") && !db.is_of_a_function() => StatusCode::BAD_REQUEST,
         "57P01" | "57P02" | "57P03" | "57P05" => StatusCode::SERVICE_UNAVAILABLE,
         "P0001" => StatusCode::BAD_REQUEST,
         _ => match (&code[..2], &code[2..]) {
@@ -89,12 +89,6 @@ fn status(db: &ServerError, anonymous: bool) -> StatusCode {
             _ => StatusCode::BAD_REQUEST,
         },
     }
-}
-
-/// Whether a function was running. A context alone tells little: text that is no JSON has one as well.
-pub(in crate::rest) fn within_function(db: &ServerError) -> bool {
-    let begins = |line: &str| ["PL/", "SQL function"].iter().any(|word| line.starts_with(word));
-    db.context.as_ref().is_some_and(|context| context.lines().any(begins))
 }
 
 /// `RAISE SQLSTATE 'PGRST' USING MESSAGE = '{"code": …, "message": …}', DETAIL = '{"status": …, "headers": {…}}'`

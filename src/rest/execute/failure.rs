@@ -2,7 +2,7 @@
 
 use tokio_postgres::error::SqlState;
 
-use super::super::error::{Error, is_stale, within_function};
+use super::super::error::{Error, is_stale};
 use super::{Phase, Refusal, WireError};
 
 /// Why there is no outcome.
@@ -44,7 +44,7 @@ pub(in crate::rest) fn remedy(failure: &Failure) -> Remedy {
         Failure::Unexpected(error) if error.is_missing_from_schema() => return Remedy::Schema,
         Failure::Unexpected(_) | Failure::Broken(_) | Failure::TooLong => return Remedy::Nothing,
     };
-    let stale = is_stale(&refusal.error.code) && !within_function(&refusal.error);
+    let stale = is_stale(&refusal.error.code) && !refusal.error.is_of_a_function();
     match (stale, refusal.remembered) {
         _ if failure.is_of_a_standby() => Remedy::Elsewhere,
         _ if failure.is_of_a_name() => Remedy::Again,
@@ -101,7 +101,7 @@ impl Failure {
         ];
         refusal.remembered
             && (is_stale(&refusal.error.code) || of_a_type.contains(&refusal.error.code))
-            && !within_function(&refusal.error)
+            && !refusal.error.is_of_a_function()
     }
 }
 
@@ -115,7 +115,9 @@ impl Failure {
         let Self::Refused(refusal) = self else { return false };
         let of_types =
             [SqlState::DATATYPE_MISMATCH, SqlState::FEATURE_NOT_SUPPORTED, SqlState::INTERNAL_ERROR];
-        !refusal.error.is_fatal() && of_types.contains(&refusal.error.code) && within_function(&refusal.error)
+        !refusal.error.is_fatal()
+            && of_types.contains(&refusal.error.code)
+            && refusal.error.is_of_a_function()
     }
 }
 

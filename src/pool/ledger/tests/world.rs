@@ -218,6 +218,7 @@ impl World {
             2 => Some(Failure::Full),
             3 => Some(Failure::Outage(error())),
             4 => Some(Failure::Refused(error())),
+            5 => Some(Failure::Stuck(error())),
             _ => None,
         };
         if let Some(failure) = failure {
