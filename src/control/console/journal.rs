@@ -5,7 +5,6 @@ use std::sync::Arc;
 use axum::extract::{Query, State};
 use axum::response::Response;
 use maud::{Markup, html};
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 use time::OffsetDateTime;
 
@@ -75,9 +74,7 @@ fn body(asked: &Fields, found: &[Told]) -> Markup {
 }
 
 fn link(asked: &Fields, before: i64) -> String {
-    let kept = ["tenant", "who", "action"].into_iter().filter_map(|name| Some((name, asked.get(name)?)));
-    let kept = kept.map(|(name, value)| format!("{name}={}&", utf8_percent_encode(value, NON_ALPHANUMERIC)));
-    format!("/journal?{}before={before}", kept.collect::<String>())
+    asked.link("/journal", &["tenant", "who", "action"], Some(("before", &before.to_string())))
 }
 
 /// One line.

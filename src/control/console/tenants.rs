@@ -7,7 +7,6 @@ use axum::extract::{Query, State};
 use axum::response::Response;
 use http::StatusCode;
 use maud::{Markup, html};
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use time::OffsetDateTime;
 
 use super::super::{Control, Problem, ProblemCode};
@@ -177,11 +176,7 @@ fn row(tenant: &TenantRow, now: OffsetDateTime) -> Markup {
 /// The same list from somewhere else on.
 fn link(asked: &Fields, after: Option<&str>) -> String {
     let kept = ["q", "state", "edition", "tier", "server", "trouble", "order"];
-    let kept = kept.into_iter().filter_map(|name| Some((name, asked.get(name)?)));
-    let pairs = kept.chain(after.map(|after| ("after", after)));
-    let pairs = pairs.map(|(name, value)| format!("{name}={}", utf8_percent_encode(value, NON_ALPHANUMERIC)));
-    let query = pairs.collect::<Vec<_>>().join("&");
-    if query.is_empty() { "/tenants".to_owned() } else { format!("/tenants?{query}") }
+    asked.link("/tenants", &kept, after.map(|after| ("after", after)))
 }
 
 /// `GET /new-tenant`

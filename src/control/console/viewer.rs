@@ -170,6 +170,16 @@ impl Fields {
     pub(super) fn text(&self, name: &str) -> &str {
         self.get(name).unwrap_or_default()
     }
+
+    /// The same page from somewhere else on: these of its fields, and where from.
+    pub(super) fn link(&self, path: &str, kept: &[&str], from: Option<(&str, &str)>) -> String {
+        let kept = kept.iter().filter_map(|name| Some((*name, self.get(name)?)));
+        let pairs = kept.chain(from);
+        let pairs =
+            pairs.map(|(name, value)| format!("{name}={}", utf8_percent_encode(value, NON_ALPHANUMERIC)));
+        let query = pairs.collect::<Vec<_>>().join("&");
+        if query.is_empty() { path.to_owned() } else { format!("{path}?{query}") }
+    }
 }
 
 impl FromRequest<Arc<Control>> for Order {
