@@ -5,6 +5,7 @@
 //! out, in any number of processes.
 
 mod executor;
+mod frozen_rows;
 mod gate;
 mod health;
 mod outage;
@@ -16,6 +17,7 @@ mod step;
 mod watch;
 
 pub use executor::{Ending, Executor};
+pub use frozen_rows::frozen_rows;
 pub use plan::{
     Draft, FleetState, LeftOut, LeftOutReason, Plan, PlannedWave, RolloutRequest, RolloutScope, Target, plan,
 };

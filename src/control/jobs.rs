@@ -17,10 +17,13 @@ use super::{Problem, ProblemCode};
 use crate::catalog::{Act, JobRow, JobSeat, JobState, NewJob};
 use crate::fleet::Fleet;
 use crate::otlp::Tracer;
+use crate::rollout::{self, Found, RolloutAsk};
 use crate::tenant::TenantId;
 
 /// Jobs that run at the same time in one process. Copying databases is bound by the disk.
 const AT_A_TIME: usize = 16;
+/// Requests that build in scratch databases at the same time.
+const BUILDS: usize = 2;
 /// Jobs that may wait or run, over all control services.
 const MAX_OPEN: i64 = 2000;
 /// How often jobs of dead workers are looked for.
@@ -41,6 +44,7 @@ struct Inner {
     /// Those that this process is at, with what becomes of them.
     own: Mutex<HashMap<String, watch::Sender<Option<JobRow>>>>,
     room: Semaphore,
+    builds: Arc<Semaphore>,
     stop: CancellationToken,
     tracer: Option<Tracer>,
 }
@@ -68,6 +72,7 @@ impl Jobs {
             seat: watch::Sender::new(None),
             own: Mutex::default(),
             room: Semaphore::new(AT_A_TIME),
+            builds: Arc::new(Semaphore::new(BUILDS)),
             stop: CancellationToken::new(),
             tracer,
         }));
@@ -151,6 +156,26 @@ impl Jobs {
                 Err(error.into())
             }
         }
+    }
+
+    /// Finds a rollout as `migrate plan` does. What is built for that is dropped, also when whoever asked has gone.
+    ///
+    /// # Errors
+    /// Those of [`rollout::find`].
+    pub(super) async fn plan(&self, fleet: &Fleet, ask: &RolloutAsk) -> Result<Found, Problem> {
+        let mut found = rollout::find(fleet, ask).await?;
+        if !found.draft.plan.templates.is_empty() {
+            let (fleet, draft, builds) = (fleet.clone(), found.draft.clone(), Arc::clone(&self.0.builds));
+            let compared = tokio::spawn(async move {
+                // Closed never.
+                let _place = builds.acquire().await;
+                rollout::frozen_rows(&fleet, &draft).await
+            });
+            let failed =
+                |error| Problem::new(ProblemCode::Internal, format!("comparing builds failed: {error}"));
+            found.notes.extend(compared.await.map_err(failed)??);
+        }
+        Ok(found)
     }
 
     /// Gives the journal's lines their places in its chain, until this is stopped.

@@ -7,7 +7,7 @@ use super::super::progress::Bar;
 use super::super::{Done, Failure, Output};
 use super::stop::Stop;
 use crate::catalog::Filter;
-use crate::fleet::{Fleet, FleetError};
+use crate::fleet::Fleet;
 use crate::rollout::{self, Draft, Found, LeftOutReason, RolloutAsk};
 use crate::settings::DEFAULT_POLICY;
 
@@ -53,42 +53,11 @@ pub(super) async fn find(fleet: &Fleet, ask: &Ask, stop: &Stop, output: Output) 
         verify(fleet, ask.edition.as_ref(), output).await?;
     }
     let mut found = rollout::find(fleet, &ask.rollout()).await?;
-    found.notes.extend(frozen_rows(fleet, &found.draft, stop, output).await?);
-    Ok(found)
-}
-
-/// What two builds of a template that is to be made have differently.
-async fn frozen_rows(
-    fleet: &Fleet,
-    draft: &Draft,
-    stop: &Stop,
-    output: Output,
-) -> Result<Vec<String>, Failure> {
-    let mut found = Vec::new();
-    if draft.plan.templates.is_empty() {
-        return Ok(found);
-    }
-    let (editions, templates) = (fleet.editions().sound, fleet.catalog.templates().await?);
-    for (name, target) in &draft.plan.targets {
-        let of = draft.plan.templates.iter().find(|(_, edition)| edition == name);
-        let (Some((server, _)), Some(edition)) = (of, editions.get(name)) else { continue };
-        let edition = edition.ending_at(target.version);
-        let ready = templates.iter().filter(|t| t.state == "ready" && t.lineage.edition == *name);
-        let oldest = ready.map(|template| template.lineage.version).min().unwrap_or_default();
-        if !edition.may_fill_above(oldest) {
-            continue;
-        }
+    if !found.draft.plan.templates.is_empty() {
         let spinner = output.spinner("comparing two builds of the template");
-        let frozen = stop.or_swept(fleet, fleet.frozen_rows(server, &edition)).await;
+        let frozen = stop.or_swept(fleet, rollout::frozen_rows(fleet, &found.draft)).await;
         spinner.finish_and_clear();
-        match frozen? {
-            Ok(findings) => found.extend(findings.iter().map(ToString::to_string)),
-            // The template's own build says it, and stops the rollout.
-            Err(FleetError::Migrate { .. }) => {}
-            Err(error) => found.push(format!(
-                "whether rows of edition `{name}` are others in each build of its template is not known: {error}"
-            )),
-        }
+        found.notes.extend(frozen??);
     }
     Ok(found)
 }

@@ -169,7 +169,7 @@ pub(super) fn then(wave: &crate::settings::Wave) -> String {
 
 /// `POST /rollouts`
 pub(super) async fn plan(State(control): State<Arc<Control>>, Sent { viewer, fields }: Sent) -> Response {
-    match plan_by(&viewer, &fields).await {
+    match plan_by(&control, &viewer, &fields).await {
         Ok((id, said)) => viewer.lead(&format!("/rollouts/{id}"), true, said),
         Err(problem) => {
             let form = form(&viewer, &control.fleet.settings, &fields, Some(&problem.detail));
@@ -181,7 +181,7 @@ pub(super) async fn plan(State(control): State<Arc<Control>>, Sent { viewer, fie
     }
 }
 
-async fn plan_by(viewer: &Viewer, fields: &Fields) -> Result<(i64, String), Problem> {
+async fn plan_by(control: &Control, viewer: &Viewer, fields: &Fields) -> Result<(i64, String), Problem> {
     viewer.caller.needs_all(OperatorRole::Operator)?;
     let target = match fields.get("target").map(str::parse) {
         Some(Err(_)) => {
@@ -198,7 +198,7 @@ async fn plan_by(viewer: &Viewer, fields: &Fields) -> Result<(i64, String), Prob
         allow_out_of_order: false,
     };
     let fleet = &viewer.fleet;
-    let rollout::Found { draft, problems, notes } = rollout::find(fleet, &ask).await?;
+    let rollout::Found { draft, problems, notes } = control.jobs.plan(fleet, &ask).await?;
     if draft.is_empty() {
         let mut detail = "nothing to do: every tenant is at its edition's newest version".to_owned();
         problems.iter().chain(&notes).for_each(|more| detail.push_str(&format!("\n{more}")));
