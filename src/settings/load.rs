@@ -83,7 +83,7 @@ impl Settings {
         if let Some(file) = self.control.oidc.as_mut().and_then(|oidc| oidc.client_secret_file.as_mut()) {
             *file = folder.join(&*file);
         }
-        if let Some(file) = &mut self.telemetry.otlp_headers_file {
+        for file in self.telemetry.otlp_headers_file.iter_mut().chain(&mut self.control.backups) {
             *file = folder.join(&*file);
         }
         for files in &mut self.listen.certificates {

@@ -2,6 +2,7 @@
 
 mod chain;
 mod console;
+mod databases;
 mod jobs;
 mod logs;
 mod oidc;

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
 use http::request::Parts;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::super::{MAX_BODY, Problem, ProblemCode};
@@ -56,6 +57,11 @@ impl<S: Send + Sync, T: DeserializeOwned + Default> FromRequest<S> for Given<T> 
         Ok(Self(read::<Option<T>>(is_json, &bytes)?.unwrap_or_default()))
     }
 }
+
+/// The body of a request that takes none: whoever sends something believes that it does something.
+#[derive(Default, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Nothing {}
 
 fn is_json(headers: &HeaderMap) -> bool {
     let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok());

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::super::access::Acting;
 use super::super::jobs::Work;
 use super::super::{Problem, ProblemCode, answer};
-use super::read::{Body, Given};
+use super::read::{Body, Given, Nothing};
 use crate::catalog::{JobRow, OperatorRole, RolloutRow, RolloutState};
 use crate::rollout::{self, Found, Plan, Report, RolloutAsk};
 use crate::settings::DEFAULT_POLICY;
@@ -103,7 +103,7 @@ pub(super) async fn list(acting: Acting) -> Result<Json<RolloutList>, Problem> {
 #[utoipa::path(post, path = "/rollouts", tag = "rollouts", request_body = NewRollout, responses(
     (status = 200, body = Planned, description = "There is nothing to do."), (status = 201, body = Planned)))]
 pub(super) async fn plan(acting: Acting, Body(new): Body<NewRollout>) -> Result<Response, Problem> {
-    let Acting { caller, fleet, .. } = &acting;
+    let Acting { caller, fleet, jobs, .. } = &acting;
     match &new.tenant {
         Some(slug) => {
             caller.needs(OperatorRole::Operator)?;
@@ -118,7 +118,7 @@ pub(super) async fn plan(acting: Acting, Body(new): Body<NewRollout>) -> Result<
         policy: new.policy.unwrap_or_else(|| DEFAULT_POLICY.to_owned()),
         allow_out_of_order: new.allow_out_of_order,
     };
-    let Found { draft, problems, notes } = rollout::find(fleet, &ask).await?;
+    let Found { draft, problems, notes } = jobs.plan(fleet, &ask).await?;
     let mut planned = Planned { rollout: None, left_out: draft.left_out.clone(), problems, notes, job: None };
     if draft.is_empty() {
         return Ok(Json(planned).into_response());
@@ -148,8 +148,12 @@ pub(super) async fn get(acting: Acting, Path(id): Path<String>) -> Result<Json<R
 
 /// Carry a planned rollout out.
 #[utoipa::path(post, path = "/rollouts/{id}/run", tag = "rollouts", params(("id" = i64, Path)),
-    responses((status = 202, body = JobRow)))]
-pub(super) async fn run(acting: Acting, Path(id): Path<String>) -> Result<Response, Problem> {
+    request_body(content = Option<Nothing>), responses((status = 202, body = JobRow)))]
+pub(super) async fn run(
+    acting: Acting,
+    Path(id): Path<String>,
+    Given(Nothing {}): Given<Nothing>,
+) -> Result<Response, Problem> {
     acting.caller.needs_all(OperatorRole::Operator)?;
     let row = of_text(&acting, &id).await?;
     rollout::begin(&acting.fleet, &row).await.map_err(wrong_state)?;

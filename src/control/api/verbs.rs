@@ -13,7 +13,7 @@ use time::OffsetDateTime;
 use super::super::access::Acting;
 use super::super::jobs::Work;
 use super::super::{Problem, ProblemCode, answer, token};
-use super::read::{Body, Given};
+use super::read::{Body, Given, Nothing};
 use crate::catalog::{JobRow, OperatorRole, TenantRow};
 use crate::tenant::{Slug, Verb};
 
@@ -81,15 +81,23 @@ pub(super) struct Token {
 
 /// Refuse its requests (403), data untouched.
 #[utoipa::path(post, path = "/tenants/{slug}/suspend", tag = "tenants", params(("slug" = String, Path)),
-    responses((status = 200, body = TenantRow), (status = 202, body = JobRow)))]
-pub(super) async fn suspend(acting: Acting, Path(slug): Path<String>) -> Result<Response, Problem> {
+    request_body(content = Option<Nothing>), responses((status = 200, body = TenantRow), (status = 202, body = JobRow)))]
+pub(super) async fn suspend(
+    acting: Acting,
+    Path(slug): Path<String>,
+    Given(Nothing {}): Given<Nothing>,
+) -> Result<Response, Problem> {
     carry_out(acting, &slug, Verb::Suspend, OperatorRole::Operator, false, None).await
 }
 
 /// Serve it again after `suspend`.
 #[utoipa::path(post, path = "/tenants/{slug}/resume", tag = "tenants", params(("slug" = String, Path)),
-    responses((status = 200, body = TenantRow), (status = 202, body = JobRow)))]
-pub(super) async fn resume(acting: Acting, Path(slug): Path<String>) -> Result<Response, Problem> {
+    request_body(content = Option<Nothing>), responses((status = 200, body = TenantRow), (status = 202, body = JobRow)))]
+pub(super) async fn resume(
+    acting: Acting,
+    Path(slug): Path<String>,
+    Given(Nothing {}): Given<Nothing>,
+) -> Result<Response, Problem> {
     carry_out(acting, &slug, Verb::Resume, OperatorRole::Operator, false, None).await
 }
 
@@ -106,8 +114,12 @@ pub(super) async fn retire(
 
 /// Bring it back into service after `retire`.
 #[utoipa::path(post, path = "/tenants/{slug}/restore", tag = "tenants", params(("slug" = String, Path)),
-    responses((status = 200, body = TenantRow), (status = 202, body = JobRow)))]
-pub(super) async fn restore(acting: Acting, Path(slug): Path<String>) -> Result<Response, Problem> {
+    request_body(content = Option<Nothing>), responses((status = 200, body = TenantRow), (status = 202, body = JobRow)))]
+pub(super) async fn restore(
+    acting: Acting,
+    Path(slug): Path<String>,
+    Given(Nothing {}): Given<Nothing>,
+) -> Result<Response, Problem> {
     carry_out(acting, &slug, Verb::Restore, OperatorRole::Operator, false, None).await
 }
 
@@ -153,8 +165,12 @@ async fn carry_out(
 
 /// Have routers read its schema and in-database configuration again.
 #[utoipa::path(post, path = "/tenants/{slug}/reload", tag = "tenants", params(("slug" = String, Path)),
-    responses((status = 200, body = TenantRow)))]
-pub(super) async fn reload(acting: Acting, Path(slug): Path<String>) -> Result<Response, Problem> {
+    request_body(content = Option<Nothing>), responses((status = 200, body = TenantRow)))]
+pub(super) async fn reload(
+    acting: Acting,
+    Path(slug): Path<String>,
+    Given(Nothing {}): Given<Nothing>,
+) -> Result<Response, Problem> {
     acting.caller.needs(OperatorRole::Operator)?;
     let row = acting.caller.tenant(&acting.fleet, &slug).await?;
     acting.fleet.catalog.tenant_reload(&row.record.id).await?;
@@ -214,8 +230,12 @@ pub(super) async fn clone(
 
 /// Back its database up into the folder `control.backups`, while it is served. Always a job.
 #[utoipa::path(post, path = "/tenants/{slug}/backup", tag = "tenants", params(("slug" = String, Path)),
-    responses((status = 202, body = JobRow)))]
-pub(super) async fn backup(acting: Acting, Path(slug): Path<String>) -> Result<Response, Problem> {
+    request_body(content = Option<Nothing>), responses((status = 202, body = JobRow)))]
+pub(super) async fn backup(
+    acting: Acting,
+    Path(slug): Path<String>,
+    Given(Nothing {}): Given<Nothing>,
+) -> Result<Response, Problem> {
     acting.caller.needs(OperatorRole::Operator)?;
     let row = acting.caller.tenant(&acting.fleet, &slug).await?;
     let folder = acting.fleet.settings.control.backups.clone().ok_or_else(|| {

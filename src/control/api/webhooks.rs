@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::super::access::Acting;
 use super::super::outgoing::{Inside, wrong_url};
 use super::super::{Problem, ProblemCode, webhooks};
-use super::read::Body;
+use super::read::{Body, Given, Nothing};
 use crate::catalog::{OperatorRole, WebhookRow};
 use crate::tenant::TenantId;
 
@@ -91,8 +91,12 @@ pub(super) async fn remove(acting: Acting, Path(id): Path<String>) -> Result<Sta
 
 /// Try again at once, also one that nobody tries any more.
 #[utoipa::path(post, path = "/webhooks/{id}/retry", tag = "webhooks", params(("id" = String, Path)),
-    responses((status = 204)))]
-pub(super) async fn retry(acting: Acting, Path(id): Path<String>) -> Result<StatusCode, Problem> {
+    request_body(content = Option<Nothing>), responses((status = 204)))]
+pub(super) async fn retry(
+    acting: Acting,
+    Path(id): Path<String>,
+    Given(Nothing {}): Given<Nothing>,
+) -> Result<StatusCode, Problem> {
     acting.caller.needs_all(OperatorRole::Owner)?;
     there(acting.fleet.catalog.webhook_retry(&id).await?)
 }

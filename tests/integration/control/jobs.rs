@@ -213,6 +213,17 @@ async fn a_rollout_is_planned_run_and_watched() {
     assert_eq!((report["state"].as_str(), report["tenants"].as_array().unwrap().len()), (Some("done"), 2));
     let late = service.send(owner, Method::POST, &format!("/v1/rollouts/{id}/pause"), &json!({})).await;
     assert_eq!((late.status.as_u16(), late.json()["code"].as_str()), (409, Some("MBX611")));
+    // Rows that would be the same for all tenants are told as `migrate plan` tells them.
+    let file = fleet.folder.path().join("migrations/shop/V4__words.sql");
+    let made = "CREATE TABLE words (id int PRIMARY KEY, word uuid NOT NULL DEFAULT gen_random_uuid());
+                INSERT INTO words (id) VALUES (1);";
+    std::fs::write(file, made).unwrap();
+    let planned = service.send(owner, Method::POST, "/v1/rollouts", &json!({})).await;
+    let (code, out, error) = fleet.run(&["migrate", "plan", "--json"]).await;
+    assert_eq!(code, 0, "{error}");
+    let by_command: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(planned.json()["notes"], by_command["notes"]);
+    assert!(planned.text.contains("frozen-row") && planned.text.contains("words"), "{}", planned.text);
     let scoped = Scopes { editions: Some(["shop".into()].into()), ..Scopes::default() };
     let scoped = token(&fleet, "sam", OperatorRole::Operator, scoped).await;
     assert_eq!(service.get(&scoped, &format!("/v1/rollouts/{id}")).await.status, 403);
