@@ -58,7 +58,8 @@ impl<S: Send + Sync, T: DeserializeOwned + Default> FromRequest<S> for Given<T> 
     }
 }
 
-/// The body of a request that takes none: whoever sends something believes that it does something.
+/// Nothing: the request takes no body.
+// One that is sent is refused: its sender believes that it does something.
 #[derive(Default, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Nothing {}
