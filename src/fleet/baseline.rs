@@ -338,7 +338,7 @@ pub(super) fn files_up_to(into: IntoEdition<'_>) -> Result<Edition, FleetError> 
 /// What stays as it was, and matters.
 async fn notes(client: &Client) -> Result<Vec<String>, FleetError> {
     let sql = "SELECT CASE setrole WHEN 0 THEN 'every role' ELSE format('role %I', pg_get_userbyid(setrole)) END,
-                      array_to_string(setconfig, ', ')
+                      left(array_to_string(setconfig, ', '), 1000)
                FROM pg_db_role_setting
                WHERE setdatabase = (SELECT oid FROM pg_database WHERE datname = current_database()) ORDER BY 1";
     let rows = client.query(sql, &[]).await.doing(|| "looking at the database's settings".into())?;

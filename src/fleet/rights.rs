@@ -54,9 +54,10 @@ WHERE d.datname = ANY ($1) AND (
 ) OR d.datname = ANY ($2) AND d.datallowconn
 ORDER BY 1";
 
-/// What `ALTER ROLE … SET` gave these roles, by role and database (null for all).
+/// What `ALTER ROLE … SET` gave these roles, by role and database (null for all); its beginning, for anybody can write a
+/// gigabyte there.
 const SETTINGS: &str = "
-SELECT r.rolname::text, d.datname::text, pg_catalog.array_to_string(s.setconfig, ', ')
+SELECT r.rolname::text, d.datname::text, pg_catalog.left(pg_catalog.array_to_string(s.setconfig, ', '), 1000)
 FROM pg_catalog.pg_db_role_setting s
 JOIN pg_catalog.pg_roles r ON r.oid = s.setrole
 LEFT JOIN pg_catalog.pg_database d ON d.oid = s.setdatabase

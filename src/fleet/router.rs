@@ -37,7 +37,8 @@ const END_SESSION: &str = r"
 ///
 /// PostgreSQL takes some locks before it looks whether they are allowed: a `CREATE RULE` on `pg_database`, an `ALTER
 /// DATABASE … RENAME` of another's. While that waits for somebody who reads there, every login of the server waits behind
-/// it. Nothing that a tenant or a migration may do wants such a lock. An adopted login may own databases and drop them, so of
+/// it. Nothing that a tenant or a migration may do wants such a lock, but for a COMMIT behind a NOTIFY, which has one on no
+/// database at all. An adopted login may own databases and drop them, so of
 /// its locks those on tables count only.
 const END_BLOCKERS: &str = r"
     CREATE OR REPLACE FUNCTION public.end_blockers(OUT login text, OUT ended boolean) RETURNS SETOF record
@@ -45,11 +46,11 @@ const END_BLOCKERS: &str = r"
         SELECT pg_stat_clear_snapshot();
         WITH blocker AS MATERIALIZED (
             SELECT pid, bool_or(locktype = 'relation') AS of_a_table FROM pg_locks
-            WHERE database = 0 AND locktype IN ('relation', 'object')
+            WHERE database = 0 AND (locktype = 'relation' OR locktype = 'object' AND objid <> 0)
               AND mode IN ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
             GROUP BY pid)
         SELECT a.usename::text, pg_terminate_backend(a.pid) FROM blocker b JOIN pg_stat_activity a USING (pid)
-        WHERE a.usename ~ '^mb_([mp]_)?(t_)?[0-9a-z]{16}'
+        WHERE a.usename ~ '^mb_([0-9a-z]{16}|m_(t_)?[0-9a-z]{16}|p_(t_)?[0-9a-z]{16}_.*)$'
            OR b.of_a_table AND EXISTS (
                SELECT FROM public.adopted d JOIN pg_roles r ON r.rolname = d.login
                WHERE d.database = a.datname AND d.login = a.usename AND NOT r.rolsuper)

@@ -82,7 +82,7 @@ pub const CHECKS: &[Check] = &[
     },
     Check {
         code: "V13",
-        title: "Roles have no settings of their own",
+        title: "Roles have no settings of their own, and databases none by which sessions look up or do other things",
         tried: "The server's list of settings by role and database was read.",
         risk: "One customer's code could change how another's sessions behave, for roles are shared by a server's databases.",
     },
@@ -180,7 +180,7 @@ pub const CHECKS: &[Check] = &[
     Check {
         code: "V30",
         title: "Row-level security is on, for the tables that the edition names",
-        tried: "Each named table was looked at: enabled, and forced for its owner too.",
+        tried: "Each named table was looked at, and its parts: enabled, and forced for its owner too.",
         risk: "Everybody with a right on the table sees all of its rows.",
     },
     Check {
@@ -193,7 +193,7 @@ pub const CHECKS: &[Check] = &[
     Check {
         code: "V32",
         title: "No view reads past row-level security",
-        tried: "Views and materialized views over the named tables were looked at.",
+        tried: "Views and materialized views over the named tables were looked at, and views over these.",
         risk: "Callers would see by the view what the table's policies keep from them.",
     },
     Check {
@@ -219,6 +219,18 @@ pub const CHECKS: &[Check] = &[
         title: "The server's files can't be reached from SQL",
         tried: "The rights on PostgreSQL's functions that read and write the server's files were read.",
         risk: "Other customers' data lies in those files.",
+    },
+    Check {
+        code: "V37",
+        title: "No function is trusted to keep what it is given to itself",
+        tried: "Functions that are marked LEAKPROOF were looked for.",
+        risk: "PostgreSQL may run such a function on rows before their policies, and it can tell what it saw.",
+    },
+    Check {
+        code: "V38",
+        title: "PostgreSQL's own tables and functions are open to nobody to whom it did not open them",
+        tried: "Rights on them were compared with those that PostgreSQL came with.",
+        risk: "All customers' passwords' verifiers, or the structure of the database itself, could be read or changed.",
     },
     Check {
         code: "V40",

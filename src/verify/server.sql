@@ -104,10 +104,17 @@ FROM databases d JOIN roles r ON r.oid = d.datdba WHERE r.kind IN ('login', 'mig
 UNION ALL
 SELECT 'V13', d.datname,
        format('role %I has settings of its own%s: %s', r.rolname, COALESCE(' in database ' || quote_ident(d.datname), ''),
-              array_to_string(s.setconfig, ', ')),
+              left(array_to_string(s.setconfig, ', '), 1000)),
        format('ALTER ROLE %I%s RESET ALL;', r.rolname, COALESCE(' IN DATABASE ' || quote_ident(d.datname), ''))
 FROM pg_db_role_setting s JOIN roles r ON r.oid = s.setrole LEFT JOIN pg_database d ON d.oid = s.setdatabase
 WHERE r.kind IN ('login', 'migrator', 'router', 'owner', 'api')
+UNION ALL
+SELECT 'V13', d.datname, format('%s begins its sessions with %s', COALESCE('database ' || quote_ident(d.datname), 'every database'), left(c.setting, 1000)),
+       format('ALTER %s RESET %I;', COALESCE('DATABASE ' || quote_ident(d.datname), 'ROLE ALL'), split_part(c.setting, '=', 1))
+FROM pg_db_role_setting s CROSS JOIN LATERAL unnest(s.setconfig) AS c (setting) LEFT JOIN databases d ON d.oid = s.setdatabase
+WHERE s.setrole = 0 AND (s.setdatabase = 0 OR d.kind IN ('tenant', 'template', 'catalog'))
+  AND split_part(c.setting, '=', 1) IN ('role', 'session_authorization', 'search_path', 'row_security', 'session_replication_role',
+      'session_preload_libraries', 'local_preload_libraries', 'dynamic_library_path', 'check_function_bodies', 'allow_system_table_mods')
 UNION ALL
 SELECT 'V15', NULL, format('migrator %I may log in, and nobody is at work with it', r.rolname), format('ALTER ROLE %I NOLOGIN PASSWORD NULL;', r.rolname)
 FROM roles r WHERE r.kind = 'migrator' AND r.rolcanlogin AND NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.usesysid = r.oid)

@@ -9,8 +9,9 @@ api AS MATERIALIZED (SELECT oid, rolname, rolname <> ALL ($4::text[]) AS bound F
 functions AS MATERIALIZED (
     SELECT p.*, s.nspname, l.lanname, l.lanpltrusted, p.oid::regprocedure::text AS signature,
            CASE p.prokind WHEN 'p' THEN 'PROCEDURE' WHEN 'a' THEN 'AGGREGATE' ELSE 'FUNCTION' END AS word
-    FROM pg_proc p JOIN schemas s ON s.oid = p.pronamespace JOIN pg_language l ON l.oid = p.prolang
-    WHERE (p.oid, 'pg_proc'::regclass) NOT IN (SELECT objid, classid FROM brought)
+    FROM pg_proc p JOIN pg_namespace s ON s.oid = p.pronamespace JOIN pg_language l ON l.oid = p.prolang
+    -- In PostgreSQL's own schemas, what did not come with it.
+    WHERE (s.oid IN (SELECT oid FROM schemas) OR p.oid >= 16384 AND s.nspname IN ('pg_catalog', 'information_schema')) AND (p.oid, 'pg_proc'::regclass) NOT IN (SELECT objid, classid FROM brought)
 ),
 relations AS MATERIALIZED (
     SELECT c.*, s.nspname, format('%I.%I', s.nspname, c.relname) AS name
@@ -23,6 +24,29 @@ guarded AS MATERIALIZED (
         SELECT FROM wanted w WHERE w.name = '*' OR w.name = r.nspname || '.' || r.relname
             OR w.name = r.relname AND r.nspname = ANY ($6::text[]))
 ),
+-- What is below them, where row-level security is not on.
+parts (oid, whole) AS (
+    SELECT i.inhrelid, g.name FROM guarded g JOIN pg_inherits i ON i.inhparent = g.oid
+    UNION
+    SELECT i.inhrelid, p.whole FROM parts p JOIN pg_inherits i ON i.inhparent = p.oid
+),
+views AS MATERIALIZED (
+    SELECT r.oid, r.name, r.relkind, r.relowner, o.rolsuper OR o.rolbypassrls AS mighty, EXISTS (
+        SELECT FROM unnest(r.reloptions) x WHERE starts_with(x, 'security_invoker=') AND split_part(x, '=', 2)::boolean) AS asks_caller
+    FROM relations r JOIN pg_roles o ON o.oid = r.relowner WHERE r.relkind IN ('v', 'm')
+),
+over AS MATERIALIZED (
+    SELECT DISTINCT w.ev_class AS view, d.refobjid AS relation FROM pg_rewrite w JOIN pg_depend d
+    ON d.classid = 'pg_rewrite'::regclass AND d.objid = w.oid AND d.refclassid = 'pg_class'::regclass AND d.refobjid <> w.ev_class
+),
+-- Views that show a guarded table, themselves or by others; and whether its policies are passed by on the way.
+shows (view, guarded, passes) AS (
+    SELECT v.oid, g.oid, v.relkind = 'm' OR NOT v.asks_caller AND (v.mighty OR v.relowner = g.relowner AND NOT g.relforcerowsecurity)
+    FROM over o JOIN views v ON v.oid = o.view JOIN guarded g ON g.oid = o.relation
+    UNION
+    SELECT v.oid, g.oid, s.passes OR v.relkind = 'm' OR NOT v.asks_caller AND (v.mighty OR v.relowner = g.relowner AND NOT g.relforcerowsecurity)
+    FROM shows s JOIN over o ON o.relation = s.view JOIN views v ON v.oid = o.view JOIN guarded g ON g.oid = s.guarded
+),
 -- Functions that read a setting or the role: by name where the body is text, by number where it is parsed.
 reaching (oid, proname) AS (
     SELECT f.oid, f.proname FROM functions f
@@ -31,8 +55,9 @@ reaching (oid, proname) AS (
     UNION
     SELECT f.oid, f.proname FROM functions f JOIN reaching r ON r.oid <> f.oid
     WHERE strpos(f.prosrc, r.proname) > 0 OR strpos(f.prosqlbody::text, ':funcid ' || r.oid || ' ') > 0
-)
-SELECT 'table' AS code, name AS seen, '' AS remedy FROM guarded
+),
+answers (code, seen, remedy) AS (
+SELECT 'table', name, '' FROM guarded
 UNION ALL
 SELECT 'V20', format('PUBLIC has %s on schema %I', a.privilege_type, s.nspname), format('REVOKE ALL ON SCHEMA %I FROM PUBLIC;', s.nspname)
 FROM schemas s CROSS JOIN LATERAL aclexplode(COALESCE(s.nspacl, acldefault('n', s.nspowner))) a WHERE a.grantee = 0
@@ -59,6 +84,12 @@ SELECT 'V24', format('%s runs with its owner''s rights, and has no fixed search 
        format('ALTER %s %s SET search_path = %I, pg_temp;', f.word, f.signature, f.nspname)
 FROM functions f WHERE f.prosecdef AND NOT EXISTS (
     SELECT FROM unnest(f.proconfig) c WHERE starts_with(c, 'search_path=') AND strpos(c, '$user') = 0)
+UNION ALL
+SELECT 'V24', format('%s runs with its owner''s rights, and %I may put temporary tables before the tables that it means', f.signature, r.rolname),
+       format('ALTER %s %s SET search_path = %I, pg_temp;', f.word, f.signature, f.nspname)
+FROM functions f CROSS JOIN LATERAL (SELECT rolname FROM api WHERE has_database_privilege(oid, current_database(), 'TEMPORARY') LIMIT 1) r
+WHERE f.prosecdef AND EXISTS (
+    SELECT FROM unnest(f.proconfig) c WHERE starts_with(c, 'search_path=') AND c <> 'search_path=""' AND strpos(c, 'pg_temp') = 0)
 UNION ALL
 SELECT 'V25', format('%s is in schema manybox', r.name), format('DROP TABLE %s; -- or as what it is', r.name)
 FROM relations r WHERE r.nspname = 'manybox' AND r.relname NOT IN ('schema_history', 'schema_unfinished', 'schema_repeatable', 'mark')
@@ -117,6 +148,12 @@ SELECT 'V30', format('row-level security of %s is %s', g.name, CASE WHEN g.relro
        format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;', g.name)
 FROM guarded g WHERE NOT (g.relrowsecurity AND g.relforcerowsecurity)
 UNION ALL
+SELECT 'V30', format('%s is a part of %s, and open to %I without its policies', c.name, p.whole, r.rolname),
+       format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY; -- or REVOKE ALL ON %s FROM %I;', c.name, c.name, r.rolname)
+FROM parts p JOIN relations c ON c.oid = p.oid CROSS JOIN api r
+WHERE r.bound AND NOT c.relrowsecurity AND c.oid NOT IN (SELECT oid FROM guarded)
+  AND has_any_column_privilege(r.oid, c.oid, 'SELECT, INSERT, UPDATE')
+UNION ALL
 SELECT 'V30', format('there is no table %I, which the edition''s row_security names', w.name), 'correct row_security of the edition, or bring the tenant to the version that has it'
 FROM wanted w WHERE w.name <> '*' AND NOT EXISTS (SELECT FROM guarded g WHERE w.name IN (g.relname, g.nspname || '.' || g.relname))
 UNION ALL
@@ -127,15 +164,11 @@ WHERE p.polpermissive AND p.polcmd IN ('r', '*', 'w', 'd') AND pg_get_expr(p.pol
   AND (0 = ANY (p.polroles) OR EXISTS (SELECT FROM api r WHERE r.bound AND r.oid = ANY (p.polroles)))
 UNION ALL
 SELECT 'V32', format('%s %s shows rows of %s without its policies', CASE v.relkind WHEN 'm' THEN 'materialized view' ELSE 'view' END, v.name, min(g.name)),
-       CASE v.relkind WHEN 'm' THEN format('REVOKE ALL ON %s FROM %s;', v.name, (SELECT string_agg(quote_ident(rolname), ', ') FROM api WHERE bound))
-                      ELSE format('ALTER VIEW %s SET (security_invoker = true);', v.name) END
-FROM pg_rewrite w JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = w.oid AND d.refclassid = 'pg_class'::regclass
-JOIN relations v ON v.oid = w.ev_class AND v.relkind IN ('v', 'm') JOIN guarded g ON g.oid = d.refobjid
-JOIN pg_roles o ON o.oid = v.relowner
-WHERE EXISTS (SELECT FROM api r WHERE r.bound AND has_any_column_privilege(r.oid, v.oid, 'SELECT'))
-  AND (v.relkind = 'm' OR NOT COALESCE((SELECT o.value::boolean FROM unnest(v.reloptions) x, LATERAL (SELECT split_part(x, '=', 2) AS value) o WHERE starts_with(x, 'security_invoker=')), false)
-       AND (o.rolsuper OR o.rolbypassrls OR v.relowner = g.relowner AND NOT g.relforcerowsecurity))
-GROUP BY v.relkind, v.name
+       CASE WHEN v.relkind = 'v' AND NOT v.asks_caller THEN format('ALTER VIEW %s SET (security_invoker = true); -- and those below it', v.name)
+            ELSE format('REVOKE ALL ON %s FROM %s;', v.name, (SELECT string_agg(quote_ident(rolname), ', ') FROM api WHERE bound)) END
+FROM shows s JOIN views v ON v.oid = s.view JOIN guarded g ON g.oid = s.guarded
+WHERE s.passes AND EXISTS (SELECT FROM api r WHERE r.bound AND has_any_column_privilege(r.oid, v.oid, 'SELECT'))
+GROUP BY v.relkind, v.name, v.asks_caller
 UNION ALL
 SELECT 'V33', format('%s is IMMUTABLE, and depends on settings or on who calls it', f.signature), format('ALTER %s %s STABLE;', f.word, f.signature)
 FROM functions f WHERE f.provolatile = 'i' AND f.oid IN (SELECT oid FROM reaching)
@@ -155,5 +188,30 @@ FROM pg_proc p CROSS JOIN (SELECT oid, rolname FROM api UNION ALL SELECT oid, ro
 WHERE p.pronamespace = 'pg_catalog'::regnamespace
   AND p.proname IN ('pg_read_file', 'pg_read_binary_file', 'pg_ls_dir', 'pg_stat_file', 'pg_ls_logdir', 'pg_ls_waldir', 'lo_import', 'lo_export', 'pg_reload_conf', 'pg_rotate_logfile', 'pg_switch_wal', 'pg_promote')
   AND has_function_privilege(r.oid, p.oid, 'EXECUTE')
--- Its tenant may have made any number of them.
-LIMIT 5000
+UNION ALL
+SELECT 'V37', format('%s is LEAKPROOF', f.signature), format('ALTER %s %s NOT LEAKPROOF;', f.word, f.signature)
+FROM functions f WHERE f.proleakproof
+UNION ALL
+SELECT 'V38', format('%s may %s%s %s', COALESCE(quote_ident(g.rolname), 'PUBLIC'), a.privilege_type, x.part, n.name),
+       format('REVOKE %s%s ON %s %s FROM %s;', a.privilege_type, x.part, x.word, n.name, COALESCE(quote_ident(g.rolname), 'PUBLIC'))
+FROM (
+    SELECT 'pg_class'::regclass AS classid, c.oid, 0 AS sub, c.relacl AS acl, acldefault('r', c.relowner) AS usual, 'TABLE' AS word, '' AS part
+    FROM pg_class c WHERE c.relacl IS NOT NULL AND c.relnamespace = 'pg_catalog'::regnamespace
+    UNION ALL
+    SELECT 'pg_class'::regclass, t.attrelid, t.attnum, t.attacl, NULL, 'TABLE', format(' (%I)', t.attname)
+    FROM pg_attribute t JOIN pg_class c ON c.oid = t.attrelid
+    WHERE t.attacl IS NOT NULL AND c.relnamespace = 'pg_catalog'::regnamespace
+    UNION ALL
+    SELECT 'pg_proc'::regclass, p.oid, 0, p.proacl, acldefault('f', p.proowner), 'FUNCTION', ''
+    FROM pg_proc p WHERE p.proacl IS NOT NULL AND p.pronamespace = 'pg_catalog'::regnamespace
+) x CROSS JOIN LATERAL aclexplode(x.acl) a
+LEFT JOIN pg_init_privs i ON i.classoid = x.classid AND i.objoid = x.oid AND i.objsubid = x.sub
+LEFT JOIN pg_roles g ON g.oid = a.grantee
+CROSS JOIN LATERAL (SELECT CASE x.word WHEN 'TABLE' THEN x.oid::regclass::text ELSE x.oid::regprocedure::text END AS name) n
+WHERE (a.grantee = 0 OR a.grantee IN (SELECT oid FROM api) OR g.rolname IN ($1::text, current_database()))
+  AND NOT EXISTS (SELECT FROM aclexplode(COALESCE(i.initprivs, x.usual)) b WHERE b.grantee IN (0, a.grantee) AND b.privilege_type = a.privilege_type)
+)
+-- Its tenant may have made any number of them, of one code to hide another.
+SELECT code, seen, remedy FROM (SELECT *, row_number() OVER (PARTITION BY code) AS place FROM answers) a
+WHERE place <= CASE code WHEN 'table' THEN 2001 ELSE 500 END
+ORDER BY code, place

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use manybox::embedded::Embedded;
+use manybox::pg::{Connection, Endpoint, Login, connect};
 use manybox::tenant::Verb;
 use serde_json::json;
 use tokio::task::JoinSet;
@@ -22,7 +24,9 @@ const ATTACKERS: &str = "
         PERFORM set_config('client_connection_check_interval', '0', false);
         LOOP BEGIN EXECUTE command; EXCEPTION WHEN query_canceled OR OTHERS THEN PERFORM pg_sleep(0.02); END; END LOOP;
     END $f$;
-    GRANT EXECUTE ON FUNCTION hold, want TO anon";
+    CREATE TABLE told (id int); GRANT INSERT ON told TO anon;
+    CREATE FUNCTION tell() RETURNS void LANGUAGE sql AS 'INSERT INTO told VALUES (1); NOTIFY told';
+    GRANT EXECUTE ON FUNCTION hold, want, tell TO anon";
 
 /// Calls it again and again, for each time that its session is ended.
 async fn keep_calling(fleet: Arc<TestFleet>, function: &'static str, command: String) {
@@ -87,6 +91,32 @@ async fn a_lock_on_what_all_databases_share_keeps_nobody_from_the_server() {
         eventually("they were ended", || async { admin.query(left, &[&acme]).await.unwrap().is_empty() })
             .await;
     }
+
+    // What a COMMIT behind a NOTIFY takes is no such lock, however long the COMMIT lasts: here for a standby that is not there.
+    let superuser = superuser_of(&server).await;
+    let standby = async |name: &str| {
+        let sql = format!("ALTER SYSTEM SET synchronous_standby_names = '{name}'");
+        superuser.batch_execute(&sql).await.unwrap();
+        superuser.batch_execute("SELECT pg_reload_conf()").await.unwrap();
+    };
+    standby("nobody").await;
+    let telling = tokio::spawn({
+        let fleet = Arc::clone(&fleet);
+        async move { fleet.send(reqwest::Method::POST, "/acme/rpc/tell", None, "", "{}").await }
+    });
+    let waiting = "SELECT FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND datname = $1";
+    let acme = fleet.row("acme").await.record.database();
+    eventually("it waits", || async { !superuser.query(waiting, &[&acme]).await.unwrap().is_empty() }).await;
+    tokio::time::sleep(Duration::from_millis(1200)).await;
+    standby("").await;
+    let answer = telling.await.unwrap();
+    assert_eq!(answer.status, 204, "{}", answer.text);
+}
+
+async fn superuser_of(server: &Embedded) -> Connection {
+    let (endpoint, _) = Endpoint::parse("main", &server.superuser_url(), None).unwrap();
+    let login = Login { user: "postgres".into(), password: None };
+    connect(&endpoint, &login, "postgres").await.unwrap()
 }
 
 #[tokio::test]

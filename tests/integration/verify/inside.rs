@@ -5,6 +5,57 @@ use super::{Own, Tampering};
 
 const WAYS: &[Tampering] = &[
     Tampering(
+        "a function with a superuser's rights among PostgreSQL's own",
+        "V24",
+        SuperuserInside,
+        "CREATE FUNCTION pg_catalog.peek() RETURNS int LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog AS 'SELECT 1'",
+        "DROP FUNCTION pg_catalog.peek",
+    ),
+    Tampering(
+        "a function that takes a caller's temporary tables for its own",
+        "V24",
+        AdminInside,
+        "GRANT TEMPORARY ON DATABASE {acme} TO anon; SET ROLE mb_owner;
+         CREATE FUNCTION public.f() RETURNS int LANGUAGE sql SECURITY DEFINER SET search_path = public AS 'SELECT 1'",
+        "REVOKE TEMPORARY ON DATABASE {acme} FROM anon; SET ROLE mb_owner; DROP FUNCTION public.f",
+    ),
+    Tampering(
+        "a function that sees rows before their policies",
+        "V37",
+        SuperuserInside,
+        "CREATE FUNCTION public.f(text) RETURNS boolean LANGUAGE sql IMMUTABLE LEAKPROOF AS 'SELECT true';
+         REVOKE ALL ON FUNCTION public.f FROM PUBLIC; ALTER FUNCTION public.f OWNER TO mb_owner",
+        "DROP FUNCTION public.f",
+    ),
+    Tampering(
+        "all passwords' verifiers",
+        "V38",
+        SuperuserInside,
+        "GRANT SELECT ON pg_catalog.pg_authid TO anon",
+        "REVOKE SELECT ON pg_catalog.pg_authid FROM anon",
+    ),
+    Tampering(
+        "one column of them",
+        "V38",
+        SuperuserInside,
+        "GRANT SELECT (rolpassword) ON pg_catalog.pg_authid TO authenticated",
+        "REVOKE SELECT (rolpassword) ON pg_catalog.pg_authid FROM authenticated",
+    ),
+    Tampering(
+        "a catalog that the owner writes to",
+        "V38",
+        SuperuserInside,
+        "GRANT UPDATE ON pg_catalog.pg_class TO mb_owner",
+        "REVOKE UPDATE ON pg_catalog.pg_class FROM mb_owner",
+    ),
+    Tampering(
+        "a function that PostgreSQL keeps to superusers",
+        "V38",
+        SuperuserInside,
+        "GRANT EXECUTE ON FUNCTION pg_catalog.pg_stat_reset() TO PUBLIC",
+        "REVOKE EXECUTE ON FUNCTION pg_catalog.pg_stat_reset() FROM PUBLIC",
+    ),
+    Tampering(
         "PUBLIC uses a schema",
         "V20",
         Owner,

@@ -5,6 +5,27 @@ use super::{Own, Tampering};
 
 const WAYS: &[Tampering] = &[
     Tampering(
+        "a database whose sessions look names up elsewhere",
+        "V13",
+        Admin,
+        "ALTER DATABASE {acme} SET search_path = public, pg_catalog",
+        "ALTER DATABASE {acme} RESET search_path",
+    ),
+    Tampering(
+        "a login with a long setting",
+        "V13",
+        Superuser,
+        "DO $$ BEGIN EXECUTE format('ALTER ROLE {acme} SET my.own = %L', repeat('long', 100000)); END $$",
+        "ALTER ROLE {acme} RESET ALL",
+    ),
+    Tampering(
+        "all sessions of the server read past row-level security",
+        "V13",
+        Superuser,
+        "ALTER ROLE ALL SET row_security = off",
+        "ALTER ROLE ALL RESET row_security",
+    ),
+    Tampering(
         "another tenant's login is let in",
         "V01",
         Admin,

@@ -7,6 +7,32 @@ use super::{Own, Tampering};
 
 const WAYS: &[Tampering] = &[
     Tampering(
+        "a part of the table that has no policies",
+        "V30",
+        Owner,
+        "CREATE TABLE public.more_secrets () INHERITS (public.secrets); GRANT SELECT ON public.more_secrets TO anon",
+        "DROP TABLE public.more_secrets",
+    ),
+    Tampering(
+        "a view of what a materialized view keeps",
+        "V32",
+        Owner,
+        "CREATE MATERIALIZED VIEW public.kept AS SELECT * FROM public.secrets;
+         CREATE VIEW public.seen_all AS SELECT * FROM public.kept; GRANT SELECT ON public.seen_all TO authenticated",
+        "DROP MATERIALIZED VIEW public.kept CASCADE",
+    ),
+    Tampering(
+        "a policy that is always true, behind thousands of other findings",
+        "V31",
+        Owner,
+        "DO $$ DECLARE all_columns text := (SELECT string_agg('c' || i, ', ') FROM generate_series(1, 1300) i); BEGIN
+             EXECUTE format('CREATE TABLE public.wide (%s int)', replace(all_columns, ',', ' int,'));
+             EXECUTE format('GRANT SELECT (%1$s), INSERT (%1$s), UPDATE (%1$s), REFERENCES (%1$s) ON public.wide TO PUBLIC', all_columns);
+         END $$;
+         CREATE POLICY wide ON public.secrets FOR SELECT TO authenticated USING (true)",
+        "DROP POLICY wide ON public.secrets; DROP TABLE public.wide",
+    ),
+    Tampering(
         "row-level security is off",
         "V30",
         Owner,
