@@ -129,6 +129,7 @@ impl tower::Service<Request> for Dispatch {
         Box::pin(async move {
             let begun = Instant::now();
             let (mut parts, body) = request.into_parts();
+            let is_rest = routes.is_none();
             let method = parts.method.clone();
             let origin = parts.headers.get(header::ORIGIN).cloned();
             let request_id = parts.extensions.get::<RequestId>().cloned();
@@ -208,7 +209,7 @@ impl tower::Service<Request> for Dispatch {
             };
             log.write(app.access_log());
             if let Some((tracer, trace)) = traced {
-                tracer.end(trace, trace::finished(&log, notes.take_laps()));
+                tracer.end(trace, trace::finished(&log, is_rest, notes.take_laps()));
             }
             Ok(response)
         })

@@ -9,8 +9,9 @@ use crate::telemetry::Lap;
 /// Methods that are named as they are; whoever asks may invent others.
 const METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT", "TRACE"];
 
-/// What a request came to. Its names are few, and none of them is a client's or a tenant's; what these chose are values.
-pub(super) fn finished(log: &RequestLog<'_>, laps: Vec<Lap>) -> Finished {
+/// What a request came to; `is_rest` where no other routes stand beside the REST API's, which are known here. Its names are
+/// few, and none of them is a client's or a tenant's; what these chose are values.
+pub(super) fn finished(log: &RequestLog<'_>, is_rest: bool, laps: Vec<Lap>) -> Finished {
     let text = |text: &str| shortened(text, MAX_TEXT).to_owned();
     let mut all = Attributes::default();
     let method = METHODS.into_iter().find(|known| *known == log.method.as_str());
@@ -33,7 +34,7 @@ pub(super) fn finished(log: &RequestLog<'_>, laps: Vec<Lap>) -> Finished {
     all.maybe("db.response.status_code", sqlstate.clone());
     let error = error.or(sqlstate).or_else(|| is_error.then(|| log.status.as_u16().to_string()));
     all.maybe("error.type", error);
-    let route = log.tenant.and_then(|_| route(log.path));
+    let route = log.tenant.filter(|_| is_rest).and_then(|_| route(log.path));
     all.maybe("http.route", route);
     let method = method.unwrap_or("HTTP");
     let name = route.map_or_else(|| method.to_owned(), |route| format!("{method} {route}"));
