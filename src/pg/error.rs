@@ -78,7 +78,8 @@ pub enum Error {
     },
     /// The server was connected to, and did not finish the login.
     #[error(
-        "server `{server}` did not finish a login within {}; is it overloaded, or does something else listen there?",
+        "server `{server}` did not finish a login within {}; is it overloaded, does its session wait for a lock in the database \
+         (pg_locks), or does something else listen there?",
         humantime::format_duration(*waited)
     )]
     Silent {

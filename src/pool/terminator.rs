@@ -28,7 +28,7 @@ const AGAIN: Duration = Duration::from_secs(5);
 
 /// Begins the transaction that its session stays in, with locks on all that ending a session reads. A tenant's code can
 /// keep logins, and whoever reads these tables next, waiting for as long as it likes; who has a lock already gets it again
-/// without a wait. Between two statements the transaction has no snapshot, so it keeps nothing from being vacuumed.
+/// without a wait. Each statement drops the snapshot of the one before, so the transaction holds no vacuum up.
 const HOLD: &str = "
     SET idle_in_transaction_session_timeout = 0; SET statement_timeout = '10s';
     SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings WHERE name = 'transaction_timeout';

@@ -128,8 +128,8 @@ async fn a_server_that_says_nothing_is_not_waited_for_without_end() {
     let error = Catalog::open(&endpoint, &login.unwrap(), "catalog", waits).await.err().unwrap();
     assert_eq!(
         error.to_string(),
-        "catalog: server `mute` did not finish a login within 50ms; is it overloaded, or does \
-         something else listen there?"
+        "catalog: server `mute` did not finish a login within 50ms; is it overloaded, does its session wait for a lock in \
+         the database (pg_locks), or does something else listen there?"
     );
 }
 
