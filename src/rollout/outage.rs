@@ -61,6 +61,27 @@ impl Outages {
     }
 }
 
+/// How long one step waits for its server, whatever that answers to others: what keeps it waiting may be in its tenant's
+/// database alone.
+#[derive(Default)]
+pub(super) struct Patience(Option<Instant>);
+
+impl Patience {
+    /// Whether it still waits, now that the server did not answer.
+    pub(super) fn lasts(&mut self) -> bool {
+        self.lasts_at(Instant::now())
+    }
+
+    fn lasts_at(&mut self, now: Instant) -> bool {
+        now.duration_since(*self.0.get_or_insert(now)) < FAILOVER
+    }
+
+    /// The server has answered.
+    pub(super) fn renew(&mut self) {
+        self.0 = None;
+    }
+}
+
 /// Whether a tenant's server or the catalog's did not answer.
 pub(super) fn is_outage(error: &FleetError) -> bool {
     match error {
@@ -91,5 +112,18 @@ mod tests {
         assert!(!outages.may_pass_at("eu", now + FAILOVER));
         outages.answered("eu");
         assert!(outages.may_pass_at("eu", now + FAILOVER));
+    }
+
+    #[test]
+    fn a_step_waits_no_longer_because_its_server_answers_others() {
+        let (outages, mut patience, now) = (Outages::default(), Patience::default(), Instant::now());
+        for second in 0..60 {
+            outages.answered("eu");
+            let now = now + Duration::from_secs(second);
+            assert!(patience.lasts_at(now) && outages.may_pass_at("eu", now), "{second}");
+        }
+        assert!(!patience.lasts_at(now + FAILOVER));
+        patience.renew();
+        assert!(patience.lasts_at(now + FAILOVER));
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use super::outage::{Outages, is_outage, pause};
+use super::outage::{Outages, Patience, is_outage, pause};
 use super::plan::Plan;
 use crate::catalog::{Claim, Migrated, StepOutcome, StepState};
 use crate::fleet::{Fleet, FleetError, Proof, ProvedMigration};
@@ -71,16 +71,18 @@ pub(super) async fn work(
     // Of our own, so that the end of this step's time is no other's.
     let mine = stop.child_token();
     let migrating = async {
-        let mut cuts = 0;
+        let (mut cuts, mut patience) = (0, Patience::default());
         loop {
             let outcome = fleet.migrate_tenant((&id, &server), &lineage, edition, options, &mine).await;
             let is_cut = matches!(&outcome, Ok(Err(failure)) if failure.kind == FailureKind::Connection);
             let is_away = matches!(&outcome, Err(error) if is_outage(error));
             if !is_away {
                 outages.answered(&server);
+                patience.renew();
             }
             cuts += usize::from(is_cut);
-            if !((is_away || is_cut && cuts < MAX_CUTS) && outages.may_pass(&server)) {
+            let may_wait = is_away && patience.lasts() || is_cut && cuts < MAX_CUTS;
+            if !(may_wait && outages.may_pass(&server)) {
                 return outcome;
             }
             tracing::info!(server, tenant.id = %id, "the connection is lost: the step is tried again");
