@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,7 +22,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::GracefulConnection;
 use rustls::ServerConfig;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::sleep;
 
@@ -74,11 +75,15 @@ pub async fn serve<S>(
     shutdown: impl Future<Output = Duration> + Send + 'static,
 ) -> io::Result<()>
 where
-    S: tower::Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
+    S: tower::Service<Request<Body>, Response = Response<Body>, Error = Infallible>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
     S::Future: Send,
 {
     let Listener { tcp: listener, tls } = listener.into();
-    let http = http(clients.settings());
+    let port = Arc::new(Port { http: http(clients.settings()), service, clients: clients.clone(), tls });
     let (stop, stopping) = watch::channel(false);
     // Ends when the last connection has.
     let (alive, mut ended) = mpsc::channel::<()>(1);
@@ -98,13 +103,77 @@ where
             }
         };
         let Some(client) = clients.admit(peer.ip()) else { continue };
-        let client = Place(client);
-        let (service, own) = (service.clone(), Arc::clone(&client.0));
+        let place = Place(client);
+        let (port, stopping, alive) = (Arc::clone(&port), stopping.clone(), alive.clone());
+        tokio::spawn(async move {
+            port.welcome(socket, peer, &place.0, stopping).await;
+            drop((place, alive));
+        });
+    };
+    drop((listener, alive));
+    stop.send_replace(true);
+    tokio::select! {
+        _ = ended.recv() => {}
+        () = sleep(drain) => {
+            tracing::warn!(ms = drain.as_millis() as u64, "requests still under way were cut off");
+        }
+    }
+    Ok(())
+}
+
+/// What the connections of a listener have in common.
+struct Port<S> {
+    http: Builder<TokioExecutor>,
+    service: S,
+    clients: Clients,
+    tls: Option<Arc<ServerConfig>>,
+}
+
+impl<S> Port<S>
+where
+    S: tower::Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    /// Serves one client to its end. What HTTP needs is made once it says something: whoever opens thousands of silent
+    /// connections a second shall cost others as little as can be.
+    async fn welcome(
+        &self,
+        socket: TcpStream,
+        peer: SocketAddr,
+        client: &Arc<Client>,
+        mut stopping: watch::Receiver<bool>,
+    ) {
+        let head_timeout = self.clients.settings().head_timeout;
+        let speaks = tokio::select! {
+            biased;
+            readable = socket.readable() => readable.is_ok(),
+            _ = client.evicted() => false,
+            _ = stopping.wait_for(|stop| *stop) => false,
+            () = sleep(head_timeout) => {
+                self.clients.closed("head_timeout");
+                false
+            }
+        };
+        if speaks {
+            // Boxed, so that the silent don't carry its room.
+            Box::pin(self.converse(socket, peer, client, stopping)).await;
+        }
+    }
+
+    async fn converse(
+        &self,
+        socket: TcpStream,
+        peer: SocketAddr,
+        client: &Arc<Client>,
+        stopping: watch::Receiver<bool>,
+    ) {
+        let own = Arc::clone(client);
         let exchange = Exchange::default();
         let answers = exchange.clone();
-        let leaving = Leaving { stops: clients.winding_down(), speaks_http2: Arc::default() };
-        let (leaves, refusals) = (leaving.clone(), Refusals { clients: clients.clone(), peer });
+        let leaving = Leaving { stops: self.clients.winding_down(), speaks_http2: Arc::default() };
+        let (leaves, refusals) = (leaving.clone(), Refusals { clients: self.clients.clone(), peer });
         let told = refusals.clone();
+        let service = self.service.clone();
         let service = service_fn(move |request: Request<Incoming>| {
             let mut request = request.map(Body::new);
             request.extensions_mut().insert(ConnectInfo(peer));
@@ -121,24 +190,11 @@ where
             }
         });
         let _ = socket.set_nodelay(true);
-        let socket = Socket::new(Transport::new(socket, tls.as_ref()), Arc::clone(&client.0));
+        let socket = Socket::new(Transport::new(socket, self.tls.as_ref()), Arc::clone(client));
         let socket = ExplainedSocket::new(socket, exchange).telling(refusals);
-        let connection = http.serve_connection(TokioIo::new(socket), service).into_owned();
-        let (clients, stopping, alive) = (clients.clone(), stopping.clone(), alive.clone());
-        tokio::spawn(async move {
-            keep(connection, &client.0, &clients, stopping, leaving).await;
-            drop((client, alive));
-        });
-    };
-    drop((listener, alive));
-    stop.send_replace(true);
-    tokio::select! {
-        _ = ended.recv() => {}
-        () = sleep(drain) => {
-            tracing::warn!(ms = drain.as_millis() as u64, "requests still under way were cut off");
-        }
+        let connection = self.http.serve_connection(TokioIo::new(socket), service);
+        keep(connection, client, &self.clients, stopping, leaving).await;
     }
-    Ok(())
 }
 
 fn http(settings: &ClientSettings) -> Builder<TokioExecutor> {
