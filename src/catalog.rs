@@ -89,6 +89,7 @@ pub const MIGRATIONS: &[(&str, &str)] = &[
     ("V22__journal_owner.sql", include_str!("catalog/migrations/V22__journal_owner.sql")),
     ("V23__oidc.sql", include_str!("catalog/migrations/V23__oidc.sql")),
     ("V24__verify_job.sql", include_str!("catalog/migrations/V24__verify_job.sql")),
+    ("V25__replaces.sql", include_str!("catalog/migrations/V25__replaces.sql")),
 ];
 
 /// The numbers of those of [`MIGRATIONS`] that alter the journal's tables or functions. For these `init` takes back what belongs to

@@ -22,6 +22,23 @@ impl Urls {
     }
 }
 
+/// The statement that gives the tenant of `t`, a row of this query, its base URLs: from the templates and from an operator,
+/// each as three parameters, in the order of the fields of [`Urls`]. One that is both is from the templates.
+pub(super) fn insert_base_urls(templated: [u8; 3], given: [u8; 3]) -> String {
+    let arrays = |[hosts, prefixes, urls]: [u8; 3]| {
+        format!("unnest(${hosts}::text[], ${prefixes}::text[], ${urls}::text[]) AS a (host, prefix, url)")
+    };
+    format!(
+        "INSERT INTO catalog.base_url (tenant, host, prefix, url, templated)
+         SELECT t.id, u.* FROM t, (
+            SELECT DISTINCT ON (host, prefix) * FROM (
+                SELECT *, true AS templated FROM {} UNION ALL SELECT *, false FROM {}
+            ) every ORDER BY host, prefix, templated DESC) u",
+        arrays(templated),
+        arrays(given)
+    )
+}
+
 impl Catalog {
     /// Makes these the tenant's base URLs: all that were `templated`, or all that were given.
     ///

@@ -18,15 +18,17 @@ pub struct Exchange {
 }
 
 impl Catalog {
-    /// Puts a tenant into service whose database was filled. Nothing happens to one that is no longer in creation.
+    /// The database of a tenant was filled: it is put into service, or retired where it waits to take another's place. Nothing
+    /// happens to one that is no longer in creation.
     ///
     /// # Errors
     /// When the catalog can't be changed.
     pub async fn tenant_filled(&self, id: &TenantId, lineage: &Lineage) -> Result<(), CatalogError> {
         self.change(
             "WITH t AS (
-                UPDATE catalog.tenant SET state = 'active', unsettled = false, filling = NULL, edition = $2, version = $3,
-                       history = $4, changed_at = now()
+                UPDATE catalog.tenant
+                SET state = CASE WHEN replaces IS NULL THEN 'active' ELSE 'retired' END, unsettled = false, filling = NULL,
+                    edition = $2, version = $3, history = $4, changed_at = now()
                 WHERE id = $1 AND state = 'creating' RETURNING id
              )
              INSERT INTO journal.line (tenant, action, detail)
@@ -36,20 +38,17 @@ impl Catalog {
         .await
     }
 
-    /// Writes the intent that two tenants trade databases.
+    /// Writes the intent that two tenants trade databases. Returns false when the one is to trade with another already.
     ///
     /// # Errors
     /// When the catalog can't be changed.
-    pub async fn exchange_begin(&self, id: &TenantId, exchange: &Exchange) -> Result<(), CatalogError> {
-        self.change(
-            "WITH t AS (
+    pub async fn exchange_begin(&self, id: &TenantId, exchange: &Exchange) -> Result<bool, CatalogError> {
+        let sql = "WITH t AS (
                 UPDATE catalog.tenant SET exchange = $2, unsettled = true, changed_at = now()
                 WHERE id = $1 AND exchange IS NULL RETURNING id
              )
-             INSERT INTO journal.line (tenant, action, detail) SELECT id, 'exchange', $2 FROM t",
-            &[&id.as_str(), &Json(exchange)],
-        )
-        .await
+             INSERT INTO journal.line (tenant, action, detail) SELECT id, 'exchange', $2 FROM t";
+        Ok(self.sessions.execute(sql, &[&id.as_str(), &Json(exchange)]).await? == 1)
     }
 
     /// Nothing comes of an exchange that was begun: the other is gone.
@@ -75,8 +74,9 @@ impl Catalog {
         self.change(
             "WITH t AS (
                 UPDATE catalog.tenant t
-                SET edition = o.edition, version = o.version, history = o.history, failure = o.failure,
-                    reloads = t.reloads + 1, exchange = NULL, unsettled = false, changed_at = now()
+                SET edition = o.edition, version = o.version, history = o.history, baseline = o.baseline, failure = o.failure,
+                    migrated_at = o.migrated_at, quarantined = o.quarantined, reloads = t.reloads + 1, exchange = NULL,
+                    replaces = NULL, unsettled = false, changed_at = now()
                 FROM catalog.tenant o
                 WHERE t.id IN ($1, $2) AND o.id IN ($1, $2) AND t.id <> o.id
                   AND EXISTS (SELECT FROM catalog.tenant i WHERE i.id = $1 AND i.exchange IS NOT NULL)

@@ -6,7 +6,7 @@ use serde_json::Value;
 use time::OffsetDateTime;
 use tokio_postgres::types::Json;
 
-use super::base_urls::Urls;
+use super::base_urls::{Urls, insert_base_urls};
 use super::{Catalog, CatalogError};
 use crate::tenant::{BaseUrl, Record, TenantId};
 
@@ -29,6 +29,8 @@ pub struct Recovered {
     pub created_at: OffsetDateTime,
     /// Until when it may not be purged.
     pub keep_until: Option<OffsetDateTime>,
+    /// Whether it was suspended when it was retired.
+    pub was_suspended: bool,
 }
 
 impl Catalog {
@@ -84,26 +86,22 @@ impl Catalog {
         let (templated, given) = (Urls::of(&tenant.templated), Urls::of(&tenant.given));
         let adopted = || CatalogError::Row("adopted databases have no mark".into());
         let lineage = record.lineage().ok_or_else(adopted)?;
-        self.change(
+        let base_urls = insert_base_urls([17, 18, 19], [20, 21, 22]);
+        let sql = format!(
             "WITH t AS (
                 INSERT INTO catalog.tenant
                     (id, slug, state, unsettled, tier, server, edition, version, history, baseline, generation, key, overrides,
-                     labels, lost_secrets, created_at, keep_until)
+                     labels, lost_secrets, created_at, keep_until, was_suspended)
                 VALUES ($1, $2, $3, true, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13,
-                        coalesce((SELECT jsonb_object_agg(name, '') FROM unnest($14::text[]) AS s (name)), '{}'), $15, $16)
+                        coalesce((SELECT jsonb_object_agg(name, '') FROM unnest($14::text[]) AS s (name)), '{{}}'), $15, $16, $23)
                 RETURNING id
-             ), b AS (
-                INSERT INTO catalog.base_url (tenant, host, prefix, url, templated)
-                SELECT t.id, u.* FROM t, (
-                    SELECT DISTINCT ON (host, prefix) * FROM (
-                        SELECT *, true AS templated FROM unnest($17::text[], $18::text[], $19::text[]) AS a (host, prefix, url)
-                        UNION ALL
-                        SELECT *, false FROM unnest($20::text[], $21::text[], $22::text[]) AS a (host, prefix, url)
-                    ) every ORDER BY host, prefix, templated DESC) u
-             )
+             ), b AS ({base_urls})
              INSERT INTO journal.line (tenant, action, detail)
              SELECT id, 'recovered', jsonb_build_object(
-                'slug', $2::text, 'server', $5::text, 'edition', $6::text, 'version', $7::int8, 'lost', $14::text[]) FROM t",
+                'slug', $2::text, 'server', $5::text, 'edition', $6::text, 'version', $7::int8, 'lost', $14::text[]) FROM t"
+        );
+        self.change(
+            &sql,
             &[
                 &record.id.as_str(),
                 &record.slug.as_str(),
@@ -127,6 +125,7 @@ impl Catalog {
                 &given.hosts,
                 &given.prefixes,
                 &given.urls,
+                &tenant.was_suspended,
             ],
         )
         .await

@@ -7,14 +7,14 @@ use time::OffsetDateTime;
 use tokio_postgres::Row;
 use tokio_postgres::types::{Json, ToSql};
 
-use super::base_urls::Urls;
+use super::base_urls::{Urls, insert_base_urls};
 use super::{Catalog, CatalogError, Exchange, Template};
 use crate::policy::{Overrides, Stored};
 use crate::tenant::{Adopted, BaseUrl, Lineage, Origin, Record, Sealed, State, TenantId, Verb};
 
 pub(super) const SELECT: &str = "
     SELECT t.id, t.slug, t.state, t.tier, t.server, t.edition, t.version::int8, t.history, t.generation, t.key,
-           t.overrides, t.database, t.login_role, t.sealed, t.reloads, t.unsettled, t.failure, t.migrated_at, t.quarantined, t.baseline, t.labels, t.filling, t.exchange, t.keep_until, t.created_at, t.changed_at, t.lost_secrets,
+           t.overrides, t.database, t.login_role, t.sealed, t.reloads, t.unsettled, t.failure, t.migrated_at, t.quarantined, t.baseline, t.labels, t.filling, t.replaces, t.exchange, t.keep_until, t.created_at, t.changed_at, t.lost_secrets, t.was_suspended,
            ARRAY(SELECT b.url FROM catalog.base_url b WHERE b.tenant = t.id ORDER BY b.templated, b.url) AS base_urls
     FROM catalog.tenant t";
 
@@ -68,11 +68,15 @@ pub struct TenantRow {
     pub lost_secrets: Vec<String>,
     /// What its database is being filled from, while it is in creation and that is not a template.
     pub filling: Option<String>,
+    /// The id of the tenant whose place its database is to take, while a restore is under way or was killed.
+    pub replaces: Option<String>,
     /// An exchange of its database with another tenant's that was begun. `apply` finishes it.
     pub exchange: Option<Exchange>,
     /// Until when it may not be purged, while it is retired.
     #[serde(with = "time::serde::rfc3339::option")]
     pub keep_until: Option<OffsetDateTime>,
+    /// Whether it was suspended when it was retired, and will be again when it is restored.
+    pub was_suspended: bool,
     /// When it was intended.
     #[serde(with = "time::serde::rfc3339")]
     pub created_at: OffsetDateTime,
@@ -92,8 +96,10 @@ pub(super) fn tenant_row(row: &Row) -> Result<TenantRow, CatalogError> {
         labels: row.try_get::<_, Json<BTreeMap<String, String>>>("labels")?.0,
         lost_secrets: row.try_get::<_, Json<Sealed>>("lost_secrets")?.0.into_keys().collect(),
         filling: row.try_get("filling")?,
+        replaces: row.try_get("replaces")?,
         exchange: row.try_get::<_, Option<Json<Exchange>>>("exchange")?.map(|json| json.0),
         keep_until: row.try_get("keep_until")?,
+        was_suspended: row.try_get("was_suspended")?,
         created_at: row.try_get("created_at")?,
         changed_at: row.try_get("changed_at")?,
     })
@@ -137,6 +143,8 @@ pub struct NewTenant {
     pub sealed: Sealed,
     /// What its database will be filled from, when not from a template.
     pub filling: Option<String>,
+    /// The tenant whose place its database will take.
+    pub replaces: Option<TenantId>,
 }
 
 /// What a migration of one tenant left.
@@ -162,26 +170,23 @@ impl Catalog {
             Origin::Adopted(adopted) => (None, Some((&adopted.database, &adopted.login_role))),
         };
         let (database, login_role) = adopted.unzip();
+        let base_urls = insert_base_urls([8, 9, 10], [11, 12, 13]);
+        let sql = format!(
+            "WITH t AS (
+                INSERT INTO catalog.tenant
+                    (id, slug, state, unsettled, tier, server, edition, key, overrides, database, login_role, sealed, filling,
+                     labels, replaces)
+                VALUES ($1, $2, CASE WHEN $14::text IS NULL THEN 'creating' ELSE 'active' END, $14 IS NULL, $3, $4,
+                        $5, $6, $7, $14, $15, $16, $17, $18, $19) RETURNING id
+             ), b AS ({base_urls})
+             INSERT INTO journal.line (tenant, action, detail)
+             SELECT id, CASE WHEN $14::text IS NULL THEN 'create' ELSE 'adopt' END, jsonb_strip_nulls(jsonb_build_object(
+                'slug', $2::text, 'server', $4::text, 'edition', $5::text, 'database', $14::text, 'login', $15::text, 'filling', $17::text))
+             FROM t"
+        );
         self.sessions
             .execute(
-                "WITH t AS (
-                    INSERT INTO catalog.tenant
-                        (id, slug, state, unsettled, tier, server, edition, key, overrides, database, login_role, sealed, filling, labels)
-                    VALUES ($1, $2, CASE WHEN $14::text IS NULL THEN 'creating' ELSE 'active' END, $14 IS NULL, $3, $4,
-                            $5, $6, $7, $14, $15, $16, $17, $18) RETURNING id
-                 ), b AS (
-                    INSERT INTO catalog.base_url (tenant, host, prefix, url, templated)
-                    SELECT t.id, u.* FROM t, (
-                        SELECT DISTINCT ON (host, prefix) * FROM (
-                            SELECT *, true AS templated FROM unnest($8::text[], $9::text[], $10::text[]) AS a (host, prefix, url)
-                            UNION ALL
-                            SELECT *, false FROM unnest($11::text[], $12::text[], $13::text[]) AS a (host, prefix, url)
-                        ) every ORDER BY host, prefix, templated DESC) u
-                 )
-                 INSERT INTO journal.line (tenant, action, detail)
-                 SELECT id, CASE WHEN $14::text IS NULL THEN 'create' ELSE 'adopt' END, jsonb_strip_nulls(jsonb_build_object(
-                    'slug', $2::text, 'server', $4::text, 'edition', $5::text, 'database', $14::text, 'login', $15::text, 'filling', $17::text))
-                 FROM t",
+                &sql,
                 &[
                     &new.id.as_str(),
                     &new.slug.as_str(),
@@ -201,6 +206,7 @@ impl Catalog {
                     &Json(&new.sealed),
                     &new.filling,
                     &Json(&new.labels),
+                    &new.replaces.as_ref().map(TenantId::as_str),
                 ],
             )
             .await?;
@@ -260,7 +266,8 @@ impl Catalog {
                         was_suspended = CASE WHEN $4 = 'retire' AND state <> 'retired' THEN state = 'suspended'
                                              WHEN $4 IN ('suspend', 'resume') THEN false ELSE was_suspended END,
                         unsettled = true, changed_at = now(),
-                        keep_until = CASE WHEN $2 = 'retired' THEN keep_until END
+                        keep_until = CASE WHEN $2 = 'retired' THEN keep_until END,
+                        replaces = CASE WHEN $4 <> 'restore' THEN replaces END
                     -- What was suspended when it was retired, and was restored, may be restored again: a command was killed.
                     WHERE id = $1 AND (state = ANY ($3) OR $4 = 'restore' AND state = 'suspended' AND was_suspended)
                     RETURNING id

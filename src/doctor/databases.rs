@@ -36,17 +36,7 @@ async fn compare(patient: &Patient<'_>, catalog: &Catalog) -> Result<Vec<Finding
     for row in &tenants {
         let record = &row.record;
         known.entry(record.server.clone()).or_default().insert(record.database());
-        if let (State::Creating, Some(filling)) = (record.state, &row.filling) {
-            findings.push(Finding::new(
-                "D52",
-                format!("tenant {}", record.slug),
-                format!("is being {filling}, or that was killed"),
-                format!(
-                    "if no command is at work on it, run that again, or `manybox tenant purge {}`",
-                    record.slug
-                ),
-            ));
-        }
+        findings.extend(half_made(row, &tenants));
     }
     for (name, server) in patient.servers.iter() {
         // One that doesn't answer is a finding of another part.
@@ -96,6 +86,28 @@ async fn compare(patient: &Patient<'_>, catalog: &Catalog) -> Result<Vec<Finding
     Ok(findings)
 }
 
+/// A copy that is under way, or whose command was killed.
+fn half_made(row: &TenantRow, tenants: &[TenantRow]) -> Option<Finding> {
+    let (slug, state) = (&row.record.slug, row.record.state);
+    let live = tenants.iter().find(|other| Some(other.record.id.as_str()) == row.replaces.as_deref());
+    let (what, again) = match (state, &row.filling, live) {
+        (State::Creating, Some(filling), _) => {
+            (format!("is being {filling}, or that was killed"), "that".to_owned())
+        }
+        // Once it is to change places, `apply` finishes that: another part tells.
+        (State::Retired, _, Some(live)) if live.exchange.is_none() => (
+            format!(
+                "has what was restored for `{}`, which was not switched to it: the restore is at work, or was killed",
+                live.record.slug
+            ),
+            format!("the restore of `{}`", live.record.slug),
+        ),
+        _ => return None,
+    };
+    let next = format!("if no command is at work on it, run {again} again, or `manybox tenant purge {slug}`");
+    Some(Finding::new("D52", format!("tenant {slug}"), what, next))
+}
+
 /// A login that is open where the tenant's state says closed, or the other way round.
 fn misfit_login(row: &TenantRow, is_open: Option<bool>) -> Option<Finding> {
     let (record, state) = (&row.record, row.record.state);
@@ -135,6 +147,7 @@ async fn unclaimed(
     let catalog = (catalog, patient.settings.catalog.database.as_str());
     let found = fleet::unclaimed(catalog, patient.servers, patient.keys.as_ref(), false).await;
     let found = found.map_err(row_error)?;
+    let purged = purged(catalog.0, &found.unclaimed).await?;
     let none = "no tenant of the catalog has this database";
     let finding = |one: &Unclaimed| {
         let Unclaimed { server, database, mark } = one;
@@ -146,6 +159,18 @@ async fn unclaimed(
                 place,
                 format!("{none}, and {why}"),
                 "restore the catalog's backup; else look into it, keep a `pg_dump`, and drop it by hand",
+            ),
+            Ok(mark) if purged.contains(&mark.id) => Finding::new(
+                "D50",
+                place,
+                format!(
+                    "it was that of `{}`, which was purged; it came back, as by a backup of the server",
+                    mark.slug
+                ),
+                format!(
+                    "in `psql` as the server's admin: DROP DATABASE {database}; DROP ROLE IF EXISTS {database}, {}",
+                    fleet::migrator_of(database)
+                ),
             ),
             Ok(mark) if rivals.is_empty() => Finding::new(
                 "D50",
@@ -173,6 +198,19 @@ async fn unclaimed(
         Finding::new("D50", place, what, next)
     });
     Ok(found.unclaimed.iter().map(finding).chain(adopted).collect())
+}
+
+/// The ids, among those of these databases, of tenants that were purged.
+async fn purged(catalog: &Catalog, unclaimed: &[Unclaimed]) -> Result<BTreeSet<String>, CatalogError> {
+    let mut purged = BTreeSet::new();
+    for mark in unclaimed.iter().filter_map(|one| one.mark.as_ref().ok()) {
+        // A mark that can't be of this fleet's making is left to whoever recovers it.
+        let Ok(id) = mark.id.parse() else { continue };
+        if catalog.tenant(&id).await?.is_some_and(|row| row.record.state == State::Purged) {
+            purged.insert(mark.id.clone());
+        }
+    }
+    Ok(purged)
 }
 
 /// The databases, how many fleets the server has, and whether tenants' logins are open.

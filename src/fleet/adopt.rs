@@ -259,6 +259,7 @@ impl Fleet {
             overrides,
             labels: BTreeMap::new(),
             filling: None,
+            replaces: None,
         };
         self.catalog.tenant_insert(&new).await?;
         Ok(id)

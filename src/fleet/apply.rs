@@ -268,8 +268,7 @@ impl Fleet {
                     server: declared.server.clone(),
                     base_urls: urls(&declared.base_urls)?,
                     overrides: declared.settings,
-                    labels: BTreeMap::new(),
-                    filling: None,
+                    ..TenantSpec::default()
                 };
                 self.create(&slug.parse::<Slug>()?, &spec).await?;
             }

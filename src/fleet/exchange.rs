@@ -24,7 +24,9 @@ impl Fleet {
         let (_, client) = self.admin(&row.record.server).await?;
         let before = oid(&client, &one.database()).await?;
         self.keep(&row.record.server, client);
-        self.catalog.exchange_begin(one, &Exchange { with: other.to_string(), before }).await?;
+        if !self.catalog.exchange_begin(one, &Exchange { with: other.to_string(), before }).await? {
+            return Err(FleetError::Busy(format!("the databases of tenant `{}`", row.record.slug)));
+        }
         self.finish_exchange(one).await
     }
 

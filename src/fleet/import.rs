@@ -41,8 +41,12 @@ impl Fleet {
             manifest.tenant.edition.clone_from(edition);
         }
         refuse_other_files(&manifest, &self.edition(&manifest.tenant.edition)?)?;
-        self.refuse_taken(&slug).await?;
-        let mut filled = self.fill_new(&slug, Source::Files(files, &manifest), &spec.copy, watcher).await?;
+        let mut filled = self
+            .alone_into(&slug, async {
+                self.refuse_taken(&slug).await?;
+                self.fill_new(&slug, Source::Files(files, &manifest), &spec.copy, watcher).await
+            })
+            .await?;
         filled.notes.extend(self.to_know(&filled, &manifest).await);
         Ok(filled)
     }

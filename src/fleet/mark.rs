@@ -58,6 +58,9 @@ pub struct Mark {
     /// Until when it may not be purged.
     #[serde(with = "time::serde::rfc3339::option")]
     pub keep_until: Option<OffsetDateTime>,
+    /// Whether it was suspended when it was retired. Left out where it was not: marks from before it was told are like that.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub was_suspended: bool,
 }
 
 /// A database whose mark is not what it should be.
@@ -96,6 +99,7 @@ impl Mark {
             secrets: record.sealed.keys().chain(&row.lost_secrets).cloned().collect(),
             created_at: row.created_at,
             keep_until: row.keep_until,
+            was_suspended: row.was_suspended,
         }))
     }
 

@@ -36,6 +36,8 @@ pub struct TenantSpec {
     pub labels: BTreeMap<String, String>,
     /// What its database will be filled from, when not from its edition's template.
     pub filling: Option<String>,
+    /// The tenant whose place its database will take, when it is filled.
+    pub replaces: Option<TenantId>,
 }
 
 impl Fleet {
@@ -160,6 +162,7 @@ impl Fleet {
             overrides: spec.overrides.clone(),
             labels: spec.labels.clone(),
             filling: spec.filling.clone(),
+            replaces: spec.replaces.clone(),
         };
         self.catalog.tenant_insert(&new).await?;
         self.catalog.tenant(&id).await?.ok_or_else(|| FleetError::Unknown(slug.to_string()))

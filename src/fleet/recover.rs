@@ -210,7 +210,12 @@ impl Fleet {
         self.edition(&mark.edition)?;
         if let Some(row) = self.catalog.tenant(&id).await? {
             return Err(refused(match row.record.state {
-                State::Purged => "its tenant was purged: drop it by hand".into(),
+                State::Purged => format!(
+                    "its tenant was purged. To drop it too, in `psql` as the server's admin: DROP DATABASE {0}; DROP ROLE IF \
+                     EXISTS {0}, {1}",
+                    one.database,
+                    migrator_of(&one.database)
+                ),
                 state => format!(
                     "tenant `{}` has its id, {id}, and a database on server `{}` ({state})",
                     row.record.slug, row.record.server
@@ -260,6 +265,7 @@ impl Fleet {
                 lost_secrets: mark.secrets.iter().filter(|name| *name == JWT_SECRET).cloned().collect(),
                 created_at: mark.created_at,
                 keep_until: mark.keep_until,
+                was_suspended: mark.was_suspended,
             })
             .await?;
         Box::pin(self.settle(&id)).await

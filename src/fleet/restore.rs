@@ -12,9 +12,9 @@ use super::fill::Source;
 use super::roles::{self, MIGRATORS, OWNER, migrator_of};
 use super::{Doing, Fleet, FleetError, FleetServer, TenantSpec, Watcher, database};
 use crate::catalog::{Filter, TenantRow};
-use crate::pg::AdvisoryLock;
+use crate::pg::{AdvisoryLock, Ident};
 use crate::policy::Secret;
-use crate::tenant::{BaseUrl, Record, Slug, State, TenantId, Verb};
+use crate::tenant::{BaseUrl, Record, Slug, TenantId, Verb};
 
 /// A lock that somebody else has is not waited for.
 const NO_WAIT: Duration = Duration::ZERO;
@@ -32,6 +32,8 @@ pub struct CopySpec {
     pub base_urls: Vec<BaseUrl>,
     /// A token secret of its own. None is taken from a source.
     pub jwt_secret: Option<Secret>,
+    /// The tenant whose place its database will take.
+    pub replaces: Option<TenantId>,
 }
 
 /// A tenant that was filled.
@@ -62,20 +64,32 @@ impl Fleet {
         spec: &CopySpec,
         watcher: Watcher<'_>,
     ) -> Result<Filled, FleetError> {
+        self.alone_into(slug, self.restore_alone(slug, files, spec, watcher)).await
+    }
+
+    async fn restore_alone(
+        &self,
+        slug: &Slug,
+        files: &BackupFiles,
+        spec: &CopySpec,
+        watcher: Watcher<'_>,
+    ) -> Result<Filled, FleetError> {
         let live = self.tenant_to_replace(slug).await?;
         self.refuse_another(&files.read()?.tenant, slug, live.as_ref()).await?;
         let manifest = self.check_archive(files, watcher).await?;
         let Some(live) = live else {
             return self.fill_new(slug, Source::Files(files, &manifest), spec, watcher).await;
         };
+        let id = &live.record.id;
         if live.record.is_adopted() {
             return Err(FleetError::Adopted(slug.to_string(), "restored here, but as another tenant (--as)"));
         }
         let beside = beside(slug)?;
-        let spec = CopySpec { server: Some(live.record.server.clone()), ..spec.clone() };
+        let server = Some(live.record.server.clone());
+        let spec = CopySpec { server, replaces: Some(id.clone()), ..spec.clone() };
         let filled = self.fill_new(&beside, Source::Files(files, &manifest), &spec, watcher).await?;
         self.retire(beside.as_str(), None).await?;
-        if let Err(error) = self.exchange(&live.record.id, &filled.tenant.record.id).await {
+        if let Err(error) = self.exchange(id, &filled.tenant.record.id).await {
             return Err(FleetError::Settings(format!(
                 "the restored database is ready, as that of `{beside}`, but was not switched to: {error}; `manybox apply` \
                  tries that again"
@@ -85,14 +99,40 @@ impl Fleet {
         Ok(Filled { tenant, replaced: Some(beside.to_string()), notes: filled.notes })
     }
 
-    /// The tenant that a restore is for, when what killed restores of it left has been dropped.
+    /// Does what makes a tenant of this slug from a source, unless another command is just doing that.
+    pub(super) async fn alone_into<T>(
+        &self,
+        slug: &Slug,
+        work: impl Future<Output = Result<T, FleetError>>,
+    ) -> Result<T, FleetError> {
+        let place = &self.settings.catalog.server;
+        let (_, client) = self.admin(place).await?;
+        let key = self.keys.lock_key(&["into", &self.settings.catalog.database, slug.as_str()]);
+        let lock = AdvisoryLock::acquire(&client, key, NO_WAIT).await;
+        let lock = lock.doing(|| format!("locking the name `{slug}`"))?;
+        let lock =
+            lock.ok_or_else(|| FleetError::Busy(format!("a restore, clone or import into `{slug}`")))?;
+        let done = Box::pin(work).await;
+        // Its session may have ended in all that time, and the lock with it.
+        if lock.release(&client).await.is_ok() {
+            self.keep(place, client);
+        }
+        done
+    }
+
+    /// The tenant that a restore is for, when what killed restores of it left has been finished or dropped.
     async fn tenant_to_replace(&self, slug: &Slug) -> Result<Option<TenantRow>, FleetError> {
-        let beside = format!("{}-", beside_stem(slug));
-        for row in self.catalog.tenants(&Filter { state: Some(State::Creating), ..Filter::default() }).await?
+        let live = self.catalog.tenant_by_slug(slug.as_str()).await?;
+        let id = live.as_ref().map(|row| row.record.id.to_string());
+        if let Some(live) = &live
+            && live.exchange.is_some()
         {
-            let other = row.record.slug.as_str();
-            if row.filling.is_some() && (other.starts_with(&beside) || other == slug.as_str()) {
-                self.carry_out(other, Verb::Purge).await?;
+            self.settle(&live.record.id).await?;
+        }
+        for row in self.catalog.tenants(&Filter::default()).await? {
+            let half = row.filling.is_some() && row.record.slug == *slug;
+            if half || row.replaces.is_some() && row.replaces == id {
+                self.carry_out_now(row.record.slug.as_str(), Verb::Purge).await?;
             }
         }
         Ok(self.catalog.tenant_by_slug(slug.as_str()).await?)
@@ -141,9 +181,12 @@ impl Fleet {
             let live = self.catalog.tenant_by_slug(of.as_str()).await?;
             self.refuse_another(&manifest.tenant, of, live.as_ref()).await?;
         }
-        self.refuse_taken(slug).await?;
-        let manifest = self.check_archive(files, watcher).await?;
-        self.fill_new(slug, Source::Files(files, &manifest), spec, watcher).await
+        self.alone_into(slug, async {
+            self.refuse_taken(slug).await?;
+            let manifest = self.check_archive(files, watcher).await?;
+            self.fill_new(slug, Source::Files(files, &manifest), spec, watcher).await
+        })
+        .await
     }
 
     /// Makes a tenant of this slug from another as it is now, which is served meanwhile.
@@ -157,8 +200,11 @@ impl Fleet {
         spec: &CopySpec,
         watcher: Watcher<'_>,
     ) -> Result<Filled, FleetError> {
-        self.refuse_taken(slug).await?;
-        self.fill_new(slug, Source::Tenant(source), spec, watcher).await
+        self.alone_into(slug, async {
+            self.refuse_taken(slug).await?;
+            self.fill_new(slug, Source::Tenant(source), spec, watcher).await
+        })
+        .await
     }
 
     /// Refuses a slug that a tenant has; what a killed copy left of it is dropped.
@@ -245,6 +291,7 @@ impl Fleet {
                     overrides: overrides.with_jwt_secret(spec.jwt_secret.clone()),
                     labels: labels.clone(),
                     filling: Some(from),
+                    replaces: spec.replaces.clone(),
                 },
             )
             .await?;
@@ -273,7 +320,11 @@ impl Fleet {
             let migrator = migrator_of(&name);
             let temporary = self.temporary(&edition);
             let rights = DatabaseRights { owner: OWNER, logins: &[&name, &migrator], temporary: &temporary };
-            let login = self.login(record, false)?;
+            let mut login = self.login(record, false)?;
+            if spec.replaces.is_some() {
+                // It waits, retired, until the two trade.
+                login.push_str(&format!("ALTER ROLE {} NOLOGIN;", Ident::new(&name)));
+            }
             server.unhindered(database::open(&client, &name, &rights, &login)).await?;
             self.catalog.tenant_filled(&record.id, &lineage).await?;
             self.mark(&record.id).await;
@@ -324,11 +375,7 @@ impl Fleet {
 /// The name of the tenant that keeps the database from before a restore.
 fn beside(slug: &Slug) -> Result<Slug, FleetError> {
     let moment = written(OffsetDateTime::now_utc()).to_lowercase();
-    Ok(format!("{}-{moment}", beside_stem(slug)).parse()?)
-}
-
-/// A slug has forty characters, and a moment sixteen.
-fn beside_stem(slug: &Slug) -> String {
-    let slug: String = slug.as_str().chars().take(19).collect();
-    format!("{}-old", slug.trim_end_matches('-'))
+    // A slug has forty characters, and a moment sixteen.
+    let stem: String = slug.as_str().chars().take(19).collect();
+    Ok(format!("{}-old-{moment}", stem.trim_end_matches('-')).parse()?)
 }

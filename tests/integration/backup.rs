@@ -367,10 +367,20 @@ async fn an_exchange_that_was_cut_is_finished_by_apply() {
         .unwrap()
         .get(0);
     let exchange = manybox::catalog::Exchange { with: other.to_string(), before };
-    fleet.fleet.catalog.exchange_begin(&one, &exchange).await.unwrap();
+    let quarantined =
+        "UPDATE catalog.tenant SET baseline = 1, quarantined = now(), failure = 'x' WHERE slug = 'a'";
+    fleet.admin_of_catalog().await.batch_execute(quarantined).await.unwrap();
+    assert!(fleet.fleet.catalog.exchange_begin(&one, &exchange).await.unwrap());
+    assert!(!fleet.fleet.catalog.exchange_begin(&one, &exchange).await.unwrap(), "it has begun");
     let (code, _, error) = fleet.run(&["apply"]).await;
     assert_eq!(code, 0, "{error}");
     assert_eq!((content(&fleet, "b").await, content(&fleet, "a").await), (a, b));
+    // What is the database's goes with it.
+    for (slug, baseline) in [("a", None), ("b", Some(1))] {
+        let row = fleet.row(slug).await;
+        let of_database = (row.baseline, row.quarantined.is_some(), row.failure.is_some());
+        assert_eq!(of_database, (baseline, baseline.is_some(), baseline.is_some()), "{slug}");
+    }
     // Begun again in the catalog, but done on the server: only the catalog is put right.
     assert!(fleet.row("a").await.exchange.is_none());
     fleet.fleet.catalog.exchange_begin(&one, &exchange).await.unwrap();
@@ -380,7 +390,7 @@ async fn an_exchange_that_was_cut_is_finished_by_apply() {
 
 #[tokio::test]
 async fn a_restore_that_was_killed_is_not_finished_as_an_empty_tenant() {
-    let fleet = TestFleet::builder().tenants(&["a"]).build().await;
+    let fleet = TestFleet::builder().tenants(&["a", "b"]).build().await;
     fill(&fleet, "a").await;
     let before = content(&fleet, "a").await;
     let archive = backup(&fleet, "a").await;
@@ -402,6 +412,48 @@ async fn a_restore_that_was_killed_is_not_finished_as_an_empty_tenant() {
     assert_eq!(code, 0, "{error}");
     assert_eq!(content(&fleet, "a").await, before);
     assert!(creating().await.is_empty());
+
+    // Killed when all is ready, and nothing was switched yet. Nobody was ever served from what waits.
+    let filter = manybox::catalog::Filter { search: Some("a-old".into()), ..Default::default() };
+    let beside = || async { fleet.fleet.catalog.tenants(&filter).await.unwrap() };
+    let first = beside().await.remove(0);
+    let catalog = fleet.admin_of_catalog().await;
+    let held = "BEGIN; SELECT FROM catalog.tenant WHERE slug = 'a' FOR NO KEY UPDATE";
+    catalog.batch_execute(held).await.unwrap();
+    let mut running = Running(fleet.program(&arguments).spawn().unwrap());
+    eventually("it is ready", || async { beside().await.len() == 2 && creating().await.is_empty() }).await;
+    let waiting = beside().await.into_iter().find(|row| row.replaces.is_some()).unwrap();
+    assert_eq!(waiting.record.state.as_str(), "retired");
+    let admin = fleet.fleet.servers.get("main").unwrap().connect_admin().await.unwrap();
+    let can_log_in = "SELECT rolcanlogin FROM pg_roles WHERE rolname = $1";
+    let login = waiting.record.login_role();
+    assert!(!admin.query_one(can_log_in, &[&login]).await.unwrap().get::<_, bool>(0));
+    let (code, _, error) = fleet.run(&arguments).await;
+    assert!(code == 1 && error.contains("worked on by another command"), "two at once: {error}");
+    let pid: i32 = catalog.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
+    running.0.kill().unwrap();
+    running.0.wait().unwrap();
+    crate::support::as_superuser(&format!(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {pid} = ANY (pg_blocking_pids(pid))"
+    ))
+    .await;
+    catalog.batch_execute("ROLLBACK").await.unwrap();
+    let (_, out, _) = fleet.run(&["doctor"]).await;
+    let next = format!("run the restore of `a` again, or `manybox tenant purge {}`", waiting.record.slug);
+    assert!(out.contains("D52") && out.contains(&next), "{out}");
+
+    // Killed when they were about to trade: that is finished first, so that the last backup that was asked for is the one.
+    let (one, other) = (fleet.row("a").await.record.id, fleet.row("b").await.record.id);
+    let oid = "SELECT oid FROM pg_database WHERE datname = $1";
+    let oid: u32 = admin.query_one(oid, &[&one.database()]).await.unwrap().get(0);
+    let exchange = manybox::catalog::Exchange { with: other.to_string(), before: oid };
+    assert!(fleet.fleet.catalog.exchange_begin(&one, &exchange).await.unwrap());
+    let (code, _, error) = fleet.run(&arguments).await;
+    assert_eq!(code, 0, "{error}");
+    assert_eq!((content(&fleet, "a").await, content(&fleet, "b").await), (before.clone(), before));
+    let left: Vec<_> = beside().await;
+    assert!(left.len() == 2 && left.iter().any(|row| row.record.id == first.record.id), "{left:?}");
+    assert!(left.iter().all(|row| row.replaces.is_none() && row.exchange.is_none()), "{left:?}");
 }
 
 #[tokio::test]
@@ -461,6 +513,24 @@ async fn a_database_without_a_tenant_and_a_tenant_without_a_database_are_found()
     let (code, _, error) = fleet.run(&["tenant", "retire", "a"]).await;
     assert_eq!(code, 0, "{error}");
     admin.batch_execute(&format!("ALTER ROLE gone RENAME TO {database}")).await.unwrap();
+
+    // And the database of one that was purged since is back.
+    admin.batch_execute(&format!("CREATE DATABASE kept TEMPLATE {login}")).await.unwrap();
+    for purge in [&["tenant", "retire", "b"][..], &["tenant", "purge", "b", "--yes"]] {
+        let (code, _, error) = fleet.run(purge).await;
+        assert_eq!(code, 0, "{error}");
+    }
+    admin.batch_execute(&format!("ALTER DATABASE kept RENAME TO {login}")).await.unwrap();
+    let (_, out, _) = fleet.run(&["doctor"]).await;
+    let drop_it = format!("DROP DATABASE {login}; DROP ROLE IF EXISTS {login}, mb_m_{}", &login[3..]);
+    assert!(out.contains("D50") && out.contains("`b`, which was purged") && out.contains(&drop_it), "{out}");
+    let (code, _, error) = fleet.run(&["tenant", "recover", "--database", &login]).await;
+    assert!(code == 1 && error.contains(&drop_it), "{error}");
+    for statement in drop_it.split("; ") {
+        admin.batch_execute(statement).await.unwrap();
+    }
+    let (_, out, _) = fleet.run(&["doctor"]).await;
+    assert!(!out.contains("D50"), "{out}");
     drop(admin);
     server.stop().await.unwrap();
 }

@@ -90,6 +90,7 @@ async fn a_lost_row_and_a_lost_catalog_come_back_by_the_marks() {
     let secret = "jwt_secret=reallyreallyreallyreallyverysafe";
     done(&fleet, &["tenant", "set", "b", secret]).await;
     done(&fleet, &["tenant", "suspend", "b"]).await;
+    done(&fleet, &["tenant", "suspend", "c"]).await;
     done(&fleet, &["tenant", "retire", "c", "--until", "2099-01-31"]).await;
     let (before, row) = (fleet.row("a").await, fleet.row("b").await);
     let (a, b) = (before.record.database(), row.record.database());
@@ -226,6 +227,8 @@ async fn a_lost_row_and_a_lost_catalog_come_back_by_the_marks() {
     let c = fleet.row("c").await;
     assert_eq!((c.record.state.as_str(), c.keep_until.map(|at| at.year())), ("retired", Some(2099)));
     assert_eq!(fleet.row("b").await.record.state.as_str(), "suspended");
+    let restored = done(&fleet, &["tenant", "restore", "c"]).await;
+    assert!(restored.starts_with("c is suspended"), "as it was when it was retired: {restored}");
     let left = doctor(&fleet).await;
     assert!(left.iter().all(|(code, text)| code == "D50" && text.contains("was a template")), "{left:?}");
     fleet.create("d").await;

@@ -123,7 +123,7 @@ impl Import {
                 server: self.server,
                 base_urls: self.base_urls,
                 jwt_secret: self.jwt_secret.read()?,
-                anonymise: None,
+                ..CopySpec::default()
             },
         };
         stoppable(output, |stop| async move {

@@ -157,7 +157,7 @@ pub(super) async fn create(acting: Acting, Body(new): Body<NewTenant>) -> Result
         base_urls,
         overrides: new.settings,
         labels,
-        filling: None,
+        ..TenantSpec::default()
     };
     let row = fleet.begin_create(&slug, &spec).await?;
     if row.record.state != State::Creating {

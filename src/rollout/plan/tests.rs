@@ -33,6 +33,8 @@ fn row(number: usize, version: i64) -> TenantRow {
         baseline: None,
         quarantined: None,
         filling: None,
+        replaces: None,
+        was_suspended: false,
         exchange: None,
         keep_until: None,
         labels: BTreeMap::new(),
