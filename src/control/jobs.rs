@@ -333,7 +333,7 @@ async fn run(fleet: Fleet, work: Work, id: String, stop: CancellationToken) -> R
     let told_now = |text: String| drop(tell.send_replace(text));
     let work = work.run(&fleet, &told_now, &stop);
     tokio::select! {
-        outcome = Box::pin(work) => outcome,
+        outcome = work => outcome,
         () = progress => Err(Problem::new(ProblemCode::Internal, "progress ended")),
     }
 }

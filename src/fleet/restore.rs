@@ -84,7 +84,7 @@ impl Fleet {
         if live.record.is_adopted() {
             return Err(FleetError::Adopted(slug.to_string(), "restored here, but as another tenant (--as)"));
         }
-        let beside = beside(slug)?;
+        let beside = self.name_beside(slug).await?;
         let server = Some(live.record.server.clone());
         let spec = CopySpec { server, replaces: Some(id.clone()), ..spec.clone() };
         let filled = self.fill_new(&beside, Source::Files(files, &manifest), &spec, watcher).await?;
@@ -118,6 +118,22 @@ impl Fleet {
             self.keep(place, client);
         }
         done
+    }
+
+    /// The name of the tenant that keeps the database from before a restore.
+    async fn name_beside(&self, slug: &Slug) -> Result<Slug, FleetError> {
+        // A slug has forty characters, and a moment sixteen.
+        let stem: String = slug.as_str().chars().take(19).collect();
+        let mut moment = OffsetDateTime::now_utc();
+        loop {
+            let beside = format!("{}-old-{}", stem.trim_end_matches('-'), written(moment).to_lowercase());
+            let beside: Slug = beside.parse()?;
+            if self.catalog.tenant_by_slug(beside.as_str()).await?.is_none() {
+                return Ok(beside);
+            }
+            // Another restore within this second, perhaps of a tenant whose name begins alike.
+            moment += Duration::from_secs(1);
+        }
     }
 
     /// The tenant that a restore is for, when what killed restores of it left has been finished or dropped.
@@ -370,12 +386,4 @@ impl Fleet {
         self.drop_scratch(server, scratch).await?;
         filled.map(|(_, notes)| notes)
     }
-}
-
-/// The name of the tenant that keeps the database from before a restore.
-fn beside(slug: &Slug) -> Result<Slug, FleetError> {
-    let moment = written(OffsetDateTime::now_utc()).to_lowercase();
-    // A slug has forty characters, and a moment sixteen.
-    let stem: String = slug.as_str().chars().take(19).collect();
-    Ok(format!("{}-old-{moment}", stem.trim_end_matches('-')).parse()?)
 }

@@ -23,7 +23,8 @@ pub async fn frozen_rows(fleet: &Fleet, draft: &Draft) -> Result<Vec<String>, Fl
         if !edition.may_fill_above(oldest) {
             continue;
         }
-        match fleet.frozen_rows(server, &edition).await {
+        // Boxed: it is too large to be part of what a request's stack holds.
+        match Box::pin(fleet.frozen_rows(server, &edition)).await {
             Ok(findings) => found.extend(findings.iter().map(ToString::to_string)),
             // The template's own build says it, and stops the rollout.
             Err(FleetError::Migrate { .. }) => {}

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
@@ -108,98 +110,132 @@ impl Work {
         })
     }
 
-    pub(super) async fn run(
+    /// Does it. Each kind is a future of its own on the heap: together they are more than a thread's stack takes.
+    pub(super) fn run<'a>(
         self,
-        fleet: &Fleet,
-        progress: &(dyn Fn(String) + Sync),
-        stop: &CancellationToken,
-    ) -> Result<Value, Problem> {
+        fleet: &'a Fleet,
+        progress: &'a (dyn Fn(String) + Sync),
+        stop: &'a CancellationToken,
+    ) -> BoxFuture<'a, Result<Value, Problem>> {
         match self {
-            Self::Create { tenant } => {
-                let row = of_id(fleet, &tenant).await?;
-                if row.record.state != State::Creating {
-                    return shown(&row);
-                }
-                shown(&fleet.finish_create(&row).await?)
-            }
-            Self::CarryOut { tenant, verb, now, until } => {
-                let row = of_id(fleet, &tenant).await?;
-                let verb = read_verb(&verb)?;
-                let slug = row.record.slug.as_str();
-                let row = match verb {
-                    // A worker before this one came to the end of it.
-                    Verb::Purge if row.record.state == State::Purged => row,
-                    Verb::Purge if now => fleet.carry_out_now(slug, verb).await?,
-                    Verb::Retire => fleet.retire(slug, until).await?,
-                    verb => fleet.carry_out(slug, verb).await?,
-                };
-                shown(&row)
-            }
+            Self::Create { tenant } => create(fleet, tenant).boxed(),
+            Self::CarryOut { tenant, verb, now, until } => carry_out(fleet, tenant, verb, now, until).boxed(),
             Self::Clone { source, slug, tier, server } => {
-                let source = of_id(fleet, &source).await?;
-                let slug: Slug = slug.parse()?;
-                // A worker before this one may have come to the end of it.
-                if let Some(row) = fleet.catalog.tenant_by_slug(slug.as_str()).await?
-                    && row.record.state == State::Active
-                {
-                    return shown(&row);
-                }
                 let spec = CopySpec { tier, server, ..CopySpec::default() };
-                let filled = fleet.clone_tenant(&source, &slug, &spec, Watcher::silent(stop)).await?;
-                serde_json::to_value(&filled).map_err(|e| Problem::new(ProblemCode::Internal, e.to_string()))
+                clone_tenant(fleet, source, slug, spec, stop).boxed()
             }
-            Self::Backup { tenant, folder } => {
-                let row = of_id(fleet, &tenant).await?;
-                let files = BackupFiles::new(&folder, backup_stem(&row, OffsetDateTime::now_utc()))?;
-                let told = |how: Progress| progress(how.to_string());
-                let manifest = fleet.backup_into(&row, &files, Watcher::new(&told, stop)).await?;
-                Ok(json!({
-                    "slug": row.record.slug, "archive": files.archive(), "manifest": files.manifest(),
-                    "bytes": manifest.archive.bytes, "sha256": manifest.archive.sha256,
-                    "version": manifest.tenant.version,
-                }))
-            }
-            Self::Drift { tenant, accept } => {
-                Box::pin(look_for_drift(fleet, &tenant, accept.as_deref())).await
-            }
-            Self::Rollout { rollout } => Box::pin(run_rollout(fleet, rollout, stop)).await,
+            Self::Backup { tenant, folder } => backup(fleet, tenant, folder, progress, stop).boxed(),
+            Self::Drift { tenant, accept } => look_for_drift(fleet, tenant, accept).boxed(),
+            Self::Rollout { rollout } => run_rollout(fleet, rollout, stop).boxed(),
             Self::Verify { tenant, sample, all, router } => {
                 let some = if all { Scope::All } else { Scope::Sample(sample) };
                 let scope = tenant.map_or(some, Scope::Tenant);
-                let request = Request { scope, router };
-                let (tell, mut told) = watch::channel(0_usize);
-                let (fleet, runtime) = (fleet.clone(), Handle::current());
-                // On a thread of its own: the verifier's future borrows too much to be sent about.
-                let mut verifying = tokio::task::spawn_blocking(move || {
-                    let told = |done| {
-                        tell.send_replace(done);
-                    };
-                    runtime.block_on(verify(&fleet, &request, told))
-                });
-                let verification = loop {
-                    tokio::select! {
-                        verified = &mut verifying => break verified,
-                        Ok(()) = told.changed() => {
-                            let done = *told.borrow_and_update();
-                            progress(format!("{done} tenant(s) looked into"));
-                        }
-                    }
-                };
-                let internal = |error: String| Problem::new(ProblemCode::Internal, error);
-                let verification = verification.map_err(|error| internal(error.to_string()))??;
-                serde_json::to_value(&verification).map_err(|error| internal(error.to_string()))
+                look_into(fleet, Request { scope, router }, progress).boxed()
             }
         }
     }
 }
 
-async fn look_for_drift(fleet: &Fleet, tenant: &str, accept: Option<&str>) -> Result<Value, Problem> {
-    let row = of_id(fleet, tenant).await?;
+async fn create(fleet: &Fleet, tenant: String) -> Result<Value, Problem> {
+    let row = of_id(fleet, &tenant).await?;
+    if row.record.state != State::Creating {
+        return shown(&row);
+    }
+    shown(&fleet.finish_create(&row).await?)
+}
+
+async fn carry_out(
+    fleet: &Fleet,
+    tenant: String,
+    verb: String,
+    now: bool,
+    until: Option<OffsetDateTime>,
+) -> Result<Value, Problem> {
+    let row = of_id(fleet, &tenant).await?;
+    let verb = read_verb(&verb)?;
+    let slug = row.record.slug.as_str();
+    let row = match verb {
+        // A worker before this one came to the end of it.
+        Verb::Purge if row.record.state == State::Purged => row,
+        Verb::Purge if now => fleet.carry_out_now(slug, verb).await?,
+        Verb::Retire => fleet.retire(slug, until).await?,
+        verb => fleet.carry_out(slug, verb).await?,
+    };
+    shown(&row)
+}
+
+async fn clone_tenant(
+    fleet: &Fleet,
+    source: String,
+    slug: String,
+    spec: CopySpec,
+    stop: &CancellationToken,
+) -> Result<Value, Problem> {
+    let source = of_id(fleet, &source).await?;
+    let slug: Slug = slug.parse()?;
+    // A worker before this one may have come to the end of it.
+    if let Some(row) = fleet.catalog.tenant_by_slug(slug.as_str()).await?
+        && row.record.state == State::Active
+    {
+        return shown(&row);
+    }
+    let filled = fleet.clone_tenant(&source, &slug, &spec, Watcher::silent(stop)).await?;
+    serde_json::to_value(&filled).map_err(|e| Problem::new(ProblemCode::Internal, e.to_string()))
+}
+
+async fn backup(
+    fleet: &Fleet,
+    tenant: String,
+    folder: PathBuf,
+    progress: &(dyn Fn(String) + Sync),
+    stop: &CancellationToken,
+) -> Result<Value, Problem> {
+    let row = of_id(fleet, &tenant).await?;
+    let files = BackupFiles::new(&folder, backup_stem(&row, OffsetDateTime::now_utc()))?;
+    let told = |how: Progress| progress(how.to_string());
+    let manifest = fleet.backup_into(&row, &files, Watcher::new(&told, stop)).await?;
+    Ok(json!({
+        "slug": row.record.slug, "archive": files.archive(), "manifest": files.manifest(),
+        "bytes": manifest.archive.bytes, "sha256": manifest.archive.sha256,
+        "version": manifest.tenant.version,
+    }))
+}
+
+async fn look_into(
+    fleet: &Fleet,
+    request: Request,
+    progress: &(dyn Fn(String) + Sync),
+) -> Result<Value, Problem> {
+    let (tell, mut told) = watch::channel(0_usize);
+    let (fleet, runtime) = (fleet.clone(), Handle::current());
+    // On a thread of its own: the verifier's future borrows too much to be sent about.
+    let mut verifying = tokio::task::spawn_blocking(move || {
+        let told = |done| {
+            tell.send_replace(done);
+        };
+        runtime.block_on(verify(&fleet, &request, told))
+    });
+    let verification = loop {
+        tokio::select! {
+            verified = &mut verifying => break verified,
+            Ok(()) = told.changed() => {
+                let done = *told.borrow_and_update();
+                progress(format!("{done} tenant(s) looked into"));
+            }
+        }
+    };
+    let internal = |error: String| Problem::new(ProblemCode::Internal, error);
+    let verification = verification.map_err(|error| internal(error.to_string()))??;
+    serde_json::to_value(&verification).map_err(|error| internal(error.to_string()))
+}
+
+async fn look_for_drift(fleet: &Fleet, tenant: String, accept: Option<String>) -> Result<Value, Problem> {
+    let row = of_id(fleet, &tenant).await?;
     let slug = &row.record.slug;
     let lineage = row.record.lineage();
     let lineage = lineage.ok_or_else(|| FleetError::Adopted(slug.to_string(), "compared with an edition"))?;
     let proof = match accept {
-        Some(reason) => fleet.accept_drift(&row, reason).await?,
+        Some(reason) => fleet.accept_drift(&row, &reason).await?,
         None => fleet.prove(&row, lineage, None).await?,
     };
     let reason = match &proof {
