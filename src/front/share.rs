@@ -13,8 +13,8 @@ use crate::pool::{Demand, Holder, Lease, Pools};
 const POLL: Duration = Duration::from_millis(50);
 /// How often it is looked whether requests want more than the share.
 const LOOK: Duration = Duration::from_millis(100);
-/// How often a router asks again that wants what lost routers held.
-const LOST_POLL: Duration = Duration::from_millis(250);
+/// How often a router asks again that wants what lost routers held, or has less than it needs to serve every request.
+const WANTING_POLL: Duration = Duration::from_millis(250);
 /// Waits between attempts to reach the catalog; meanwhile the shares stay as they are. A router that comes back within two
 /// seconds, or fifteen after a restart of the catalog's server, finds its leases as they were.
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(3));
@@ -108,8 +108,11 @@ async fn renew(
         if lease.share < used {
             // What this router lets go of is free for others once it has said so.
             next = next.min(POLL);
-        } else if lease.share < wanted && lease.holders.iter().any(|holder| holder.lost) {
-            next = next.min(LOST_POLL);
+        } else if lease.share < minimum
+            || lease.share < wanted && lease.holders.iter().any(|holder| holder.lost)
+        {
+            // Nothing tells it of what others let go of.
+            next = next.min(WANTING_POLL);
         }
         pools.set_lease(&server, leased(lease, router));
         asked.0.insert(server, wanted);

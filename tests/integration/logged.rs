@@ -95,7 +95,8 @@ async fn the_access_log_tells_nothing_or_everything() {
     let silent = Router::start_logging_json(&fleet, &[("MANYBOX__LISTEN__ACCESS_LOG", "off")]).await;
     let all = Router::start_logging_json(&fleet, &[("MANYBOX__LISTEN__ACCESS_LOG", "all")]).await;
     for router in [&silent, &all] {
-        assert_eq!(reqwest::get(router.url("/acme/items?name=eq.s3cret")).await.unwrap().status(), 200);
+        let answer = reqwest::get(router.url("/acme/items?name=eq.s3cret")).await.unwrap();
+        assert_eq!(answer.status(), 200, "{}", answer.text().await.unwrap());
         assert_eq!(reqwest::get(router.url("/nobody/items")).await.unwrap().status(), 404);
     }
     assert_eq!(line(&all, 200).await["http.path"], "/items");
