@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// A span of a trace: what `traceparent` tells, in version 00 of its form.
+/// A span of a trace: what `traceparent` tells. It is written in version 00 of its form, the newest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TraceContext {
     /// The trace; not zero.
@@ -15,13 +15,21 @@ pub struct TraceContext {
 
 impl TraceContext {
     /// Reads a `traceparent`. `None` for anything that is not well-formed.
+    ///
+    /// A later version may have more parts behind those of version 00, which are read, as the standard asks
+    /// (<https://www.w3.org/TR/trace-context/#versioning-of-traceparent>).
     pub fn parse(text: &str) -> Option<Self> {
-        let parts: Vec<&str> = text.split('-').collect();
-        let ["00", trace, span, flags] = parts[..] else { return None };
+        let parts: Vec<&str> = text.splitn(5, '-').collect();
+        let (version, trace, span, flags) = match parts[..] {
+            ["00", trace, span, flags] => ("00", trace, span, flags),
+            ["00" | "ff", ..] => return None,
+            [version, trace, span, flags] | [version, trace, span, flags, _] => (version, trace, span, flags),
+            _ => return None,
+        };
         let is_hex = |part: &str, length: usize| {
             part.len() == length && part.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
         };
-        if !(is_hex(trace, 32) && is_hex(span, 16) && is_hex(flags, 2)) {
+        if !(is_hex(version, 2) && is_hex(trace, 32) && is_hex(span, 16) && is_hex(flags, 2)) {
             return None;
         }
         let (trace_id, span_id) =
@@ -54,6 +62,11 @@ mod tests {
         assert_eq!(read.to_string(), good);
         let unsampled = TraceContext::parse("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-02");
         assert!(!unsampled.unwrap().is_sampled());
+        for later in ["01", "cc"] {
+            for more in ["", "-", "-what-will-be"] {
+                assert_eq!(TraceContext::parse(&format!("{later}{}{more}", &good[2..])), Some(read));
+            }
+        }
         for bad in [
             "",
             "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7",
@@ -62,8 +75,10 @@ mod tests {
             "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01",
             "00-+bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
             "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01'",
-            "01-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
-            "01-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-x",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-x",
+            "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+            "1-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+            "01-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01x",
         ] {
             assert_eq!(TraceContext::parse(bad), None, "{bad}");
         }
