@@ -43,7 +43,8 @@ pub(super) async fn run(
         } else {
             // In one write, and so in this order.
             let (clamped, ran) = join(client.batch_execute(clamp), run_one(client, &piece, company)).await;
-            clamped?;
+            // What cancels the statement may meet the clamp before it.
+            clamped.map_err(|error| StatementError::from(error).of(&piece))?;
             ran?;
         }
     }

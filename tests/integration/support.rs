@@ -1,6 +1,7 @@
 //! Support: one private PostgreSQL for the whole run, and a `TestFleet` of its own for each test.
 
 pub(crate) mod cluster;
+mod leftovers;
 pub(crate) mod proxy;
 pub(crate) mod router;
 
@@ -24,6 +25,8 @@ use reqwest::{Method, Response, StatusCode};
 use serde_json::Value;
 use tokio::sync::OnceCell;
 use tokio_postgres::types::FromSql;
+
+use self::leftovers::Leftover;
 
 static SERVER: OnceCell<Embedded> = OnceCell::const_new();
 static FLEETS: AtomicU32 = AtomicU32::new(0);
@@ -106,6 +109,7 @@ pub(crate) struct TestFleet {
     pub(crate) app: Option<App>,
     address: Option<SocketAddr>,
     client: reqwest::Client,
+    leftover: Option<Leftover>,
 }
 
 /// How a `TestFleet` shall be.
@@ -144,7 +148,10 @@ impl Builder {
         } else {
             server.admin_url()
         };
-        self.build_on(&url).await
+        let mut fleet = self.build_on(&url).await;
+        let catalog = fleet.fleet.settings.catalog.database.clone();
+        fleet.leftover = Some(Leftover { superuser: server.superuser_url(), catalog });
+        fleet
     }
 
     /// The same on another server.
@@ -174,7 +181,7 @@ impl Builder {
         let fleet = Arc::new(Fleet::open(settings, servers, keys).await.expect("a fleet"));
         // No pool of idle connections: a router that is restarted must not be met through a dead one.
         let client = reqwest::Client::builder().pool_max_idle_per_host(0).build().expect("a client");
-        let fleet = TestFleet { fleet, folder, app: None, address: None, client };
+        let fleet = TestFleet { fleet, folder, app: None, address: None, client, leftover: None };
         for slug in self.tenants {
             fleet.create(slug).await;
         }
@@ -362,6 +369,9 @@ impl Drop for TestFleet {
     fn drop(&mut self) {
         if let Some(app) = self.app.take() {
             app.abort();
+        }
+        if let Some(leftover) = self.leftover.take() {
+            leftover.leave();
         }
     }
 }
