@@ -219,7 +219,7 @@ async fn dispatch(command: Command, context: &Context, output: Output) -> Result
         Command::Tenant(tenant) => tenant.run(context, output).await,
         Command::Fleet(fleet) => fleet.run(context, output).await,
         Command::Server(server) => server.run(context, output).await,
-        Command::Migrate(migrate) => migrate.run(context, output).await,
+        Command::Migrate(migrate) => Box::pin(migrate.run(context, output)).await,
         Command::Drift(drift) => drift.run(context, output).await,
         Command::Verify(verify) => verify.run(context, output).await,
         Command::Doctor(doctor) => doctor.run(context, output).await,

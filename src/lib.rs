@@ -35,6 +35,8 @@
 //! of it. An *edition* is a line of schema versions, a *tier* a set of limits, a *template* a database that tenants
 //! are copied from.
 
+#![warn(clippy::large_futures)]
+
 pub mod backoff;
 pub mod policy;
 pub mod settings;

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{broadcast, watch as signal};
-use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until, timeout};
+use tokio::sync::{Notify, broadcast, watch as signal};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, timeout};
 
 use super::{Directory, Freshness, Obstacle, RowChange, Snapshots};
 use crate::backoff::Backoff;
@@ -37,36 +37,19 @@ pub async fn watch(
     changed: impl Fn(RowChange) + Send + 'static,
 ) {
     let _following = Following(directory.clone());
-    let (mut backoff, mut misfit) = (BACKOFF, None);
+    let (unkept, snapshots) = (Notify::new(), snapshots.as_ref());
+    let watcher = Watcher { directory: &directory, settings: &settings, unkept: &unkept, changed: &changed };
+    // Side by side, and neither ends: a disk that hangs holds up nothing that the catalog says.
+    tokio::join!(watcher.follow_all(&reader, &mut refused, snapshots), keep(&directory, snapshots, &unkept));
+}
+
+/// Writes the directory to disk, a while after it was found `unkept`.
+async fn keep(directory: &Directory, snapshots: Option<&Snapshots>, unkept: &Notify) {
+    let Some(snapshots) = snapshots else { return };
     loop {
-        let watcher = Watcher {
-            directory: &directory,
-            settings: &settings,
-            snapshots: snapshots.as_ref(),
-            changed: &changed,
-        };
-        let reason = match timeout(ANSWER_TIMEOUT, reader.open()).await {
-            Ok(Ok(feed)) => {
-                // Said before anything of a newer catalog is stumbled over.
-                misfit = Misfit::of(&feed, misfit).await;
-                watcher.follow(feed, &mut refused, &mut backoff).await
-            }
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => "no answer".to_owned(),
-        };
-        let is_newer_catalog = misfit.as_ref().is_some_and(|misfit| misfit.is_newer);
-        directory.set_obstacle(Some(Obstacle { reason: reason.clone(), is_newer_catalog }));
-        // A catalog of a newer manybox is not away: what was true before it is not what is true now.
-        if directory.freshness() == Freshness::Unread
-            && !is_newer_catalog
-            && let Some(snapshots) = &snapshots
-        {
-            let now = Arc::clone(&settings.borrow());
-            snapshots.restore(&directory, &now);
-        }
-        let wait = backoff.next_wait();
-        tracing::warn!(error = %reason, retry.ms = wait.as_millis() as u64, "catalog lost; serving on from the directory");
-        sleep(wait).await;
+        unkept.notified().await;
+        sleep(KEEP_AFTER).await;
+        snapshots.write(directory.tenants()).await;
     }
 }
 
@@ -100,11 +83,46 @@ impl Drop for Following {
 struct Watcher<'a, F> {
     directory: &'a Directory,
     settings: &'a signal::Receiver<Arc<Settings>>,
-    snapshots: Option<&'a Snapshots>,
+    /// Told when the directory on disk is behind this one, or older than it need be.
+    unkept: &'a Notify,
     changed: &'a F,
 }
 
 impl<F: Fn(RowChange)> Watcher<'_, F> {
+    /// Follows one feed after the other.
+    async fn follow_all(
+        &self,
+        reader: &Reader,
+        refused: &mut broadcast::Receiver<TenantId>,
+        snapshots: Option<&Snapshots>,
+    ) {
+        let (mut backoff, mut misfit) = (BACKOFF, None);
+        loop {
+            let reason = match timeout(ANSWER_TIMEOUT, reader.open()).await {
+                Ok(Ok(feed)) => {
+                    // Said before anything of a newer catalog is stumbled over.
+                    misfit = Misfit::of(&feed, misfit).await;
+                    self.follow(feed, refused, &mut backoff).await
+                }
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => "no answer".to_owned(),
+            };
+            let is_newer_catalog = misfit.as_ref().is_some_and(|misfit| misfit.is_newer);
+            self.directory.set_obstacle(Some(Obstacle { reason: reason.clone(), is_newer_catalog }));
+            // A catalog of a newer manybox is not away: what was true before it is not what is true now.
+            if self.directory.freshness() == Freshness::Unread
+                && !is_newer_catalog
+                && let Some(snapshots) = snapshots
+            {
+                let now = Arc::clone(&self.settings.borrow());
+                snapshots.restore(self.directory, &now);
+            }
+            let wait = backoff.next_wait();
+            tracing::warn!(error = %reason, retry.ms = wait.as_millis() as u64, "catalog lost; serving on from the directory");
+            sleep(wait).await;
+        }
+    }
+
     /// Follows one feed until it ends, and says why it did.
     async fn follow(
         &self,
@@ -125,27 +143,15 @@ impl<F: Fn(RowChange)> Watcher<'_, F> {
         let poll = poll_interval.max(Duration::from_millis(100));
         let mut ticks = interval_at(Instant::now() + poll, poll);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        self.keep().await;
-        let mut unkept: Option<Instant> = None;
+        self.unkept.notify_one();
         loop {
-            let kept = async {
-                match unkept {
-                    Some(since) => sleep_until(since + KEEP_AFTER).await,
-                    None => std::future::pending().await,
-                }
-            };
             let outcome = tokio::select! {
                 notice = feed.next() => match notice {
                     Some(id) => {
-                        unkept.get_or_insert_with(Instant::now);
+                        self.unkept.notify_one();
                         self.load(&feed, &id).await
                     }
                     None => return "the connection was closed".into(),
-                },
-                () = kept => {
-                    unkept = None;
-                    self.keep().await;
-                    Ok(())
                 },
                 id = refused.recv() => match id {
                     Ok(id) => self.load(&feed, &id).await,
@@ -158,7 +164,7 @@ impl<F: Fn(RowChange)> Watcher<'_, F> {
                 _ = ticks.tick() => match in_time(feed.version()).await {
                     Ok(now) if now == version => {
                         // Also when nothing changed: the file tells when it was true.
-                        unkept.get_or_insert_with(Instant::now);
+                        self.unkept.notify_one();
                         Ok(())
                     }
                     // Most often the notices have told it all already; a reload costs one query.
@@ -182,12 +188,6 @@ impl<F: Fn(RowChange)> Watcher<'_, F> {
             self.tell(change);
         }
         Ok(version)
-    }
-
-    async fn keep(&self) {
-        if let Some(snapshots) = self.snapshots {
-            snapshots.write(self.directory.tenants()).await;
-        }
     }
 
     async fn load(&self, feed: &Feed, id: &TenantId) -> Result<(), String> {

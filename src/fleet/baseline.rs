@@ -121,7 +121,7 @@ impl Fleet {
             .await
             .doing(|| format!("locking database `{}`", spec.database))?
             .ok_or_else(|| FleetError::Busy(format!("database `{}`", spec.database)))?;
-        let adopted = self.adopt_locked(server, &client, &future, spec, into, &files).await;
+        let adopted = Box::pin(self.adopt_locked(server, &client, &future, spec, into, &files)).await;
         lock.release(&client).await.doing(|| format!("unlocking database `{}`", spec.database))?;
         adopted
     }

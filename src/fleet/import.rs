@@ -41,12 +41,11 @@ impl Fleet {
             manifest.tenant.edition.clone_from(edition);
         }
         refuse_other_files(&manifest, &self.edition(&manifest.tenant.edition)?)?;
-        let mut filled = self
-            .alone_into(&slug, async {
-                self.refuse_taken(&slug).await?;
-                self.fill_new(&slug, Source::Files(files, &manifest), &spec.copy, watcher).await
-            })
-            .await?;
+        let work = async {
+            self.refuse_taken(&slug).await?;
+            self.fill_new(&slug, Source::Files(files, &manifest), &spec.copy, watcher).await
+        };
+        let mut filled = self.alone_into(&slug, Box::pin(work)).await?;
         filled.notes.extend(self.to_know(&filled, &manifest).await);
         Ok(filled)
     }

@@ -97,7 +97,7 @@ impl Fleet {
             lock.release(&client).await.doing(|| "releasing the tenant's lock".into())?;
             return self.catalog.tenant(id).await?.ok_or_else(unknown);
         }
-        server.unhindered(self.make_true(&client, &row.record)).await?;
+        server.unhindered(Box::pin(self.make_true(&client, &row.record))).await?;
         if !matches!(row.record.state, State::Creating | State::Purging | State::Purged) {
             self.catalog.tenant_settled(id).await?;
             self.mark(id).await;

@@ -196,7 +196,7 @@ impl Fleet {
             )));
         }
         if current.record.state == State::Creating {
-            server.unhindered(self.make(&client, &current.record)).await?;
+            server.unhindered(Box::pin(self.make(&client, &current.record))).await?;
         }
         lock.release(&client).await.doing(|| "releasing the tenant's lock".into())?;
         self.keep(&record.server, client);

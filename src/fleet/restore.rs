@@ -64,7 +64,7 @@ impl Fleet {
         spec: &CopySpec,
         watcher: Watcher<'_>,
     ) -> Result<Filled, FleetError> {
-        self.alone_into(slug, self.restore_alone(slug, files, spec, watcher)).await
+        self.alone_into(slug, Box::pin(self.restore_alone(slug, files, spec, watcher))).await
     }
 
     async fn restore_alone(
@@ -112,7 +112,7 @@ impl Fleet {
         let lock = lock.doing(|| format!("locking the name `{slug}`"))?;
         let lock =
             lock.ok_or_else(|| FleetError::Busy(format!("a restore, clone or import into `{slug}`")))?;
-        let done = Box::pin(work).await;
+        let done = work.await;
         // Its session may have ended in all that time, and the lock with it.
         if lock.release(&client).await.is_ok() {
             self.keep(place, client);
@@ -197,12 +197,12 @@ impl Fleet {
             let live = self.catalog.tenant_by_slug(of.as_str()).await?;
             self.refuse_another(&manifest.tenant, of, live.as_ref()).await?;
         }
-        self.alone_into(slug, async {
+        let work = async {
             self.refuse_taken(slug).await?;
             let manifest = self.check_archive(files, watcher).await?;
             self.fill_new(slug, Source::Files(files, &manifest), spec, watcher).await
-        })
-        .await
+        };
+        self.alone_into(slug, Box::pin(work)).await
     }
 
     /// Makes a tenant of this slug from another as it is now, which is served meanwhile.
@@ -216,11 +216,11 @@ impl Fleet {
         spec: &CopySpec,
         watcher: Watcher<'_>,
     ) -> Result<Filled, FleetError> {
-        self.alone_into(slug, async {
+        let work = async {
             self.refuse_taken(slug).await?;
             self.fill_new(slug, Source::Tenant(source), spec, watcher).await
-        })
-        .await
+        };
+        self.alone_into(slug, Box::pin(work)).await
     }
 
     /// Refuses a slug that a tenant has; what a killed copy left of it is dropped.
@@ -251,7 +251,7 @@ impl Fleet {
             }
             Err(error) => {
                 // Nothing half is left; where the server is away, `purge` is what its row still allows.
-                if let Err(left) = self.carry_out(slug.as_str(), Verb::Purge).await {
+                if let Err(left) = Box::pin(self.carry_out(slug.as_str(), Verb::Purge)).await {
                     tracing::warn!(tenant = %slug, error = %left, "what was made stays until `manybox tenant purge {slug}`");
                 }
                 Err(error)

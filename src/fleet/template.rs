@@ -30,7 +30,8 @@ impl Fleet {
         match self.ready(server, edition).await? {
             // One whose files the rest of the fleet does not have is the odd one out.
             Some(template) if leads_to(&template, &files) && has_way(&template, &files) => Ok(template),
-            _ => self.refresh_template(server, &files, &|| ()).await,
+            // Rare, and much to keep in the future of each creation.
+            _ => Box::pin(self.refresh_template(server, &files, &|| ())).await,
         }
     }
 

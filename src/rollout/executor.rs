@@ -103,7 +103,7 @@ impl<'a> Executor<'a> {
                 Err(_) => Ok(None),
             }
         };
-        let (templates, ending) = join(self.templates(applied), tenants).await;
+        let (templates, ending) = join(Box::pin(self.templates(applied)), tenants).await;
         if let Err(error) = templates {
             let reason = error.to_string();
             let from = [RolloutState::Running];

@@ -1,8 +1,15 @@
 //! Routing: base URL to tenant, refusals, and changes that reach a running router.
 
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, mpsc};
+
+use manybox::catalog::Reader;
+use manybox::directory::{self, Directory, Snapshots};
+use manybox::pool::Budget;
 use manybox::tenant::Verb;
 use reqwest::Method;
 use serde_json::json;
+use tokio::sync::watch;
 
 use crate::support::{Answer, TestFleet, eventually, private_server};
 
@@ -106,6 +113,36 @@ async fn a_router_that_missed_the_notice_is_fenced() {
         let answer = fleet.get("/acme/items").await;
         assert_eq!(answer.status, 503, "{}", answer.text);
     }
+}
+
+#[tokio::test]
+async fn a_disk_that_hangs_holds_up_no_news() {
+    let fleet = TestFleet::builder().tenants(&["acme"]).build().await;
+    // The directory is written to a disk that takes it when this is dropped.
+    let (disk, hung) = mpsc::channel::<()>();
+    let (writes, mut written) = watch::channel(0);
+    let hung = Mutex::new(hung);
+    let shares = move || {
+        writes.send_modify(|writes| *writes += 1);
+        let _ = hung.lock().unwrap().recv();
+        BTreeMap::new()
+    };
+    let settings = &fleet.fleet.settings;
+    let catalog = fleet.fleet.servers.endpoints()[&settings.catalog.server].clone();
+    let reader = Reader::new(catalog, Arc::clone(&fleet.fleet.keys), settings.catalog.database.clone());
+    let (directory, pools) = (Directory::default(), fleet.pools(Budget::default()));
+    let snapshots = Snapshots::new(settings, shares, |_| {}).unwrap();
+    let (_live, settings) = watch::channel(Arc::new(settings.clone()));
+    let follows =
+        directory::watch(directory.clone(), reader, settings, pools.refused(), Some(snapshots), |_| {});
+    let follows = tokio::spawn(follows);
+    written.wait_for(|writes| *writes == 1).await.unwrap();
+    let id = fleet.row("acme").await.record.id;
+    assert!(directory.get(&id).unwrap().is_served());
+    fleet.fleet.carry_out("acme", Verb::Suspend).await.unwrap();
+    eventually("it is heard", || async { !directory.get(&id).unwrap().is_served() }).await;
+    follows.abort();
+    drop(disk);
 }
 
 #[tokio::test]
