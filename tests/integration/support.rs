@@ -148,7 +148,8 @@ impl Builder {
         } else {
             server.admin_url()
         };
-        let mut fleet = self.build_on(&url).await;
+        // Boxed, as below: a test thread has 2 MiB, of which a debug build takes several times what a future holds.
+        let mut fleet = Box::pin(self.build_on(&url)).await;
         let catalog = fleet.fleet.settings.catalog.database.clone();
         fleet.leftover = Some(Leftover { superuser: server.superuser_url(), catalog });
         fleet
@@ -177,8 +178,8 @@ impl Builder {
         let settings = Settings::load(&Paths { file }).expect("good settings");
         let keys = Arc::new(KeyRing::load_or_create(&settings.keys).expect("a key"));
         let servers = Servers::new(&settings, None).expect("servers");
-        manybox::fleet::init(&settings, &servers, &keys).await.expect("init");
-        let fleet = Arc::new(Fleet::open(settings, servers, keys).await.expect("a fleet"));
+        Box::pin(manybox::fleet::init(&settings, &servers, &keys)).await.expect("init");
+        let fleet = Arc::new(Box::pin(Fleet::open(settings, servers, keys)).await.expect("a fleet"));
         // No pool of idle connections: a router that is restarted must not be met through a dead one.
         let client = reqwest::Client::builder().pool_max_idle_per_host(0).build().expect("a client");
         let fleet = TestFleet { fleet, folder, app: None, address: None, client, leftover: None };
@@ -202,7 +203,8 @@ impl TestFleet {
     }
 
     pub(crate) async fn create(&self, slug: &str) -> TenantRow {
-        self.fleet.create(&slug.parse().expect("a slug"), &TenantSpec::default()).await.expect("a tenant")
+        let (slug, spec) = (slug.parse().expect("a slug"), TenantSpec::default());
+        Box::pin(self.fleet.create(&slug, &spec)).await.expect("a tenant")
     }
 
     pub(crate) async fn row(&self, slug: &str) -> TenantRow {
