@@ -95,7 +95,10 @@ impl Embedded {
                 watch: std::sync::Mutex::default(),
             }),
             Err(error) => {
-                if let Err(second) = leave(&cluster, users).await {
+                // Stopped amid its recovery it would have to begin again, or go on past the moment that it was told.
+                let recovers =
+                    matches!(error, EmbeddedError::Recovering { .. } | EmbeddedError::Paused { .. });
+                if !recovers && let Err(second) = leave(&cluster, users).await {
                     tracing::warn!(%second, "the embedded PostgreSQL was left running");
                 }
                 drop(starting);

@@ -92,19 +92,20 @@ impl Catalog {
         Ok(())
     }
 
-    /// Has a template no longer be the one that tenants are copied from, because the files that made it are no more.
+    /// Has a template no longer be the one that tenants are copied from, unless it was brought up meanwhile.
     ///
     /// # Errors
     /// When the catalog can't be changed.
-    pub async fn template_retire(&self, database: &str, reason: &str) -> Result<(), CatalogError> {
+    pub async fn template_retire(&self, template: &Template, reason: &str) -> Result<(), CatalogError> {
         let sql = "WITH t AS (
-                       UPDATE catalog.template SET state = 'stale' WHERE database = $1 AND state = 'ready'
+                       UPDATE catalog.template SET state = 'stale' WHERE database = $1 AND history = $3 AND state = 'ready'
                        RETURNING database, server, edition, version
                    )
                    INSERT INTO journal.line (action, detail)
                    SELECT 'template-retired', jsonb_build_object('template', database, 'server', server, 'edition', edition,
                                                                  'version', version, 'reason', $2::text) FROM t";
-        self.sessions.execute(sql, &[&database, &reason]).await?;
+        let Template { database, lineage, .. } = template;
+        self.sessions.execute(sql, &[database, &reason, &lineage.history]).await?;
         Ok(())
     }
 

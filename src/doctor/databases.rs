@@ -9,10 +9,11 @@ use crate::catalog::{Catalog, CatalogError, Filter, TenantRow};
 use crate::fleet::{self, FleetError, FleetServer, Unclaimed};
 use crate::tenant::State;
 
-/// The admin's databases whose names are of the form that manybox gives to tenants and templates. Copies have another.
+/// The admin's databases whose names are of the form that manybox gives to tenants and templates. Copies have another. One whose
+/// drop was cut off is none any more.
 const OURS: &str = "
 SELECT datname::pg_catalog.text FROM pg_catalog.pg_database
-WHERE datname ~ '^mb_(t_)?[0-9a-z]{16}$' AND pg_catalog.pg_get_userbyid(datdba) = session_user";
+WHERE datname ~ '^mb_(t_)?[0-9a-z]{16}$' AND datconnlimit <> -2 AND pg_catalog.pg_get_userbyid(datdba) = session_user";
 
 /// Logins of tenants, and whether they are open.
 const LOGINS: &str = "

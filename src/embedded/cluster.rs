@@ -34,8 +34,8 @@ pub(super) struct Cluster {
 }
 
 impl Cluster {
-    /// Comes back with a server that takes logins and a session of the superuser, whatever was there before: no data,
-    /// no server, a dead one, one that is still starting or just stopping. `port` keeps a former port.
+    /// Comes back with a server that takes logins and writes, and a session of the superuser, whatever was there before: no
+    /// data, no server, a dead one, one that is still starting, recovering or just stopping. `port` keeps a former port.
     pub(super) async fn launch(&self, port: Option<u16>) -> Result<(Postmaster, Client), EmbeddedError> {
         let data = self.files.data();
         if !data.exists() {
@@ -49,6 +49,7 @@ impl Cluster {
                 match self.start(port).await {
                     Ok(()) => reload = false,
                     // Backends of a killed server hold its memory until they notice; another process took the port.
+                    Err(_) if Postmaster::is_starting(&data) => return Err(self.recovering(false)),
                     Err(error) if begun.elapsed() > Duration::from_secs(15) => return Err(error),
                     Err(error) if !passes(&error) => return Err(error),
                     Err(error) => {
@@ -62,8 +63,16 @@ impl Cluster {
                 self.pg_ctl(&["reload"]).await?;
                 reload = false;
             }
-            match self.log_in(&server).await {
-                Ok(client) => return Ok((server, client)),
+            let recovery = async {
+                let client = self.log_in(&server).await?;
+                Ok((recovery(&client).await?, client))
+            };
+            match recovery.await {
+                Ok((Recovery::Over, client)) => return Ok((server, client)),
+                Ok((Recovery::UnderWay, _)) if begun.elapsed() < PATIENCE => {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+                Ok((unfinished, _)) => return Err(self.recovering(unfinished == Recovery::Paused)),
                 // Starting, stopping, gone, full, or the reload has not come through: time changes all of these.
                 Err(error) if begun.elapsed() < PATIENCE && is_transient(&error, access_changed) => {
                     tokio::time::sleep(Duration::from_millis(50)).await;
@@ -175,6 +184,11 @@ impl Cluster {
         Err(EmbeddedError::Program { program: "pg_ctl", data, output: said(&output), log: String::new() })
     }
 
+    fn recovering(&self, paused: bool) -> EmbeddedError {
+        let (socket, log) = (self.files.socket.clone(), self.files.log());
+        if paused { EmbeddedError::Paused { socket } } else { EmbeddedError::Recovering { log } }
+    }
+
     async fn log_in(&self, server: &Postmaster) -> Result<Client, tokio_postgres::Error> {
         let (client, connection) = tokio_postgres::Config::new()
             .host_path(&server.socket)
@@ -187,6 +201,28 @@ impl Cluster {
         tokio::spawn(connection);
         Ok(client)
     }
+}
+
+/// How far a server is that was started from a base backup or after a crash.
+#[derive(PartialEq)]
+enum Recovery {
+    UnderWay,
+    /// At the moment to which it was told to recover, until somebody resumes it.
+    Paused,
+    Over,
+}
+
+/// A server that can be read already may be recovering still. One that is stopped then goes on past the moment to which it was
+/// told to recover when it is started again, without a word.
+async fn recovery(client: &Client) -> Result<Recovery, tokio_postgres::Error> {
+    let sql = "SELECT CASE WHEN pg_catalog.pg_is_in_recovery()
+                      THEN pg_catalog.pg_get_wal_replay_pause_state() = 'paused' END";
+    let paused: Option<bool> = client.query_one(sql, &[]).await?.try_get(0)?;
+    Ok(match paused {
+        None => Recovery::Over,
+        Some(true) => Recovery::Paused,
+        Some(false) => Recovery::UnderWay,
+    })
 }
 
 /// Whether a failed start may succeed in a moment without anybody's help.

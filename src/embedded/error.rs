@@ -53,6 +53,24 @@ pub enum EmbeddedError {
         /// What it said.
         source: tokio_postgres::Error,
     },
+    /// The server recovers for longer than a command waits.
+    #[error(
+        "the embedded PostgreSQL is recovering still, and goes on by itself: run the command again in a while; {log} tells how far \
+         it is"
+    )]
+    Recovering {
+        /// Its log.
+        log: PathBuf,
+    },
+    /// The server has come to the moment to which it was told to recover, and waits.
+    #[error(
+        "the embedded PostgreSQL has recovered up to its target and was told to pause there: until `SELECT pg_wal_replay_resume()` \
+         (psql -h {socket} -U postgres postgres) it can only be read"
+    )]
+    Paused {
+        /// The folder of its socket.
+        socket: PathBuf,
+    },
     /// A role can't be made.
     #[error("the admin role of the embedded PostgreSQL could not be made: {0}")]
     Admin(tokio_postgres::Error),

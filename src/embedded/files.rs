@@ -71,6 +71,16 @@ impl ClusterFiles {
             }
         };
         private(&home, &user)?;
+        let data = home.join("data");
+        if fs::metadata(&data).is_ok_and(|found| found.uid() != user.uid) {
+            return Err(EmbeddedError::Folder {
+                reason: format!(
+                    "it is not a folder of `{0}`, as whom its server runs: after a copy of a backup `chown -R {0}` it",
+                    user.name
+                ),
+                path: data,
+            });
+        }
 
         // Below /tmp, although XDG_RUNTIME_DIR is tidier: that differs between a login, a cron job and a service, and
         // all of them must find the same socket. The folder's path is part of the name for copies of a folder.

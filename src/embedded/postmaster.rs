@@ -35,6 +35,13 @@ impl Postmaster {
         })
     }
 
+    /// Whether the pid file tells of a server that takes no logins yet: it has its status in the eighth line.
+    pub(super) fn is_starting(data: &Path) -> bool {
+        let text = fs::read_to_string(data.join("postmaster.pid")).unwrap_or_default();
+        Self::lives(data)
+            && text.lines().nth(7).is_some_and(|is| ["starting", "standby"].contains(&is.trim()))
+    }
+
     /// Whether a server answers at the socket. The only proof: a pid may belong to another process by now, or to a
     /// server that nobody has reaped.
     pub(super) fn answers(&self) -> bool {

@@ -10,7 +10,7 @@ use tokio_postgres::types::Type;
 use super::roles::{self, MIGRATORS, OWNER, migrator_of};
 use super::server::{role_exists, run};
 use super::{Doing, FleetError};
-use crate::pg::Ident;
+use crate::pg::{Ident, literal};
 
 /// How long the last session of a template may take to exit.
 const LEAVE: Duration = Duration::from_secs(10);
@@ -178,6 +178,12 @@ pub(super) async fn give_migrator(
         .doing(|| format!("giving database `{database}` its migrator and its rights"))
 }
 
+/// Writes on a template the digest of its history, for when nobody can look into it any more. Everybody on the server can read
+/// it, and it tells them nothing; copies don't have it.
+pub(super) async fn label(client: &Client, database: &str, history: &str) -> Result<(), FleetError> {
+    run(client, &format!("COMMENT ON DATABASE {} IS {}", Ident::new(database), literal(history))).await
+}
+
 /// Closes a finished template, for everybody.
 pub(super) async fn seal(client: &Client, database: &str) -> Result<(), FleetError> {
     run(client, &format!("ALTER DATABASE {} IS_TEMPLATE true ALLOW_CONNECTIONS false", Ident::new(database)))
@@ -188,6 +194,16 @@ pub(super) async fn seal(client: &Client, database: &str) -> Result<(), FleetErr
         sleep(Duration::from_millis(10)).await;
     }
     Ok(())
+}
+
+/// The digest that is written on a template, empty where none is; `None` when there is no such database.
+pub(super) async fn label_of(client: &Client, database: &str) -> Result<Option<String>, FleetError> {
+    let sql =
+        "SELECT COALESCE(pg_catalog.shobj_description(oid, 'pg_database'), '') FROM pg_catalog.pg_database
+               WHERE datname = $1 AND datconnlimit <> -2";
+    let row = client.query_opt(sql, &[&database]).await;
+    let digest = row.and_then(|row| row.map(|row| row.try_get(0)).transpose());
+    digest.doing(|| format!("looking at the template `{database}`"))
 }
 
 /// Opens a template that nobody copies from any more, to those in its ACL.
@@ -209,8 +225,14 @@ async fn sessions(client: &Client, database: &str) -> Result<i64, FleetError> {
 /// With `object_in_use` when a database is being copied from it.
 pub(super) async fn drop(client: &Client, database: &str) -> Result<(), FleetError> {
     let name = Ident::new(database);
-    if exists(client, database).await? {
-        run(client, &format!("ALTER DATABASE {name} IS_TEMPLATE false ALLOW_CONNECTIONS false")).await?;
+    let valid = "SELECT datconnlimit <> -2 FROM pg_catalog.pg_database WHERE datname = $1";
+    let valid =
+        client.query_opt(valid, &[&database]).await.and_then(|row| row.map(|row| row.try_get(0)).transpose());
+    if let Some(valid) = valid.doing(|| format!("looking for database `{database}`"))? {
+        // One whose drop was cut off, by a crash of the server for instance, can't be altered, and nobody connects to it.
+        if valid {
+            run(client, &format!("ALTER DATABASE {name} IS_TEMPLATE false ALLOW_CONNECTIONS false")).await?;
+        }
         run(client, &format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)")).await?;
     }
     let migrator = migrator_of(database);

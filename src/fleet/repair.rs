@@ -117,7 +117,7 @@ impl Fleet {
         {
             return Err(FleetError::Contradiction(Box::new(contradiction)));
         }
-        self.catalog.template_retire(&template.database, reason).await?;
+        self.catalog.template_retire(template, reason).await?;
         self.refresh_template(&template.server, edition, &|| ()).await?;
         self.sweep_templates(&template.server, &edition.name).await
     }

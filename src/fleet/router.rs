@@ -79,6 +79,8 @@ const DATABASE_SIZES: &str = r"
             EXIT WHEN started - begun > patience;
             BEGIN
                 bytes := pg_database_size(each.oid);
+                -- Its files are gone: a drop of it was cut off.
+                CONTINUE WHEN bytes IS NULL;
                 database := each.datname;
                 took := extract(epoch FROM clock_timestamp() - started);
                 RETURN NEXT;

@@ -35,11 +35,32 @@ impl Fleet {
         }
     }
 
+    /// The one that the catalog calls ready, if it is there as the catalog says: a server that went back to its backup has
+    /// those of that time.
     async fn ready(&self, server: &str, edition: &str) -> Result<Option<Template>, FleetError> {
-        let templates = self.catalog.templates().await?;
-        Ok(templates
-            .into_iter()
-            .find(|t| t.server == server && t.lineage.edition == edition && t.state == "ready"))
+        let mut templates = self.catalog.templates().await?.into_iter();
+        let is_it = |t: &Template| t.server == server && t.lineage.edition == edition && t.state == "ready";
+        let Some(template) = templates.find(is_it) else { return Ok(None) };
+        let (_, client) = self.admin(server).await?;
+        let label = database::label_of(&client, &template.database).await?;
+        self.keep(server, client);
+        if label.as_ref() == Some(&template.lineage.history) {
+            return Ok(Some(template));
+        }
+        let name = &template.database;
+        tracing::warn!(
+            server,
+            edition,
+            template = name,
+            "the template is not as it was made: another takes its place"
+        );
+        match label {
+            None => self.catalog.template_delete(name).await?,
+            Some(_) => {
+                self.catalog.template_retire(&template, "it is not what was made by its files").await?
+            }
+        }
+        Ok(None)
     }
 
     /// Makes a template of the edition's newest version and switches to it. It is made beside the one in use, so that
@@ -301,6 +322,7 @@ impl Fleet {
         // Before any tenant has this lineage, so that no router looks for its schema in vain.
         self.record_schema(server, name, &lineage).await?;
         applied();
+        database::label(client, name, &lineage.history).await?;
         access.unhindered(database::seal(client, name)).await?;
         self.catalog.template_ready(name, lineage.version, &lineage.history).await?;
         self.ready(server, &edition.name).await?.ok_or_else(|| FleetError::Busy(format!("template `{name}`")))

@@ -7,7 +7,7 @@ use manybox::pg;
 use manybox::tenant::{State, TenantId, Verb};
 use serde_json::json;
 
-use crate::support::{TestFleet, eventually};
+use crate::support::{TestFleet, eventually, superuser, superuser_in};
 
 /// The login refused, by its SQLSTATE; `None` when it got in.
 async fn refused(fleet: &TestFleet, record: &manybox::tenant::Record) -> Option<String> {
@@ -297,4 +297,37 @@ async fn rekey_needs_no_downtime_and_finish_ends_the_old_key() {
     fleet.reopen().await;
     let token = fleet.token("acme", json!({ "role": "service" })).await;
     assert_eq!(fleet.get_as(&token, "/acme/items").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_database_whose_drop_was_cut_is_named_and_purged() {
+    let fleet = TestFleet::builder().tenants(&["a", "b"]).build().await;
+    let (a, b) = (fleet.row("a").await.record.database(), fleet.row("b").await.record.database());
+    let superuser = superuser().await;
+    // What a crash of the server amid DROP DATABASE leaves.
+    superuser.batch_execute("CHECKPOINT").await.unwrap();
+    let place = superuser
+        .query_one(
+            "UPDATE pg_database SET datconnlimit = -2 WHERE datname = $1
+             RETURNING current_setting('data_directory') || '/base/' || oid::text",
+            &[&a],
+        )
+        .await
+        .unwrap();
+    std::fs::remove_dir_all(place.get::<_, String>(0)).unwrap();
+
+    let (_, out, _) = fleet.run(&["doctor", "--json"]).await;
+    assert!(out.contains("D51"), "{out}");
+    let router = superuser_in(&format!("{}_router", fleet.fleet.settings.catalog.database)).await;
+    let sizes = "SELECT database, bytes FROM database_sizes($1, '1 minute')";
+    let sizes = router.query(sizes, &[&vec![&a, &b]]).await.unwrap();
+    let measured: Vec<_> =
+        sizes.iter().map(|row| (row.get(0), row.get::<_, Option<i64>>(1).is_some())).collect();
+    assert_eq!(measured, [(b, true)]);
+    let (code, _, error) = fleet.run(&["tenant", "retire", "a"]).await;
+    assert_eq!(code, 0, "{error}");
+    let (code, _, error) = fleet.run(&["tenant", "purge", "a", "--yes", "--now"]).await;
+    assert_eq!(code, 0, "{error}");
+    let left = "SELECT FROM pg_database WHERE datname = $1";
+    assert!(superuser.query_opt(left, &[&a]).await.unwrap().is_none());
 }

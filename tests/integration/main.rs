@@ -40,6 +40,7 @@ mod otlp;
 mod out_of_order;
 mod outside;
 mod per_tenant;
+mod point_in_time;
 mod pool;
 mod postgrest16;
 mod program;

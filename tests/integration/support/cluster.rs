@@ -11,9 +11,10 @@ use tokio_postgres::NoTls;
 use super::private_server;
 
 /// One of the two servers. It listens at a socket only.
+#[derive(Clone)]
 pub(crate) struct Node {
     programs: PathBuf,
-    data: PathBuf,
+    pub(crate) data: PathBuf,
     socket: PathBuf,
     port: u16,
     /// Who the server runs as.
@@ -32,36 +33,10 @@ impl Cluster {
     pub(crate) async fn start() -> Self {
         let folder = tempfile::Builder::new().tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
         let embedded = private_server(folder.path().join("own"), false).await;
-        let (data, owner) = data_of(&embedded).await;
-        let pid = embedded.postmaster_pid().expect("it runs");
-        let program = std::fs::read_link(format!("/proc/{pid}/exe")).expect("the server's program");
-        let node = |data: PathBuf, port| Node {
-            programs: program.parent().expect("its folder").to_owned(),
-            data,
-            socket: embedded.host().to_owned(),
-            port,
-            user: owner,
-        };
-        let first = node(data.clone(), embedded.port());
-        let second = node(data.with_file_name("standby"), embedded.port() + 1);
-        let socket = first.socket.display().to_string();
-        let copy = [
-            "-D",
-            &second.data.display().to_string(),
-            "-R",
-            "-X",
-            "stream",
-            "-c",
-            "fast",
-            "-h",
-            &socket,
-            "-p",
-            &first.port.to_string(),
-            "-U",
-            "postgres",
-        ]
-        .map(str::to_owned);
-        second.run("pg_basebackup", &copy);
+        let first = Node::of(&embedded).await;
+        let second =
+            Node { data: first.data.with_file_name("standby"), port: first.port + 1, ..first.clone() };
+        first.base_backup(&second.data, &["-R"]);
         second.start();
         Self { first, second, embedded, _folder: folder }
     }
@@ -99,6 +74,40 @@ impl Drop for Cluster {
 }
 
 impl Node {
+    /// A server that manybox runs.
+    pub(crate) async fn of(embedded: &Embedded) -> Self {
+        let (data, user) = data_of(embedded).await;
+        let pid = embedded.postmaster_pid().expect("it runs");
+        let program = std::fs::read_link(format!("/proc/{pid}/exe")).expect("the server's program");
+        let programs = program.parent().expect("its folder").to_owned();
+        Self { programs, data, socket: embedded.host().to_owned(), port: embedded.port(), user }
+    }
+
+    /// Makes a base backup of it, which belongs to whom it runs as.
+    pub(crate) fn base_backup(&self, into: &Path, more: &[&str]) {
+        let (into, socket, port) =
+            (into.display().to_string(), self.socket.display().to_string(), self.port.to_string());
+        let mut copy =
+            vec!["-D", &into, "-X", "stream", "-c", "fast", "-h", &socket, "-p", &port, "-U", "postgres"];
+        copy.extend(more);
+        self.run("pg_basebackup", &copy.into_iter().map(str::to_owned).collect::<Vec<_>>());
+    }
+
+    /// Puts a base backup in the place of its data, with these settings more and perhaps as one that recovers to a moment. It
+    /// must not run.
+    pub(crate) fn go_back(&self, base: &Path, settings: Option<&str>) {
+        std::fs::remove_dir_all(&self.data).expect("removed");
+        let copy = ["-a".to_owned(), base.display().to_string(), self.data.display().to_string()];
+        assert!(Command::new("cp").args(&copy).status().expect("it runs").success(), "{copy:?}");
+        let Some(settings) = settings else { return };
+        let auto = self.data.join("postgresql.auto.conf");
+        let former = std::fs::read_to_string(&auto).expect("its settings");
+        std::fs::write(&auto, former + settings).expect("written");
+        let signal = self.data.join("recovery.signal");
+        std::fs::write(&signal, "").expect("written");
+        std::os::unix::fs::chown(&signal, Some(self.user.0), Some(self.user.1)).expect("given away");
+    }
+
     pub(crate) fn port(&self) -> u16 {
         self.port
     }
