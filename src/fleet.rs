@@ -2,6 +2,7 @@
 
 mod acting;
 mod adopt;
+mod anonymise;
 mod apply;
 mod backup;
 mod baseline;
@@ -86,6 +87,7 @@ use std::collections::HashMap;
 use std::ffi::OsString;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use time::format_description::well_known::Rfc3339;
 use tokio::sync::Semaphore;
 
 use crate::catalog::{self, Catalog, Seat, TenantRow};
@@ -219,8 +221,9 @@ pub enum FleetError {
     File(String),
     /// A retired tenant may not be purged yet.
     #[error(
-        "tenant `{slug}` is kept until {until}: `manybox tenant restore {slug}` brings it back; to drop it all the same, \
-         purge it with --now"
+        "tenant `{slug}` is kept until {}: `manybox tenant restore {slug}` brings it back; to drop it all the same, \
+         purge it with --now",
+        moment(*until)
     )]
     Kept {
         /// The tenant.
@@ -256,6 +259,11 @@ impl From<Invalid> for FleetError {
     fn from(error: Invalid) -> Self {
         Self::Settings(error.0)
     }
+}
+
+/// A moment as operators read and write it: RFC 3339, to the second.
+pub fn moment(at: time::OffsetDateTime) -> String {
+    at.replace_nanosecond(0).unwrap_or(at).format(&Rfc3339).unwrap_or_else(|_| at.to_string())
 }
 
 /// Adds what was being done to a server's error.

@@ -61,6 +61,14 @@ pub use squash::{SquashError, SquashText};
 pub use status::{Standing, standing};
 pub use template::{TakenOver, prepare_template, take_over_history};
 
+/// How many statements a text has.
+///
+/// # Errors
+/// The line and the reason, when a string, a quoted name or a comment is not closed.
+pub fn count_statements(sql: &str) -> Result<usize, (u64, String)> {
+    Ok(statements::split(sql)?.iter().count())
+}
+
 /// Splits a text into statements and looks at them in every way in which migrations are looked at.
 #[cfg(feature = "fuzzing")]
 pub fn fuzz_statements(sql: &str) {

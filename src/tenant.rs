@@ -3,6 +3,7 @@
 mod base_url;
 mod difference;
 mod id;
+mod labels;
 mod origin;
 mod slug;
 mod state;
@@ -10,6 +11,7 @@ mod state;
 pub use base_url::{BaseUrl, Host, Prefix, UrlTemplate};
 pub use difference::{Difference, Part};
 pub use id::TenantId;
+pub use labels::labelled;
 pub use origin::{Adopted, Lineage, Origin, Sealed};
 pub use slug::Slug;
 pub use state::{State, Verb};

@@ -8,10 +8,9 @@ use std::time::Duration;
 use comfy_table::{Cell, ContentArrangement, Row, Table, presets};
 use indicatif::{ProgressBar, ProgressDrawTarget};
 use serde::Serialize;
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
 use super::{Done, Failure};
+pub(super) use crate::fleet::moment as time;
 use crate::telemetry::printable;
 
 #[derive(Debug, Clone, Copy)]
@@ -119,11 +118,6 @@ pub(super) fn screen(text: &str, below: &str) -> Done {
         terminal.write_line(&printable::one_line(row))?;
     }
     Ok(terminal.flush()?)
-}
-
-/// A time as programs and people read it: RFC 3339, in whole seconds.
-pub(super) fn time(at: OffsetDateTime) -> String {
-    at.replace_nanosecond(0).unwrap_or(at).format(&Rfc3339).unwrap_or_else(|_| at.to_string())
 }
 
 /// Rows under a header, without frames, so that columns can be cut out by other programs. At a terminal they fit into it;

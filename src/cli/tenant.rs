@@ -190,7 +190,8 @@ impl TenantCommand {
             Self::Retire { slug, until } => {
                 let row = fleet.retire(&slug, until).await?;
                 output.answer(&row, |row| {
-                    let until = row.keep_until.map(|until| format!(", and kept until {until} at least"));
+                    let until =
+                        row.keep_until.map(|until| format!(", and kept until {} at least", time(until)));
                     format!("{}{}{}", done(row), left_alone(row), until.unwrap_or_default())
                 })
             }

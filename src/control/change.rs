@@ -6,11 +6,7 @@ use crate::catalog::TenantRow;
 use crate::fleet::{Fleet, FleetError};
 use crate::policy::{Invalid, Limits, Overrides};
 use crate::rest::check_jwt_secret;
-use crate::tenant::BaseUrl;
-
-/// Most labels of a tenant, and most bytes in a name or a value.
-const MOST_LABELS: usize = 50;
-const MOST_BYTES: usize = 100;
+use crate::tenant::{BaseUrl, labelled};
 
 /// What is to be otherwise. What is `None`, or not among keys, stays.
 #[derive(Debug, Default)]
@@ -22,38 +18,6 @@ pub(super) struct Changes {
     pub(super) labels: BTreeMap<String, String>,
     /// Those of its own.
     pub(super) base_urls: Option<Vec<BaseUrl>>,
-}
-
-/// Labels with these changes.
-///
-/// # Errors
-/// When one is not of a label's form, or there would be too many.
-pub(super) fn labelled(
-    labels: &BTreeMap<String, String>,
-    changes: &BTreeMap<String, String>,
-) -> Result<BTreeMap<String, String>, Invalid> {
-    let mut labels = labels.clone();
-    let known = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '/');
-    for (name, value) in changes {
-        if name.is_empty() || name.len() > MOST_BYTES || !name.chars().all(known) {
-            return Err(Invalid(format!(
-                "label `{name}`: expected a name of up to {MOST_BYTES} letters, digits, `-`, `_`, `.` and `/`"
-            )));
-        }
-        if value.len() > MOST_BYTES || value.chars().any(char::is_control) {
-            return Err(Invalid(format!(
-                "label `{name}`: expected a text of up to {MOST_BYTES} bytes in one line"
-            )));
-        }
-        match value.is_empty() {
-            true => drop(labels.remove(name)),
-            false => drop(labels.insert(name.clone(), value.clone())),
-        }
-    }
-    if labels.len() > MOST_LABELS {
-        return Err(Invalid(format!("a tenant has {MOST_LABELS} labels at most")));
-    }
-    Ok(labels)
 }
 
 /// Changes a tenant, and returns it as it is then.

@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use super::backup::{BackupFiles, Manifest, input, named};
 use super::dump::{self, Snapshot, facts_of, finished};
-use super::roles::OWNER;
 use super::{Doing, Fleet, FleetError, FleetServer, OperatorLogin, Progress, Watcher};
 use crate::catalog::TenantRow;
 use crate::migrate;
@@ -135,17 +134,22 @@ impl Fleet {
             let snapshot = Snapshot::take(&server.endpoint, name, &reader).await?;
             let lineage = migrate::lineage(snapshot.session(), &manifest.tenant.edition).await;
             let lineage = lineage.doing(|| format!("reading the history of `{name}`"))?;
+            let unfilled = snapshot.unfilled_views().await?;
             let counted =
                 (snapshot.rows().await?, snapshot.sequences().await?, snapshot.large_objects().await?);
             snapshot.close().await;
-            Ok::<_, FleetError>((lineage, counted))
+            Ok::<_, FleetError>((lineage, unfilled, counted))
         };
         let counted = tokio::select! {
             counted = counted => counted,
             () = watcher.stop.cancelled() => Err(FleetError::Interrupted(format!("comparing database `{name}`"))),
         };
         self.drop_made(server.endpoint.name(), name, &reader).await?;
-        let (lineage, (rows, sequences, large_objects)) = counted?;
+        let (lineage, unfilled, (rows, sequences, large_objects)) = counted?;
+        notes.extend(unfilled.iter().map(|view| {
+            format!("materialized view {view} is empty, and can't be read before REFRESH MATERIALIZED VIEW {view}: its owner may \
+                     not read what it shows, or it was empty where it comes from")
+        }));
         if lineage != manifest.tenant.lineage() {
             differences.push("its history is another".into());
         }
@@ -163,31 +167,6 @@ impl Fleet {
                 .push(format!("{large_objects} large object(s) where {} were", manifest.large_objects));
         }
         Ok(differences)
-    }
-
-    /// Runs an operator's script as the owner of a database that nobody is served from yet.
-    async fn anonymise(
-        &self,
-        server: &FleetServer,
-        name: &str,
-        sql: &str,
-        watcher: Watcher<'_>,
-    ) -> Result<(), FleetError> {
-        let writer = self.make_operator(server.endpoint.name(), name).await?;
-        let run = async {
-            let doing = || "running the script that makes the copy anonymous".to_owned();
-            let session = pg::connect(&server.endpoint, &writer.login, name).await.doing(doing)?;
-            session.batch_execute(&format!("SET ROLE {OWNER}")).await.doing(doing)?;
-            session.batch_execute(sql).await.doing(doing)?;
-            session.close().await;
-            Ok(())
-        };
-        let outcome = tokio::select! {
-            outcome = run => outcome,
-            () = watcher.stop.cancelled() => Err(FleetError::Interrupted(format!("the script for database `{name}`"))),
-        };
-        self.drop_made(server.endpoint.name(), name, &writer).await?;
-        outcome
     }
 }
 

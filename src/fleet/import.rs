@@ -7,6 +7,9 @@ use crate::catalog::TenantRow;
 use crate::migrate::{self, Edition};
 use crate::tenant::Slug;
 
+/// Most settings that are told to be of no use here.
+const TOLD: usize = 20;
+
 /// How a tenant of another fleet is taken in.
 #[derive(Debug, Clone, Default)]
 pub struct ImportSpec {
@@ -54,7 +57,12 @@ impl Fleet {
     async fn to_know(&self, filled: &Filled, manifest: &Manifest) -> Vec<String> {
         let (record, of) = (&filled.tenant.record, &manifest.tenant);
         let mut notes = Vec::new();
-        let set: Vec<_> = record.overrides.iter().map(|(key, value)| format!("{key} = {value}")).collect();
+        let left_out = record.overrides.left_out();
+        notes
+            .extend(left_out.iter().take(TOLD).map(|(_, why)| format!("not taken from the manifest: {why}")));
+        let is_known = |key: &str| !left_out.iter().any(|(unknown, _)| *unknown == key);
+        let known = record.overrides.iter().filter(|(key, _)| is_known(key));
+        let set: Vec<_> = known.map(|(key, value)| format!("{key} = {value}")).collect();
         if !set.is_empty() {
             notes.push(format!("settings taken from the manifest: {}", set.join(", ")));
         }

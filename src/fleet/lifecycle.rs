@@ -7,7 +7,7 @@ use tokio_postgres::Client;
 
 use super::psql::sweep_operators;
 use super::server::{role_exists, run};
-use super::{Doing, Fleet, FleetError, database};
+use super::{Doing, Fleet, FleetError, database, moment};
 use crate::catalog::TenantRow;
 use crate::pg::{AdvisoryLock, Ident, literal};
 use crate::tenant::{Record, State, TenantId, Verb};
@@ -40,6 +40,12 @@ impl Fleet {
     /// # Errors
     /// As [`Fleet::carry_out`].
     pub async fn retire(&self, slug: &str, until: Option<OffsetDateTime>) -> Result<TenantRow, FleetError> {
+        if let Some(until) = until.filter(|until| *until <= OffsetDateTime::now_utc()) {
+            return Err(FleetError::Settings(format!(
+                "tenant `{slug}` can't be kept until {}, which is over; nothing was changed",
+                moment(until)
+            )));
+        }
         let grace = self.settings.defaults.purge_grace;
         let row = self.carry_out(slug, Verb::Retire).await?;
         // Run again, it is not kept longer than it was.

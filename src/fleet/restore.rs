@@ -1,11 +1,13 @@
 //! Restore: a tenant from an archive or from another tenant, beside the one that is there, and then in its place.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::Serialize;
 use time::OffsetDateTime;
 use tokio_postgres::Client;
 
+use super::anonymise::check_script;
 use super::backup::{BackupFiles, TenantManifest, written};
 use super::database::DatabaseRights;
 use super::fill::Source;
@@ -14,7 +16,7 @@ use super::{Doing, Fleet, FleetError, FleetServer, TenantSpec, Watcher, database
 use crate::catalog::{Filter, TenantRow};
 use crate::pg::{AdvisoryLock, Ident};
 use crate::policy::Secret;
-use crate::tenant::{BaseUrl, Record, Slug, TenantId, Verb};
+use crate::tenant::{BaseUrl, Record, Slug, TenantId, Verb, labelled};
 
 /// A lock that somebody else has is not waited for.
 const NO_WAIT: Duration = Duration::ZERO;
@@ -216,6 +218,7 @@ impl Fleet {
         spec: &CopySpec,
         watcher: Watcher<'_>,
     ) -> Result<Filled, FleetError> {
+        spec.anonymise.as_deref().map_or(Ok(()), check_script)?;
         let work = async {
             self.refuse_taken(slug).await?;
             self.fill_new(slug, Source::Tenant(source), spec, watcher).await
@@ -305,7 +308,7 @@ impl Fleet {
                     server: spec.server.clone().or_else(|| known_server.then(|| server.clone())),
                     base_urls: spec.base_urls.clone(),
                     overrides: overrides.with_jwt_secret(spec.jwt_secret.clone()),
-                    labels: labels.clone(),
+                    labels: labelled(&BTreeMap::new(), labels)?,
                     filling: Some(from),
                     replaces: spec.replaces.clone(),
                 },

@@ -18,10 +18,10 @@ use tokio_util::sync::CancellationToken;
 use super::gate::{self, Move, Standpoint};
 use super::health::{self, Answer};
 use super::outage::Outages;
-use super::plan::{FleetState, Plan, PlannedWave, RolloutRequest, plan, rfc3339};
+use super::plan::{FleetState, Plan, PlannedWave, RolloutRequest, plan};
 use super::step::{Worked, work};
 use crate::catalog::{Claim, Filter, NewStep, RolloutRow, RolloutState, Room, Seat, StepState, WaveCounts};
-use crate::fleet::{Fleet, FleetError};
+use crate::fleet::{Fleet, FleetError, moment};
 use crate::migrate::{Activity, Edition, Options};
 use crate::settings::OnError;
 use crate::tenant::Verb;
@@ -386,7 +386,7 @@ impl<'a> Executor<'a> {
                 Ok(Decision::GoOn)
             }
             Move::Bake(until) => {
-                let reason = format!("wave `{}` bakes until {}", planned.name, rfc3339(until));
+                let reason = format!("wave `{}` bakes until {}", planned.name, moment(until));
                 catalog.rollout_waits(self.id, Some(&reason)).await?;
                 Ok(Decision::Wait)
             }

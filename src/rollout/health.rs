@@ -6,9 +6,8 @@ use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use time::OffsetDateTime;
 
 use super::gate::{Health, Observation, judge};
-use super::plan::rfc3339;
 use crate::catalog::{FleetTraffic, RolloutRow, StepRow, StepState};
-use crate::fleet::{Fleet, FleetError};
+use crate::fleet::{Fleet, FleetError, moment};
 use crate::settings::Gate;
 use crate::tenant::TenantId;
 
@@ -72,7 +71,7 @@ async fn traffic(
         return Ok(Err(format!(
             "the gate waits for reports of {} until {}",
             silent.join(", "),
-            rfc3339(until)
+            moment(until)
         )));
     }
     let health = |traffic: &FleetTraffic, id: &TenantId| {

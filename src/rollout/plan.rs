@@ -4,9 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
-
 use crate::catalog::{CatalogError, NewStep, RolloutRow, Template, TenantRow};
 use crate::migrate::{Edition, File, Standing, standing};
 use crate::settings::{OrderBy, RolloutPolicy, Wave};
@@ -145,11 +142,6 @@ impl Plan {
         };
         !self.targets.iter().all(is_same)
     }
-}
-
-/// A time as operators read it.
-pub(super) fn rfc3339(at: OffsetDateTime) -> String {
-    at.replace_nanosecond(0).unwrap_or(at).format(&Rfc3339).unwrap_or_else(|_| at.to_string())
 }
 
 impl Draft {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
-use crate::support::{Running, TestFleet, eventually};
+use crate::support::{Running, TestFleet, eventually, superuser_in};
 
 /// Rows in an ordinary table, in one that hides its rows from its owner, in a partitioned one; a sequence that moved on, and
 /// large objects.
@@ -259,18 +259,50 @@ async fn nothing_of_a_tenant_runs_with_the_rights_of_a_backup_or_of_the_admin() 
 async fn a_clone_is_a_tenant_of_its_own_and_anonymous_where_it_shall_be() {
     let fleet = TestFleet::builder().tenants(&["a"]).build().await;
     fill(&fleet, "a").await;
-    std::fs::write(fleet.folder.path().join("anonymous.sql"), "UPDATE items SET name = 'x' || id;").unwrap();
+    // Policies hold for the owner too, who has none: what the script does not see it would leave as it is. And it forgot its end.
+    let owner = fleet.owner("a").await;
+    owner
+        .batch_execute(
+            "CREATE TABLE people (id int PRIMARY KEY, name text); INSERT INTO people VALUES (1, 'Ada'), (2, 'Alan');
+             ALTER TABLE people ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY",
+        )
+        .await
+        .unwrap();
+    drop(owner);
+    let script = fleet.folder.path().join("anonymous.sql");
+    for nothing in ["", "-- names\n;", "UPDATE items SET name = 'x"] {
+        std::fs::write(&script, nothing).unwrap();
+        let (code, _, error) =
+            fleet.run(&["tenant", "clone", "a", "c", "--anonymise", "anonymous.sql"]).await;
+        assert!(code == 1 && error.contains("nothing was made"), "{nothing}: {error}");
+    }
+    std::fs::write(&script, "BEGIN;\nUPDATE people SET name = 'x' || id;").unwrap();
     let (code, _, error) = fleet.run(&["tenant", "clone", "a", "c", "--anonymise", "anonymous.sql"]).await;
     assert_eq!(code, 0, "{error}");
+    let copy = superuser_in(&fleet.row("c").await.record.database()).await;
+    let left = "SELECT (SELECT count(*) FROM people WHERE name <> 'x' || id), count(*)
+                FROM pg_class WHERE relname = 'people' AND relforcerowsecurity AND relrowsecurity";
+    let left = copy.query_one(left, &[]).await.unwrap();
+    assert_eq!((left.get::<_, i64>(0), left.get::<_, i64>(1)), (0, 1), "all rows, and policies as they were");
     let (mut a, mut c) = (content(&fleet, "a").await, content(&fleet, "c").await);
-    assert_ne!(a.remove("public.items"), c.remove("public.items"));
+    assert_ne!(a.remove("public.people"), c.remove("public.people"));
     assert_eq!(a, c);
     std::fs::write(fleet.folder.path().join("anonymous.sql"), "UPDATE nowhere SET x = 1;").unwrap();
     let (code, _, error) = fleet.run(&["tenant", "clone", "a", "d", "--anonymise", "anonymous.sql"]).await;
-    assert!(code == 1 && error.contains("nowhere"), "{error}");
+    assert!(code == 1 && error.contains("nowhere") && error.contains("line 1"), "{error}");
     assert!(fleet.fleet.catalog.tenant_by_slug("d").await.unwrap().is_none(), "nothing is left of it");
     let (code, _, error) = fleet.run(&["tenant", "clone", "a", "c"]).await;
     assert!(code == 1 && error.contains("there already"), "{error}");
+
+    // A view of rows that its owner may not see can't be filled in the copy.
+    let owner = fleet.owner("a").await;
+    owner
+        .batch_execute("ALTER TABLE items ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
+        .await
+        .unwrap();
+    drop(owner);
+    let (code, out, error) = fleet.run(&["tenant", "clone", "a", "d"]).await;
+    assert!(code == 0 && out.contains(r#"materialized view "public"."dear" is empty"#), "{out} {error}");
 }
 
 #[tokio::test]
@@ -475,6 +507,10 @@ async fn a_retired_tenant_is_kept_as_long_as_was_said() {
     assert_eq!(code, 0, "{error}");
     let (code, _, error) = fleet.run(&["tenant", "retire", "a", "--until", "tomorrow"]).await;
     assert!(code == 2 && error.contains("expected 2027-01-31"), "{error}");
+    // A slip of the pen, which would leave it to the next purge.
+    let (code, _, error) = fleet.run(&["tenant", "retire", "a", "--until", "2020-01-31"]).await;
+    assert!(code == 1 && error.contains("2020-01-31T00:00:00Z, which is over"), "{error}");
+    assert!(fleet.row("a").await.record.is_served());
 }
 
 #[tokio::test]

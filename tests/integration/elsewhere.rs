@@ -187,6 +187,14 @@ async fn a_tenant_goes_to_another_fleet() {
     forged["tenant"]["id"] = json!(taken.id.as_str());
     forged["tenant"]["base_urls"] = json!(["https://taken.example", "http://taken.localhost"]);
     forged["tenant"]["settings"]["jwt_secret"] = json!(secret);
+    // Nor what `tenant set` refuses.
+    forged["tenant"]["settings"]["db_schemas"] = json!("pg_catalog");
+    let labels = forged["tenant"]["labels"].take();
+    forged["tenant"]["labels"] = json!({ "x".repeat(1000): "1" });
+    std::fs::write(&manifest, forged.to_string()).unwrap();
+    let error = refused(&there, &["tenant", "import", file, "--as", "c"]).await;
+    assert!(error.contains("expected a name of up to 100"), "{error}");
+    forged["tenant"]["labels"] = labels;
     std::fs::write(&manifest, forged.to_string()).unwrap();
     let error = refused(&there, &["tenant", "import", file]).await;
     assert!(error.contains("tenant `taken` is there already"), "{error}");
@@ -194,7 +202,11 @@ async fn a_tenant_goes_to_another_fleet() {
     let row = there.row("c").await.record;
     assert!(row.id != taken.id && row.sealed.is_empty(), "{row:?}");
     assert!(row.base_urls.iter().all(|url| !url.to_string().contains("taken")), "{row:?}");
-    assert!(imported["notes"].to_string().contains("taken.example"), "{imported}");
+    let notes = imported["notes"].to_string();
+    assert!(
+        notes.contains("taken.example") && notes.contains("not taken from the manifest: `db_schemas`"),
+        "{notes}"
+    );
     eventually("it is served", || async { there.get("/c/items?select=id").await.status == 200 }).await;
     assert_eq!(there.get_as(&token, "/c/secrets?select=word").await.status, 401);
     // Nor does its history pass for one that the files made.

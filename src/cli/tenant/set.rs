@@ -8,7 +8,7 @@ use crate::catalog::TenantRow;
 use crate::fleet::{Fleet, SettingChange};
 use crate::policy::{Api, JWT_SECRET, KEYS, Limits, Overrides};
 use crate::rest::check_jwt_secret;
-use crate::tenant::{BaseUrl, Sealed};
+use crate::tenant::{BaseUrl, Sealed, labelled};
 
 /// What `tenant set` takes, for its help.
 pub(super) fn keys() -> String {
@@ -118,33 +118,6 @@ fn fixed(key: &str) -> Option<&'static str> {
 
 /// How a label is written as a key.
 const LABEL: &str = "label.";
-/// Most labels of a tenant, and most bytes in a name or a value.
-const MOST_LABELS: usize = 50;
-const MOST_BYTES: usize = 100;
-
-/// Sets a label, or takes it away when the value is empty.
-fn label(labels: &mut BTreeMap<String, String>, name: &str, value: &str) -> Result<(), Failure> {
-    let known = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '/');
-    if name.is_empty() || name.len() > MOST_BYTES || !name.chars().all(known) {
-        return Err(Failure(format!(
-            "`{LABEL}{name}`: expected a name of up to {MOST_BYTES} letters, digits, `-`, `_`, `.` and `/` behind `{LABEL}`"
-        )));
-    }
-    if value.len() > MOST_BYTES || value.chars().any(char::is_control) {
-        return Err(Failure(format!(
-            "`{LABEL}{name}`: expected a text of up to {MOST_BYTES} bytes in one line"
-        )));
-    }
-    if value.is_empty() {
-        labels.remove(name);
-    } else {
-        labels.insert(name.to_owned(), value.to_owned());
-    }
-    if labels.len() > MOST_LABELS {
-        return Err(Failure(format!("a tenant has {MOST_LABELS} labels at most")));
-    }
-    Ok(())
-}
 
 pub(super) async fn set(
     fleet: &Fleet,
@@ -184,7 +157,10 @@ pub(super) async fn set(
                 let urls = value.split(',').map(str::trim).filter(|url| !url.is_empty());
                 base_urls = Some(urls.map(str::parse).collect::<Result<Vec<BaseUrl>, _>>()?);
             }
-            (key, value) if key.starts_with(LABEL) => label(&mut labels, &key[LABEL.len()..], value)?,
+            (key, value) if key.starts_with(LABEL) => {
+                let change = (key[LABEL.len()..].to_owned(), value.to_owned());
+                labels = labelled(&labels, &BTreeMap::from([change]))?;
+            }
             (key, value) => overrides
                 .set(key, value)
                 .map_err(|e| Failure(format!("{e}; see `manybox tenant set --help`")))?,

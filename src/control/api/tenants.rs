@@ -10,14 +10,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::super::access::Acting;
-use super::super::change::{self, Changes, labelled};
+use super::super::change::{self, Changes};
 use super::super::jobs::Work;
 use super::super::{Problem, ProblemCode, answer};
 use super::read::{Asked, Body};
 use crate::catalog::{Cursor, JobRow, Listing, OperatorRole, Scopes, TenantRow};
 use crate::fleet::TenantSpec;
 use crate::policy::Overrides;
-use crate::tenant::{BaseUrl, Slug, State};
+use crate::tenant::{BaseUrl, Slug, State, labelled};
 
 /// Tenants of a page when nothing is said.
 const PAGE: usize = 100;

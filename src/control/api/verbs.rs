@@ -15,6 +15,7 @@ use super::super::jobs::Work;
 use super::super::{Problem, ProblemCode, answer, token};
 use super::read::{Body, Given, Nothing};
 use crate::catalog::{JobRow, OperatorRole, TenantRow};
+use crate::fleet::moment;
 use crate::tenant::{Slug, Verb};
 
 /// Longest time that a token may hold.
@@ -136,8 +137,10 @@ pub(super) async fn purge(
     acting.needs_reason()?;
     let row = acting.caller.tenant(&acting.fleet, &slug).await?;
     if let Some(until) = row.keep_until.filter(|until| !how.now && *until > OffsetDateTime::now_utc()) {
-        let detail =
-            format!("tenant `{slug}` is kept until {until}; restore it, or purge it with \"now\": true");
+        let detail = format!(
+            "tenant `{slug}` is kept until {}; restore it, or purge it with \"now\": true",
+            moment(until)
+        );
         return Err(Problem::new(ProblemCode::WrongState, detail));
     }
     carry_out(acting, &slug, Verb::Purge, OperatorRole::Owner, how.now, None).await

@@ -82,6 +82,20 @@ impl Snapshot {
         rows.iter().map(|row| entry(row).doing(reading)).collect()
     }
 
+    /// The first materialized views that nobody can read before they are refreshed, by their quoted names.
+    pub(in crate::fleet) async fn unfilled_views(&self) -> Result<Vec<String>, FleetError> {
+        let reading = || "reading the tenant's materialized views".to_owned();
+        let sql = "SELECT n.nspname::pg_catalog.text, c.relname::pg_catalog.text
+                   FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+                   WHERE c.relkind = 'm' AND NOT c.relispopulated ORDER BY 1, 2 LIMIT 20";
+        let rows = self.session.query(sql, &[]).await.doing(reading)?;
+        let name = |row: &tokio_postgres::Row| -> Result<String, tokio_postgres::Error> {
+            let (schema, name): (String, String) = (row.try_get(0)?, row.try_get(1)?);
+            Ok(format!("{}.{}", Ident::new(schema), Ident::new(name)))
+        };
+        rows.iter().map(|row| name(row).doing(reading)).collect()
+    }
+
     /// How many large objects there are.
     pub(in crate::fleet) async fn large_objects(&self) -> Result<i64, FleetError> {
         let sql = "SELECT count(*) FROM pg_catalog.pg_largeobject_metadata";
