@@ -147,7 +147,8 @@ async fn the_admin_port_has_the_same_deadline() {
 
 #[tokio::test]
 async fn an_idle_connection_is_closed_in_time() {
-    let fleet = fleet("idle_timeout = '300ms'").await;
+    // A client is looked at again after the time for a head, and while it is busy after that for a stall.
+    let fleet = fleet("idle_timeout = '300ms'\nhead_timeout = '1s'\nstall_timeout = '1s'").await;
     // A request of HTTP/2 is HEADERS on stream 1: GET, http, "/", with indexed fields only.
     let h2 = [H2_START, b"\0\0\x03\x01\x05\0\0\0\x01\x82\x86\x84"].concat();
     for (what, asked) in [("HTTP/1", request("/acme/items")), ("HTTP/2", h2)] {
