@@ -99,31 +99,31 @@ const ENDINGS: [&str; 9] = [
     "the end of its time",
 ];
 
-async fn request(fleet: &TestFleet, ending: &str, number: usize, sql: &str) -> Answer {
+async fn request(fleet: &TestFleet, slug: &str, ending: &str, number: usize, sql: &str) -> Answer {
     let call = async |prefer: &str, body: Value| {
-        fleet.send(Method::POST, "/acme/rpc/run", None, prefer, &body.to_string()).await
+        fleet.send(Method::POST, &format!("/{slug}/rpc/run"), None, prefer, &body.to_string()).await
     };
     let row = json!({ "id": number, "sql": sql });
     match ending {
-        "a read of a relation" => fleet.get(&format!("/acme/leavers?select=leave&id=eq.{number}")).await,
+        "a read of a relation" => fleet.get(&format!("/{slug}/leavers?select=leave&id=eq.{number}")).await,
         "a read by a function" => {
             let query: String =
                 form_urlencoded::Serializer::new(String::new()).append_pair("q", sql).finish();
-            fleet.get(&format!("/acme/rpc/read?{query}")).await
+            fleet.get(&format!("/{slug}/rpc/read?{query}")).await
         }
         "a call that commits" => call("", json!({ "q": sql, "sleep": 0, "fails": false })).await,
         "a call that is rolled back as preferred" => {
             call("tx=rollback", json!({ "q": sql, "sleep": 0, "fails": false })).await
         }
-        "a change" => fleet.send(Method::POST, "/acme/changes", None, "", &row.to_string()).await,
+        "a change" => fleet.send(Method::POST, &format!("/{slug}/changes"), None, "", &row.to_string()).await,
         "a change that is judged by its outcome" => {
-            let path = format!("/acme/changes?id=eq.{}", number + 1000);
+            let path = format!("/{slug}/changes?id=eq.{}", number + 1000);
             let row = json!({ "id": number + 1000, "sql": sql, "sleep": 0, "fails": false });
             fleet.send(Method::PUT, &path, None, "", &row.to_string()).await
         }
         "an error" => call("", json!({ "q": sql, "sleep": 0, "fails": true })).await,
         "an error in a read" => {
-            fleet.get(&format!("/acme/leavers?select=leave,sql::int&id=eq.{number}")).await
+            fleet.get(&format!("/{slug}/leavers?select=leave,sql::int&id=eq.{number}")).await
         }
         "the end of its time" => call("", json!({ "q": sql, "sleep": 30, "fails": false })).await,
         other => panic!("{other}"),
@@ -131,8 +131,8 @@ async fn request(fleet: &TestFleet, ending: &str, number: usize, sql: &str) -> A
 }
 
 /// What the next request finds, and by which backend.
-async fn state(fleet: &TestFleet) -> (Value, Value) {
-    let answer = fleet.get("/acme/rpc/session_state").await;
+async fn state(fleet: &TestFleet, slug: &str) -> (Value, Value) {
+    let answer = fleet.get(&format!("/{slug}/rpc/session_state")).await;
     assert_eq!(answer.status, 200, "{}", answer.text);
     assert!(!answer.headers.contains_key("x-left"));
     let mut state = answer.json();
@@ -140,39 +140,60 @@ async fn state(fleet: &TestFleet) -> (Value, Value) {
     (state, pid)
 }
 
-/// One connection, so that the next request gets the session, or a new one if it was closed.
-async fn fleet() -> TestFleet {
+/// One connection for each tenant, so that the next request gets the session, or a new one if it was closed.
+async fn fleet(slugs: &[&'static str]) -> TestFleet {
     let toml = "temporary_tables = true\n[tiers.standard]\nmax_connections = 1\nstatement_timeout = '500ms'
                 [defaults.api]\ndb_tx_end = 'commit-allow-override'";
-    let fleet = TestFleet::builder().toml(toml).tenants(&["acme"]).serve().await;
-    let owner = fleet.owner("acme").await;
-    owner.batch_execute(OBJECTS).await.unwrap();
-    for (number, sql) in LEFTOVERS.iter().enumerate() {
-        let number = i32::try_from(number).unwrap();
-        owner.execute("INSERT INTO leavers (id, sql) VALUES ($1, $2)", &[&number, sql]).await.unwrap();
+    let fleet = TestFleet::builder().toml(toml).tenants(slugs).serve().await;
+    for slug in slugs {
+        let owner = fleet.owner(slug).await;
+        owner.batch_execute(OBJECTS).await.unwrap();
+        for (number, sql) in LEFTOVERS.iter().enumerate() {
+            let number = i32::try_from(number).unwrap();
+            owner.execute("INSERT INTO leavers (id, sql) VALUES ($1, $2)", &[&number, sql]).await.unwrap();
+        }
+        eventually("the schema was read again", || async {
+            fleet.get(&format!("/{slug}/leavers?id=eq.-1")).await.status == 200
+                && fleet.get(&format!("/{slug}/rpc/session_state")).await.status == 200
+        })
+        .await;
     }
-    eventually("the schema was read again", || async {
-        fleet.get("/acme/leavers?id=eq.-1").await.status == 200
-            && fleet.get("/acme/rpc/session_state").await.status == 200
-    })
-    .await;
     fleet
+}
+
+/// For each ending, how many of a tenant's share of the leftovers kept their session, and how many succeeded.
+async fn leave(fleet: &TestFleet, slug: &str, share: &[(usize, &str)]) -> Vec<(usize, usize)> {
+    let (clean, _) = state(fleet, slug).await;
+    let mut counts = Vec::new();
+    for ending in ENDINGS {
+        let (mut kept, mut succeeded) = (0, 0);
+        for (number, sql) in share {
+            let (_, before) = state(fleet, slug).await;
+            let answer = request(fleet, slug, ending, *number, sql).await;
+            succeeded += usize::from(answer.status.is_success());
+            let (after, pid) = state(fleet, slug).await;
+            assert_eq!(after, clean, "{sql}: {ending}: {}", answer.text);
+            kept += usize::from(pid == before);
+        }
+        counts.push((kept, succeeded));
+    }
+    counts
 }
 
 #[tokio::test]
 async fn nothing_is_left_however_a_request_ends() {
-    let fleet = fleet().await;
-    let (clean, _) = state(&fleet).await;
-    for ending in ENDINGS {
-        let (mut kept, mut succeeded) = (0, 0);
-        for (number, sql) in LEFTOVERS.iter().enumerate() {
-            let (_, before) = state(&fleet).await;
-            let answer = request(&fleet, ending, number, sql).await;
-            succeeded += usize::from(answer.status.is_success());
-            let (after, pid) = state(&fleet).await;
-            assert_eq!(after, clean, "{sql}: {ending}: {}", answer.text);
-            kept += usize::from(pid == before);
-        }
+    // The leftovers are shared out: a tenant's requests follow each other, and those of several wait for their time's end together.
+    let slugs = ["acme", "globex", "initech", "hooli"];
+    let fleet = fleet(&slugs).await;
+    let shares = slugs.iter().enumerate().map(|(first, slug)| {
+        let share: Vec<_> = LEFTOVERS.into_iter().enumerate().skip(first).step_by(slugs.len()).collect();
+        let fleet = &fleet;
+        async move { leave(fleet, slug, &share).await }
+    });
+    let shares = futures_util::future::join_all(shares).await;
+    for (number, ending) in ENDINGS.into_iter().enumerate() {
+        let kept: usize = shares.iter().map(|share| share[number].0).sum();
+        let succeeded: usize = shares.iter().map(|share| share[number].1).sum();
         // The sessions are used again, and not all closed: or else this would show nothing.
         assert!(kept > LEFTOVERS.len() / 2, "{ending}: {kept}");
         assert_eq!(
@@ -185,8 +206,8 @@ async fn nothing_is_left_however_a_request_ends() {
 
 #[tokio::test]
 async fn nothing_is_left_by_whoever_hangs_up() {
-    let fleet = fleet().await;
-    let (clean, _) = state(&fleet).await;
+    let fleet = fleet(&["acme"]).await;
+    let (clean, _) = state(&fleet, "acme").await;
     let is_refused = |sql: &&str| sql.contains("session_replication_role");
     for sql in LEFTOVERS.into_iter().filter(|sql| !is_refused(sql)) {
         let body = json!({ "q": sql, "sleep": 30, "fails": false }).to_string();
@@ -194,6 +215,6 @@ async fn nothing_is_left_by_whoever_hangs_up() {
         let request = tokio::spawn(request.body(body).send());
         fleet.until_under_way("acme").await;
         request.abort();
-        assert_eq!(state(&fleet).await.0, clean, "{sql}");
+        assert_eq!(state(&fleet, "acme").await.0, clean, "{sql}");
     }
 }
