@@ -234,14 +234,20 @@ async fn a_migration_that_a_switchover_cuts_goes_on_by_itself() {
     let cluster = Cluster::start().await;
     let url = cluster.url([&cluster.second, &cluster.first], "target_session_attrs=primary");
     let fleet = TestFleet::builder().tenants(&["acme", "globex"]).build_on(&url).await;
-    let file = fleet.folder.path().join("migrations/shop/V3__later.sql");
-    std::fs::write(file, "CREATE TABLE later (id int); SELECT pg_sleep(3);").unwrap();
+    // It ends on the first node by being cut only: where there are items, and so not in the template.
+    let sql = format!(
+        "CREATE TABLE later (id int); SELECT pg_sleep(60) FROM items WHERE current_setting('port') = '{}';",
+        cluster.first.port()
+    );
+    std::fs::write(fleet.folder.path().join("migrations/shop/V3__later.sql"), sql).unwrap();
+    for slug in ["acme", "globex"] {
+        fleet.owner(slug).await.batch_execute("INSERT INTO items (name) VALUES ('x')").await.unwrap();
+    }
     let mut migrate = fleet.program(&["migrate"]);
     let migrate = tokio::task::spawn_blocking(move || migrate.output().unwrap());
     let superuser = cluster.first.superuser().await;
-    // Not in the template, whose name is longer.
-    let under_way = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active'
-                     AND query LIKE '%pg_sleep(3)%' AND datname LIKE 'mb\\_________________'";
+    let under_way =
+        "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND query LIKE '%FROM items%'";
     eventually("it runs in a tenant's database", async || {
         superuser.query_one(under_way, &[]).await.unwrap().get::<_, i64>(0) > 0
     })
