@@ -333,13 +333,13 @@ impl<'a> Executor<'a> {
         let (outcomes, migrated): (Vec<_>, Vec<_>) =
             worked.into_iter().map(|worked| (worked.outcome, worked.migrated)).unzip();
         let migrated: Vec<_> = migrated.into_iter().flatten().collect();
-        let record = async {
-            if migrated.is_empty() { Ok(()) } else { self.fleet.catalog.tenants_migrated(&migrated).await }
-        };
+        // Before their steps are done: a step that is done is taken over by nobody, and a kill between the two would leave
+        // the tenant at its old version for routers and for whoever reads the catalog.
+        if !migrated.is_empty() {
+            self.fleet.catalog.tenants_migrated(&migrated).await?;
+        }
         seat.tell(self.id, &news).await?;
-        let (claims, recorded) = join(seat.exchange(self.id, &outcomes, &room), record).await;
-        let claims = claims?;
-        recorded?;
+        let claims = seat.exchange(self.id, &outcomes, &room).await?;
         for (id, slug) in failed {
             match self.plan.policy.on_error {
                 OnError::Serve => {}

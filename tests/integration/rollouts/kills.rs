@@ -120,6 +120,29 @@ async fn twenty_kills_of_one_rollout_lose_nothing_and_repeat_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_step_is_done_only_when_its_tenants_row_says_so() {
+    let fleet = TestFleet::builder().tenants(&["acme"]).build().await;
+    add(&fleet, "V3__more.sql", "CREATE TABLE more (id int);");
+    let (holder, admin) = (fleet.admin_of_catalog().await, fleet.admin_of_catalog().await);
+    // The row can be read and referred to, and not be written.
+    holder.batch_execute("BEGIN; SELECT FROM catalog.tenant FOR NO KEY UPDATE").await.unwrap();
+    let mut child = spawn(&fleet, &["migrate"]);
+    let waiting = "FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    let waits = async || !admin.query(&format!("SELECT {waiting}"), &[]).await.unwrap().is_empty();
+    eventually("the row is to be written", &waits).await;
+    let report = json(&fleet, &["migrate", "report"]).await;
+    assert_ne!(states(&report), [("acme".to_owned(), "done".to_owned())]);
+    // Killed there, and what it asked for last is never carried out.
+    assert!(kill(&mut child.0));
+    admin.batch_execute(&format!("SELECT pg_terminate_backend(pid) {waiting}")).await.unwrap();
+    eventually("nobody asks for it any more", async || !waits().await).await;
+    holder.batch_execute("COMMIT").await.unwrap();
+    let (code, _, error) = fleet.run(&["migrate"]).await;
+    assert_eq!(code, 0, "{error}");
+    assert_eq!(version(&fleet, "acme").await, 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_interrupted_statement_is_over_when_the_command_is() {
     let fleet = TestFleet::builder().tenants(&["a", "b", "c"]).build().await;
     // Where there are items, and so not in the template.
