@@ -29,6 +29,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
+use crate::fleet::Servers;
 use crate::settings::{LogFormat, Paths, Settings};
 use context::{Context, SettingsSource};
 use output::Output;
@@ -186,7 +187,6 @@ async fn command(
     // Those that need neither catalog nor server.
     let command = match command {
         Command::Config => return setup::config(&settings, output).map(success),
-        Command::Serve => return serve::serve(settings, &source, output).await.map(success),
         Command::Top(top) => return top.run(&settings, output).await.map(success),
         Command::Migrate(migrate) => match migrate.offline(&settings, output) {
             Some(done) => return done.map(success),
@@ -194,6 +194,15 @@ async fn command(
         },
         other => other,
     };
+    // A URL or a certificate that can't be used is found before anything begins: these are settings, too.
+    if let Err(error) = Servers::new(&settings, None) {
+        output.failed(&error.into());
+        let tells_changes = matches!(&command, Command::Apply(apply) if apply.dry_run);
+        return Ok(if tells_changes { ExitCode::FAILURE } else { ExitCode::from(USAGE) });
+    }
+    if let Command::Serve = command {
+        return serve::serve(settings, &source, output).await.map(success);
+    }
     let context = Context::start(settings, &source, output).await?;
     // These have their own use for Ctrl-C: a drained stop, and the cancelling of what runs in a database.
     let own = match &command {

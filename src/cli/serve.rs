@@ -165,6 +165,12 @@ pub(super) async fn with(
 /// Reads the settings again, and says what of them holds from now on.
 fn reload(app: &App, paths: Option<&Paths>) {
     let Some(paths) = paths else { return };
+    // Missing at start, it is an empty one; missing now, it is being replaced, and every tier and proxy would be gone.
+    if !paths.file.exists() {
+        let file = paths.file.display();
+        tracing::error!("settings not reloaded: there is no file `{file}`; they stay as they were");
+        return;
+    }
     match Settings::load(paths) {
         Ok(settings) => {
             let Reloaded { taken_up, need_restart } = app.reload(&settings);

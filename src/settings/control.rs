@@ -32,6 +32,7 @@ pub struct ControlSettings {
     /// Where backups that the API asks for are written; without it there are none but by command.
     pub backups: Option<PathBuf>,
     /// Networks inside (private, loopback) that webhooks may reach, and by plain http.
+    #[serde(deserialize_with = "super::sections::networks")]
     pub webhook_networks: Vec<IpNet>,
     /// How long requests and jobs under way may take to finish after a stop signal. A job that is cut off is resumed by
     /// another control service, or by this one when it is started again.

@@ -1,5 +1,6 @@
 //! Loading: the three layers joined, and every contradiction found before anything starts.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use config::{Config, File, FileFormat};
@@ -16,6 +17,14 @@ pub enum SettingsError {
     /// A key or a value that isn't known, in the file or the environment.
     #[error("settings: {0}\n(known keys: see `manybox config`; defaults < {1} < MANYBOX__SECTION__KEY)")]
     Value(config::ConfigError, String),
+    /// A file that is there and can't be read: not one that is missing.
+    #[error("settings: `{file}` {reason}")]
+    Unreadable {
+        /// The file.
+        file: String,
+        /// Why.
+        reason: String,
+    },
     /// Two settings that can't both hold.
     #[error("settings ({file}): {key}: {reason}")]
     Contradiction {
@@ -41,13 +50,32 @@ impl Paths {
     }
 }
 
+/// Why a file that is there can't be read.
+fn unreadable(file: &Path) -> Option<String> {
+    let can_not = |error: std::io::Error| Some(format!("can't be read: {error}"));
+    match file.metadata() {
+        Ok(metadata) if metadata.is_file() => std::fs::File::open(file).err().and_then(can_not),
+        Ok(metadata) if metadata.is_dir() => Some("is a folder".into()),
+        // It is read more than once: by SIGHUP as well.
+        Ok(_) => Some("is no regular file".into()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            file.symlink_metadata().is_ok().then(|| "is a symbolic link to a file that is not there".into())
+        }
+        Err(error) => can_not(error),
+    }
+}
+
 impl Settings {
-    /// Reads all three layers. A missing file counts as an empty one.
+    /// Reads all three layers. A missing file counts as an empty one; one that is there and can't be read does not, for then
+    /// a fleet of its own would be made beside the one that the file is about.
     ///
     /// # Errors
     /// See [`SettingsError`].
     pub fn load(paths: &Paths) -> Result<Self, SettingsError> {
         let name = paths.file.display().to_string();
+        if let Some(reason) = unreadable(&paths.file) {
+            return Err(SettingsError::Unreadable { file: name, reason });
+        }
         let file = File::from(paths.file.as_path()).format(FileFormat::Toml).required(false);
         let mut settings: Self = Config::builder()
             .add_source(file.clone())
@@ -216,14 +244,19 @@ impl Settings {
                 return wrong(format!("tiers.{name}.{key}"), reason);
             }
         }
+        let mut urls: BTreeMap<String, &String> = BTreeMap::new();
         for (slug, tenant) in &self.tenants {
             let at = |key: &str| format!("tenants.{slug}{key}");
             if let Err(invalid) = slug.parse::<Slug>() {
                 return wrong(at(""), invalid.to_string());
             }
             for url in &tenant.base_urls {
-                if let Err(invalid) = url.parse::<BaseUrl>() {
-                    return wrong(at(".base_urls"), invalid.to_string());
+                let url = match url.parse::<BaseUrl>() {
+                    Ok(url) => url.to_string(),
+                    Err(invalid) => return wrong(at(".base_urls"), invalid.to_string()),
+                };
+                if let Some(other) = urls.insert(url.clone(), slug).filter(|other| *other != slug) {
+                    return wrong(at(".base_urls"), format!("{url} is declared for `{other}` as well"));
                 }
             }
             match tenant.edition.as_ref().or(self.defaults.edition.as_ref()) {
@@ -367,12 +400,24 @@ mod tests {
     }
 
     #[test]
+    fn an_address_is_a_network_of_its_own() {
+        let settings = load("[listen]\ntrusted_proxies = ['10.0.0.7', 'fd00::/8']").unwrap();
+        assert_eq!(settings.listen.trusted_proxies[0].to_string(), "10.0.0.7/32");
+    }
+
+    #[test]
     fn mistakes_are_named() {
         for (text, key, expected) in [
             ("[listen]\nhtp = 1", "htp", "http"),
             ("[listen]\nhttp = 1", "listen.http", "expected"),
             ("[tiers.a]\nmax_connections = \"many\"", "max_connections", "expected"),
             ("[tenants.acme]", "tenants.acme.edition", "(none is set)"),
+            ("[listen]\ntrusted_proxies = ['proxy']", "listen.trusted_proxies", "10.0.0.0/8, or an address"),
+            (
+                "[editions.a]\n[tenants.b]\nbase_urls = ['http://x.example']\n[tenants.c]\nbase_urls = ['http://X.example']",
+                "tenants.c.base_urls",
+                "is declared for `b` as well",
+            ),
             ("[editions.a]\n[tenants.acme]\nedition = \"b\"", "tenants.acme.edition", "`a`"),
             ("[editions.a]\n[tenants.Acme]", "tenants.Acme", "not a slug"),
             ("[tiers.a]\nmax_body = '1XB'", "max_body", "1MB"),

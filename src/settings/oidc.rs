@@ -48,7 +48,7 @@ pub struct OidcSettings {
     #[serde(default)]
     pub domains: Vec<String>,
     /// Networks inside (private, loopback) in which the issuer may be, and by plain http.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "super::sections::networks")]
     pub networks: Vec<IpNet>,
 }
 

@@ -1,7 +1,7 @@
 //! The sections of `tenants.toml`; each field says what it is for and what a wrong value costs.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -41,6 +41,7 @@ pub struct ListenSettings {
     /// Base URLs each tenant gets, with `{tenant}` for its slug.
     pub base_urls: Vec<UrlTemplate>,
     /// Networks whose `X-Forwarded-Host`, `X-Forwarded-For`, `X-Request-Id` and `traceparent` are believed. Too wide a network lets its members choose any tenant's host.
+    #[serde(deserialize_with = "networks")]
     pub trusted_proxies: Vec<IpNet>,
     /// How many tenants, the busiest, have metrics of their own; all of them are in `manybox top`.
     pub metrics_tenants: usize,
@@ -444,6 +445,17 @@ pub(super) fn masked<S: serde::Serializer>(
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
     secret.as_ref().map(|_| "***").serialize(serializer)
+}
+
+/// Networks; an address is a network of its own.
+pub(super) fn networks<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D::Error> {
+    let parse = |text: &String| {
+        text.parse().or_else(|_| text.parse().map(|address: IpAddr| IpNet::from(address))).map_err(|_| {
+            let expected = "expected one such as 10.0.0.0/8, or an address";
+            serde::de::Error::custom(format!("`{text}` is no network: {expected}"))
+        })
+    };
+    Vec::<String>::deserialize(deserializer)?.iter().map(parse).collect()
 }
 
 /// The standard library's own message does not say what an address looks like.

@@ -200,6 +200,11 @@ async fn settings_are_reloaded_and_no_signal_kills() {
     router.signal("USR1");
     eventually("this does nothing", || async { router.log().contains("SIGUSR1") }).await;
     assert_eq!(rows().await, 3);
+    // A file that is just being replaced is not an empty one.
+    std::fs::remove_file(fleet.folder.path().join("tenants.toml")).unwrap();
+    router.signal("HUP");
+    eventually("it says so", || async { router.log().contains("there is no file") }).await;
+    assert_eq!(rows().await, 3);
     // Longer than what was listen.drain_timeout at the start.
     let slow = tokio::spawn(reqwest::get(router.url("/acme/rpc/nap")));
     eventually("it is under way", || async { router.told("/servers").await[0]["busy"] == 1 }).await;

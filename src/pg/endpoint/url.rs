@@ -81,7 +81,10 @@ impl Given {
             given.handed_on.push(("sslrootcert".into(), named));
         }
         let rest = if rest.is_empty() { place.to_owned() } else { format!("{place}?{}", rest.join("&")) };
-        let config: Config = rest.parse().map_err(|e| format!("its url is not usable: {}", cause(&e)))?;
+        let config: Config = rest.parse().map_err(|e| {
+            let expected = "expected one such as postgres://USER:PASSWORD@host:5432/postgres";
+            format!("its url is not usable: {}; {expected}", cause(&e))
+        })?;
         if config.get_hosts().is_empty() {
             return Err("its url names no host".into());
         }
