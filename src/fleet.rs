@@ -57,7 +57,7 @@ pub use backup::{
 };
 pub use baseline::{EditionAdoption, IntoEdition};
 pub use check::{Finding, check, try_out};
-pub use claim::release;
+pub use claim::{refuse_claimed, release};
 pub use desired::SettingChange;
 pub use drift::{Before, Proof};
 pub use dump::HistoryRows;

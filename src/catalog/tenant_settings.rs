@@ -40,6 +40,23 @@ impl Catalog {
         .await
     }
 
+    /// A secret that was sealed with a lost key will not be set anew.
+    ///
+    /// # Errors
+    /// When the catalog can't be changed.
+    pub async fn tenant_secret_given_up(&self, id: &TenantId, name: &str) -> Result<(), CatalogError> {
+        self.change(
+            "WITH t AS (
+                UPDATE catalog.tenant SET lost_secrets = lost_secrets - $2::text, changed_at = now()
+                WHERE id = $1 AND lost_secrets ? $2 RETURNING id
+             )
+             INSERT INTO journal.line (tenant, action, detail)
+             SELECT id, 'secret-given-up', jsonb_build_object('secret', $2::text) FROM t",
+            &[&id.as_str(), &name],
+        )
+        .await
+    }
+
     /// Gives an adopted tenant another login, or another password of the same. The generation is raised, so that
     /// routers open no more connections with the one before.
     ///

@@ -112,6 +112,8 @@ impl Context {
                 standing.expects()
             )));
         }
+        // A key that is made for nothing would be taken for this fleet's when its catalog is back.
+        fleet::refuse_claimed(&self.settings, &self.servers).await?;
         let made = KeyRing::load_or_create(keys)?;
         let key = made.newest();
         output.note(&format!(

@@ -108,7 +108,9 @@ impl Rekey {
 
     /// The keys to go on with, the new one first; it is in its file before anybody hears of it.
     async fn keys(&self, context: &Context, output: Output) -> Result<KeyRing, Failure> {
-        let (settings, given) = (&context.settings.keys, KeyRing::is_given(&context.settings.keys));
+        let settings = &context.settings.keys;
+        // One from which no key can be read is as lost as one that is not there.
+        let given = KeyRing::is_given(settings) && !(self.lost && KeyRing::unusable(settings).is_some());
         let standing = fleet::standing(&context.settings, &context.servers).await?;
         let known = match &standing {
             Standing::Absent => {
@@ -221,6 +223,9 @@ impl Rekey {
             None => KeyRing::numbered(highest + 1)?,
         };
         let file = &context.settings.keys.file;
+        if KeyRing::unusable(&context.settings.keys).is_some() {
+            put_by(context, output)?;
+        }
         ring.save(file)?;
         let ring = KeyRing::load(&context.settings.keys)?;
         let key = ring.newest();
@@ -234,22 +239,25 @@ impl Rekey {
     }
 }
 
-/// Puts a key file by that is not this fleet's: it may be another's.
+/// Puts a key file by that is not this fleet's, or has no key: it may be another's, or somebody can mend it.
 fn put_by(context: &Context, output: Output) -> Done {
     let file = &context.settings.keys.file;
     if context.settings.keys.master.is_some() || !file.exists() {
         return Ok(());
     }
-    let ring = KeyRing::load(&context.settings.keys)?;
-    let beside = beside(file, ring.newest().fingerprint());
+    let content = match KeyRing::unusable(&context.settings.keys) {
+        Some(digest) => digest,
+        None => KeyRing::load(&context.settings.keys)?.newest().fingerprint().to_owned(),
+    };
+    let beside = beside(file, &content);
     std::fs::copy(file, &beside).map_err(|e| Failure(format!("`{}`: {e}", beside.display())))?;
     output.note(&format!("what was in `{}` is kept in `{}`", file.display(), beside.display()));
     Ok(())
 }
 
-fn beside(file: &Path, fingerprint: &str) -> std::path::PathBuf {
+fn beside(file: &Path, content: &str) -> std::path::PathBuf {
     let mut name = file.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".before-{fingerprint}"));
+    name.push(format!(".before-{content}"));
     file.with_file_name(name)
 }
 

@@ -5,6 +5,7 @@ use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
 use super::server::run;
+use super::standing::identity;
 use super::{Doing, FleetError, FleetServer, Servers, database, router};
 use crate::pg::literal;
 use crate::settings::Settings;
@@ -61,6 +62,16 @@ pub(super) async fn refuse_other(
     )))
 }
 
+/// Refuses, where there is no catalog, a catalog's server that belongs to a fleet: its catalog was lost, or it is another's.
+///
+/// # Errors
+/// That it does, or that it can't be asked.
+pub async fn refuse_claimed(settings: &Settings, servers: &Servers) -> Result<(), FleetError> {
+    let server = servers.get(&settings.catalog.server)?;
+    let client = server.connect_admin().await?;
+    refuse_other(server, &client, &settings.catalog.database, None).await
+}
+
 /// Has a server keep this identity.
 pub(super) async fn keep(server: &FleetServer, catalog: &str, id: &str) -> Result<(), FleetError> {
     let inside = server.connect_admin_inside(&router::login_of(catalog)).await?;
@@ -76,7 +87,7 @@ pub(super) async fn keep(server: &FleetServer, catalog: &str, id: &str) -> Resul
 /// Has a server forget whose it is, so that `init` may take it. Returns the identity that it kept.
 ///
 /// # Errors
-/// When there is no such server, or it refuses.
+/// When there is no such server, it refuses, or it is this fleet's.
 pub async fn release(
     settings: &Settings,
     servers: &Servers,
@@ -85,7 +96,15 @@ pub async fn release(
     let (server, catalog) = (servers.get(name)?, &settings.catalog.database);
     let client = server.connect_admin().await?;
     let kept = kept(server, &client, catalog).await?;
-    if kept.is_some() {
+    if let Some(kept) = &kept {
+        let of_catalog = servers.get(&settings.catalog.server)?;
+        let client = of_catalog.connect_admin().await?;
+        let ours = identity(of_catalog, &client, catalog).await?;
+        if ours.as_ref() == Some(kept) {
+            return Err(FleetError::Settings(format!(
+                "server `{name}` belongs to this fleet, {kept}; nothing was changed"
+            )));
+        }
         let inside = server.connect_admin_inside(&router::login_of(catalog)).await?;
         run(&inside, "DELETE FROM public.fleet").await?;
     }

@@ -150,6 +150,15 @@ impl Error {
         }
     }
 
+    /// Whether the server answered, and this side had not what it asks of the login: a password, or a method.
+    pub fn is_failed_login(&self) -> bool {
+        match self {
+            Self::Login { source, .. } => matches!(**source, WireError::Login(_)),
+            Self::NoHost { refusal, .. } => refusal.as_ref().is_some_and(|refusal| refusal.is_failed_login()),
+            _ => false,
+        }
+    }
+
     /// Whether a host of PostgreSQL answered this login by a refusal. Not when it starts, stops, or was ended: then it
     /// serves nobody, and another host may.
     pub(super) fn is_refusal(&self) -> bool {

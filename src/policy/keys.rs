@@ -317,7 +317,7 @@ pub const KEYS: &[Key] = &[
     Key {
         name: "max_waiting",
         expected: "a number from 1 to 262143",
-        doc: "requests that may wait for a connection at once, instead of the tier's; 503 above it",
+        doc: "requests that may wait for a connection at once, instead of the tier's; 429 above it",
         scope: Scope::Tenant,
         in_database: false,
         read: |e, v| set(&mut e.limits.max_waiting, count(v)?),

@@ -224,6 +224,11 @@ impl From<pool::Error> for Error {
                 "The database is not available",
                 "the settings of the router lack its database server",
             ),
+            pool::Error::Connect(source) if source.is_failed_login() => (
+                Code::LoginRefused,
+                "The router can't log in to the tenant's database",
+                "whoever runs the service must look at its login: the log says what is amiss",
+            ),
             pool::Error::WrongKey { .. } => (
                 Code::WrongMasterKey,
                 "The router can't log in to the tenant's database",

@@ -5,6 +5,8 @@ use std::io::Write as _;
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 
+use ring::digest::{SHA256, digest};
+
 use super::keyring::{KeyRing, VaultError};
 use crate::settings::KeySettings;
 
@@ -26,6 +28,7 @@ impl KeyRing {
             VaultError::new(format!("master key `{}`: {what}", file.display()))
         };
         let mode = match fs::metadata(file) {
+            Ok(metadata) if metadata.is_dir() => return Err(at(&"it is a folder; a file is expected there")),
             Ok(metadata) => metadata.permissions().mode(),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
                 return Err(at(
@@ -38,13 +41,33 @@ impl KeyRing {
         if mode & 0o077 != 0 {
             return Err(at(&format!("others may read it (mode {:o}); run chmod 600 on it", mode & 0o777)));
         }
-        let parsed = Self::parse(&fs::read_to_string(file).map_err(|e| at(&e))?).map_err(|e| at(&e))?;
-        Ok(parsed.at_place(format!("`{}`", file.display())))
+        let parsed = match fs::read_to_string(file) {
+            Ok(text) => Self::parse(&text).map_err(|e| e.to_string()),
+            Err(e) if e.kind() == std::io::ErrorKind::InvalidData => Err("it is no text".into()),
+            Err(e) => return Err(at(&e)),
+        };
+        let unusable = |why: String| {
+            VaultError::new(format!(
+                "master key `{}`: {why}; copy the file anew from a machine of this fleet or from its backup (when the key is \
+                 lost for good: `manybox rekey --lost`, which keeps this file beside)",
+                file.display()
+            ))
+        };
+        Ok(parsed.map_err(unusable)?.at_place(format!("`{}`", file.display())))
     }
 
     /// Whether the settings name a key that is there, be it the right one or not.
     pub fn is_given(keys: &KeySettings) -> bool {
         keys.master.is_some() || keys.file.exists()
+    }
+
+    /// A digest of the key file's content where no key can be read from it: it was cut, overwritten, or is another file.
+    /// `None` where there is a key, no file, or one that can't be read at all.
+    pub fn unusable(keys: &KeySettings) -> Option<String> {
+        let content = keys.master.is_none().then(|| fs::read(&keys.file).ok())??;
+        let is_key = std::str::from_utf8(&content).is_ok_and(|text| Self::parse(text).is_ok());
+        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        (!is_key).then(|| hex(&digest(&SHA256, &content).as_ref()[..8]))
     }
 
     /// Like [`KeyRing::load`], but makes the file with a new key when there is none.

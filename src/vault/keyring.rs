@@ -71,11 +71,7 @@ impl MasterKey {
     }
 
     fn parse(text: &str) -> Result<Self, VaultError> {
-        let shape = || {
-            VaultError::new(
-                "a master key must be `NUMBER:BASE64` with 32 random bytes in base64; make one with `manybox init`",
-            )
-        };
+        let shape = || VaultError::new("a master key must be `NUMBER:BASE64` with 32 random bytes in base64");
         let (id, encoded) = text.trim().split_once(':').ok_or_else(shape)?;
         let id = id.parse().ok().filter(|id| *id > 0).ok_or_else(shape)?;
         let bytes: [u8; 32] =

@@ -100,6 +100,11 @@ fn changes(before: (&TenantRow, &[BaseUrl]), after: (&TenantRow, &[BaseUrl])) ->
             to: set(is, "(a new secret)"),
         });
     }
+    for name in before.0.lost_secrets.iter().filter(|name| !is.contains_key(*name)) {
+        if !after.0.lost_secrets.contains(name) {
+            changes.push(SettingChange { key: name.clone(), from: Some("(a lost secret)".into()), to: None });
+        }
+    }
     changes
 }
 
@@ -107,8 +112,10 @@ fn changes(before: (&TenantRow, &[BaseUrl]), after: (&TenantRow, &[BaseUrl])) ->
 fn fixed(key: &str) -> Option<&'static str> {
     Some(match key {
         "slug" => "`manybox tenant rename` gives it another, and with it other base URLs",
-        "edition" => "its database was made by that edition's files",
-        "server" => "its database is there",
+        "edition" => "its database was made by that edition's files; see `manybox tenant change-edition`",
+        "server" => {
+            "its database is there; `manybox tenant restore SLUG --from BACKUP --as NEW --server OTHER` makes a copy elsewhere"
+        }
         "id" => "its database, its login and its keys derive from it",
         "state" => "use suspend, resume, retire or restore",
         "version" => "`manybox migrate` brings it to another",
@@ -133,6 +140,9 @@ pub(super) async fn set(
         let (key, given) = pair(setting)?;
         if let Some(why) = fixed(key) {
             return Err(Failure(format!("`{key}` of a tenant can't be changed: {why}; nothing was changed")));
+        }
+        if pairs.iter().any(|(other, _)| *other == key) {
+            return Err(Failure(format!("`{key}` is given more than once; nothing was changed")));
         }
         pairs.push((key, secret::value(key, given, output)?));
     }
@@ -173,6 +183,10 @@ pub(super) async fn set(
         fleet.configure_beside_secrets(record, &tier, &overrides).await?;
     } else {
         fleet.configure(record, &tier, &overrides).await?;
+    }
+    // Taken away, it is missed no more.
+    if gives_secret && overrides.jwt_secret().is_none() {
+        fleet.catalog.tenant_secret_given_up(&record.id, JWT_SECRET).await?;
     }
     if labels != row.labels {
         fleet.catalog.tenant_label(&record.id, &labels).await?;
