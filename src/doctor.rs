@@ -17,7 +17,7 @@ use crate::catalog::{Catalog, CatalogError};
 use crate::fleet::Servers;
 use crate::pg::Waits;
 use crate::settings::Settings;
-use crate::vault::KeyRing;
+use crate::vault::{KeyMisfit, KeyRing};
 
 pub use misfits::misfits;
 
@@ -58,8 +58,10 @@ pub struct Patient<'a> {
     pub servers: &'a Servers,
     /// The catalog; none where it can't be had, which is a finding already.
     pub catalog: Option<Catalog>,
-    /// The master keys; none where they can't be read, which is a finding already.
+    /// The master keys; none where they can't be read or are not the fleet's, which is a finding already.
     pub keys: Option<KeyRing>,
+    /// Whether the newest of them is one that the fleet has not moved to: a rotation was begun here.
+    pub begun: bool,
 }
 
 /// Looks at everything. `progress` is told what is looked at.
@@ -70,7 +72,7 @@ pub async fn examine(
 ) -> Vec<Finding> {
     let mut findings = Vec::new();
     progress("the master key");
-    let keys = match KeyRing::load(&settings.keys) {
+    let mut keys = match KeyRing::load(&settings.keys) {
         Ok(keys) => Some(keys),
         Err(error) => {
             let next = "bring the master key to this machine (`keys.file`, or MANYBOX__KEYS__MASTER)";
@@ -89,7 +91,22 @@ pub async fn examine(
             None
         }
     };
-    let patient = Patient { settings, servers, catalog, keys };
+    let misfit = match (&catalog, &keys) {
+        (Some(catalog), Some(keys)) => misfit(catalog, keys).await,
+        _ => None,
+    };
+    let begun = matches!(misfit, Some(KeyMisfit::Begun { .. }));
+    if let Some(misfit) = misfit {
+        let next = if begun {
+            "manybox rekey"
+        } else {
+            // What a wrong one says of routers and of marks is wrong as well.
+            keys = None;
+            "`manybox keys` says which key is expected, and what to do when it is lost"
+        };
+        findings.push(Finding::new("D01", "keys", misfit.to_string(), next));
+    }
+    let patient = Patient { settings, servers, catalog, keys, begun };
     findings.extend(catalog::look(&patient).await);
     progress("the settings");
     findings.extend(misfits::look(&patient).await);
@@ -101,6 +118,11 @@ pub async fn examine(
     findings.extend(databases::look(&patient).await);
     findings.sort_by(|a, b| (a.code, &a.place).cmp(&(b.code, &b.place)));
     findings
+}
+
+/// Why the keys of this machine are not the fleet's. A catalog that can't tell is a finding of another part.
+async fn misfit(catalog: &Catalog, keys: &KeyRing) -> Option<KeyMisfit> {
+    keys.fit(&catalog.master_keys().await.ok()?).err()
 }
 
 async fn open(settings: &Settings, servers: &Servers) -> Result<Catalog, String> {

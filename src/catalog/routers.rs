@@ -130,7 +130,9 @@ impl Catalog {
     /// When the catalog can't be read.
     pub async fn unsettled(&self) -> Result<Option<(u64, String)>, CatalogError> {
         let sql = "SELECT count(*), min(slug) FROM catalog.tenant
-                   WHERE state <> 'purged' AND (unsettled OR state IN ('creating', 'purging'))";
+                   WHERE state <> 'purged' AND (unsettled OR state IN ('creating', 'purging'))
+                     -- A copy is finished by its own command, and not by `apply`.
+                     AND NOT (state = 'creating' AND filling IS NOT NULL)";
         let row = self.sessions.query_one(sql, &[]).await?;
         let (tenants, example): (i64, Option<String>) = (row.try_get(0)?, row.try_get(1)?);
         Ok(example.map(|example| (u64::try_from(tenants).unwrap_or(0), example)))

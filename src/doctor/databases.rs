@@ -51,15 +51,22 @@ async fn compare(patient: &Patient<'_>, catalog: &Catalog) -> Result<Vec<Finding
             findings.push(Finding::new(
                 "D50",
                 format!("server {name}, database {database}"),
-                "no template of the catalog has this database",
-                "it was a template of a catalog that is lost: drop it by hand",
+                "no template of the catalog has this database; it was one of a catalog that is lost",
+                format!(
+                    "in `psql` as the server's admin: ALTER DATABASE {database} IS_TEMPLATE false; {}",
+                    dropped(database)
+                ),
             ));
         }
         let has_one = |state| matches!(state, State::Active | State::Suspended | State::Retired);
         for row in tenants.iter().filter(|row| row.record.server == name && has_one(row.record.state)) {
             let (slug, database) = (&row.record.slug, row.record.database());
-            findings.extend(misfit_login(row, logins.get(&database).copied()));
-            if !row.record.is_adopted() && !there.contains(&database) {
+            if row.record.is_adopted() {
+                continue;
+            }
+            if there.contains(&database) {
+                findings.extend(misfit_login(row, logins.get(&database).copied()));
+            } else {
                 findings.push(Finding::new(
                     "D51",
                     format!("tenant {slug}"),
@@ -73,7 +80,7 @@ async fn compare(patient: &Patient<'_>, catalog: &Catalog) -> Result<Vec<Finding
         }
     }
     findings.extend(unclaimed(patient, catalog, &tenants).await?);
-    let key = patient.keys.as_ref().map(|keys| keys.newest().id());
+    let key = patient.keys.as_ref().filter(|_| !patient.begun).map(|keys| keys.newest().id());
     let mut unmarked = fleet::outdated_marks(catalog, key).await.map_err(row_error)?;
     // Of servers that the settings lack another part tells.
     unmarked.retain(|one| patient.servers.get(&one.server).is_ok());
@@ -109,27 +116,27 @@ fn half_made(row: &TenantRow, tenants: &[TenantRow]) -> Option<Finding> {
     Some(Finding::new("D52", format!("tenant {slug}"), what, next))
 }
 
-/// A login that is open where the tenant's state says closed, or the other way round.
+/// A login that is open where the tenant's state says closed, or the other way round, or that is gone.
 fn misfit_login(row: &TenantRow, is_open: Option<bool>) -> Option<Finding> {
     let (record, state) = (&row.record, row.record.state);
-    let verb = match (state, is_open?) {
-        // What is unsettled another part tells, and the login of an adopted database is not manybox's.
-        _ if row.unsettled || record.is_adopted() => return None,
-        (State::Suspended, true) => "suspend",
-        (State::Retired, true) => "retire",
-        (State::Active, false) => "resume",
+    let (slug, server) = (&record.slug, &record.server);
+    let (is, next) = match (state, is_open) {
+        // Another part tells.
+        _ if row.unsettled => return None,
+        (State::Suspended, Some(true)) => ("open", format!("manybox tenant suspend {slug}")),
+        (State::Retired, Some(true)) => ("open", format!("manybox tenant retire {slug}")),
+        (State::Active, Some(false)) => (
+            "closed",
+            format!(
+                "where the server went back: manybox tenant resume {slug}; where the catalog did, and somebody had suspended or \
+                 retired it since its dump: manybox tenant suspend {slug}, or retire"
+            ),
+        ),
+        (State::Active, None) => ("not there", format!("manybox tenant resume {slug}, which makes it anew")),
         _ => return None,
     };
-    let is = if state == State::Active { "closed" } else { "open" };
-    Some(Finding::new(
-        "D55",
-        format!("tenant {}", record.slug),
-        format!(
-            "is {state}, and its login on server `{}` is {is}, as after a backup of the server",
-            record.server
-        ),
-        format!("manybox tenant {verb} {}", record.slug),
-    ))
+    let what = format!("is {state}, and its login on server `{server}` is {is}, as after a backup came back");
+    Some(Finding::new("D55", format!("tenant {slug}"), what, next))
 }
 
 fn row_error(error: FleetError) -> CatalogError {
@@ -168,10 +175,7 @@ async fn unclaimed(
                     "it was that of `{}`, which was purged; it came back, as by a backup of the server",
                     mark.slug
                 ),
-                format!(
-                    "in `psql` as the server's admin: DROP DATABASE {database}; DROP ROLE IF EXISTS {database}, {}",
-                    fleet::migrator_of(database)
-                ),
+                format!("in `psql` as the server's admin: {}", dropped(database)),
             ),
             Ok(mark) if rivals.is_empty() => Finding::new(
                 "D50",
@@ -199,6 +203,11 @@ async fn unclaimed(
         Finding::new("D50", place, what, next)
     });
     Ok(found.unclaimed.iter().map(finding).chain(adopted).collect())
+}
+
+/// The statements that drop a database and the logins that are for it alone.
+fn dropped(database: &str) -> String {
+    format!("DROP DATABASE {database}; DROP ROLE IF EXISTS {database}, {}", fleet::migrator_of(database))
 }
 
 /// The ids, among those of these databases, of tenants that were purged.

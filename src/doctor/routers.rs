@@ -7,25 +7,30 @@ use crate::catalog::{Catalog, CatalogError, RouterRow};
 
 pub(super) async fn look(patient: &Patient<'_>) -> Vec<Finding> {
     let Some(catalog) = &patient.catalog else { return Vec::new() };
-    let newest = patient.keys.as_ref().map(|keys| keys.newest().id());
-    or_unread("routers", findings(catalog, newest).await)
+    or_unread("routers", findings(patient, catalog).await)
 }
 
-async fn findings(catalog: &Catalog, newest_key: Option<i32>) -> Result<Vec<Finding>, CatalogError> {
+async fn findings(patient: &Patient<'_>, catalog: &Catalog) -> Result<Vec<Finding>, CatalogError> {
     let mut findings = Vec::new();
+    if let Some(keys) = &patient.keys {
+        // What they said last, and not what they began with: a rotation reaches them while they run.
+        let newest = keys.newest();
+        let login = newest.router_login(&patient.settings.catalog.database).user;
+        for router in catalog.routers_without(newest.fingerprint(), &login).await? {
+            let what = format!(
+                "has not the newest master key of this machine: {} (fingerprint {})",
+                newest.id(),
+                newest.fingerprint()
+            );
+            let next = "give both the same key file; after a rekey every router needs the new key";
+            findings.push(Finding::new("D31", format!("router at {router}"), what, next));
+        }
+    }
     let own = env!("CARGO_PKG_VERSION");
     for router in catalog.routers().await?.iter().filter(|router| router.is_alive) {
         if router.version != own {
             let what = format!("runs manybox {}, this is {own}", router.version);
             findings.push(Finding::new("D30", place(router), what, "upgrade the older one and restart it"));
-        }
-        if let Some(newest) = newest_key
-            && router.key_number != newest
-        {
-            let what =
-                format!("has master key {} as its newest, this machine has {newest}", router.key_number);
-            let next = "give both the same key file; after a rekey every router needs the new key";
-            findings.push(Finding::new("D31", place(router), what, next));
         }
     }
     let mut budgets: BTreeMap<String, Vec<(u32, String)>> = BTreeMap::new();

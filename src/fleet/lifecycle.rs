@@ -117,6 +117,8 @@ impl Fleet {
         let (id, name) = (&record.id, record.id.database());
         let role = Ident::new(&name);
         match record.state {
+            // A server whose databases came back without its roles.
+            State::Active if !role_exists(client, &name).await? => self.give_logins(client, record).await?,
             // The tenant's own code can have changed its login's password and settings; this is how to mend that.
             State::Active => {
                 let verifier = self.keys.newest().tenant_login(record).verifier()?;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt as _};
 use tokio::time::timeout;
+use tokio_postgres::Client;
 
 use super::database::{self, DatabaseRights};
 use super::mark::{self, Mark};
@@ -281,19 +282,26 @@ impl Fleet {
         let lock = lock.doing(|| format!("locking database `{name}`"))?;
         let lock = lock.ok_or_else(|| FleetError::Busy(format!("database `{name}`")))?;
         let opened = async {
-            let found = database::found(&client, &name).await?;
-            let migrator = migrator_of(&name);
-            let mut logins = self.login(record, found.login)?;
-            logins.push_str(&roles::migrator(&migrator, MIGRATORS, found.migrator));
-            let temporary = self.temporary(edition);
-            let rights = DatabaseRights { owner: OWNER, logins: &[&name, &migrator], temporary: &temporary };
-            server.unhindered(database::open(&client, &name, &rights, &logins)).await?;
+            server.unhindered(self.give_logins(&client, record)).await?;
             Ok::<_, FleetError>(self.history(&record.server, &name).await?.lineage(edition))
         };
         let opened = opened.await;
         lock.release(&client).await.doing(|| format!("unlocking database `{name}`"))?;
         self.keep(&record.server, client);
         opened
+    }
+
+    /// Gives a tenant's database its login, its migrator and their rights, whatever is there of them.
+    pub(super) async fn give_logins(&self, client: &Client, record: &Record) -> Result<(), FleetError> {
+        let name = record.id.database();
+        let found = database::found(client, &name).await?;
+        let migrator = migrator_of(&name);
+        let mut logins = self.login(record, found.login)?;
+        logins.push_str(&roles::migrator(&migrator, MIGRATORS, found.migrator));
+        let edition = record.lineage().map_or("", |lineage| &lineage.edition);
+        let temporary = self.temporary(edition);
+        let rights = DatabaseRights { owner: OWNER, logins: &[&name, &migrator], temporary: &temporary };
+        database::open(client, &name, &rights, &logins).await
     }
 
     /// Recovers all of these whose slug and base URLs nobody else has. `progress` is told of each. Gives, for each, its tenant

@@ -1,9 +1,10 @@
 //! `manybox doctor`, and what routers and commands say themselves where catalog, settings and versions don't fit.
 
+use manybox::vault::KeyRing;
 use serde_json::Value;
 
 use crate::support::router::{Router, addresses};
-use crate::support::{TestFleet, eventually};
+use crate::support::{TestFleet, as_superuser, eventually};
 
 async fn doctor(fleet: &TestFleet) -> (i32, Vec<Value>) {
     let (code, out, error) = fleet.run(&["doctor", "--json"]).await;
@@ -128,4 +129,73 @@ async fn what_cannot_be_looked_at_is_a_finding() {
     assert_eq!((code, codes(&findings)), (1, vec!["D01", "D40"]));
     assert_eq!(findings[1]["where"], "servers.db2");
     fleet.app = None;
+}
+
+#[tokio::test]
+async fn a_wrong_key_is_a_finding_and_nothing_that_it_says_is_believed() {
+    let fleet = TestFleet::builder().tenants(&["acme"]).build().await;
+    let file = fleet.folder.path().join("master.key");
+    let (right, router) = (std::fs::read_to_string(&file).unwrap(), Router::start(&fleet, &[]).await);
+    let wrong = KeyRing::numbered(7).unwrap();
+    wrong.save(&file).unwrap();
+    let (code, findings) = doctor(&fleet).await;
+    assert_eq!((code, codes(&findings)), (1, vec!["D01"]), "{findings:?}");
+    let what = findings[0]["what"].as_str().unwrap();
+    let expected = fleet.fleet.keys.fingerprints();
+    assert!(what.contains(&expected[0]) && what.contains(wrong.newest().fingerprint()), "{what}");
+    assert!(findings[0]["next"].as_str().unwrap().contains("manybox keys"), "{findings:?}");
+    // A rotation that was begun here, of which the router has heard as it looks at the same file.
+    std::fs::write(&file, format!("{right}{}", wrong.to_text().expose())).unwrap();
+    eventually("doctor says how it goes on", || async {
+        let (_, findings) = doctor(&fleet).await;
+        let right = codes(&findings).first() == Some(&"D01") && findings[0]["next"] == "manybox rekey";
+        // Marks are as they must be.
+        right && !codes(&findings).contains(&"D53")
+    })
+    .await;
+    std::fs::write(&file, right).unwrap();
+    drop(router);
+}
+
+#[tokio::test]
+async fn a_login_that_is_gone_is_a_finding_and_resume_makes_it_anew() {
+    let fleet = TestFleet::builder().tenants(&["acme", "other"]).serve().await;
+    assert_eq!(fleet.get("/acme/items").await.status, 200);
+    // As after a server whose databases came back from dumps, and not its roles.
+    let login = fleet.row("acme").await.record.id.database();
+    let migrator = manybox::fleet::migrator_of(&login);
+    as_superuser(&format!(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{login}';
+         REVOKE ALL ON DATABASE {login} FROM {login}, {migrator}; DROP ROLE {login}; DROP ROLE {migrator};"
+    ))
+    .await;
+    let (code, findings) = doctor(&fleet).await;
+    assert_eq!((code, codes(&findings)), (1, vec!["D55"]), "{findings:?}");
+    assert!(findings[0]["next"].as_str().unwrap().contains("tenant resume acme"), "{findings:?}");
+    let (code, out, error) = fleet.run(&["tenant", "resume", "acme"]).await;
+    assert_eq!(code, 0, "{out} {error}");
+    assert_eq!(doctor(&fleet).await, (0, vec![]));
+    eventually("it is served", || async { fleet.get("/acme/items").await.status == 200 }).await;
+    // Other tests' fleets are on the server too.
+    let (_, out, error) = fleet.run(&["verify", "--json"]).await;
+    assert!(out.contains("looked_into") && !out.contains(&format!("\"{login}\"")), "{out} {error}");
+}
+
+#[tokio::test]
+async fn what_a_finding_says_to_do_can_be_done() {
+    let fleet = TestFleet::builder().tenants(&["acme"]).build().await;
+    // A catalog that went back to a dump of before the tenant was suspended: to resume it would be wrong.
+    assert_eq!(fleet.run(&["tenant", "suspend", "acme"]).await.0, 0);
+    change(&fleet, "UPDATE catalog.tenant SET state = 'active'").await;
+    let (_, findings) = doctor(&fleet).await;
+    assert!(codes(&findings).contains(&"D55"), "{findings:?}");
+    let closed = findings.iter().find(|finding| finding["code"] == "D55").unwrap();
+    let next = closed["next"].as_str().unwrap();
+    assert!(next.contains("resume acme") && next.contains("suspend acme"), "{next}");
+    assert_eq!(fleet.run(&["tenant", "resume", "acme"]).await.0, 0);
+    // `apply` finishes no copy, so nothing says that it does.
+    change(&fleet, "UPDATE catalog.tenant SET state = 'creating', filling = 'restored from x.dump'").await;
+    let (_, findings) = doctor(&fleet).await;
+    assert!(codes(&findings).contains(&"D52") && !codes(&findings).contains(&"D12"), "{findings:?}");
+    change(&fleet, "UPDATE catalog.tenant SET state = 'active', filling = NULL").await;
 }
