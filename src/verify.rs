@@ -14,7 +14,7 @@ mod tenant;
 pub use check::{CHECKS, Check, check};
 pub use report::page;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt as _};
@@ -151,16 +151,26 @@ pub async fn verify(
     let chosen = choose(&known, &request.scope)?;
     progress(0);
     let (mut outcome, mut servers) = (Outcome::default(), BTreeMap::new());
+    // A server that is silent would have each of its tenants waited for.
+    let mut away = BTreeSet::new();
     for (name, server) in fleet.servers.iter() {
         let looked = server::look(fleet, name, server, &known).await;
+        if looked.version.is_empty() {
+            away.insert(name.to_owned());
+        }
         servers.insert(name.to_owned(), looked.version);
         outcome.add(looked.outcome);
     }
     let done = std::sync::atomic::AtomicUsize::new(0);
     let mut looks = stream::iter(&chosen)
         .map(|row| {
-            let (done, progress, known) = (&done, &progress, &known);
+            let (done, progress, known, away) = (&done, &progress, &known, &away);
             async move {
+                if away.contains(&row.record.server) {
+                    progress(1 + done.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
+                    let finding = not_looked_at(row, "its server could not be looked at".into());
+                    return Outcome { findings: vec![finding], ..Outcome::default() };
+                }
                 let looked = timeout(TENANT_TIMEOUT, look_into(fleet, row, known)).await;
                 progress(1 + done.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
                 looked.unwrap_or_else(|_| {
@@ -179,13 +189,16 @@ pub async fn verify(
         None => outcome.left_out.push("the router (V40, V41): none was named".into()),
     }
     let Outcome { findings, tried, left_out } = outcome;
+    let unlooked = |slug: &str| findings.iter().any(|f| f.code == "V00" && f.tenant.as_deref() == Some(slug));
+    let looked_into =
+        chosen.iter().map(|row| row.record.slug.to_string()).filter(|slug| !unlooked(slug)).collect();
     Ok(Verification {
         at,
         seconds: begun.elapsed().as_secs_f64(),
         version: env!("CARGO_PKG_VERSION"),
         servers,
         tenants: known.tenants.len(),
-        looked_into: chosen.iter().map(|row| row.record.slug.to_string()).collect(),
+        looked_into,
         tried,
         findings: bounded(findings),
         left_out,

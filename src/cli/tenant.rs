@@ -26,7 +26,7 @@ use super::output::{line, table, time};
 use super::{Context, Done, Failure, Output, arguments};
 use crate::catalog::{Filter, TenantRow};
 use crate::control::issue_token;
-use crate::fleet::{Fleet, TenantSpec};
+use crate::fleet::{Fleet, FleetError, TenantSpec};
 use crate::pg::{Endpoint, Login};
 use crate::policy::Secret;
 use crate::tenant::{BaseUrl, Slug, State, Verb};
@@ -188,7 +188,10 @@ impl TenantCommand {
             Self::Suspend { slug } => verb(&fleet, &slug, Verb::Suspend, output).await,
             Self::Resume { slug } => verb(&fleet, &slug, Verb::Resume, output).await,
             Self::Retire { slug, until } => {
-                let row = fleet.retire(&slug, until).await?;
+                let row = match fleet.retire(&slug, until).await {
+                    Ok(row) => row,
+                    Err(error) => return Err(half_done(&fleet, &slug, Verb::Retire, error).await),
+                };
                 output.answer(&row, |row| {
                     let until =
                         row.keep_until.map(|until| format!(", and kept until {} at least", time(until)));
@@ -215,7 +218,10 @@ impl TenantCommand {
                 if !yes && !row.record.is_adopted() {
                     confirm(&slug)?;
                 }
-                let row = fleet.carry_out_now(&slug, Verb::Purge).await?;
+                let row = match fleet.carry_out_now(&slug, Verb::Purge).await {
+                    Ok(row) => row,
+                    Err(error) => return Err(half_done(&fleet, &slug, Verb::Purge, error).await),
+                };
                 output.answer(&row, |row| format!("{}{}", done(row), left_alone(row)))
             }
             Self::Token { slug, role, claims, expires } => {
@@ -242,7 +248,23 @@ async fn verb(fleet: &Fleet, slug: &str, verb: Verb, output: Output) -> Done {
     let spinner = output.spinner(format!("{verb} {slug}"));
     let row = fleet.carry_out(slug, verb).await;
     spinner.finish_and_clear();
-    output.answer(&row?, |row| format!("{}{}", done(row), left_alone(row)))
+    let row = match row {
+        Ok(row) => row,
+        Err(error) => return Err(half_done(fleet, slug, verb, error).await),
+    };
+    output.answer(&row, |row| format!("{}{}", done(row), left_alone(row)))
+}
+
+/// What a verb did before it failed: routers obey the catalog, which says it already.
+async fn half_done(fleet: &Fleet, slug: &str, verb: Verb, error: FleetError) -> Failure {
+    match fleet.tenant(slug).await {
+        Ok(row) if row.unsettled && verb.to() == row.record.state => Failure(format!(
+            "{slug} is {} in the catalog, and routers obey that. Its server could not be made to follow ({error}): `manybox \
+             apply` does it when that is mended",
+            row.record.state
+        )),
+        _ => error.into(),
+    }
 }
 
 async fn reload(fleet: &Fleet, slugs: Vec<String>, all: bool, output: Output) -> Done {

@@ -33,12 +33,16 @@ pub(super) async fn try_out(fleet: &Fleet, row: &TenantRow, guarded: &[String], 
             }
             session.close().await;
         }
-        Err(error) if is_full(&error) => {
+        // A server that is away says nothing of the login.
+        Err(error) if is_full(&error) || pg::is_outage(error.code()) && !error.is_of_the_login() => {
             outcome.left_out.push(format!("the login of `{}`: {error}", record.slug));
             return outcome;
         }
         Err(error) => {
-            let remedy = "if the master key is right: `manybox rekey` gives it its password anew".to_owned();
+            let remedy = match record.is_adopted() {
+                true => format!("`manybox tenant adopt {} … --password-file` sets its password", record.slug),
+                false => format!("`manybox tenant resume {}` sets its login anew", record.slug),
+            };
             outcome.findings.push(of_tenant(row, "V05", error.to_string(), remedy));
         }
     }

@@ -178,6 +178,7 @@ async fn a_lost_key_has_a_way_back() {
     legacy.adopt(&fleet, "old", &[]).await;
     let set = format!("jwt_secret={OWN}");
     assert_eq!(fleet.run(&["tenant", "set", "acme", &set]).await.0, 0);
+    assert_eq!(fleet.run(&["tenant", "set", "globex", &set]).await.0, 0);
     // After an earlier rotation, so that numbers don't begin at 1.
     for arguments in [&["rekey"][..], &["rekey", "--finish"]] {
         let (code, _, error) = fleet.run(arguments).await;
@@ -190,7 +191,7 @@ async fn a_lost_key_has_a_way_back() {
     assert_eq!(outcome["key"], 3);
     let lost = outcome["lost"].as_array().unwrap();
     let secrets = |slug: &str| lost.iter().find(|lost| lost["tenant"] == slug).unwrap()["secrets"].clone();
-    assert_eq!(lost.len(), 2, "{out}");
+    assert_eq!(lost.len(), 3, "{out}");
     assert_eq!(secrets("acme"), json!(["jwt_secret"]));
     assert_eq!(secrets("old"), json!(["jwt_secret", "password"]));
     let (_, out, _) = fleet.run(&["keys"]).await;
@@ -210,6 +211,10 @@ async fn a_lost_key_has_a_way_back() {
         app.stop().await;
         fleet.start_router().await;
     }
+    // Nobody has the adopted one's password now: that is no outage of its server.
+    let refused = fleet.get("/old/todos").await;
+    assert_eq!(refused.status, 503, "{}", refused.text);
+    assert_eq!(refused.code(), "MBX203", "{}", refused.text);
     // What was set aside is settable, and then nothing is lost any more.
     let token = sign(OWN.as_bytes(), json!({ "role": "service" }));
     assert_eq!(fleet.get_as(&token, "/acme/items").await.status, 401);
@@ -217,6 +222,9 @@ async fn a_lost_key_has_a_way_back() {
     assert_eq!(code, 0, "{out} {error}");
     eventually("its own tokens hold", || async { fleet.get_as(&token, "/acme/items").await.status == 200 })
         .await;
+    // Or it is given up.
+    let (code, out, error) = fleet.run(&["tenant", "set", "globex", "jwt_secret="]).await;
+    assert!(code == 0 && out.contains("jwt_secret: (a lost secret) -> (default)"), "{out} {error}");
     let role = format!("{}_login", legacy.name);
     let adopt = ["tenant", "adopt", "old", "--database", &legacy.name, "--login-role", &role];
     let adopt = [&adopt[..], &["--password-env", "OLD", "--jwt-secret-env", "OWN"]].concat();
@@ -247,6 +255,34 @@ async fn a_wrong_file_is_kept_when_a_lost_key_is_replaced() {
     let (code, out, error) = fleet.run(&["rekey", "--lost", "--json"]).await;
     assert_eq!(code, 0, "{error}");
     assert_eq!(serde_json::from_str::<Value>(&out).unwrap()["key"], 2);
+}
+
+#[tokio::test]
+async fn a_damaged_key_file_is_as_lost_as_one_that_is_not_there() {
+    let fleet = TestFleet::builder().tenants(&["acme"]).build().await;
+    let whole = std::fs::read(file(&fleet)).unwrap();
+    let mut key = 1;
+    for damaged in [&b""[..], &whole[..whole.len() / 2], &[0xff, 0xfe, 0, 1]] {
+        std::fs::write(file(&fleet), damaged).unwrap();
+        for arguments in [&["init"][..], &["tenant", "list"], &["rekey"], &["keys"]] {
+            let (code, _, error) = fleet.run(arguments).await;
+            assert_eq!(code, 1, "{arguments:?} {error}");
+            assert!(error.contains("backup") && error.contains("rekey --lost"), "{arguments:?} {error}");
+            assert_eq!(std::fs::read(file(&fleet)).unwrap(), damaged, "{arguments:?}");
+        }
+        let (code, out, error) = fleet.run(&["rekey", "--lost", "--json"]).await;
+        assert_eq!(code, 0, "{out} {error}");
+        key += 1;
+        assert_eq!(serde_json::from_str::<Value>(&out).unwrap()["key"], key);
+        let (_, kept) = error.split_once("is kept in `").unwrap();
+        let kept = fleet.folder.path().join(kept.split('`').next().unwrap());
+        assert_eq!(std::fs::read(kept).unwrap(), damaged, "{error}");
+        assert_eq!(fleet.run(&["tenant", "list"]).await.0, 0);
+    }
+    std::fs::remove_file(file(&fleet)).unwrap();
+    std::fs::create_dir(file(&fleet)).unwrap();
+    let (code, _, error) = fleet.run(&["tenant", "list"]).await;
+    assert!(code == 1 && error.contains("folder"), "{error}");
 }
 
 #[tokio::test]
@@ -313,6 +349,22 @@ async fn a_dead_server_stops_neither_init_nor_apply_nor_rekey() {
         assert!(error.contains("server `other`"), "{arguments:?} {error}");
     }
     assert_eq!(fleet.row("acme").await.record.key, 2, "tenants of healthy servers moved");
+    // What routers obey already is said, for somebody may need it at once.
+    for (verb, is) in
+        [("suspend", "suspended"), ("resume", "active"), ("retire", "retired"), ("restore", "active")]
+    {
+        let (code, _, error) = fleet.run(&["tenant", verb, "globex"]).await;
+        assert_eq!(code, 1, "{verb} {error}");
+        assert!(
+            error.contains(&format!("globex is {is}")) && error.contains("manybox apply"),
+            "{verb} {error}"
+        );
+    }
+    let (code, out, error) = fleet.run(&["verify", "--json"]).await;
+    assert_eq!(code, 1, "{error}");
+    let verified: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(verified["looked_into"], json!(["acme"]), "{out}");
+    assert!(!out.contains("\"V05\",\"server\":\"other\""), "{out}");
     assert_eq!(fleet.row("globex").await.record.key, 1);
     let (code, _, error) = fleet.run(&["rekey", "--finish"]).await;
     assert_eq!(code, 1, "{error}");
@@ -394,6 +446,40 @@ async fn a_settings_file_that_is_named_must_be_there() {
         assert_eq!(code, Some(1), "{arguments:?} {error}");
         assert!(error.contains("manybox init") && error.contains(".manybox"), "{arguments:?} {error}");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "{arguments:?}");
+    }
+    // One that is there and can't be read is not taken for one that is missing, which would make a fleet of its own.
+    let unreadable = folder.path().join("tenants.toml");
+    let refused = async |what: &str| {
+        for arguments in [&["init"][..], &["config"], &["--config", "tenants.toml", "tenant", "list"]] {
+            let (code, error) = run(arguments, None).await;
+            assert_eq!(code, Some(2), "{what} {arguments:?} {error}");
+            assert!(error.contains("`tenants.toml`"), "{what} {arguments:?} {error}");
+            assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "{what} {arguments:?}");
+        }
+    };
+    std::fs::create_dir(&unreadable).unwrap();
+    refused("a folder").await;
+    std::fs::remove_dir(&unreadable).unwrap();
+    std::os::unix::fs::symlink("/nowhere/at/all", &unreadable).unwrap();
+    refused("a link to nowhere").await;
+    std::fs::remove_file(&unreadable).unwrap();
+    let mut pipe = std::process::Command::new("mkfifo");
+    assert!(pipe.arg(&unreadable).status().unwrap().success());
+    refused("a pipe").await;
+    std::fs::remove_file(&unreadable).unwrap();
+    // A URL that can't be used is a wrong setting.
+    for url in [
+        "mysql://h/d",
+        "postgres://h:99999/d",
+        "postgres://h/d?sslmode=verify",
+        "postgres://h/d?sslrootcert=/no",
+    ] {
+        std::fs::write(&unreadable, format!("[servers.main]\nurl = '{url}'\n")).unwrap();
+        for arguments in [&["serve"][..], &["tenant", "list"], &["server", "check"]] {
+            let (code, error) = run(arguments, None).await;
+            assert_eq!(code, Some(2), "{url} {arguments:?} {error}");
+            assert!(error.contains("server `main`"), "{url} {arguments:?} {error}");
+        }
     }
     // Wrong settings and wrong usage are the same to a script; a dry run has another meaning for that code.
     std::fs::write(folder.path().join("tenants.toml"), "[listen]\nhtp = 1").unwrap();
