@@ -3,8 +3,8 @@
 
 use super::database::DatabaseRights;
 use super::prepare::{backup_remedy, check_backup, prepare};
-use super::roles::{self, HISTORY, MIGRATORS, OWNER, migrator_of};
-use super::server::{run, version};
+use super::roles::{self, BACKUP, HISTORY, MIGRATORS, OWNER, migrator_of};
+use super::server::{role_exists, run, version};
 use super::standing::identity;
 use super::{Doing, FleetError, FleetServer, claim, database, hosts, rights};
 use crate::pg::{Ident, literal};
@@ -75,6 +75,11 @@ async fn look(
             (row.try_get(2).doing(looking)?, row.try_get(3).doing(looking)?);
         findings.push(Finding::new(trial, wrong.then_some((seen, remedy))));
     }
+    let there = role_exists(&client, BACKUP).await?;
+    let admin = &server.admin()?.user;
+    let unread =
+        check_backup(server, &client).await.err().map(|e| (e.to_string(), backup_remedy(admin, there)));
+    findings.push(Finding::new("read tenants whole, for backups", unread));
     let others = claim::others(&client, catalog).await?;
     let seen = || {
         let seen = format!("so have the routers of other fleets, with these catalogs: {}", others.join(", "));
@@ -192,12 +197,6 @@ pub async fn try_out(settings: &Settings, server: &FleetServer) -> Result<Vec<Fi
             format!("GRANT {OWNER}, {HISTORY} TO {admin}{set}; GRANT {OWNER} TO {MIGRATORS};"),
         );
     }
-    let there = super::server::role_exists(&client, roles::BACKUP).await?;
-    note(
-        "read tenants whole, for backups",
-        check_backup(server, &client).await,
-        backup_remedy(&server.admin()?.user, there),
-    );
     let signal = "SELECT pg_catalog.pg_has_role(current_user, 'pg_signal_backend', 'USAGE')";
     let signal = client.query_one(signal, &[]).await.and_then(|row| row.try_get::<_, bool>(0));
     let signal = signal.doing(|| "looking at the admin's role".into())?;

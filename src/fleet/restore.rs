@@ -80,7 +80,11 @@ impl Fleet {
         self.refuse_another(&files.read()?.tenant, slug, live.as_ref()).await?;
         let manifest = self.check_archive(files, watcher).await?;
         let Some(live) = live else {
-            return self.fill_new(slug, Source::Files(files, &manifest), spec, watcher).await;
+            let (base_urls, notes) = self.own_base_urls(slug, &manifest.tenant).await?;
+            let spec = CopySpec { base_urls, ..spec.clone() };
+            let mut filled = self.fill_new(slug, Source::Files(files, &manifest), &spec, watcher).await?;
+            filled.notes.extend(notes);
+            return Ok(filled);
         };
         let id = &live.record.id;
         if live.record.is_adopted() {
@@ -99,6 +103,38 @@ impl Fleet {
         }
         let tenant = self.tenant(slug.as_str()).await?;
         Ok(Filled { tenant, replaced: Some(beside.to_string()), notes: filled.notes })
+    }
+
+    /// The base URLs of its own that a tenant had which is made anew, and a sentence for each that it does not get: one that
+    /// is another's now, and all where the catalog doesn't know of the tenant, so that nothing but a file says they are its.
+    async fn own_base_urls(
+        &self,
+        slug: &Slug,
+        of: &TenantManifest,
+    ) -> Result<(Vec<BaseUrl>, Vec<String>), FleetError> {
+        let known = match of.id.parse::<TenantId>() {
+            Ok(id) => self.catalog.tenant(&id).await?.is_some(),
+            Err(_) => false,
+        };
+        let (templated, rows) = (self.templated(slug)?, self.catalog.tenants(&Filter::default()).await?);
+        let (mut own, mut notes) = (Vec::new(), Vec::new());
+        for url in &of.base_urls {
+            let url: BaseUrl = url.parse()?;
+            let holder = rows.iter().find(|row| row.record.base_urls.contains(&url));
+            let why = match holder {
+                _ if templated.contains(&url) => continue,
+                None if known => {
+                    own.push(url);
+                    continue;
+                }
+                Some(row) => format!("it is tenant `{}`'s now", row.record.slug),
+                None => "the catalog does not know that tenant".into(),
+            };
+            notes.push(format!(
+                "base URL {url} was not taken over: {why}; see `manybox tenant set {slug} base_urls=…`"
+            ));
+        }
+        Ok((own, notes))
     }
 
     /// Does what makes a tenant of this slug from a source, unless another command is just doing that.
@@ -173,6 +209,12 @@ impl Fleet {
         };
         let whose = match known {
             None if of.slug == slug.as_str() => return Ok(()),
+            Some(row) if row.record.slug == *slug => {
+                format!(
+                    "`{slug}`, which is {}: this one was made since, retire and purge it first",
+                    row.record.state
+                )
+            }
             Some(row) => format!("`{}`, which is {}", row.record.slug, row.record.state),
             None => format!("`{}`", of.slug),
         };

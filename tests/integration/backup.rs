@@ -291,6 +291,14 @@ async fn a_clone_is_a_tenant_of_its_own_and_anonymous_where_it_shall_be() {
     let (code, _, error) = fleet.run(&["tenant", "clone", "a", "d", "--anonymise", "anonymous.sql"]).await;
     assert!(code == 1 && error.contains("nowhere") && error.contains("line 1"), "{error}");
     assert!(fleet.fleet.catalog.tenant_by_slug("d").await.unwrap().is_none(), "nothing is left of it");
+    // One that does nothing makes nothing anonymous.
+    for nothing in ["", "\n  \n", "-- later\n"] {
+        std::fs::write(fleet.folder.path().join("anonymous.sql"), nothing).unwrap();
+        let (code, _, error) =
+            fleet.run(&["tenant", "clone", "a", "d", "--anonymise", "anonymous.sql"]).await;
+        assert!(code == 1 && error.contains("no statement"), "{error}");
+        assert!(fleet.fleet.catalog.tenant_by_slug("d").await.unwrap().is_none(), "nothing was made");
+    }
     let (code, _, error) = fleet.run(&["tenant", "clone", "a", "c"]).await;
     assert!(code == 1 && error.contains("there already"), "{error}");
 
@@ -303,6 +311,32 @@ async fn a_clone_is_a_tenant_of_its_own_and_anonymous_where_it_shall_be() {
     drop(owner);
     let (code, out, error) = fleet.run(&["tenant", "clone", "a", "d"]).await;
     assert!(code == 0 && out.contains(r#"materialized view "public"."dear" is empty"#), "{out} {error}");
+}
+
+#[tokio::test]
+async fn a_purged_tenant_comes_back_with_its_own_base_urls() {
+    let fleet = TestFleet::builder().tenants(&["a", "b"]).build().await;
+    let urls = "base_urls=http://a.example,http://b.example";
+    assert_eq!(fleet.run(&["tenant", "set", "a", urls]).await.0, 0);
+    let archive = backup(&fleet, "a").await;
+    for arguments in [
+        &["tenant", "retire", "a"][..],
+        &["tenant", "purge", "a", "--yes"],
+        &["tenant", "set", "b", "base_urls=http://b.example"],
+    ] {
+        let (code, _, error) = fleet.run(arguments).await;
+        assert_eq!(code, 0, "{arguments:?} {error}");
+    }
+    let (code, out, error) =
+        fleet.run(&["tenant", "restore", "a", "--from", archive.to_str().unwrap()]).await;
+    assert_eq!(code, 0, "{error}");
+    assert!(
+        out.contains("http://a.example")
+            && out.contains("http://b.example was not taken over: it is tenant `b`'s"),
+        "{out}"
+    );
+    let given = fleet.fleet.catalog.base_urls_given(&fleet.row("a").await.record.id).await.unwrap();
+    assert_eq!(given.iter().map(ToString::to_string).collect::<Vec<_>>(), ["http://a.example"]);
 }
 
 #[tokio::test]
@@ -498,6 +532,10 @@ async fn a_retired_tenant_is_kept_as_long_as_was_said() {
         assert!(code == 0 && out.contains("kept until"), "{out} {error}");
         let (code, _, error) = fleet.run(&["tenant", "purge", slug, "--yes"]).await;
         assert!(code == 1 && error.contains("is kept until") && error.contains("--now"), "{error}");
+        // As RFC 3339 has it.
+        let until = out.split("kept until ").nth(1).unwrap().split(' ').next().unwrap();
+        let rfc3339 = &time::format_description::well_known::Rfc3339;
+        assert!(time::OffsetDateTime::parse(until, rfc3339).is_ok(), "{out}");
     }
     assert!(fleet.row("b").await.keep_until.unwrap().year() == 2999);
     let (code, _, error) = fleet.run(&["tenant", "restore", "a"]).await;

@@ -104,10 +104,13 @@ async fn a_server_of_another_fleet_is_not_taken_over_silently() {
     let text = text.replace(url, &format!("url = '{}'\n[servers.common]\n{url}", elsewhere.admin_url()));
     let second = tempfile::tempdir().unwrap();
     std::fs::write(second.path().join("tenants.toml"), text).unwrap();
-    let init = async |arguments: &[&str]| {
+    let run = async |arguments: &[&str]| {
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_manybox"));
         command.current_dir(second.path()).args(arguments).stdin(std::process::Stdio::null());
-        let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
+        tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap()
+    };
+    let init = async |arguments: &[&str]| {
+        let output = run(arguments).await;
         (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
     };
     for arguments in [&["init"][..], &["init"]] {
@@ -121,7 +124,31 @@ async fn a_server_of_another_fleet_is_not_taken_over_silently() {
     let (code, error) = init(&["init"]).await;
     assert_eq!(code, Some(0), "{error}");
     assert_ne!(password().await, before);
+    let (code, error) = init(&["server", "claim", "common"]).await;
+    assert!(code == Some(1) && error.contains("belongs to this fleet"), "{error}");
     let (code, _, error) = fleet.run(&["init"]).await;
     assert!(code == 1 && error.contains("belongs to fleet"), "{error}");
+    // A server that was set up without the role that backups are read by is told of before they are due.
+    let (client, connection) =
+        tokio_postgres::connect(&elsewhere.superuser_url(), tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    let failed = async || {
+        let all: Vec<Value> =
+            serde_json::from_slice(&run(&["server", "check", "--json"]).await.stdout).unwrap();
+        let of_backup =
+            |f: &&Value| f["server"] == "main" && f["trial"].as_str().unwrap().contains("backups");
+        let one = all.iter().find(of_backup).unwrap().clone();
+        (one["ok"] == false).then(|| one["remedy"].as_str().unwrap().to_owned())
+    };
+    assert_eq!(failed().await, None);
+    client.batch_execute("ALTER ROLE mb_backup RENAME TO away").await.unwrap();
+    assert!(failed().await.unwrap().contains("CREATE ROLE mb_backup NOLOGIN BYPASSRLS"));
+    client.batch_execute("ALTER ROLE away RENAME TO mb_backup").await.unwrap();
+    // Where the catalog is lost no key is made: it would be taken for the fleet's when the catalog is back.
+    client.batch_execute(&format!("DROP DATABASE {catalog} WITH (FORCE)")).await.unwrap();
+    std::fs::remove_file(second.path().join("master.key")).unwrap();
+    let (code, error) = init(&["init"]).await;
+    assert!(code == Some(1) && error.contains("belongs to fleet"), "{error}");
+    assert!(!second.path().join("master.key").exists(), "{error}");
     elsewhere.stop().await.unwrap();
 }
