@@ -67,6 +67,7 @@ impl Fleet {
             (None, None) => LOGIN_ROLE.to_owned(),
         };
         self.refuse_our_database(&spec.database)?;
+        self.refuse_tenants_database(slug, server, &spec.database).await?;
         self.refuse_our_role(server, &role)?;
         let (mut overrides, opened) = match &before {
             // A token secret that can't be opened stays as it is, unless another is given.
@@ -196,6 +197,25 @@ impl Fleet {
             )));
         }
         Ok(())
+    }
+
+    /// A database has one tenant.
+    pub(super) async fn refuse_tenants_database(
+        &self,
+        slug: &Slug,
+        server: &str,
+        database: &str,
+    ) -> Result<(), FleetError> {
+        let others = self.catalog.tenants(&Filter::default()).await?;
+        let is_its =
+            |other: &&Record| other.slug != *slug && other.server == server && other.database() == database;
+        match others.iter().map(|row| &row.record).find(is_its) {
+            None => Ok(()),
+            Some(other) => Err(FleetError::Settings(format!(
+                "database `{database}` is tenant `{}`'s; give its slug",
+                other.slug
+            ))),
+        }
     }
 
     /// So would one with a login of the control plane.

@@ -11,7 +11,7 @@ use tokio_postgres::Client;
 use super::database::{self, DatabaseRights};
 use super::roles::{self, MIGRATORS, OWNER, migrator_of};
 use super::{AdoptionSpec, Doing, Fleet, FleetError, FleetServer};
-use crate::catalog::{Filter, TenantRow};
+use crate::catalog::TenantRow;
 use crate::migrate::{self, Baseline, Baselined, Drift, Edition};
 use crate::pg::{AdvisoryLock, Login};
 use crate::policy::{Limits, Overrides};
@@ -196,17 +196,7 @@ impl Fleet {
         let server =
             spec.server.clone().or(of_before).unwrap_or_else(|| self.settings.defaults.server.clone());
         self.refuse_our_database(&spec.database)?;
-        let others = self.catalog.tenants(&Filter::default()).await?;
-        let other = others
-            .iter()
-            .map(|row| &row.record)
-            .find(|other| other.slug != *slug && other.server == server && other.database() == spec.database);
-        if let Some(other) = other {
-            return Err(FleetError::Settings(format!(
-                "database `{}` is tenant `{}`'s; give its slug",
-                spec.database, other.slug
-            )));
-        }
+        self.refuse_tenants_database(slug, &server, &spec.database).await?;
         let mut overrides = match &before {
             Some(row) => self.unsealed(&row.record)?,
             None => Overrides::default(),

@@ -150,6 +150,7 @@ impl tower::Service<Request> for Dispatch {
             let tenant = resolved.as_ref().ok().cloned();
             let mut response = match resolved {
                 Err(error) => error.into_response(),
+                Ok(tenant) if !tenant.is_served() => RouterError::TenantSuspended.into_response(),
                 Ok(tenant) if cors::is_preflight(&parts.method, &parts.headers) => {
                     cors::preflight(&parts.headers, Some(&tenant.api))
                 }

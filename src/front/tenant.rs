@@ -16,7 +16,7 @@ use crate::directory::{RequestUrl, Resolved};
 use crate::rest;
 use crate::tenant;
 
-/// Finds the request's tenant, and takes its prefix from the path.
+/// Finds the request's tenant, served or suspended, and takes its prefix from the path.
 pub(super) fn resolve(app: &App, parts: &mut Parts) -> Result<Arc<tenant::Tenant>, RouterError> {
     if !app.directory.is_ready() {
         let is_too_new = app.directory.obstacle().is_some_and(|obstacle| obstacle.is_newer_catalog);
@@ -43,9 +43,6 @@ pub(super) fn resolve(app: &App, parts: &mut Parts) -> Result<Arc<tenant::Tenant
         path: parts.uri.path(),
     };
     let (tenant, resolved) = app.directory.resolve(&url)?;
-    if !tenant.is_served() {
-        return Err(RouterError::TenantSuspended);
-    }
     let root = root(&tenant, &resolved, url.path);
     let base = url.path.strip_suffix(&resolved.path).unwrap_or(url.path);
     let base = (!base.is_empty()).then(|| rest::BasePath(base.to_owned()));

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 
 use super::fingerprint::{Drift, Facts, RIGHTS, Right, facts_inside, rights};
 use super::history::{self, Applied, HISTORY, HistoryError, REPEATED, Rows, UNFINISHED};
@@ -50,7 +51,7 @@ pub enum BaselineError {
     #[error("{0}")]
     Refused(String),
     /// The server refused, or the connection broke.
-    #[error(transparent)]
+    #[error("{0}{advice}", advice = advice(.0))]
     Server(#[from] pg::Error),
     /// Its schema could not be read.
     #[error(transparent)]
@@ -58,6 +59,17 @@ pub enum BaselineError {
     /// Its schema differs from what the files make, and may not.
     #[error("its schema differs from what the files make, in {} place(s)", .0.len())]
     Drift(Box<Drift>),
+}
+
+/// What to do where the admin may not change what is another's.
+fn advice(error: &pg::Error) -> &'static str {
+    match error.code() {
+        Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
+            "; an admin who is no superuser must be a member of every role that owns something in the database: as a superuser, \
+             GRANT its owner TO the admin; what a superuser owns, REASSIGN OWNED to such a role first"
+        }
+        _ => "",
+    }
 }
 
 impl From<tokio_postgres::Error> for BaselineError {

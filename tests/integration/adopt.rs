@@ -175,7 +175,7 @@ async fn what_may_not_be_adopted() {
     assert!(taken.contains("is there already"), "{taken}");
     legacy.adopt(&fleet, "old", &[]).await;
     let twice = refused("other", &|_| ()).await;
-    assert!(twice.contains("tenant_database"), "{twice}");
+    assert!(twice.contains("is tenant `old`'s"), "{twice}");
     // A slug that is adopted can't be created over, nor declared.
     let wish = manybox::fleet::TenantSpec::default();
     assert!(fleet.fleet.create(&"old".parse().unwrap(), &wish).await.is_err());

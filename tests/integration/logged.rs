@@ -66,6 +66,14 @@ async fn a_refusal_is_one_line_with_all_that_explains_it() {
     let lines = router.requests();
     assert_eq!(lines.len(), 3, "{lines:?}");
     assert!(!router.log().contains("s3cret"));
+    // Whose requests are refused because it is suspended, whatever they ask for.
+    assert_eq!(fleet.run(&["tenant", "suspend", "acme"]).await.0, 0);
+    eventually("it is refused", || async {
+        reqwest::get(router.url("/acme/items")).await.is_ok_and(|answer| answer.status() == 403)
+    })
+    .await;
+    let told = line(&router, 403).await;
+    assert_eq!((&told["code"], &told["tenant.slug"]), (&"MBX103".into(), &"acme".into()), "{told}");
 }
 
 #[tokio::test]
