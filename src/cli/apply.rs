@@ -33,25 +33,27 @@ impl Apply {
             (initialised.fleet, initialised.left)
         };
         let plan = fleet.plan().await?;
+        let mut executed = Executed::default();
         if !self.dry_run {
-            let executed = execute(&fleet, &plan.changes, self.jobs, output).await;
-            match (executed, left.is_empty()) {
-                (executed, true) => executed?,
-                (Ok(()), false) => {
-                    return Err(Failure(format!("not all was prepared:\n  {}", left.join("\n  "))));
-                }
-                (Err(Failure(failed)), false) => {
-                    return Err(Failure(format!("{failed}\nnot all was prepared:\n  {}", left.join("\n  "))));
-                }
+            executed = execute(&fleet, &plan.changes, self.jobs, output).await?;
+            if !left.is_empty() {
+                executed.failures.push(format!("not all was prepared:\n  {}", left.join("\n  ")));
             }
+        }
+        let is_done = |change: &&Change| !executed.failed.contains(change.slug());
+        let shown: Vec<_> = plan.changes.iter().filter(is_done).collect();
+        // What was done is told beside what failed, and that nothing was to be done only where nothing failed.
+        if shown.is_empty() {
+            executed.whole()?;
         }
         let done = if self.dry_run { "would " } else { "" };
         output.list(
-            &plan.changes,
+            &shown,
             &["TENANT", "CHANGE"],
             |change| vec![change.slug().to_owned(), format!("{done}{}", change.words())],
             "nothing to do: the fleet is as declared",
         )?;
+        executed.whole()?;
         let conflicts = plan.changes.iter().filter(|change| change.is_conflict()).count();
         match (self.dry_run, plan.changes.len()) {
             (true, _) if conflicts > 0 => {
@@ -63,8 +65,29 @@ impl Apply {
     }
 }
 
+/// What came of a plan.
+#[derive(Default)]
+pub(super) struct Executed {
+    /// The tenants that something failed of.
+    failed: BTreeSet<String>,
+    /// What failed, in words.
+    failures: Vec<String>,
+}
+
+impl Executed {
+    /// Whether all was done.
+    pub(super) fn whole(&self) -> Done {
+        if self.failures.is_empty() { Ok(()) } else { Err(Failure(self.failures.join("\n"))) }
+    }
+}
+
 /// Carries out a plan. One tenant that fails does not stop the others; all failures are told at the end.
-pub(super) async fn execute(fleet: &Fleet, changes: &[Change], jobs: usize, output: Output) -> Done {
+pub(super) async fn execute(
+    fleet: &Fleet,
+    changes: &[Change],
+    jobs: usize,
+    output: Output,
+) -> Result<Executed, Failure> {
     let spinner = output.spinner("making templates");
     let without = fleet.make_templates(changes).await;
     spinner.finish_and_clear();
@@ -90,12 +113,14 @@ pub(super) async fn execute(fleet: &Fleet, changes: &[Change], jobs: usize, outp
     except.extend(failures.iter().map(|(slug, _)| (*slug).to_owned()));
     fleet.remember_declared(&except).await?;
     let failures = failures.into_iter().map(|(slug, error)| format!("{slug}: {error}"));
-    let failed = except.len();
-    if failed == 0 {
-        return Ok(());
+    let mut executed = Executed::default();
+    if !except.is_empty() {
+        let told = told.into_iter().chain(failures).collect::<Vec<_>>();
+        let (failed, all) = (except.len(), changes.len());
+        executed.failures.push(format!("{failed} of {all} failed:\n  {}", told.join("\n  ")));
     }
-    let told = told.into_iter().chain(failures).collect::<Vec<_>>();
-    Err(Failure(format!("{failed} of {} failed:\n  {}", changes.len(), told.join("\n  "))))
+    executed.failed = except;
+    Ok(executed)
 }
 
 /// Slugs in words, when there are many the first of them.

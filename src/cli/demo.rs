@@ -19,7 +19,7 @@ pub(super) async fn demo(context: &Context) -> Done {
     initialised.whole()?;
     let fleet = initialised.fleet;
     let plan = fleet.plan().await?;
-    apply::execute(&fleet, &plan.changes, 4, output).await?;
+    apply::execute(&fleet, &plan.changes, 4, output).await?.whole()?;
     let bar = Bar::new(output, context.settings.tenants.len(), "filling with data");
     for slug in context.settings.tenants.keys() {
         fill(&fleet, slug).await?;

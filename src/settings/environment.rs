@@ -34,6 +34,13 @@ pub(super) fn environment(file: &File<FileSourceFile, FileFormat>) -> Environmen
     LISTS.iter().fold(environment, |all, list| all.with_list_parse_key(list))
 }
 
+/// A variable that is meant for a setting and sets none, because it has one underscore where two belong.
+pub(super) fn misnamed() -> Option<String> {
+    std::env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned()).find(|name| {
+        name.strip_prefix("MANYBOX_").is_some_and(|rest| !rest.starts_with('_') && rest.contains("__"))
+    })
+}
+
 /// The variables that are ours. One can't have a dash in its name, so a name in the file that has some (`[servers.eu-west]`) is
 /// found by underscores as well (`MANYBOX__SERVERS__EU_WEST__URL`).
 fn variables(file: &File<FileSourceFile, FileFormat>) -> HashMap<String, String> {

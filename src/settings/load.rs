@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use config::{Config, File, FileFormat};
 
 use super::bounds::beyond;
-use super::environment::environment;
+use super::environment::{environment, misnamed};
+use super::file::unreadable;
 use super::{DEFAULT_POLICY, Settings};
 use crate::policy::{Api, Invalid, KEYS, Limits, Scope};
 use crate::tenant::{BaseUrl, Slug};
@@ -17,6 +18,11 @@ pub enum SettingsError {
     /// A key or a value that isn't known, in the file or the environment.
     #[error("settings: {0}\n(known keys: see `manybox config`; defaults < {1} < MANYBOX__SECTION__KEY)")]
     Value(config::ConfigError, String),
+    /// A variable of the environment that sets nothing.
+    #[error(
+        "settings: `{0}` in the environment sets nothing: expected MANYBOX__SECTION__KEY, with two underscores each time"
+    )]
+    Misnamed(String),
     /// A file that is there and can't be read: not one that is missing.
     #[error("settings: `{file}` {reason}")]
     Unreadable {
@@ -50,21 +56,6 @@ impl Paths {
     }
 }
 
-/// Why a file that is there can't be read.
-fn unreadable(file: &Path) -> Option<String> {
-    let can_not = |error: std::io::Error| Some(format!("can't be read: {error}"));
-    match file.metadata() {
-        Ok(metadata) if metadata.is_file() => std::fs::File::open(file).err().and_then(can_not),
-        Ok(metadata) if metadata.is_dir() => Some("is a folder".into()),
-        // It is read more than once: by SIGHUP as well.
-        Ok(_) => Some("is no regular file".into()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            file.symlink_metadata().is_ok().then(|| "is a symbolic link to a file that is not there".into())
-        }
-        Err(error) => can_not(error),
-    }
-}
-
 impl Settings {
     /// Reads all three layers. A missing file counts as an empty one; one that is there and can't be read does not, for then
     /// a fleet of its own would be made beside the one that the file is about.
@@ -73,6 +64,9 @@ impl Settings {
     /// See [`SettingsError`].
     pub fn load(paths: &Paths) -> Result<Self, SettingsError> {
         let name = paths.file.display().to_string();
+        if let Some(variable) = misnamed() {
+            return Err(SettingsError::Misnamed(variable));
+        }
         if let Some(reason) = unreadable(&paths.file) {
             return Err(SettingsError::Unreadable { file: name, reason });
         }

@@ -86,18 +86,24 @@ impl KeyRing {
     /// # Errors
     /// When it can't be written.
     pub fn save(&self, file: &Path) -> Result<(), VaultError> {
+        let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let beside = file.with_extension(format!("new-{}", std::process::id()));
         let write = || -> std::io::Result<()> {
-            if let Some(folder) = file.parent() {
-                fs::create_dir_all(folder)?;
-            }
-            let beside = file.with_extension(format!("new-{}", std::process::id()));
+            fs::create_dir_all(folder)?;
             let mut new =
                 OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
             new.write_all(b"# manybox master keys. Whoever reads this file can log in as every tenant.\n")?;
             new.write_all(self.to_text().expose().as_bytes())?;
             new.sync_all()?;
-            fs::rename(&beside, file)
+            fs::rename(&beside, file)?;
+            // A fleet that has moved to a key needs it after a power failure, too.
+            fs::File::open(folder)?.sync_all()
         };
-        write().map_err(|e| VaultError::new(format!("master key `{}`: {e}", file.display())))
+        let written = write();
+        if written.is_err() {
+            // Fails where there is none.
+            let _ = fs::remove_file(&beside);
+        }
+        written.map_err(|e| VaultError::new(format!("master key `{}`: {e}", file.display())))
     }
 }

@@ -108,6 +108,12 @@ async fn a_dry_run_that_can_not_be_carried_out_is_an_error() {
         .await;
     let (code, out, _) = fleet.run(&["apply", "--dry-run"]).await;
     assert!(code == 1 && out.contains("conflict"), "{out}");
+    // What can be done is done, and said beside what can't.
+    fleet.edit_settings(|text| format!("{text}\n[tenants.more]\nedition = 'shop'\n")).await;
+    let (code, out, error) = fleet.run(&["apply"]).await;
+    assert!(code == 1 && error.contains("acme") && !out.contains("acme"), "{out} {error}");
+    assert!(out.contains("more") && out.contains("create"), "{out}");
+    assert!(fleet.row("more").await.record.is_served());
 }
 
 #[tokio::test]

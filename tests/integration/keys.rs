@@ -283,6 +283,10 @@ async fn a_damaged_key_file_is_as_lost_as_one_that_is_not_there() {
     std::fs::create_dir(file(&fleet)).unwrap();
     let (code, _, error) = fleet.run(&["tenant", "list"]).await;
     assert!(code == 1 && error.contains("folder"), "{error}");
+    // A key that can't be put in its place is left nowhere.
+    assert!(KeyRing::generate().unwrap().save(&file(&fleet)).is_err());
+    let names = std::fs::read_dir(fleet.folder.path()).unwrap().map(|entry| entry.unwrap().file_name());
+    assert!(names.map(|name| name.into_string().unwrap()).all(|name| !name.contains("new-")));
 }
 
 #[tokio::test]
@@ -467,6 +471,12 @@ async fn a_settings_file_that_is_named_must_be_there() {
     assert!(pipe.arg(&unreadable).status().unwrap().success());
     refused("a pipe").await;
     std::fs::remove_file(&unreadable).unwrap();
+    // So is a variable with too few underscores, which would set nothing.
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_manybox"));
+    command.current_dir(folder.path()).arg("config").env("MANYBOX_SERVERS__MAIN__URL", "postgres://h/d");
+    let misnamed = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
+    let error = String::from_utf8_lossy(&misnamed.stderr);
+    assert!(misnamed.status.code() == Some(2) && error.contains("`MANYBOX_SERVERS__MAIN__URL`"), "{error}");
     // A URL that can't be used is a wrong setting.
     for url in [
         "mysql://h/d",

@@ -25,6 +25,24 @@ async fn a_claim_that_an_option_sets_is_refused() {
 }
 
 #[tokio::test]
+async fn a_limit_that_has_no_effect_is_warned_of_and_no_other() {
+    let fleet = TestFleet::builder().tenants(&["acme"]).build().await;
+    for (limit, warned) in [("1", false), ("3", false), ("100", true)] {
+        let set = format!("max_connections={limit}");
+        let (code, out, error) = fleet.run(&["tenant", "set", "acme", &set]).await;
+        assert!(code == 0 && out.contains("warning") == warned, "{limit}: {out} {error}");
+    }
+    for (arguments, what) in [
+        (&["edition=x"][..], "change-edition"),
+        (&["server=x"], "--server OTHER"),
+        (&["max_rows=1", "max_rows=2"], "more than once"),
+    ] {
+        let (code, _, error) = fleet.run(&[&["tenant", "set", "acme"], arguments].concat()).await;
+        assert!(code == 1 && error.contains(what) && error.contains("nothing was changed"), "{error}");
+    }
+}
+
+#[tokio::test]
 async fn every_list_and_answer_has_json() {
     let fleet = TestFleet::builder().tenants(&["acme", "globex"]).build().await;
     for arguments in [
