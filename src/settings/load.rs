@@ -7,7 +7,7 @@ use config::{Config, File, FileFormat};
 
 use super::bounds::beyond;
 use super::environment::{environment, misnamed};
-use super::file::unreadable;
+use super::file::{miscast, unreadable};
 use super::{DEFAULT_POLICY, Settings};
 use crate::policy::{Api, Invalid, KEYS, Limits, Scope};
 use crate::tenant::{BaseUrl, Slug};
@@ -77,6 +77,9 @@ impl Settings {
             .build()
             .and_then(Config::try_deserialize)
             .map_err(|e| SettingsError::Value(e, name.clone()))?;
+        if let Some((key, reason)) = miscast(&paths.file, &settings) {
+            return Err(SettingsError::Contradiction { file: name, key, reason: reason.into() });
+        }
         settings.complete(paths.folder());
         settings.check(&name)?;
         Ok(settings)
@@ -405,6 +408,10 @@ mod tests {
             ("[listen]\nhtp = 1", "htp", "http"),
             ("[listen]\nhttp = 1", "listen.http", "expected"),
             ("[tiers.a]\nmax_connections = \"many\"", "max_connections", "expected"),
+            ("[tiers.a]\nmax_connections = true", "tiers.a.max_connections", "a whole number"),
+            ("[migrate]\njobs = 2.5", "migrate.jobs", "a whole number"),
+            ("[telemetry]\nsample_ratio = true", "telemetry.sample_ratio", "a number"),
+            ("[editions.a]\ntemporary_tables = 1", "editions.a.temporary_tables", "true or false"),
             ("[tenants.acme]", "tenants.acme.edition", "(none is set)"),
             ("[listen]\ntrusted_proxies = ['proxy']", "listen.trusted_proxies", "10.0.0.0/8, or an address"),
             (
