@@ -230,7 +230,7 @@ async fn a_lost_row_and_a_lost_catalog_come_back_by_the_marks() {
     let restored = done(&fleet, &["tenant", "restore", "c"]).await;
     assert!(restored.starts_with("c is suspended"), "as it was when it was retired: {restored}");
     let left = doctor(&fleet).await;
-    assert!(left.iter().all(|(code, text)| code == "D50" && text.contains("was a template")), "{left:?}");
+    assert!(left.iter().all(|(code, text)| code == "D50" && text.contains("IS_TEMPLATE false")), "{left:?}");
     fleet.create("d").await;
     eventually("the router follows the new catalog", || async { fleet.get("/d/items").await.status == 200 })
         .await;
