@@ -207,10 +207,12 @@ codes! {
     caller: "Try again after `Retry-After`.";
     operator: "Check the server; the log says what the connection failed with.";
 
-    /// The server refused the tenant's login: the tenant was suspended, moved or rekeyed a moment ago.
+    /// The server refused the tenant's login: the tenant was suspended, moved or rekeyed a moment ago; or nobody has the password of its
+    /// adopted database any more.
     LoginRefused = "MBX203", SERVICE_UNAVAILABLE, Unavailable;
     caller: "Try again after `Retry-After`.";
-    operator: "If it stays, run `manybox apply`, and check that the router has the current master key.";
+    operator: "If it stays, `manybox tenant resume` sets its login anew, `manybox keys` names a password that is lost; check that the \
+               router has the current master key.";
 
     /// All connections of the server's budget, over all tenants, stayed in use for `acquire_timeout`.
     BudgetBusy = "MBX204", SERVICE_UNAVAILABLE, Backpressure;
