@@ -117,7 +117,7 @@ async fn metrics_move_with_what_requests_come_to() {
     assert!(requests_of("globex") && !requests_of("initech"), "{text}");
     assert!(text.ends_with("# EOF\n"));
     let tenants: Vec<TenantLine> = serde_json::from_str(&ask(&admin, "/tenants").await).unwrap();
-    assert_eq!(tenants.len(), 3);
+    assert_eq!(tenants.len(), 4, "also who is suspended, and asked for all the same");
 }
 
 #[tokio::test]
