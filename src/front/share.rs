@@ -13,7 +13,7 @@ use crate::pool::{Demand, Holder, Lease, Pools};
 const POLL: Duration = Duration::from_millis(50);
 /// How often it is looked whether requests want more than the share.
 const LOOK: Duration = Duration::from_millis(100);
-/// How often a router asks again that wants what lost routers held, or has less than it needs to serve every request.
+/// How often a router asks again that wants what lost routers held, or has less than it needs to serve at all.
 const WANTING_POLL: Duration = Duration::from_millis(250);
 /// Waits between attempts to reach the catalog; meanwhile the shares stay as they are. A router that comes back within two
 /// seconds, or fifteen after a restart of the catalog's server, finds its leases as they were.
