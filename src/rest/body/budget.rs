@@ -30,6 +30,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const STALLED: Duration = Duration::from_secs(1);
 /// How often whoever waits for room looks for a body to cut off.
 const LOOK: Duration = Duration::from_millis(100);
+/// How long nobody of a tenant looks for a body that gives way after one has looked in vain: an attacker may have thousands of
+/// bodies under way, and each of them looked at all the others whenever it wanted more room.
+const LOOK_PAUSE: Duration = Duration::from_millis(10);
 /// Room that a tenant must have left for a request to be begun.
 const LEAST: usize = 4 * 1024;
 
@@ -59,11 +62,15 @@ struct Books {
 
 /// What the bodies of one tenant hold.
 #[derive(Default)]
-struct Account(AtomicUsize);
+struct Account {
+    held: AtomicUsize,
+    /// When it last looked in vain for a body that gives way, and whether among its own only.
+    looked: Mutex<Option<(Instant, bool)>>,
+}
 
 impl Account {
     fn held(&self) -> usize {
-        self.0.load(Ordering::Relaxed)
+        self.held.load(Ordering::Relaxed)
     }
 }
 
@@ -132,7 +139,7 @@ impl Share {
     /// Counts bytes that are there already.
     pub(super) fn count(&self, bytes: usize) -> Room {
         self.books.held.fetch_add(bytes, Ordering::Relaxed);
-        self.account.0.fetch_add(bytes, Ordering::Relaxed);
+        self.account.held.fetch_add(bytes, Ordering::Relaxed);
         Room { share: self.clone(), bytes }
     }
 
@@ -149,17 +156,17 @@ impl Share {
 
     fn reserve(&self, bytes: usize) -> bool {
         let bounds = &self.books.bounds;
-        let Some(own) = add_within(&self.account.0, bytes, bounds.per_tenant) else { return false };
+        let Some(own) = add_within(&self.account.held, bytes, bounds.per_tenant) else { return false };
         let most = if own <= bounds.little { bounds.all } else { bounds.all - bounds.kept };
         let has_room = add_within(&self.books.held, bytes, most).is_some();
         if !has_room {
-            self.account.0.fetch_sub(bytes, Ordering::Relaxed);
+            self.account.held.fetch_sub(bytes, Ordering::Relaxed);
         }
         has_room
     }
 
     fn release(&self, bytes: usize) {
-        self.account.0.fetch_sub(bytes, Ordering::Relaxed);
+        self.account.held.fetch_sub(bytes, Ordering::Relaxed);
         self.books.held.fetch_sub(bytes, Ordering::Relaxed);
         if self.books.waiting.load(Ordering::Relaxed) > 0 {
             self.books.freed.notify_waiters();
@@ -169,24 +176,35 @@ impl Share {
     /// Cuts another body off, for room for so many bytes of this one; whether there was one. `patient`: only one whose
     /// client moves nothing.
     fn makes_room(&self, this: Option<&Queue>, bytes: usize, patient: bool) -> bool {
+        let own = self.account.held() + bytes;
+        // What others hold is of no use to a tenant that is at its own limit.
+        let own_only = own > self.books.bounds.per_tenant;
+        let (now, looked) = (Instant::now(), *lock(&self.account.looked));
+        let in_vain = |(at, among_own): (Instant, bool)| now < at + LOOK_PAUSE && (own_only || !among_own);
+        if patient && looked.is_some_and(in_vain) {
+            return false;
+        }
         // Their last handle may be dropped here, which takes them out of the list: not under its lock.
         let queues: Vec<_> =
             lock(&self.books.queues).iter().filter_map(|(_, queue)| queue.upgrade()).collect();
-        let own = self.account.held() + bytes;
-        let held_by_this = this.map_or(0, Queue::held) + bytes;
-        // What others hold is of no use to a tenant that is at its own limit.
-        let own_only = own > self.books.bounds.per_tenant;
-        let gives_way = |queue: &&Arc<Queue>| {
-            let (held, is_stalled) = (queue.held(), queue.is_stalled());
-            let may = if Arc::ptr_eq(&queue.share.account, &self.account) {
-                is_stalled || (!patient && held >= held_by_this)
-            } else {
-                !own_only && queue.share.account.held() > own && (is_stalled || !patient)
-            };
-            this.is_none_or(|this| this.key != queue.key) && held > 0 && may
+        let held_by_this = this.map_or(0, |queue| lock(&queue.state).held) + bytes;
+        let gives_way = |queue: &Arc<Queue>| {
+            let is_own = Arc::ptr_eq(&queue.share.account, &self.account);
+            if !is_own && (own_only || queue.share.account.held() <= own) {
+                return None;
+            }
+            let state = lock(&queue.state);
+            let is_stalled = now.duration_since(state.moved) > STALLED;
+            let may = is_stalled || (!patient && (!is_own || state.held >= held_by_this));
+            let is_other = this.is_none_or(|this| this.key != queue.key);
+            (is_other && state.held > 0 && may).then_some((queue.share.account.held(), state.held))
         };
-        let most = queues.iter().filter(gives_way).max_by_key(|q| (q.share.account.held(), q.held()));
-        most.inspect(|queue| queue.cut()).is_some()
+        let most = queues.iter().filter_map(|queue| Some((gives_way(queue)?, queue)));
+        let most = most.max_by_key(|(held, _)| *held);
+        if most.is_none() {
+            *lock(&self.account.looked) = Some((now, own_only));
+        }
+        most.inspect(|(_, queue)| queue.cut()).is_some()
     }
 }
 
@@ -267,14 +285,6 @@ struct State {
 }
 
 impl Queue {
-    fn held(&self) -> usize {
-        lock(&self.state).held
-    }
-
-    fn is_stalled(&self) -> bool {
-        lock(&self.state).moved.elapsed() > STALLED
-    }
-
     /// The client sent some of a request's body, which holds so many bytes by now.
     pub(super) fn grown(&self, held: usize) {
         let mut state = lock(&self.state);
@@ -408,7 +418,7 @@ impl Taker {
 
 impl fmt::Debug for Taker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} bytes", self.0.held())
+        write!(f, "{} bytes", lock(&self.0.state).held)
     }
 }
 

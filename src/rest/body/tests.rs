@@ -59,6 +59,16 @@ async fn a_long_one_takes_the_place_of_one_as_long_that_nobody_takes() {
 }
 
 #[tokio::test]
+async fn who_looked_in_vain_finds_a_stalled_one_later() {
+    let (one, _) = shares(8);
+    let (_a, taker) = held(&one, 8).await;
+    assert!(one.room(1).is_none(), "its client has not been waited for long enough");
+    tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
+    assert!(one.room(1).is_some());
+    assert!(take(&taker).await.is_none(), "cut off");
+}
+
+#[tokio::test]
 async fn room_comes_back() {
     let (one, _) = shares(2);
     for ended in ["taken", "left", "given up"] {
