@@ -36,7 +36,7 @@ const RESET: [Command; 7] = [
     Command::new("DISCARD TEMP", "DISCARD TEMP"),
 ];
 
-/// Frees the session's advisory locks. It never has a name: another query behind the name would have the same tag.
+/// Frees the session's advisory locks: those that the main query, which does so too, could not see, of deferred triggers.
 const UNLOCK: Command = Command::new("SELECT pg_catalog.pg_advisory_unlock_all()", "SELECT 1");
 
 /// Adds the end of the transaction and the reset behind it to the pipeline, under the Sync that follows. An error in front
@@ -51,7 +51,7 @@ pub fn write_end(wire: &mut Connection, end: End, names: Names) -> Result<Option
         End::Rollback => Some(wire.command(&ROLLBACK, names)?),
         End::None => None,
     };
-    wire.command(&UNLOCK, Names::None)?;
+    wire.command(&UNLOCK, names)?;
     for command in &RESET {
         wire.command(command, names)?;
     }

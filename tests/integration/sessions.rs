@@ -298,6 +298,41 @@ async fn a_replaced_statement_leaves_the_session_nothing() {
     assert_eq!(fleet.get("/acme/rpc/whoami").await.text, "\"anonanon\"");
 }
 
+/// The same of the query that frees advisory locks behind a COMMIT: it runs as the bare login, in front of the reset.
+#[tokio::test]
+async fn a_replaced_release_of_locks_leaves_the_session_nothing() {
+    let replaces = "CREATE FUNCTION replaces(text text) RETURNS int LANGUAGE plpgsql AS $$
+         DECLARE name text; replaced int := 0;
+         BEGIN
+           FOR name IN SELECT p.name FROM pg_prepared_statements p
+                       WHERE statement = 'SELECT pg_catalog.pg_advisory_unlock_all()' LOOP
+             EXECUTE format('DEALLOCATE %I', name);
+             EXECUTE format('PREPARE %I AS %s', name, text);
+             replaced := replaced + 1;
+           END LOOP;
+           RETURN replaced;
+         END $$;
+         GRANT EXECUTE ON FUNCTION replaces TO anon";
+    for text in [
+        "SELECT set_config('role', 'authenticated', false), set_config('search_path', 'x', false)",
+        "SELECT public.mark()",
+    ] {
+        let (fleet, _) = known_beside(&format!("{MEMBERS} {SWAP} {replaces}")).await;
+        let whoami = async || fleet.send(Method::POST, "/acme/rpc/whoami", None, "", "{}").await;
+        for _ in 0..4 {
+            assert_eq!(whoami().await.status, 200);
+        }
+        let body = json!({ "text": text }).to_string();
+        let replaced = fleet.send(Method::POST, "/acme/rpc/replaces", None, "", &body).await;
+        assert!(replaced.status == 200 && replaced.text != "0", "{text}: {}", replaced.text);
+        for _ in 0..4 {
+            assert_eq!(whoami().await.text, "\"anonanon\"", "{text}");
+        }
+        let marks = fleet.owner("acme").await.query("SELECT FROM marks", &[]).await.unwrap();
+        assert_eq!(marks.len(), 0, "the bare login may do nothing");
+    }
+}
+
 #[tokio::test]
 async fn what_runs_in_a_reads_place_writes_nothing() {
     let (fleet, _) = known_beside(SWAP).await;

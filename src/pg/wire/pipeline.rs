@@ -38,31 +38,28 @@ impl Connection {
     /// [`WireError::Unsendable`]; the connection is of no more use.
     pub fn command(&mut self, command: &Command, names: Names) -> Result<Step, WireError> {
         let step = self.step();
-        let known = match names {
-            Names::Kept => {
-                self.commands.iter().find(|(kept, _)| kept == command).map(|(_, name)| name.clone())
+        let Self { commands, transport, statements, .. } = self;
+        let out = &mut transport.outbox;
+        let known = commands.iter().find(|(kept, _)| kept == command).filter(|_| names == Names::Kept);
+        let is_known = known.is_some();
+        let (new_name, written) = match known {
+            Some((_, name)) => (None, run(out, name, &[])),
+            None => {
+                let name = (names == Names::Kept).then(|| statements.next_name());
+                let text = name.as_deref().unwrap_or_default();
+                let written = frontend::parse(text, command.sql, [], out).and_then(|()| run(out, text, &[]));
+                (name, written)
             }
-            Names::None => None,
         };
-        let is_new = known.is_none() && names == Names::Kept;
-        let name =
-            known.clone().unwrap_or_else(|| if is_new { self.statements.next_name() } else { String::new() });
-        let out = &mut self.transport.outbox;
-        let written = match known {
-            Some(_) => Ok(()),
-            None => frontend::parse(&name, command.sql, [], out),
-        };
-        let written =
-            written.and_then(|()| bind(out, &name, &[])).and_then(|()| frontend::execute("", 0, out));
         self.wrote(written)?;
-        if known.is_some() {
+        if is_known {
             self.remembered.push(step);
         } else {
             self.due.push(Owed::Parse(step));
         }
         self.due.push(Owed::Bind(step));
         self.due.push(Owed::Execute(step));
-        self.expected.push_back((step, *command, Some(name).filter(|_| is_new)));
+        self.expected.push_back((step, *command, new_name));
         Ok(step)
     }
 
@@ -72,16 +69,18 @@ impl Connection {
     /// [`WireError::Unsendable`]; the connection is of no more use.
     pub fn query(&mut self, query: &Query<'_>) -> Result<Step, WireError> {
         let step = self.step();
-        let name = match query.key.and_then(|key| self.statements.get(key)) {
+        let Self { described, remembered, transport, statements, .. } = self;
+        let written = match query.key.and_then(|key| statements.get(key)) {
             Some(prepared) => {
-                self.described.push((step, prepared.described.clone()));
-                self.remembered.push(step);
-                prepared.name.clone()
+                described.push((step, prepared.described.clone()));
+                remembered.push(step);
+                run(&mut transport.outbox, &prepared.name, query.parameters)
             }
-            None => self.prepare_as(step, query)?,
+            None => {
+                let name = self.prepare_as(step, query)?;
+                run(&mut self.transport.outbox, &name, query.parameters)
+            }
         };
-        let out = &mut self.transport.outbox;
-        let written = bind(out, &name, query.parameters).and_then(|()| frontend::execute("", 0, out));
         self.wrote(written)?;
         self.due.push(Owed::Bind(step));
         self.due.push(Owed::Execute(step));
@@ -128,7 +127,8 @@ impl Connection {
     }
 }
 
-fn bind(out: &mut BytesMut, name: &str, parameters: &[Parameter<'_>]) -> io::Result<()> {
+/// Binds the statement of this name and runs it.
+fn run(out: &mut BytesMut, name: &str, parameters: &[Parameter<'_>]) -> io::Result<()> {
     // One format for all: text unless one of them is not.
     let all_text = parameters.iter().all(|parameter| !parameter.binary);
     let formats = parameters.iter().map(|parameter| i16::from(parameter.binary));
@@ -143,5 +143,6 @@ fn bind(out: &mut BytesMut, name: &str, parameters: &[Parameter<'_>]) -> io::Res
     frontend::bind("", name, formats, parameters, value, [1], out).map_err(|error| match error {
         BindError::Conversion(error) => io::Error::other(error),
         BindError::Serialization(error) => error,
-    })
+    })?;
+    frontend::execute("", 0, out)
 }

@@ -4,7 +4,7 @@ use std::io;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf as _, Bytes, BytesMut};
 use futures_util::future::poll_fn;
 use postgres_protocol::message::backend::{Header, Message};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
@@ -162,7 +162,7 @@ impl Transport {
     pub(super) async fn body<T>(&mut self, read: impl FnOnce(&[u8]) -> T) -> Result<T, WireError> {
         let length = self.whole().await?;
         let seen = read(self.inbox.get(FRAME..length).unwrap_or_default());
-        drop(self.inbox.split_to(length));
+        self.inbox.advance(length);
         Ok(seen)
     }
 
@@ -173,7 +173,7 @@ impl Transport {
                 self.fill().await?;
             }
             let here = bytes.min(self.inbox.len());
-            drop(self.inbox.split_to(here));
+            self.inbox.advance(here);
             bytes -= here;
         }
         Ok(())
@@ -183,7 +183,8 @@ impl Transport {
     pub(super) async fn take(&mut self, bytes: usize) -> Result<Bytes, WireError> {
         let here = bytes.min(self.inbox.len());
         let mut taken = BytesMut::with_capacity(bytes);
-        taken.extend_from_slice(&self.inbox.split_to(here));
+        taken.extend_from_slice(self.inbox.get(..here).unwrap_or_default());
+        self.inbox.advance(here);
         while taken.len() < bytes {
             // What was to be written may still be on its way.
             poll_fn(|cx| match self.poll_write_out(cx) {
@@ -207,7 +208,7 @@ impl Transport {
     pub(super) async fn number<const N: usize>(&mut self) -> Result<[u8; N], WireError> {
         self.need(N).await?;
         let mut number = [0; N];
-        number.copy_from_slice(&self.inbox.split_to(N));
+        self.inbox.copy_to_slice(&mut number);
         Ok(number)
     }
 
@@ -236,7 +237,7 @@ impl Transport {
         if self.inbox.len() < length {
             return Ok(None);
         }
-        drop(self.inbox.split_to(length));
+        self.inbox.advance(length);
         Ok(Some(header.tag()))
     }
 
