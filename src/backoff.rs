@@ -34,6 +34,12 @@ impl Backoff {
     }
 }
 
+/// This long and up to a thirty-second part longer: what thousands of clients began at the same moment shall not end at the
+/// same moment, when the thread that ends it has no time for anybody else.
+pub fn spread(time: Duration) -> Duration {
+    time.saturating_add((time / 32).mul_f64(random()))
+}
+
 /// At least 0 and below 1. The standard library seeds every hash map anew, which is random enough to keep routers apart.
 fn random() -> f64 {
     let bits = RandomState::new().build_hasher().finish() >> 11;
@@ -46,6 +52,14 @@ mod tests {
 
     const FIRST: Duration = Duration::from_millis(100);
     const LONGEST: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn what_is_spread_is_never_shorter_and_hardly_longer() {
+        for time in [Duration::ZERO, LONGEST, Duration::MAX] {
+            let spread = spread(time);
+            assert!(spread >= time && spread <= time.saturating_add(time / 32), "{time:?} {spread:?}");
+        }
+    }
 
     #[test]
     fn waits_grow_to_the_longest_and_begin_again_after_a_success() {

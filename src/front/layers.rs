@@ -28,6 +28,7 @@ use super::proxy::{ClientAddress, TRACE_PARENT};
 use super::request_log::RequestLog;
 use super::supervisor::panic_message;
 use super::{App, cors, proxy, tenant, trace, version};
+use crate::backoff::spread;
 use crate::rest::{Code, DatabaseTrace};
 use crate::telemetry::{Lap, Notes, Outcome, Stage, TraceContext};
 
@@ -173,7 +174,7 @@ impl tower::Service<Request> for Dispatch {
                     };
                     // A panic still gets its headers and its line in the log.
                     let answer = AssertUnwindSafe(Box::pin(answer)).catch_unwind();
-                    match tokio::time::timeout(tenant.limits.request_timeout, answer).await {
+                    match tokio::time::timeout(spread(tenant.limits.request_timeout), answer).await {
                         Ok(Ok(response)) => response,
                         Ok(Err(panic)) => panicked(&*panic),
                         Err(_) => RouterError::RequestTimeout.into_response(),

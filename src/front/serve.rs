@@ -24,12 +24,14 @@ use hyper_util::server::graceful::GracefulConnection;
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::yield_now;
 use tokio::time::sleep;
 
 use super::clients::{Client, Clients, Look, Pace, UnderWay};
 use super::refused::{Exchange, ExplainedSocket, Refusals};
 use super::socket::Socket;
 use super::tls::Transport;
+use crate::backoff::spread;
 use crate::settings::ClientSettings;
 
 /// How often a quiet HTTP/2 client is asked whether it is still there.
@@ -41,6 +43,9 @@ const STREAM_WINDOW: u32 = 128 * 1024;
 const CONNECTION_WINDOW: u32 = 256 * 1024;
 /// Most bytes that a connection's buffers hold: the longest URL, some headers, and a piece of an answer.
 const MAX_BUFFER: usize = 96 * 1024;
+/// Connections taken one after the other before others have their turn on this thread: some tenths of a millisecond. Thousands
+/// that come at once would keep it for a second.
+const MAX_IN_A_ROW: u32 = 8;
 /// The pause after the process has run out of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -88,7 +93,13 @@ where
     // Ends when the last connection has.
     let (alive, mut ended) = mpsc::channel::<()>(1);
     tokio::pin!(shutdown);
+    let mut in_a_row = 0;
     let drain = loop {
+        in_a_row += 1;
+        if in_a_row == MAX_IN_A_ROW {
+            in_a_row = 0;
+            yield_now().await;
+        }
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             drain = &mut shutdown => break drain,
@@ -149,7 +160,7 @@ where
             readable = socket.readable() => readable.is_ok(),
             _ = client.evicted() => false,
             _ = stopping.wait_for(|stop| *stop) => false,
-            () = sleep(head_timeout) => {
+            () = sleep(spread(head_timeout)) => {
                 self.clients.closed("head_timeout");
                 false
             }

@@ -26,7 +26,7 @@ pub struct Limits {
     /// PostgreSQL's `idle_in_transaction_session_timeout`: what a stuck router can hold locks for.
     #[serde(with = "humantime_serde")]
     pub transaction_idle_timeout: Duration,
-    /// Longest time from a request's head to its answer.
+    /// Longest time from a request's head to its answer; up to a thirty-second part more (`backoff::spread`).
     #[serde(with = "humantime_serde")]
     pub request_timeout: Duration,
     /// Time without use after which a tenant's connections are closed.
