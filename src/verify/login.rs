@@ -14,6 +14,10 @@ use crate::vault::random_login;
 /// Longest wait for one table's rows, in the server and here: a policy may call functions that do not end.
 const ROWS_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// What is to be done about a session that does not begin.
+const HOLDER: &str = "SELECT a.pid, a.usename, a.query FROM pg_locks l JOIN pg_stat_activity a USING (pid) WHERE l.granted \
+     AND l.mode = 'AccessExclusiveLock'; -- in its database: then pg_terminate_backend(pid) of who holds it";
+
 /// Tries what the tenant's credentials open. `guarded` are tables under row-level security, quoted by the server.
 pub(super) async fn try_out(fleet: &Fleet, row: &TenantRow, guarded: &[String], known: &Known) -> Outcome {
     let mut outcome = Outcome::default();
@@ -40,6 +44,8 @@ pub(super) async fn try_out(fleet: &Fleet, row: &TenantRow, guarded: &[String], 
         }
         Err(error) => {
             let remedy = match record.is_adopted() {
+                // The login is right.
+                _ if matches!(error, pg::Error::Stuck { .. }) => HOLDER.to_owned(),
                 true => format!("`manybox tenant adopt {} … --password-file` sets its password", record.slug),
                 false => format!("`manybox tenant resume {}` sets its login anew", record.slug),
             };
