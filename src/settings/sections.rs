@@ -139,7 +139,8 @@ pub struct ClientSettings {
     pub max_per_address: usize,
     /// Most connections whose latest request was for one tenant; those of `trusted_proxies` don't count.
     pub max_per_tenant: usize,
-    /// Longest time from a connection's start to the end of its first request's head.
+    /// Longest time from a connection's start to the end of its first request's head; up to a thirty-second part more
+    /// (`backoff::spread`).
     #[serde(with = "humantime_serde")]
     pub head_timeout: Duration,
     /// Longest time that a connection is kept without a request. Longer than that of the load balancer in front, or that
